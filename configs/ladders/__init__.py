@@ -1,0 +1,1 @@
+"""Ladders for real hardware; `configs/demo.py` is the one for a laptop."""

@@ -1,0 +1,48 @@
+"""The record's schema: the names under `runs/<id>/`, the kinds of metric rows, and what each field means.
+
+    runs/<run_id>/spec.json      the run spec (configs/spec.py), written before step 0
+                  lineage.json   parent, step, data fingerprint, counts (N, FLOPs), versions: what a reader needs beside the spec
+                  status.json    {"state": ..., "step": last committed step, ...}, rewritten at every commit
+                  heartbeat.json step and time, rewritten often, never part of any equality
+                  metrics/PART   JSON lines; a part is immutable and covers the steps (first, last] of its name
+                  checkpoints/   Orbax; only the trainer opens it
+
+Every metric row has `step`, `tokens` and `kind`. `step` counts finished optimizer steps, `tokens` = step * tokens_per_step.
+"""
+
+RUNS = "runs"
+SPEC, LINEAGE, STATUS, HEARTBEAT = "spec.json", "lineage.json", "status.json", "heartbeat.json"
+METRICS, CHECKPOINTS = "metrics", "checkpoints"
+FORECAST = "forecast.json"  # at the top of the workdir, one entry a target, written before the target's step 0
+LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and its run ids
+
+# Row kinds. `train`: loss (nats/token, mean over the steps since the previous row's), grad_norm, learning_rate.
+# `eval`: one row a domain; `timing`: wall clock, outside of every equality.
+TRAIN, EVAL, TIMING = "train", "eval", "timing"
+REQUIRED = ("step", "tokens", "kind")
+FIELDS = {
+    TRAIN: ("loss", "z_loss", "grad_norm", "param_norm", "learning_rate"),
+    # `domain` is "all" for the mixture under the run's own weights; `decayed` says whether the learning rate has fallen to its end
+    EVAL: ("domain", "loss", "loss_se", "bits_per_byte", "windows", "tokens_evaluated", "decayed"),
+    TIMING: ("seconds", "tokens_per_second", "mfu", "phase"),
+}
+
+# States of status.json. The first three are terminal and completed or refused; `diverged` is a completed state with exit status 0.
+DONE, DIVERGED, FAILED, RUNNING, PENDING = "done", "diverged", "failed", "running", "pending"
+TERMINAL = (DONE, DIVERGED)
+
+# lineage.json
+LINEAGE_FIELDS = (
+    "run_id", "spec_hash", "parent", "data_fingerprint", "tokenizer", "params_total", "params_non_embedding",
+    "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "tokens_per_step", "versions", "machine",
+)  # fmt: skip
+
+
+def part_name(first: int, last: int) -> str:
+    """File name of the metric part that covers steps (first, last]."""
+    return f"{first:09d}-{last:09d}.jsonl"
+
+
+def part_range(name: str) -> tuple[int, int]:
+    first, last = name.removesuffix(".jsonl").split("-")
+    return int(first), int(last)

@@ -1,0 +1,9 @@
+"""The model. Array names end in the letters of their dimensions:
+
+    B  batch (sequences)      L  sequence length (queries)   M  memory length (keys and values)
+    D  d_model                F  d_ff                        V  vocabulary
+    H  query heads            G  key/value heads             K  head size          N  layers
+"""
+
+if __name__ != "stepladder.model":
+    raise ImportError(f"import this package as 'stepladder.model', not {__name__!r}: run `pip install -e .` and leave the repository root off sys.path")
