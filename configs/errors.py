@@ -1,0 +1,15 @@
+"""The one exception for what a user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """One line that names the field, the value and the fix; the command prints it and exits with status 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint like "did you mean 'x'?", or the known names when nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known[:20])}"
