@@ -63,7 +63,6 @@ class OptimizerSpec:
     name: str  # key of train/optimizer.py:OPTIMIZERS
     weight_decay_mode: str  # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
     schedule: str  # key of train/schedule.py:SCHEDULES
-    accumulation: int  # gradient accumulation steps within one batch
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class RunSpec:
     hyper: Hyper
     batch_size: int  # sequences a step, over all hosts and devices
     steps: int  # last step of this run (a branch starts at parent.step)
-    log_every: int
+    log_every: int  # steps between train rows; each holds the mean loss since the one before
     eval_steps: tuple[int, ...]
     eval_windows: int  # validation windows per domain
     checkpoint_steps: tuple[int, ...]  # permanent checkpoints; the last step always is one

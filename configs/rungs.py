@@ -1,0 +1,115 @@
+"""From a config to run specs: `rung` makes one run, `cooldown` a branch that decays from a trunk's checkpoint."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from stepladder.configs import counting, durations, rule, sizes
+from stepladder.configs.errors import UserError
+from stepladder.configs.spec import CorpusSpec, DataSpec, Hyper, ModelSpec, OptimizerSpec, ParentSpec, RunSpec
+
+SPECIAL_TOKENS = {"bytes": 257}
+
+
+def vocabulary(tokenizer: str) -> int:
+    """Vocabulary size of a tokenizer's name. Raises UserError for an unknown one."""
+    if tokenizer in SPECIAL_TOKENS:
+        return SPECIAL_TOKENS[tokenizer]
+    kind, _, size = tokenizer.partition(":")
+    if kind == "bpe" and size.isdigit() and int(size) > 257:
+        return int(size)
+    raise UserError(f"data.tokenizer={tokenizer!r}: unknown; use 'bytes' or 'bpe:<vocabulary above 257>'")
+
+
+def corpus_spec(config: ConfigDict) -> CorpusSpec:
+    d = config.data
+    return CorpusSpec(
+        name=d.corpus, sources=tuple(sorted(d.sources.items())), domains=() if d.sources else tuple(d.domains), tokenizer=d.tokenizer,
+        max_mb_per_domain=float(d.max_mb_per_domain), validation_fraction=float(d.validation_fraction), filters=tuple(d.filters),
+        dedup=d.dedup, seed=int(d.seed),
+    )  # fmt: skip
+
+
+def model_spec(config: ConfigDict) -> ModelSpec:
+    m = config.model
+    return sizes.shape(
+        m.size, vocab_size=vocabulary(config.data.tokenizer), activation=m.activation, tied=m.tied, kv_ratio=m.kv_ratio, qk_norm=m.qk_norm,
+        rope_theta=m.rope_theta, norm_eps=m.norm_eps, logit_cap=m.logit_cap, compute_dtype=m.compute_dtype,
+    )  # fmt: skip
+
+
+def data_spec(config: ConfigDict) -> DataSpec:
+    names = tuple(config.data.sources) or tuple(config.data.domains)
+    if not names:
+        raise UserError("data.domains=(): no domain to train on; name at least one, or give data.sources")
+    weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
+    for name, weight in weights.items():
+        if name not in names:
+            raise UserError(f"data.weights.{name}={weight}: no such domain; use one of {', '.join(names)}")
+        if weight < 0:
+            raise UserError(f"data.weights.{name}={weight}: negative; use a weight of 0 or more")
+    if abs(sum(weights.values()) - 1) > 1e-6:
+        raise UserError(f"data.weights: sum is {sum(weights.values()):.6g}; make the weights sum to 1")
+    return DataSpec(
+        corpus=corpus_spec(config), weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
+        seq_len=config.data.seq_len, max_epochs=float(config.data.max_epochs),
+    )  # fmt: skip
+
+
+def rung(config: ConfigDict, **tags: str) -> RunSpec:
+    """One run from scratch. Rates, decay, warm-up and batch not set in the config come from `rule.recommend`."""
+    model, data, o = model_spec(config), data_spec(config), config.optimizer
+    params = counting.count(model, data.seq_len).params_total
+    tokens = durations.steps(config.run.duration, tokens_per_step=1, params=params, field="run.duration")
+    if str(config.run.duration).rstrip("s").endswith("step"):  # a number of steps needs the batch first, and the rule's batch needs tokens
+        batch = config.run.batch_size or 32
+        tokens = durations.steps(config.run.duration, tokens_per_step=1, field="run.duration") * batch * data.seq_len
+    else:
+        batch = config.run.batch_size
+    advice = rule.recommend(params, tokens, data.seq_len, batch)
+    steps = advice.steps
+    if tokens <= 0:
+        raise UserError(f"run.duration={config.run.duration!r}: no step at all; ask for more")
+    relative = dict(tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps)
+    warmup = durations.steps(config.schedule.warmup, **relative, field="schedule.warmup") if config.schedule.warmup else min(advice.warmup_steps, steps)
+    decay = durations.steps(config.schedule.decay, **relative, field="schedule.decay") if config.schedule.kind.startswith("wsd") else steps - warmup
+    if warmup + decay > steps:
+        raise UserError(f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed the run's {steps} steps; shorten one")
+    evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
+    saves = {durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints} | {steps}
+    rate = o.learning_rate or advice.learning_rate
+    return RunSpec(
+        name=config.name, model=model, data=data,
+        optimizer=OptimizerSpec(name=o.name, weight_decay_mode=o.weight_decay_mode, schedule=config.schedule.kind),
+        hyper=Hyper(
+            learning_rate=float(f"{rate * o.learning_rate_factor:.6g}"),
+            weight_decay=float(o.weight_decay if o.weight_decay >= 0 else advice.weight_decay),
+            beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm, z_loss=o.z_loss, warmup_steps=warmup,
+            decay_start=steps - decay, total_steps=steps, end_factor=config.schedule.end_factor, seed=config.seed, data_seed=config.data_seed,
+        ),
+        batch_size=advice.batch_size, steps=steps, log_every=config.run.log_every,
+        eval_steps=tuple(sorted(e for e in evals if 0 < e <= steps)), eval_windows=config.run.eval_windows,
+        checkpoint_steps=tuple(sorted(s for s in saves if 0 < s <= steps)), tags=tuple(sorted(tags.items())),
+    )  # fmt: skip
+
+
+def with_checkpoints(trunk: RunSpec, *steps: int) -> RunSpec:
+    """The trunk with permanent checkpoints at `steps` too (where branches will start)."""
+    return dataclasses.replace(trunk, checkpoint_steps=tuple(sorted({*trunk.checkpoint_steps, *steps})))
+
+
+def branch_step(trunk: RunSpec, total_steps: int, decay_fraction: float) -> int:
+    """The trunk step at which a cooldown that ends at `total_steps` starts."""
+    return total_steps - round(decay_fraction * total_steps)
+
+
+def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: str) -> RunSpec:
+    """A branch that leaves `trunk` at its checkpoint and decays to the end by `total_steps`. Raises UserError when the trunk has no such point."""
+    start = branch_step(trunk, total_steps, decay_fraction)
+    if start not in trunk.checkpoint_steps or start > trunk.hyper.decay_start:
+        raise UserError(f"cooldown.start={start}: the trunk {trunk.name} has no undecayed checkpoint there; add it with with_checkpoints")
+    return dataclasses.replace(
+        trunk, name=f"{trunk.name}-to{total_steps}", hyper=dataclasses.replace(trunk.hyper, decay_start=start, total_steps=total_steps),
+        steps=total_steps, eval_steps=(total_steps,), checkpoint_steps=(total_steps,), parent=ParentSpec(trunk.run_id, start),
+        tags=tuple(sorted({**trunk.tag, **tags}.items())),
+    )  # fmt: skip
