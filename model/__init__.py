@@ -3,7 +3,9 @@
     B  batch (sequences)      L  sequence length (queries)   M  memory length (keys and values)
     D  d_model                F  d_ff                        V  vocabulary
     H  query heads            G  key/value heads             K  head size          N  layers
+    R  query heads that share one key/value head: H = G * R, head h reads key/value head h // R
 """
 
 if __name__ != "stepladder.model":
-    raise ImportError(f"import this package as 'stepladder.model', not {__name__!r}: run `pip install -e .` and leave the repository root off sys.path")
+    fix = "run `pip install -e .` and leave the repository root off sys.path"
+    raise ImportError(f"import this package as 'stepladder.model', not {__name__!r}: {fix}")

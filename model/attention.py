@@ -1,0 +1,76 @@
+"""Attention: one `attend` with a table of implementations, and the sub-layer around it."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stepladder.model import rope
+from stepladder.model.init import Init
+from stepladder.model.norm import rms_norm
+from stepladder.model.shape import Shape
+
+_MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax instead of NaN
+
+
+def _xla(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask_BLM: jax.Array | None) -> jax.Array:
+    B, L, H, K = q_BLHK.shape
+    M, G = k_BMGK.shape[1:3]
+    q_BGXK = q_BLHK.reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)  # X = R * L: one matmul a group
+    scores_BGXM = jnp.einsum("BGXK,BMGK->BGXM", q_BGXK, k_BMGK, preferred_element_type=jnp.float32) * K**-0.5
+    scores_BGRLM = scores_BGXM.reshape(B, G, -1, L, M)
+    if mask_BLM is not None:
+        scores_BGRLM = scores_BGRLM + jnp.where(mask_BLM, 0.0, _MASKED)[:, None, None]
+    weights_BGXM = jax.nn.softmax(scores_BGRLM, axis=-1).astype(v_BMGK.dtype).reshape(B, G, -1, M)
+    out_BGXK = jnp.einsum("BGXM,BMGK->BGXK", weights_BGXM, v_BMGK)
+    return out_BGXK.reshape(B, G, -1, L, K).transpose(0, 3, 1, 2, 4).reshape(B, L, H, K)
+
+
+IMPLEMENTATIONS = {"xla": _xla}
+
+
+def attend(
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    *,
+    causal: bool = True,
+    mask_BLM: jax.Array | None = None,
+    implementation: str = "xla",
+) -> jax.Array:
+    """softmax(q k^T / sqrt(K) + mask) v per head, shape (B, L, H, K); query head h reads key/value head h // (H / G).
+
+    causal: query l sees memory m <= l. mask_BLM: True where a query may look (B or 1 leading), combined with `causal`.
+    Raises KeyError for an unknown implementation.
+    """
+    if causal:
+        L, M = q_BLHK.shape[1], k_BMGK.shape[1]
+        causal_1LM = (jnp.arange(L)[:, None] >= jnp.arange(M))[None]
+        mask_BLM = causal_1LM if mask_BLM is None else mask_BLM & causal_1LM
+    return IMPLEMENTATIONS[implementation](q_BLHK, k_BMGK, v_BMGK, mask_BLM)
+
+
+class Attention(nnx.Module):
+    """Grouped-query self-attention with RoPE and optional QK-norm (arXiv:2302.05442). One fused projection makes q, k and v."""
+
+    def __init__(self, cfg: Shape, init: Init):
+        D, H, G, K, N = cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, cfg.n_layers
+        self.cfg = cfg
+        # Per key/value head: its R query heads, then its key, then its value, so that the G axis shards as one piece.
+        self.qkv = init("attention.qkv", "hidden", (N, D, G, H // G + 2, K), fan_in=D)
+        self.out = init("attention.out", "output", (N, H, K, D), fan_in=H * K)
+        if cfg.qk_norm:
+            self.q_norm = init("attention.q_norm", "norm", (N, K))
+            self.k_norm = init("attention.k_norm", "norm", (N, K))
+
+    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
+        cfg, dtype = self.cfg, x_BLD.dtype
+        (B, L, D), H, G, K = x_BLD.shape, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+        qkv_BLGXK = (x_BLD.reshape(B * L, D) @ self.qkv[...].astype(dtype).reshape(D, -1)).reshape(B, L, G, -1, K)
+        q_BLHK = qkv_BLGXK[:, :, :, :-2].reshape(B, L, H, K)
+        k_BLGK, v_BLGK = qkv_BLGXK[:, :, :, -2], qkv_BLGXK[:, :, :, -1]
+        if cfg.qk_norm:
+            q_BLHK = rms_norm(q_BLHK, self.q_norm[...], cfg.norm_eps)
+            k_BLGK = rms_norm(k_BLGK, self.k_norm[...], cfg.norm_eps)
+        q_BLHK, k_BLGK = rope.rotate(q_BLHK, *angles_BLK), rope.rotate(k_BLGK, *angles_BLK)
+        o_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, mask_BLM=mask_BLM, implementation=implementation)
+        return (o_BLHK.reshape(B * L, H * K) @ self.out[...].astype(dtype).reshape(H * K, D)).reshape(B, L, D)

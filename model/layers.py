@@ -1,0 +1,64 @@
+"""One layer, and how the stack of them runs: scanned or unrolled, with or without rematerialisation."""
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+
+from stepladder.model import rope
+from stepladder.model.attention import Attention
+from stepladder.model.init import Init
+from stepladder.model.mlp import MLP
+from stepladder.model.norm import rms_norm
+from stepladder.model.shape import Shape
+
+# What the backward pass finds saved; everything else of a layer is computed again. "none" saves what autodiff asks for.
+REMAT: dict[str, Callable | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections; recompute attention and activations
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
+}
+
+
+class Layer(nnx.Module):
+    """Pre-norm residual layer. Parameters carry a leading N; `__call__` runs on one layer's slice of them."""
+
+    def __init__(self, cfg: Shape, init: Init):
+        self.eps = cfg.norm_eps
+        self.attention_norm = init("attention_norm", "norm", (cfg.n_layers, cfg.d_model))
+        self.attention = Attention(cfg, init)
+        self.mlp_norm = init("mlp_norm", "norm", (cfg.n_layers, cfg.d_model))
+        self.mlp = MLP(cfg, init)
+
+    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
+        normed_BLD = rms_norm(x_BLD, self.attention_norm[...], self.eps)
+        x_BLD = x_BLD + self.attention(normed_BLD, angles_BLK, mask_BLM, implementation)
+        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps))
+
+
+def _scan(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
+    return jax.lax.scan(lambda x_BLD, layer: (body(x_BLD, layer), None), x_BLD, stacked)[0]
+
+
+def _unroll(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
+    leaves, tree = jax.tree.flatten(stacked)
+    # lax.split, not indexing: its transpose is one concatenation, where indexing sums N zero-padded gradients.
+    pieces = [jax.lax.split(leaf, (1,) * leaf.shape[0], axis=0) for leaf in leaves]
+    for layer in zip(*pieces):
+        x_BLD = body(x_BLD, jax.tree.unflatten(tree, [leaf.reshape(leaf.shape[1:]) for leaf in layer]))
+    return x_BLD
+
+
+RUNNERS = {"scan": _scan, "unroll": _unroll}
+
+
+def run(layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str) -> jax.Array:
+    """All layers in turn. `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the result."""
+    graphdef, stacked = nnx.split(layers)
+
+    def body(x_BLD: jax.Array, layer: nnx.State) -> jax.Array:
+        return nnx.merge(graphdef, layer)(x_BLD, *args)
+
+    if REMAT[remat] is not None:
+        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=runner != "scan")
+    return RUNNERS[runner](body, x_BLD, stacked)

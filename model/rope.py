@@ -1,0 +1,23 @@
+"""Rotary position embedding (arXiv:2104.09864, eq. 34), in the half-rotation layout: pairs are (i, i + K/2)."""
+
+import jax
+import jax.numpy as jnp
+
+
+Angles = tuple[jax.Array, jax.Array]  # cos, sin
+
+
+def angles(positions_BL: jax.Array, head_dim: int, theta: float) -> Angles:
+    """cos and sin of shape (..., L, K), float32: position * theta^(-2i/K) for pair i, both halves alike."""
+    frequency_K = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle_BLK = positions_BL[..., None].astype(jnp.float32) * jnp.concatenate([frequency_K, frequency_K])
+    return jnp.cos(angle_BLK), jnp.sin(angle_BLK)
+
+
+def rotate(x_BLHK: jax.Array, cos_BLK: jax.Array, sin_BLK: jax.Array) -> jax.Array:
+    """Rotates each pair by its angle; computed in float32, returned in the dtype of x."""
+    x32_BLHK = x_BLHK.astype(jnp.float32)
+    first, second = jnp.split(x32_BLHK, 2, axis=-1)
+    turned_BLHK = jnp.concatenate([-second, first], axis=-1)
+    cos_BL1K, sin_BL1K = cos_BLK[..., :, None, :], sin_BLK[..., :, None, :]
+    return (x32_BLHK * cos_BL1K + turned_BLHK * sin_BL1K).astype(x_BLHK.dtype)

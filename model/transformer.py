@@ -1,0 +1,84 @@
+"""The decoder-only Transformer: parameters as a Flax NNX module, use as pure functions of a plain nested dict of arrays."""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from stepladder.model import layers as stack
+from stepladder.model import rope
+from stepladder.model.init import Init
+from stepladder.model.norm import rms_norm
+from stepladder.model.shape import Shape
+
+
+class Transformer(nnx.Module):
+    """Embedding, N layers, final norm, unembedding. Layer parameters are stacked on a leading N however the layers run."""
+
+    def __init__(self, cfg: Shape, key: jax.Array):
+        init = Init(cfg, key)
+        self.cfg = cfg
+        self.embed = init("embed", "embed", (cfg.vocab_size, cfg.d_model))
+        self.layers = stack.Layer(cfg, init)
+        self.final_norm = init("final_norm", "norm", (cfg.d_model,))
+        if not cfg.tied:
+            self.unembed = init("unembed", "unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        *,
+        layers: str = "scan",
+        remat: str = "none",
+        attention: str = "xla",
+        positions_BL: jax.Array | None = None,
+        mask_BLM: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits (B, L, V), float32."""
+        cfg, (B, L) = self.cfg, tokens_BL.shape
+        dtype = jnp.dtype(cfg.compute_dtype)
+        positions_BL = jnp.arange(L)[None] if positions_BL is None else positions_BL
+        x_BLD = self.embed[...].astype(dtype)[tokens_BL]
+        angles_BLK = rope.angles(positions_BL, cfg.head_dim, cfg.rope_theta)
+        x_BLD = stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat)
+        x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, -1)
+        unembed_DV = (self.embed[...].T if cfg.tied else self.unembed[...]).astype(dtype)
+        logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.float32).reshape(B, L, -1)
+        return cfg.logit_cap * jnp.tanh(logits_BLV / cfg.logit_cap) if cfg.logit_cap else logits_BLV
+
+
+@lru_cache(maxsize=64)
+def graphdef(cfg: Shape) -> nnx.GraphDef:
+    """The static half of the module; nothing is computed."""
+    return nnx.split(nnx.eval_shape(lambda: Transformer(cfg, jax.random.key(0))))[0]
+
+
+def init(cfg: Shape, key: jax.Array) -> dict:
+    """Parameters: a nested dict of float32 arrays. Traceable in `key` (jit, vmap): a sweep over seeds compiles once."""
+    return nnx.to_pure_dict(nnx.state(Transformer(cfg, key), nnx.Param))
+
+
+def create(cfg: Shape, key: jax.Array) -> tuple[nnx.GraphDef, dict]:
+    """(static half, parameters) of a new model. `nnx.merge` of the two is the module."""
+    return graphdef(cfg), init(cfg, key)
+
+
+def logits(
+    cfg: Shape,
+    params: dict,
+    tokens_BL: jax.Array,
+    *,
+    layers: str = "scan",
+    remat: str = "none",
+    attention: str = "xla",
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Next-token logits (B, L, V), float32.
+
+    layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
+    positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a query may look, on top of causality.
+    """
+    model = nnx.merge(graphdef(cfg), params)
+    return model(tokens_BL, layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask)
