@@ -1,9 +1,9 @@
 """The model. Array names end in the letters of their dimensions:
 
-    B  batch (sequences)      L  sequence length (queries)   M  memory length (keys and values)
-    D  d_model                F  d_ff                        V  vocabulary
-    H  query heads            G  key/value heads             K  head size          N  layers
-    R  query heads that share one key/value head: H = G * R, head h reads key/value head h // R
+B  batch (sequences)      L  sequence length (queries)   M  memory length (keys and values)
+D  d_model                F  d_ff                        V  vocabulary
+H  query heads            G  key/value heads             K  head size          N  layers
+R  query heads that share one key/value head: H = G * R, head h reads key/value head h // R
 """
 
 if __name__ != "stepladder.model":

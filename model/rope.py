@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-
 Angles = tuple[jax.Array, jax.Array]  # cos, sin
 
 
