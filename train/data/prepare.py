@@ -98,17 +98,19 @@ def _existing(corpus: CorpusSpec, out: Path) -> Store | None:
         if file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] != [size, mtime]:
             raise UserError(f"sources.{domain}={path}: changed since {out} was prepared from it; choose another --out")
     known = {path for _, path, _, _ in stamp["files"]}
-    for domain, pattern in corpus.sources:
-        with contextlib.suppress(UserError):
-            for path in documents.expand(domain, pattern):
-                if str(path) not in known:
-                    raise _NewFile(f"sources.{domain}={path}: new since {out} was prepared; choose another --out")
+    for domain, path in _still_there(corpus):
+        if path not in known:
+            raise UserError(f"sources.{domain}={path}: new since {out} was prepared; choose another --out")
     shutil.rmtree(out / WORK, ignore_errors=True)  # killed between manifest and tidying
     return store
 
 
-class _NewFile(UserError):
-    pass
+def _still_there(corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
+    for domain, pattern in corpus.sources:
+        try:
+            yield from ((domain, str(path)) for path in documents.expand(domain, pattern))
+        except UserError:
+            continue  # all files of this source are gone
 
 
 def _same_spec(corpus: CorpusSpec, have: dict, out: Path) -> None:

@@ -1,6 +1,7 @@
 """From a file of an installed package to documents: code without docstrings, docstrings alone, prose, plain text."""
 
 import ast
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,12 +88,17 @@ def _parsed(path: Path) -> tuple[str, ast.Module | None]:
     if source is None:
         return "", None
     source = source.replace("\f", " ").replace("\r", "\n").replace("\x00", "")
+    collecting = gc.isenabled()
+    gc.disable()  # a syntax tree is a million small objects without cycles: collecting while it grows takes most of the time
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's code
             return source, ast.parse(source)
     except (SyntaxError, RecursionError, MemoryError):
         return "", None  # fixtures that are wrong on purpose, templates
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _docstrings(scope: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:

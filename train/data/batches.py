@@ -1,0 +1,99 @@
+"""Batches: a Grain source whose element is one host's rows of one step, and the windows that evaluation reads."""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from stepladder.configs.errors import UserError
+from stepladder.train.data.mixture import Mixture, check_weights, windows
+from stepladder.train.data.store import Store
+
+
+class BatchSource:
+    """Element `step` is int32 [batch_size / host_count, seq_len + 1]: rows of examples step * batch_size + r, r being this host's slice.
+
+    The stream depends on (store, weights, seq_len, batch_size, seed) alone; the number of hosts only divides it. One element is a whole
+    batch because Grain costs some 100 us an element (measured in shared/corpora.md: 130 against 13-40 M tokens/s).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        weights: tuple[tuple[str, float], ...],
+        seq_len: int,
+        batch_size: int,
+        seed: int,
+        host_index: int = 0,
+        host_count: int = 1,
+    ) -> None:
+        """Raises UserError for weights that do not fit the store, a text shorter than a window, a batch that hosts cannot share."""
+        if seq_len < 1 or batch_size < 1:
+            raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
+        if batch_size % host_count:
+            raise UserError(f"batch_size={batch_size}: not divisible by {host_count} hosts; use {-(-batch_size // host_count) * host_count}")
+        if not 0 <= host_index < host_count:
+            raise UserError(f"host_index={host_index}: must be from 0 to {host_count - 1}")
+        check_weights(weights, store.domains)
+        self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
+        self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
+        self._local = batch_size // host_count
+        self._first = host_index * self._local
+
+    def __len__(self) -> int:
+        return 1 << 40  # epochs go on; a run checks max_epochs beforehand
+
+    def __getitem__(self, step: int) -> np.ndarray:
+        start = int(step) * self.batch_size + self._first
+        domain, window = self.mixture.rows(start, start + self._local)
+        out = np.empty((self._local, self.seq_len + 1), np.int32)
+        for d in np.unique(domain):
+            rows = np.flatnonzero(domain == d)
+            out[rows] = self._views[d][window[rows] * self.seq_len]
+        return out
+
+    def domain_of(self, example: int) -> str:
+        """The domain of example i."""
+        return self.mixture.domains[int(self.mixture.rows(example, example + 1)[0][0])]
+
+    def window_of(self, example: int) -> int:
+        """The window of example i within its domain: tokens window * seq_len onwards."""
+        return int(self.mixture.rows(example, example + 1)[1][0])
+
+    @property
+    def _views(self) -> list[np.ndarray]:
+        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len, seq_len + 1]. Made lazily, after pickling."""
+        if "_opened" not in self.__dict__:
+            width = self.seq_len + 1
+            self._opened = [np.lib.stride_tricks.sliding_window_view(self.store.tokens(d, "train"), width) for d in self.mixture.domains]
+        return self._opened
+
+    def __getstate__(self) -> dict:
+        return {k: v for k, v in self.__dict__.items() if k != "_opened"}
+
+
+def batches(source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1) -> Iterator[np.ndarray]:
+    """Elements start_step..stop_step-1 of the source, prefetched by threads of this process; the cursor is the step alone.
+
+    Threads only read ahead: they change neither the batches nor their order.
+    """
+    if not 0 <= start_step <= stop_step:
+        raise UserError(f"start_step={start_step}: must be from 0 to stop_step={stop_step}")
+    if start_step == stop_step:
+        return iter(())
+    dataset = grain.MapDataset.source(source)[start_step:stop_step]
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))))
+
+
+def evaluation_windows(store: Store, domain: str, seq_len: int, count: int) -> np.ndarray:
+    """int32 [at most count, seq_len + 1]: evenly spaced windows of a domain's validation split, the same whenever asked.
+
+    No token is predicted twice (the last token of a window may be the first of the next). Raises UserError when there is not one window.
+    """
+    have = (store.count(domain, "validation") - 1) // seq_len
+    if have < 1:
+        tokens = store.count(domain, "validation")
+        raise UserError(f"seq_len={seq_len}: domain {domain} has {tokens:,} validation tokens, less than one window; raise validation_fraction")
+    chosen = np.arange(min(count, have), dtype=np.int64) * have // min(count, have)
+    view = np.lib.stride_tricks.sliding_window_view(store.tokens(domain, "validation"), seq_len + 1)
+    return view[chosen * seq_len].astype(np.int32)
