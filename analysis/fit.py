@@ -149,13 +149,13 @@ def fit_prepared(problem: Prepared, *, objective: str = "huber_log", delta: floa
     one = np.ones((len(starts), 1))
     found = solve(p.law.name, objective, threshold, p.x, one * p.y, one * p.w, starts)
     best = int(np.argmin(found.value))
-    return describe(
-        p, found.theta[best], objective, delta, minima=_minima(p, found), converged=bool(found.converged[best]), starts=len(starts)
-    )
+    return describe(p, found.theta[best], objective, delta, found=(found.theta, found.value, found.converged))
 
 
-def describe(p: Prepared, theta: np.ndarray, objective: str, delta: float, *, minima: tuple, converged: bool, starts: int) -> Fit:
-    """What one optimum says: parameters, errors, rank, bounds, notes."""
+def describe(p: Prepared, theta: np.ndarray, objective: str, delta: float, *, found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Fit:
+    """What one optimum says: parameters, errors, rank, bounds, notes. `found` are theta [S, P], objective [S], converged [S] of all starts."""
+    thetas, values, converged = found
+    minima = _minima(p, thetas, values, converged)
     names, keep = p.law.parameters, p.w > 0
     spec = OBJECTIVES[objective]
     prediction = p.law.function(np, theta, p.x)
@@ -180,7 +180,7 @@ def describe(p: Prepared, theta: np.ndarray, objective: str, delta: float, *, mi
         law=p.law.name, objective=objective, delta=delta, value=float(np.sum(p.w[keep] * spec.rho(np, residual * scale, delta))),
         params=p.law.natural(theta, np.array(p.centre), p.scale), log_se=log_se, residual_sd=sd * scale, points=int(keep.sum()),
         distinct=p.distinct, rank=rank, condition=float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf"),
-        unidentified=unidentified, at_bound=at_bound, minima=tuple((v * scale**2, c) for v, c in minima), converged=converged, starts=starts,
+        unidentified=unidentified, at_bound=at_bound, minima=tuple((v * scale**2, c) for v, c in minima), converged=bool(converged[np.argmin(values)]), starts=len(values),
         notes=(), centre=p.centre, scale=p.scale, theta=tuple(map(float, theta)),
     )  # fmt: skip
     return dataclasses.replace(fit, notes=_notes(fit))
@@ -211,19 +211,19 @@ def _threshold(objective: str, delta: float) -> float:
     return delta if objective == "huber_log" else 1e-3
 
 
-def _minima(p: Prepared, found) -> tuple[tuple[float, int], ...]:
+def _minima(p: Prepared, thetas: np.ndarray, values: np.ndarray, converged: np.ndarray) -> tuple[tuple[float, int], ...]:
     """Distinct converged minima: objective values more than 1e-4 apart, or predictions at the points that differ by more than 1e-4."""
     seen: list[list] = []
-    for k in np.argsort(found.value):
-        if not (found.converged[k] and np.isfinite(found.value[k])):
+    for k in np.argsort(values):
+        if not (converged[k] and np.isfinite(values[k])):
             continue
-        prediction = p.law.function(np, found.theta[k], p.x)
+        prediction = p.law.function(np, thetas[k], p.x)
         for entry in seen:
-            if abs(found.value[k] / max(entry[0], 1e-300) - 1) < 1e-4 and np.abs(prediction / entry[2] - 1).max() < 1e-4:
+            if abs(values[k] / max(entry[0], 1e-300) - 1) < 1e-4 and np.abs(prediction / entry[2] - 1).max() < 1e-4:
                 entry[1] += 1
                 break
         else:
-            seen.append([float(found.value[k]), 1, prediction])
+            seen.append([float(values[k]), 1, prediction])
     return tuple((value, count) for value, count, _ in seen)
 
 

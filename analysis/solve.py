@@ -17,7 +17,7 @@ import numpy as np
 from stepladder.analysis.law import LAWS
 
 MAX_ITERATIONS = 300
-_JOBS, _POINTS = 256, 32  # batches are padded to multiples, so that one compiled program serves a whole forecast
+_JOBS, _POINTS = 512, 32  # batches are padded to multiples, so that one compiled program serves a whole forecast
 
 
 @dataclass(frozen=True)

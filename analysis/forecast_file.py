@@ -1,0 +1,67 @@
+"""forecast.json: what was forecast for a target, written before the target's step 0 and never again."""
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+from stepladder.analysis.forecast import forecast
+from stepladder.analysis.load import load
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+
+
+def read_forecasts(workdir: str | Path) -> list[dict]:
+    """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none. Raises UserError when it cannot be read."""
+    path = Path(workdir) / schema.FORECAST
+    if not path.exists():
+        return []
+    try:
+        return list(json.loads(path.read_text())["forecasts"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"forecast={path}: unreadable ({error}); move it away, it is never overwritten") from error
+
+
+def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, target: dict[str, float], *, seed: int = 0, level: float = 0.9,
+                   n: str = "params_total") -> dict:  # fmt: skip
+    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; an entry of the same target is returned as it is.
+
+    Raises UserError when the target has evaluations already (it would be no forecast), or when the proxies identify no law.
+    """
+    workdir = Path(workdir)
+    entries = read_forecasts(workdir)
+    for entry in entries:
+        if entry["target_spec_hash"] == target_spec_hash:
+            return entry
+    runs = load(workdir, n=n)
+    begun = runs.points[runs.points["run_id"] == target_run_id]
+    if len(begun):
+        raise UserError(
+            f"target={target_run_id}: has {len(begun)} evaluations already; a forecast is written before step 0, use a new target"
+        )
+    made = forecast(runs, target, seed=seed, level=level)
+    entry = {
+        "target_spec_hash": target_spec_hash,
+        "target_run_id": target_run_id,
+        "written_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **made.to_dict(),
+    }
+    _replace(workdir / schema.FORECAST, {"forecasts": [*entries, entry]})
+    return entry
+
+
+def _replace(path: Path, body: dict) -> None:
+    """Write beside, then rename: a reader or a crash sees the old file or the new one."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w") as f:
+            json.dump(body, f, indent=1, allow_nan=False)
+            f.write("\n")
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"workdir={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --workdir"
+        ) from error
