@@ -12,7 +12,9 @@ _PATTERN = re.compile(_NUMBER + r"\s*(?P<unit>steps?|tokens?|chinchilla|x|%)?")
 _PREFIX = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
-def steps(duration: str | int, *, tokens_per_step: int, params: int | None = None, total_steps: int | None = None, field: str = "duration") -> int:
+def steps(
+    duration: str | int, *, tokens_per_step: int, params: int | None = None, total_steps: int | None = None, field: str = "duration"
+) -> int:
     """Number of optimizer steps in `duration`, rounded to the nearest, at least 0.
 
     `duration` is an int or "120 steps", "3M tokens", "0.5 chinchilla" (needs `params`; 1 is 20 tokens a parameter), or "20%" (needs

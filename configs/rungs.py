@@ -71,10 +71,20 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
     if tokens <= 0:
         raise UserError(f"run.duration={config.run.duration!r}: no step at all; ask for more")
     relative = dict(tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps)
-    warmup = durations.steps(config.schedule.warmup, **relative, field="schedule.warmup") if config.schedule.warmup else min(advice.warmup_steps, steps)
-    decay = durations.steps(config.schedule.decay, **relative, field="schedule.decay") if config.schedule.kind.startswith("wsd") else steps - warmup
+    warmup = (
+        durations.steps(config.schedule.warmup, **relative, field="schedule.warmup")
+        if config.schedule.warmup
+        else min(advice.warmup_steps, steps)
+    )
+    decay = (
+        durations.steps(config.schedule.decay, **relative, field="schedule.decay")
+        if config.schedule.kind.startswith("wsd")
+        else steps - warmup
+    )
     if warmup + decay > steps:
-        raise UserError(f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed the run's {steps} steps; shorten one")
+        raise UserError(
+            f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed the run's {steps} steps; shorten one"
+        )
     evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
     saves = {durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints} | {steps}
     rate = o.learning_rate or advice.learning_rate

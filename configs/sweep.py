@@ -1,0 +1,52 @@
+"""The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes and two horizons.
+
+stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate      learning rate x D: RATE, RATE_N, RATE_D
+stepladder run --config=configs/sweep.py:batch --workdir=sweep/batch    batch x learning rate x D: BATCH, BATCH_D
+stepladder run --config=configs/sweep.py:decay --workdir=sweep/decay    weight decay, warm-up and their use: DECAY, WARMUP
+python -m benchmarks.rule_sweep sweep/rate sweep/batch sweep/decay      the constants, with standard errors
+"""
+
+from ml_collections import ConfigDict
+
+from stepladder.configs import base
+from stepladder.configs.rungs import rung
+
+SIZES = ("6k", "25k", "84k")
+
+
+def get_config(arg: str = "rate") -> ConfigDict:
+    c = base.get_config()
+    c.name = "sweep"
+    c.data.max_mb_per_domain = 4.0
+    c.run.evals = ()
+    c.run.eval_windows = 64
+    c.machine.tensorboard = False
+    c.sweep = ConfigDict()
+    c.sweep.sizes = SIZES
+    if arg not in GRIDS:
+        raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(GRIDS)}")
+    c.sweep.grid = arg
+    return c
+
+
+# grid -> (tokens, batch, learning rate, DECAY of the rule, warm-up) of every run
+GRIDS = {
+    "rate": [(d, 32, r, 1.0, "5%") for d in (0.5, 2.0) for r in (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)],
+    "batch": [(d, b, r, 1.0, "5%") for d in (0.5, 2.0) for b in (8, 16, 64) for r in (5e-3, 1e-2, 2e-2)],
+    "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)] + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
+}
+
+
+def ladder(config: ConfigDict) -> list:
+    """Every size of the sweep over one grid."""
+    runs = []
+    for size in config.sweep.sizes:
+        for tokens, batch, rate, decay, warmup in GRIDS[config.sweep.grid]:
+            c = config.copy_and_resolve_references()
+            c.unlock()
+            c.model.size, c.run.batch_size, c.run.duration, c.schedule.warmup = size, batch, f"{tokens}M tokens", warmup
+            c.optimizer.learning_rate = rate
+            c.optimizer.weight_decay = decay / round(tokens * 1e6 / (batch * c.data.seq_len))
+            c.name = f"sweep-{size}-{tokens}M-b{batch}-lr{rate:g}-wd{decay:g}-w{warmup.rstrip('%')}"
+            runs.append(rung(c, role="sweep"))
+    return runs

@@ -1,0 +1,105 @@
+"""Orbax checkpoints of one run: permanent ones at planned steps, and one temporary one by time.
+
+A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint, tokenizer). Restoring always uses our own
+abstract tree and shardings, so another number of devices or hosts reads the same bytes.
+"""
+
+import errno
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from stepladder.configs.errors import UserError
+from stepladder.train import faults
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
+
+
+class Checkpoints:
+    """The checkpoints under `path`. `permanent` are the steps never deleted."""
+
+    def __init__(self, path: Path, permanent: tuple[int, ...] = (), read_only: bool = False):
+        self.path, self.permanent = Path(path).absolute(), frozenset(permanent)
+        if read_only and not self.path.is_dir():
+            raise UserError(f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist")
+        options = ocp.CheckpointManagerOptions(
+            create=not read_only, read_only=read_only, cleanup_tmp_directories=not read_only, enable_async_checkpointing=not read_only,
+        )  # fmt: skip
+        try:
+            self.manager = ocp.CheckpointManager(self.path, options=options)
+        except OSError as error:
+            raise UserError(f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir") from error
+        self.last_save = time.monotonic()
+
+    def steps(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Start an asynchronous save; an earlier one is awaited first. Temporary checkpoints other than this one are deleted."""
+        self.wait()
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._guarded(lambda: self.manager.save(step, args=args, force=True))
+        faults.point("during_checkpoint")
+        self.last_save = time.monotonic()
+        for old in self.steps():
+            if old not in self.permanent and old < step:
+                self._guarded(lambda old=old: self.manager.delete(old))
+
+    def wait(self) -> None:
+        """Block until the save under way is committed. Raises UserError when the disk is full."""
+        self._guarded(self.manager.wait_until_finished)
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict] | None:
+        """The state and meta at `step`, or at the latest readable step; None when there is none.
+
+        An unreadable latest checkpoint is reported and an older one tried; when all are unreadable, UserError (never a silent start from
+        scratch).
+        """
+        self.manager.reload()
+        steps = self.steps() if step is None else [s for s in self.steps() if s == step]
+        if step is not None and not steps:
+            raise UserError(f"step={step}: no checkpoint there in {self.path}; existing: {self.steps() or 'none'}")
+        failures = []
+        for candidate in reversed(steps):
+            try:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+                restored = self.manager.restore(candidate, args=args)
+                return restored.state, restored.meta
+            except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
+                failures.append(f"step {candidate}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
+                logging.warning("unreadable checkpoint %s/%s; trying an older one", self.path, candidate)
+        if failures:
+            raise UserError(
+                f"checkpoint={self.path}: none is readable ({'; '.join(failures)}); delete the folder of this run to start it anew"
+            )
+        return None
+
+    def drop_after(self, step: int) -> None:
+        """Delete checkpoints later than `step` (unreadable ones that an older one replaced)."""
+        for later in [s for s in self.steps() if s > step]:
+            self.manager.delete(later)
+
+    def close(self) -> None:
+        self._guarded(self.manager.close)
+
+    def _guarded(self, action):
+        try:
+            return action()
+        except Exception as error:
+            text = str(error)
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
+                raise UserError(
+                    f"workdir={self.path}: disk full while saving a checkpoint; free space and repeat the command, it resumes"
+                ) from error
+            if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Permission denied" in text:
+                raise UserError(f"workdir={self.path}: not writable; choose another --workdir") from error
+            raise
+
+
+def abstract_like(state: Any) -> Any:
+    """Shapes, dtypes and shardings of a live or `eval_shape`d state, for `restore`."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

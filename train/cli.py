@@ -1,0 +1,233 @@
+"""The `stepladder` command: one sub-command a function, in one table. The only file of train/ that may import analysis, lazily."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.configs.load import Loaded, load
+
+CONFIG_HELP = "FILE[:ARG], e.g. configs/demo.py:cpu; override any knob with --config.key=value"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0 only when all that was asked for is done; 1 for what the user can mend; 143 when preempted after a save."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    overrides = [a.removeprefix("--config.").partition("=") for a in argv if a.startswith("--config.")]
+    parser = _parser()
+    args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
+    if overrides and not hasattr(args, "config"):
+        parser.error(f"{args.command} takes no --config.key")
+    args.overrides = [(key, value) for key, _, value in overrides]
+    try:
+        return COMMANDS[args.command][1](args)
+    except UserError as error:
+        print(f"stepladder {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; repeat the command to resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="stepladder", description="Train small, decide big: ladders of language models and what they decide."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (arguments, run) in COMMANDS.items():
+        doc, _, example = run.__doc__.partition("Example: ")
+        sub = commands.add_parser(
+            name, help=doc.strip().rstrip("."), description=doc.strip(), epilog=f"example: {example.strip()}", allow_abbrev=False
+        )
+        arguments(sub)
+    return parser
+
+
+def _config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", required=True, help=CONFIG_HELP)
+
+
+def _workdir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, type=Path, help="the folder that holds records, data and the report")
+
+
+def _checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN@STEP", help="WORKDIR/runs/ID@STEP; without @STEP the last checkpoint")
+    parser.add_argument("--store", default="", help="token store, when it is not in WORKDIR/data")
+
+
+def _plan_arguments(parser):
+    _config(parser)
+    parser.add_argument("--rate", type=float, default=0, help="achieved FLOP/s for the time estimate (default: a table by backend)")
+    parser.add_argument("--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table")
+
+
+def plan(args) -> int:
+    """Show what would run, at what cost; nothing runs. Example: stepladder plan --config=configs/demo.py:cpu"""
+    from stepladder.train import plan as plans
+
+    print(plans.table(load(args.config, args.overrides).specs, args.rate or plans.ACHIEVED[args.backend]))
+    return 0
+
+
+def _run_arguments(parser):
+    _config(parser)
+    _workdir(parser)
+    parser.add_argument("--store", type=Path, help="where token stores are kept (default WORKDIR/data)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args) -> int:
+    """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
+    return _run(load(args.config, args.overrides), args.workdir, args.store, args.quiet)
+
+
+def _run(loaded: Loaded, workdir: Path, store: Path | None, quiet: bool) -> int:
+    from stepladder.train.ladder import run_ladder
+    from stepladder.train.preempt import EXIT_STATUS, Preempted
+
+    try:
+        states = run_ladder(loaded, workdir, store, _write_forecast, quiet)
+    except Preempted as notice:
+        print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
+        return EXIT_STATUS
+    counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
+    print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    return 0 if all(state in schema.TERMINAL for state in states.values()) else 1
+
+
+def _write_forecast(workdir: Path, spec) -> None:
+    """Before the target's step 0: what the proxies say it will reach."""
+    from stepladder.analysis.forecast import write_forecast
+    from stepladder.configs import counting
+
+    counts = counting.count(spec.model, spec.data.seq_len)
+    tokens = spec.steps * spec.tokens_per_step
+    write_forecast(
+        workdir, run_id=spec.run_id, spec_hash=spec.hash, n=counts.params_total, d=tokens, c=tokens * counts.flops_per_token_train
+    )
+
+
+def _status_arguments(parser):
+    _workdir(parser)
+
+
+def status(args) -> int:
+    """One line a run: state, progress, checkpoints, reasons of failures. Example: stepladder status --workdir=W"""
+    from stepladder.train.status import table
+
+    print(table(args.workdir))
+    return 0
+
+
+def _report_arguments(parser):
+    _workdir(parser)
+    parser.add_argument("--out", type=Path, help="folder of the report (default WORKDIR/report)")
+
+
+def report(args) -> int:
+    """Write report/index.html and results.json from the records. Example: stepladder report --workdir=W"""
+    return _report(args.workdir, args.out)
+
+
+def _report(workdir: Path, out: Path | None = None) -> int:
+    from stepladder.analysis.report import report as write
+    from stepladder.analysis.terminal import summary
+
+    page = write(workdir, out)
+    print(summary(json.loads((page.parent / "results.json").read_text())))
+    print(f"report: {page}")
+    return 0
+
+
+def evaluate(args) -> int:
+    """Evaluate a checkpoint on the validation split of its domains. Example: stepladder eval W/runs/ID@120"""
+    inspect = _inspect()
+    opened = inspect.open_checkpoint(args.run, args.store)
+    print(f"{opened.spec.run_id}@{opened.step}  ({opened.spec.eval_windows} windows a domain)")
+    for row in inspect.evaluate(opened):
+        print(f"{row['domain']:24} loss {row['loss']:.6f} +- {row['loss_se']:.4f} nats/token   {row['bits_per_byte']:.4f} bits/byte")
+    return 0
+
+
+def _sample_arguments(parser):
+    _checkpoint(parser)
+    parser.add_argument("--prompt", default="def ", help="text to continue")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def sample(args) -> int:
+    """Continue a prompt from a checkpoint. Example: stepladder sample W/runs/ID@120 --prompt='import numpy'"""
+    inspect = _inspect()
+    print(inspect.sample(inspect.open_checkpoint(args.run, args.store), args.prompt, args.tokens, args.temperature, args.seed))
+    return 0
+
+
+def _export_arguments(parser):
+    _checkpoint(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
+
+
+def export(args) -> int:
+    """Write a checkpoint's weights as a plain .npz. Example: stepladder export W/runs/ID@120 --out=weights.npz"""
+    inspect = _inspect()
+    print(inspect.export(inspect.open_checkpoint(args.run, args.store), args.out))
+    return 0
+
+
+def _inspect():
+    from stepladder.train import machine
+
+    machine.start(machine.Machine())
+    from stepladder.train import inspect
+
+    return inspect
+
+
+def _data_arguments(parser):
+    from stepladder.train.data import command
+
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    command.add_arguments(actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False))
+
+
+def data(args) -> int:
+    """Prepare token stores from text. Example: stepladder data prepare --out=store --corpus=embedded"""
+    from stepladder.train.data import command
+
+    return command.main(args)
+
+
+def _demo_arguments(parser):
+    parser.add_argument("--workdir", type=Path, default=Path("demo"), help="default: ./demo")
+    parser.add_argument("--config", default=str(Path(__file__).parent.parent / "configs" / "demo.py") + ":cpu", help=CONFIG_HELP)
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def demo(args) -> int:
+    """The five-minute tour: corpus, proxies, forecast, target, report. Example: stepladder demo --workdir=demo"""
+    code = _run(load(args.config, args.overrides), args.workdir, None, args.quiet)
+    return code or _report(args.workdir)
+
+
+COMMANDS = {
+    "plan": (_plan_arguments, plan),
+    "run": (_run_arguments, run),
+    "status": (_status_arguments, status),
+    "report": (_report_arguments, report),
+    "eval": (_checkpoint, evaluate),
+    "sample": (_sample_arguments, sample),
+    "export": (_export_arguments, export),
+    "data": (_data_arguments, data),
+    "demo": (_demo_arguments, demo),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

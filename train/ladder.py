@@ -1,0 +1,124 @@
+"""Run a ladder: every run that is not done yet, parents first, targets only after the forecast is written."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.configs.load import Loaded
+from stepladder.configs.spec import RunSpec
+from stepladder.train import faults
+from stepladder.train import machine as machines
+from stepladder.train.clock import Clock
+from stepladder.train.machine import Machine
+from stepladder.train.preempt import Notice
+from stepladder.train.record import Record, read_json, write_atomic
+from stepladder.train.stores import stores
+
+BeforeTarget = Callable[[Path, RunSpec], None]  # writes the forecast
+
+
+def claim(workdir: Path, loaded: Loaded) -> None:
+    """Make `workdir` this ladder's, or refuse: a ladder may grow, but a workdir never changes ladders."""
+    ids = [spec.run_id for spec in loaded.specs]
+    path = Path(workdir) / schema.LADDER
+    held = read_json(path)
+    orphans = [run for run in held["runs"] if run not in ids] if held else []
+    if orphans:
+        raise UserError(
+            f"workdir={workdir}: belongs to another ladder ({held['config']}, {len(orphans)} of its runs are not in this one, e.g. {orphans[0]}); "
+            "use another --workdir, or the config and overrides it was made with"
+        )
+    if not held or held["runs"] != ids:
+        write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
+
+
+def run_ladder(
+    loaded: Loaded, workdir: Path, store_root: Path | None = None, before_target: BeforeTarget | None = None, quiet: bool = False
+) -> dict[str, str]:
+    """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten."""
+    workdir = Path(workdir)
+    machine = Machine.from_config(loaded.config)
+    claim(workdir, loaded)
+    states = {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs}
+    if all(state in schema.TERMINAL for state in states.values()):
+        return states
+    machines.start(machine)
+    from stepladder.train.run import run  # after `start`: importing it brings up jax's backend in places
+
+    notice, clock = Notice().watch(), Clock()
+    with clock.phase("prepare"):
+        by_corpus = stores(loaded.specs, store_root or workdir / "data", show=not quiet)
+    clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
+    began = time.time()
+    with _bar(loaded.specs, states, quiet) as bar:
+        for spec in loaded.specs:
+            if states[spec.run_id] in schema.TERMINAL:
+                continue
+            if spec.tag.get("role") == "target" and before_target:
+                before_target(workdir, spec)
+                faults.point("after_forecast")
+            lost = _lost_parent(spec, states, workdir)
+            if lost:
+                Record(workdir, spec).set_status(schema.FAILED, 0, reason=lost)
+                states[spec.run_id] = schema.FAILED
+                continue
+            try:
+                states[spec.run_id] = run(
+                    spec, workdir, by_corpus[spec.data.corpus], machine, notice=notice, progress=bar(spec), clock=clock,
+                )  # fmt: skip
+            except UserError as error:
+                record = Record(workdir, spec)
+                record.set_status(schema.FAILED, record.status["step"], reason=str(error))
+                raise
+    body = {"began_unix": began, "seconds": clock.table(), "runs": len(states)}
+    write_atomic(workdir / "timing.json", json.dumps(body, indent=1) + "\n")
+    return states
+
+
+def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | None:
+    """Why a branch cannot start: its parent diverged or failed before the branch point. The other runs go on."""
+    if spec.parent is None or states[spec.parent.run_id] == schema.DONE:
+        return None
+    if (Path(workdir) / schema.RUNS / spec.parent.run_id / schema.CHECKPOINTS / str(spec.parent.step)).is_dir():
+        return None
+    return f"parent {spec.parent.run_id} {states[spec.parent.run_id]} before step {spec.parent.step}"
+
+
+@contextmanager
+def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[Callable]:
+    """Progress over all steps of the ladder and within the run at hand; silent when stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description:32}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+    )
+    todo = [s for s in specs if states[s.run_id] not in schema.TERMINAL]
+    cost = {s.run_id: s.steps - s.start_step for s in specs}
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        whole = progress.add_task("ladder (steps)", total=sum(cost[s.run_id] for s in todo), loss="")
+        done = [0]
+
+        def of(spec: RunSpec):
+            task = progress.add_task(spec.run_id, total=spec.steps, loss="")
+
+            def update(step: int, last: int, loss: float) -> None:
+                progress.update(task, completed=step, loss=f"loss {loss:.3f}" if loss == loss else "")
+                progress.update(whole, completed=done[0] + step - spec.start_step)
+                if step == last:
+                    done[0] += cost[spec.run_id]
+                    progress.update(task, visible=False)
+
+            return update
+
+        yield of

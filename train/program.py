@@ -1,0 +1,177 @@
+"""What is compiled: initialisation, the training step and evaluation of one program, as pure functions of state, hypers and batch.
+
+state  = {params, opt, step, window}; `window` sums the metrics since the last train row, so a resumed run logs the same means
+hyper  = the traced fields of configs.spec.Hyper (and log_every): changing them never recompiles
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from stepladder.configs.errors import UserError, nearest
+from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
+from stepladder.model import transformer
+from stepladder.model.loss import next_token_loss, token_nll
+from stepladder.train import machine as machines
+from stepladder.train import optimizer, schedule
+from stepladder.train.machine import Machine
+
+COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
+EVAL_CHUNK = 32  # windows in one forward pass of the evaluation
+
+
+def layer_runner(machine: Machine) -> str:
+    """scan or unroll: the machine's choice, or the measured default of this backend."""
+    if machine.layers != "auto":
+        return machine.layers
+    return "unroll" if jax.default_backend() == "cpu" else "scan"
+
+
+def traced(spec: RunSpec) -> dict:
+    """The traced hypers of a spec as numpy scalars: int32 for lengths and seeds, float32 for the rest."""
+    values = {**dataclasses.asdict(spec.hyper), "log_every": spec.log_every}
+    del values["data_seed"]  # the host reads it; it orders the examples
+    return {k: np.int32(v) if isinstance(v, int) and k not in _FLOATS else np.float32(v) for k, v in values.items()}
+
+
+_FLOATS = ("learning_rate", "weight_decay", "beta1", "beta2", "epsilon", "clip_norm", "z_loss", "end_factor")
+WINDOW = ("loss", "z_loss", "grad_norm", "count")
+
+
+def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
+    """State before the first step; traceable in the seed."""
+    params = transformer.init(model, jax.random.key(hyper["seed"]))
+    tx = optimizer.OPTIMIZERS[optim.name](hyper, 1.0, optim.weight_decay_mode)
+    return {
+        "params": params,
+        "opt": tx.init(params),
+        "step": jnp.int32(0),
+        "window": {name: jnp.float32(0) for name in WINDOW},
+    }
+
+
+def train_step(model: ModelSpec, optim: OptimizerSpec, accumulation: int, how: dict, state: dict, hyper: dict, tokens_BT: jax.Array):
+    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `accumulation` micro-batches a step."""
+    params, step = state["params"], state["step"]
+
+    def loss_fn(params, tokens_BT):
+        total, aux = next_token_loss(model, params, tokens_BT, z_loss=hyper["z_loss"], **how)
+        return total, {"loss": aux["loss"], "z_loss": aux["z_loss"]}
+
+    gradient = jax.grad(loss_fn, has_aux=True)
+    if accumulation == 1:
+        grads, aux = gradient(params, tokens_BT)
+    else:
+        micro_ABT = tokens_BT.reshape(accumulation, -1, tokens_BT.shape[1])
+        add = functools.partial(jax.tree.map, jnp.add)
+        first = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, params, micro_ABT[0]))
+        total, _ = jax.lax.scan(lambda sums, micro_BT: (add(sums, gradient(params, micro_BT)), None), first, micro_ABT)
+        grads, aux = jax.tree.map(lambda x: x / accumulation, total)
+
+    factor = schedule.factor(optim.schedule, step, hyper)
+    tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode)
+    updates, opt = tx.update(grads, state["opt"], params)
+    new = {**aux, "grad_norm": optax.global_norm(grads), "count": jnp.float32(1)}
+    window = {name: state["window"][name] + new[name] for name in WINDOW}
+    metrics = {name: window[name] / window["count"] for name in WINDOW if name != "count"}
+    metrics |= {"learning_rate": factor * hyper["learning_rate"], "last_loss": aux["loss"]}
+    row_ends = (step + 1) % hyper["log_every"] == 0
+    window = {name: jnp.where(row_ends, 0.0, value) for name, value in window.items()}
+    return {"params": optax.apply_updates(params, updates), "opt": opt, "step": step + 1, "window": window}, metrics
+
+
+def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
+    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32."""
+    return jax.lax.map(lambda tokens_BT: token_nll(model, params, tokens_BT, **how).mean(axis=-1), windows_CBT)
+
+
+@dataclass
+class Program:
+    """The executables of one program on one mesh, compiled when first asked for."""
+
+    spec: RunSpec  # any spec of the program: its hypers are not read
+    machine: Machine
+
+    def __post_init__(self):
+        o = self.spec.optimizer
+        checks = (("name", o.name, optimizer.OPTIMIZERS), ("weight_decay_mode", o.weight_decay_mode, optimizer.WEIGHT_DECAY_MODES),
+                  ("schedule", o.schedule, schedule.SCHEDULES))  # fmt: skip
+        for field, value, known in checks:
+            if value not in known:
+                raise UserError(f"optimizer.{field}={value!r}: unknown; {nearest(value, known)}")
+        self.mesh = machines.mesh(self.machine, self.spec.batch_size)
+        self.replicated = machines.replicated(self.mesh)
+        self.how = {"layers": layer_runner(self.machine), "remat": self.machine.remat}
+        self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
+
+    @property
+    def abstract_state(self) -> dict:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), self._shapes)
+
+    def put(self, tree):
+        """Move host values to the mesh, replicated."""
+        return jax.device_put(tree, self.replicated)
+
+    def put_batch(self, tokens_BT: np.ndarray) -> jax.Array:
+        return jax.device_put(tokens_BT, machines.by_batch(self.mesh))
+
+    def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
+        return jax.device_put(windows_CBT, self._by_window)
+
+    @property
+    def _by_window(self):
+        return machines.by_batch(self.mesh, 1) if EVAL_CHUNK % self.mesh.size == 0 else self.replicated
+
+    @functools.cached_property
+    def init(self):
+        fn = functools.partial(initial_state, self.spec.model, self.spec.optimizer)
+        # LLVM spends half a second to optimise each random draw of a program that runs once.
+        options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
+        return self._compile("init", jax.jit(fn, out_shardings=self.replicated, compiler_options=options), self._hyper_shapes)
+
+    @functools.cached_property
+    def step(self):
+        fn = functools.partial(train_step, self.spec.model, self.spec.optimizer, self.machine.accumulation, self.how)
+        batch = jax.ShapeDtypeStruct((self.spec.batch_size, self.spec.data.seq_len + 1), np.int32, sharding=machines.by_batch(self.mesh))
+        jitted = jax.jit(fn, donate_argnums=0, out_shardings=self.replicated)
+        return self._compile("step", jitted, self.abstract_state, self._hyper_shapes, batch)
+
+    def evaluator(self, chunks: int):
+        """Compiled evaluation of (chunks, EVAL_CHUNK, L + 1) windows."""
+        return self._evaluators(chunks)
+
+    @functools.cached_property
+    def _evaluators(self):
+        @functools.cache
+        def compiled(chunks: int):
+            fn = functools.partial(evaluate, self.spec.model, self.how)
+            windows = jax.ShapeDtypeStruct((chunks, EVAL_CHUNK, self.spec.data.seq_len + 1), np.int32, sharding=self._by_window)
+            jitted = jax.jit(fn, out_shardings=self.replicated)
+            return self._compile("evaluate", jitted, self.abstract_state["params"], windows)
+
+        return compiled
+
+    @property
+    def _hyper_shapes(self) -> dict:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), traced(self.spec))
+
+    def _compile(self, name: str, jitted, *shapes):
+        COMPILED[name, self.spec.program_key] += 1
+        return jitted.lower(*shapes).compile()
+
+
+_PROGRAMS: dict[tuple[str, Machine], Program] = {}
+
+
+def program(spec: RunSpec, machine: Machine) -> Program:
+    """The program of a spec, shared in this process by all specs with an equal program."""
+    key = (spec.program_key, machine)
+    if key not in _PROGRAMS:
+        _PROGRAMS[key] = Program(spec, machine)
+    return _PROGRAMS[key]

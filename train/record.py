@@ -1,0 +1,96 @@
+"""The record of a run on disk (names and fields: configs/schema.py). Host 0 writes; every file is written beside, then renamed.
+
+Metric rows wait in memory until a checkpoint covers them. `commit_rows` writes the part, then the caller commits the checkpoint: the
+checkpoint is the commit marker. A part that outran its checkpoint is dropped at restore, and its steps are made again, so after any
+crash every step appears exactly once.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.configs.spec import RunSpec, to_dict
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"workdir={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --workdir"
+        ) from error
+
+
+def read_json(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+class Record:
+    """One run's folder, opened for writing by the trainer."""
+
+    def __init__(self, workdir: Path, spec: RunSpec):
+        self.spec, self.path = spec, Path(workdir) / schema.RUNS / spec.run_id
+        self.rows: list[dict[str, Any]] = []
+        self._beat = 0.0
+
+    def open(self, lineage: dict) -> None:
+        """Write spec and lineage once; refuse a folder that holds another run or other data."""
+        held = read_json(self.path / schema.SPEC)
+        if held is None:
+            write_atomic(self.path / schema.SPEC, json.dumps(to_dict(self.spec), indent=1, sort_keys=True) + "\n")
+        elif {k: v for k, v in held.items() if k not in ("tags", "name")} != {
+            k: v for k, v in to_dict(self.spec).items() if k not in ("tags", "name")
+        }:
+            raise UserError(f"workdir={self.path}: holds another run with the same id; move it away")
+        before = read_json(self.path / schema.LINEAGE)
+        if before is None:
+            write_atomic(self.path / schema.LINEAGE, json.dumps(lineage, indent=1, sort_keys=True) + "\n")
+        elif before["data_fingerprint"] != lineage["data_fingerprint"]:
+            raise UserError(
+                f"data.fingerprint={lineage['data_fingerprint']}: run {self.spec.run_id} began on {before['data_fingerprint']}; "
+                "restore that token store, or start a new workdir (a changed mixture is a branch, never a resume)"
+            )
+
+    @property
+    def status(self) -> dict:
+        return read_json(self.path / schema.STATUS) or {"state": schema.PENDING, "step": 0}
+
+    def set_status(self, state: str, step: int, **more: Any) -> None:
+        body = {"state": state, "step": step, "total_steps": self.spec.steps, **more}
+        write_atomic(self.path / schema.STATUS, json.dumps(body, sort_keys=True) + "\n")
+
+    def heartbeat(self, step: int, every: float = 1.0, **more: Any) -> None:
+        """At most one write in `every` seconds; feeds `status` only."""
+        now = time.time()
+        if now - self._beat >= every:
+            self._beat = now
+            write_atomic(self.path / schema.HEARTBEAT, json.dumps({"step": step, "time": now, **more}) + "\n")
+
+    def add(self, kind: str, step: int, **fields: Any) -> None:
+        self.rows.append({"step": step, "tokens": step * self.spec.tokens_per_step, "kind": kind, **fields})
+
+    def commit_rows(self, first: int, last: int) -> list[dict]:
+        """Write the waiting rows as the immutable part (first, last] and return them."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        if self.rows:
+            write_atomic(self.path / schema.METRICS / schema.part_name(first, last), text)
+        rows, self.rows = self.rows, []
+        return rows
+
+    def truncate(self, step: int) -> None:
+        """Drop parts that no committed checkpoint covers: their steps will be made again."""
+        for part in sorted((self.path / schema.METRICS).glob("*.jsonl")):
+            if schema.part_range(part.name)[1] > step:
+                part.unlink()

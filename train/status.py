@@ -1,0 +1,43 @@
+"""`stepladder status`: one line a run, progress, time left, failures with their reasons. Reads records only, never jax."""
+
+import time
+from pathlib import Path
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.train.record import read_json
+
+
+def table(workdir: Path) -> str:
+    """The state of every run of the ladder that owns `workdir`. Raises UserError when it is no workdir."""
+    workdir = Path(workdir)
+    ladder = read_json(workdir / schema.LADDER)
+    if ladder is None:
+        raise UserError(f"workdir={workdir}: no {schema.LADDER} there; give the --workdir of a `stepladder run`")
+    lines, counts = [], {}
+    for run in ladder["runs"]:
+        folder = workdir / schema.RUNS / run
+        status = read_json(folder / schema.STATUS) or {"state": schema.PENDING, "step": 0}
+        beat = read_json(folder / schema.HEARTBEAT) or {}
+        state = status["state"]
+        counts[state] = counts.get(state, 0) + 1
+        note, step, total = status.get("reason", ""), status["step"], status.get("total_steps", 0)
+        if state == schema.RUNNING:
+            step = max(step, beat.get("step", 0))
+            note = _pace(beat, total)
+        saved = sorted(int(p.name) for p in (folder / schema.CHECKPOINTS).glob("*") if p.name.isdigit())
+        share = f"{100 * step / total:3.0f}%" if total else "   -"
+        lines.append(f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints {saved or '-'}  {note}".rstrip())
+    summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    forecast = "written" if (workdir / schema.FORECAST).exists() else "not yet"
+    return "\n".join([*lines, f"{len(ladder['runs'])} runs: {summary}; forecast {forecast}"])
+
+
+def _pace(beat: dict, total: int) -> str:
+    if not beat:
+        return ""
+    age = time.time() - beat["time"]
+    if age > 60:
+        return f"no heartbeat for {age:.0f} s: stopped? repeat the command, it resumes"
+    rate = beat.get("steps_per_second")
+    return f"{rate:.3g} steps/s, {(total - beat['step']) / rate:.0f} s left" if rate else ""

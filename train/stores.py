@@ -1,0 +1,18 @@
+"""Which token store a spec reads: one folder a corpus under `root`, named by the corpus spec's hash, prepared when missing."""
+
+import hashlib
+from pathlib import Path
+
+from stepladder.configs.spec import CorpusSpec, RunSpec, canonical, to_dict
+from stepladder.train.data.prepare import prepare
+from stepladder.train.data.store import Store
+
+
+def folder(root: Path, corpus: CorpusSpec) -> Path:
+    digest = hashlib.sha256(canonical(to_dict(corpus)).encode()).hexdigest()[:8]
+    return Path(root) / f"{corpus.name}-{digest}"
+
+
+def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSpec, Store]:
+    """Open, or prepare and open, the store of every corpus that `specs` use. Idempotent and resumable."""
+    return {corpus: prepare(corpus, folder(root, corpus), show) for corpus in dict.fromkeys(s.data.corpus for s in specs)}
