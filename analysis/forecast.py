@@ -49,7 +49,7 @@ class Forecast:
 
     def to_dict(self) -> dict:
         """JSON-able: NaN and infinity become None."""
-        return _plain(dataclasses.asdict(self) | {"fit": self.fit.to_dict()})
+        return plain(dataclasses.asdict(self) | {"fit": self.fit.to_dict()})
 
     def __str__(self) -> str:
         t = ", ".join(f"{k} = {v:.4g}" for k, v in self.target.items())
@@ -172,11 +172,12 @@ def _band(p: Prepared, fit: Fit, draws: resample.Resamples, points: pd.DataFrame
     return {"D": tokens.tolist(), "prediction": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
-def _plain(value):
+def plain(value):
+    """JSON types only: NumPy scalars unwrapped, NaN and infinity None, anything else its string."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     if isinstance(value, (int, np.integer)):

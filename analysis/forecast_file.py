@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from stepladder.analysis.forecast import forecast
-from stepladder.analysis.load import load
+from stepladder.analysis.load import Runs, load
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
@@ -26,7 +26,8 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
                    n: str = "params_total") -> dict:  # fmt: skip
     """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; an entry of the same target is returned as it is.
 
-    Raises UserError when the target has evaluations already (it would be no forecast), or when the proxies identify no law.
+    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises UserError when the target has metrics
+    already (it would be no forecast), or when the proxies identify no law.
     """
     workdir = Path(workdir)
     entries = read_forecasts(workdir)
@@ -45,9 +46,18 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
         "target_run_id": target_run_id,
         "written_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **made.to_dict(),
+        "domains": {d: _domain(runs, target, seed, level, d) for d in sorted(set(runs.points["domain"]) - {"all"})},
     }
     _replace(workdir / schema.FORECAST, {"forecasts": [*entries, entry]})
     return entry
+
+
+def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domain: str) -> dict:
+    try:
+        made = forecast(runs, target, seed=seed, level=level, domain=domain)
+    except UserError as error:
+        return {"reason": str(error)}
+    return {"prediction": made.prediction, "low": made.low, "high": made.high}
 
 
 def _replace(path: Path, body: dict) -> None:

@@ -16,7 +16,7 @@ COUNTS = ("params_total", "params_non_embedding")
 _RUN = (
     "run_id", "name", "role", "size", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
     "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate", "weight_decay",
-    "warmup_steps", "schedule", "batch_size", "seq_len", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer", "spec_hash",
+    "warmup_steps", "schedule", "batch_size", "seq_len", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer", "spec_hash", "created",
     "machine", "error",
 )  # fmt: skip
 _POINT = (
@@ -24,7 +24,7 @@ _POINT = (
     "tokens_evaluated", "decayed", "learning_rate", "seed", "data_seed",
 )  # fmt: skip
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *schema.FIELDS[schema.TRAIN])
-_TIMING = ("run_id", "role", "size", "step", *schema.FIELDS[schema.TIMING])
+_TIMING = ("run_id", "role", "size", "N", "step", *schema.FIELDS[schema.TIMING])
 EXCLUDED = ("run_id", "step", "domain", "reason")
 # Terminal and unfinished states that the reader is told about; points of `diverged` and `failed` runs never enter a fit.
 STATE_REASONS = {
@@ -157,7 +157,7 @@ def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
             **{k: hyper[k] for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")},
             "schedule": spec["optimizer"]["schedule"], "batch_size": spec["batch_size"], "seq_len": spec["data"]["seq_len"],
             "parent": parent.get("run_id"), "parent_step": parent.get("step"), "root": folder.name, "corpus": spec["data"]["corpus"]["name"],
-            "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "machine": lineage.get("machine"),
+            "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "created": lineage.get("created_utc"), "machine": lineage.get("machine"),
         }  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         excluded.append(_reason(folder.name, f"{schema.SPEC} or {schema.LINEAGE} lacks a field: {error}"))
@@ -175,6 +175,7 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
             excluded.append(_reason(run_id, f"part {path.name}: the name is not first-last.jsonl"))
     kept: dict[tuple, dict] = {}
     timing: list[dict] = []
+    begins = parts[0][0][0] if parts else 0
     # A later attempt covers its steps (first, last] again from its own `first`: it comes later in this order.
     for (first, last), path in parts:
         seen: set[tuple] = set()
@@ -183,8 +184,8 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
                 timing.append(row)
                 continue
             key = (row["kind"], row["step"], row.get("domain", ""))
-            # Step 0 belongs to the first part: nothing precedes it, so (0, last] would leave it out.
-            if not (first < row["step"] <= last or row["step"] == first == 0):
+            # The step a record begins at (0, or the parent's) belongs to its first part: no other part could hold it.
+            if not (first < row["step"] <= last or row["step"] == first == begins):
                 excluded.append(_reason(run_id, f"part {path.name}: step outside of the part's range", row["step"], key[2]))
                 continue
             if key in kept:

@@ -1,0 +1,315 @@
+"""The report's page: sections from the results, as HTML without anything outside of the file. Every value passes through `escape`."""
+
+from html import escape
+
+from stepladder.analysis.figures import human
+
+_CSS = """
+:root{--ink:#1f2933;--muted:#616e7c;--line:#e4e7eb;--soft:#f5f7fa;--target:#c8384f;--blue:#0b3c5d;--good:#1b7f5c}
+*{box-sizing:border-box}
+body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff;margin:0}
+main{max-width:980px;margin:0 auto;padding:32px 24px 80px}
+h1{font-size:30px;line-height:1.2;margin:0 0 4px}
+h2{font-size:21px;margin:48px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
+h3{font-size:16px;margin:24px 0 6px}
+p{margin:8px 0;max-width:76ch}
+.sub,.note,figcaption{color:var(--muted);font-size:14px}
+.hero{background:var(--soft);border-radius:14px;padding:22px 26px;margin:22px 0}
+.tiles{display:flex;flex-wrap:wrap;gap:14px 40px;margin-bottom:10px}
+.tile b{display:block;font-size:30px;line-height:1.15;font-variant-numeric:tabular-nums}
+.tile span{color:var(--muted);font-size:14px}
+.red b{color:var(--target)}.good b{color:var(--good)}
+table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums;margin:10px 0}
+th{text-align:left;color:var(--muted);font-weight:600;border-bottom:2px solid var(--line)}
+th,td{padding:5px 12px 5px 0;vertical-align:top}
+td{border-bottom:1px solid var(--line)}
+td.n,th.n{text-align:right}
+.scroll{overflow-x:auto}
+figure{margin:18px 0}
+figure svg{width:100%;height:auto;display:block}
+.pair{display:grid;grid-template-columns:1fr 1fr;gap:20px}
+@media(max-width:760px){.pair{grid-template-columns:1fr}}
+code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;background:var(--soft);border-radius:6px}
+code{padding:1px 5px}pre{padding:12px 16px;overflow-x:auto}
+ul{padding-left:20px;margin:8px 0}li{margin:4px 0}
+.missing{border-left:4px solid #e0a100;background:#fff8e5;padding:10px 16px;border-radius:0 8px 8px 0}
+.share{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:10px 0}
+details summary{cursor:pointer;color:var(--muted)}
+"""
+_PHASES = {
+    "steps": "#0b3c5d", "compile": "#328cc1", "eval": "#8cc7d8", "checkpoint": "#e0a100", "data": "#c8384f", "restore": "#9aa5b1", "other": "#cbd2d9",
+}  # fmt: skip
+
+
+def page(results: dict, drawn: dict[str, str]) -> str:
+    """The whole document. `drawn`: figure name -> inline SVG; a figure that is not there is left out."""
+    body = "".join(section(results, drawn) for section in _SECTIONS)
+    title = escape(f"stepladder: {results['workdir']}")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}</title><style>{_CSS}</style></head><body><main>{body}</main></body></html>\n"
+    )
+
+
+def _head(results: dict, drawn: dict) -> str:
+    states = ", ".join(f"{count} {escape(state)}" for state, count in sorted(results["states"].items())) or "no runs"
+    out = f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; {escape(results["generated_utc"])}</p>'
+    return out + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results)) + _missing(results)
+
+
+def _hero(entry: dict) -> str:
+    t, truth = entry["target"], entry["truth"]
+    tiles = [
+        ("red", f"{entry['prediction']:.3f}", "forecast, nats per token"),
+        ("", f"{entry['low']:.3f} to {entry['high']:.3f}", f"{entry['level']:.0%} interval"),
+    ]
+    if truth is not None:
+        tiles += [("", f"{truth:.3f}", "truth"), ("", f"{entry['error']:+.2%}", "error of the forecast")]
+        tiles += [("good", "inside", "truth and interval")] if entry["covered"] else [("red", "outside", "truth and interval")]
+    shown = "".join(f'<div class="tile {cls}"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for cls, big, small in tiles)
+    pending = "" if truth is not None else f'<p class="note">No truth yet: {escape(entry["truth_reason"])}.</p>'
+    about = f"Target {entry['target_run_id']}: N = {human(t['N'])} parameters, D = {human(t['D'])} tokens, C = {t['C']:.3g} training FLOPs."
+    return f'<div class="hero"><div class="tiles">{shown}</div>{_number_line(entry)}<p class="note">{escape(about)}</p>{pending}</div>'
+
+
+def _number_line(entry: dict) -> str:
+    """The interval as a bar, forecast and truth on it, the baselines as ticks below, on one scale of loss."""
+    marks = [(b["name"], b["prediction"]) for b in entry["baselines"] if b["prediction"] is not None]
+    values = [
+        entry["low"],
+        entry["high"],
+        entry["prediction"],
+        *([entry["truth"]] if entry["truth"] is not None else []),
+        *(v for _, v in marks),
+    ]
+    low, high = min(values), max(values)
+    pad = (high - low or 1) * 0.08
+    at = lambda v: 20 + 860 * (v - low + pad) / (high - low + 2 * pad)  # noqa: E731
+    x0, x1, x = at(entry["low"]), at(entry["high"]), at(entry["prediction"])
+    parts = [
+        '<line x1="20" x2="880" y1="40" y2="40" stroke="#cbd2d9" stroke-width="2"/>',
+        f'<rect x="{x0:.1f}" y="29" width="{x1 - x0:.1f}" height="22" rx="5" fill="#c8384f" opacity=".2"/>',
+        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="26" y2="54" stroke="#c8384f" stroke-width="3"/>',
+        f'<text x="{x:.1f}" y="18" text-anchor="middle" fill="#c8384f">forecast</text>',
+    ]
+    if entry["truth"] is not None:
+        y = at(entry["truth"])
+        parts.append(f'<circle cx="{y:.1f}" cy="40" r="7" fill="#1f2933" stroke="#fff" stroke-width="2"/>')
+        near = abs(y - x) < 75  # the two words would touch
+        where = (y + (46 if y >= x else -46), 18) if near else (y, 18)
+        parts.append(f'<text x="{where[0]:.1f}" y="{where[1]}" text-anchor="middle" fill="#1f2933">truth</text>')
+    placed: list[tuple[float, int]] = []
+    for name, value in sorted(marks, key=lambda m: m[1]):
+        spot = at(value)
+        row = next(r for r in range(len(marks) + 1) if all(abs(spot - s) > 165 or r != q for s, q in placed))
+        placed.append((spot, row))
+        anchor = "start" if spot < 90 else "end" if spot > 810 else "middle"
+        parts.append(f'<line x1="{spot:.1f}" x2="{spot:.1f}" y1="34" y2="46" stroke="#616e7c" stroke-width="2"/>')
+        parts.append(f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">{escape(name)} {value:.3f}</text>')
+    height = 82 + 17 * max((r for _, r in placed), default=0)
+    label = escape(f"forecast {entry['prediction']:.3f}, interval {entry['low']:.3f} to {entry['high']:.3f}", quote=True)
+    return f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" style="width:100%;font:13px system-ui,sans-serif">{"".join(parts)}</svg>'
+
+
+def _no_forecast(results: dict) -> str:
+    said = "The law through the finished proxies is below." if results["law"] else "Nothing can be forecast yet."
+    return f'<div class="hero"><div class="tile"><b>No forecast yet</b><span>{said}</span></div></div>'
+
+
+def _missing(results: dict) -> str:
+    if not results["missing"]:
+        return ""
+    items = "".join(f"<li>{escape(what)}</li>" for what in results["missing"])
+    return f'<div class="missing"><b>Not here yet</b><ul>{items}</ul></div>'
+
+
+def _before(results: dict, drawn: dict) -> str:
+    out = ""
+    for e in results["forecasts"]:
+        begun = f"its record was opened at {escape(e['target_created'])}" if e["target_created"] else "it has not started"
+        i = e["interval"]
+        floor = (
+            "no back-test was possible, so there is no floor"
+            if i["floor"] is None
+            else f"the back-test's floor is {i['floor']:.2%} each side"
+        )
+        out += (
+            f"<p>Written <b>{escape(e['written_utc'])}</b> for the target with spec hash <code>{escape(e['target_spec_hash'][:16])}</code>; {begun}. "
+            f"The entry stands in <code>forecast.json</code> and is never overwritten. It used {len(e['points'])} final, decayed losses of the proxies "
+            f"and nothing of the target; decayed and undecayed evaluations are never mixed.</p>"
+            f"<p>The {e['level']:.0%} interval holds the error of the fitted parameters ({i['parameter_sd']:.2%}, one standard deviation at the target) "
+            f"and the noise of one more run ({i['noise_sd']:.2%}), from {i['resamples']} simulated ladders that were refitted, with the noise level itself "
+            f"uncertain ({i['freedom']} degrees of freedom, {i['clusters']} independent trunks). A law of the wrong shape is not in it; for that it is never "
+            f"narrower than the error made on the hidden largest proxy: {floor}. Wider here: {escape(i['binding'])}.</p>"
+        )
+    return f"<h2>How the forecast was made, before step 0 of the target</h2>{out}" if out else ""
+
+
+def _beside(results: dict, drawn: dict) -> str:
+    out = ""
+    for e in results["forecasts"]:
+        rows = [
+            [
+                "law in N and D",
+                _number(e["prediction"]),
+                _percent(e.get("error")),
+                f"{results['law']['formula']}, 5 parameters, least squares in log loss",
+            ]
+        ]
+        rows += [[b["name"], _number(b["prediction"]), _percent(b.get("error")), b["how"]] for b in e["baselines"]]
+        out += _table(["", "nats per token#", "error#", "how"], rows)
+    return f"<h2>Beside three baselines</h2>{out}" if out else ""
+
+
+def _law(results: dict, drawn: dict) -> str:
+    law = results["law"]
+    if law is None:
+        return ""
+    entry = results["forecasts"][-1] if results["forecasts"] else {}
+    spans = entry.get("parameters", {})
+    rows = [
+        [
+            name,
+            f"{value:.4g}",
+            f"{spans[name][0]:.3g} to {spans[name][1]:.3g}" if name in spans else f"relative s.e. {_percent(law['log_se'][name], False)}",
+        ]
+        for name, value in law["params"].items()
+    ]
+    count = "all parameters, embeddings included" if results["n"] == "params_total" else "parameters without embeddings"
+    facts = (
+        f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the loss, condition number {law['condition'] or float('nan'):.3g}, "
+        f"{law['starts']} starts, {len(law['minima'])} distinct minimum{'' if len(law['minima']) == 1 else 's'}. N counts {count}; D is tokens; loss is nats per token."
+    )
+    known = "".join(f"<li>{escape(s)}</li>" for s in (*entry.get("identified", ()), *law["notes"]))
+    known = f"<h3>What is and what is not identified</h3><ul>{known}</ul>" if known else ""
+    pair = "".join(_figure(drawn, k) for k in ("contours", "residuals"))
+    return (
+        f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv {escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
+        f'<p class="note">{escape(facts)}</p>{known}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+    )
+
+
+def _backtest(results: dict, drawn: dict) -> str:
+    rows = []
+    for b in results["forecasts"][-1]["backtest"] if results["forecasts"] else []:
+        rows.append(
+            [
+                b["size"] + (" (largest)" if b["largest"] else ""),
+                human(b["N"]),
+                str(b["points"]),
+                _percent(b["are"], False),
+                _percent(-b["bias"]),
+            ]
+        )
+    if not rows:
+        return ""
+    return (
+        "<h2>Back-test: hide a size, forecast it from the others</h2>"
+        + _table(["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows)
+        + '<p class="note">Only the largest is an extrapolation like the target\'s; the others show how much single sizes matter.</p>'
+    )
+
+
+def _rates(results: dict, drawn: dict) -> str:
+    curves = results["learning_rate"]
+    if not curves:
+        return ""
+    rows = [
+        [c["size"], human(c["D"]), f"{c['optimum']:.3g}" if c["optimum"] else "none",
+         f"{c['low']:.3g} to {c['high']:.3g}" if c["low"] else "", c["refused"] or f"noise: {c['noise_source']}"] for c in curves
+    ]  # fmt: skip
+    return f"<h2>Learning-rate curves</h2>{_figure(drawn, 'learning_rate')}{_table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
+
+
+def _trained(results: dict, drawn: dict) -> str:
+    if not results["runs"]:
+        return ""
+    head = ["run", "role", "N#", "non-embedding#", "D, tokens#", "FLOPs#", "6ND#", "learning rate#", "batch#", "seed#", "state"]
+    rows = [
+        [r["run_id"], r["role"], human(r["params_total"]), human(r["params_non_embedding"]), human(r["D"]), f"{r['train_flops']:.3g}", f"{r['train_flops_6nd']:.3g}",
+         f"{r['learning_rate']:.3g}", str(r["batch_size"]), str(r["seed"]), r["state"]]
+        for r in sorted(results["runs"], key=lambda r: (r["role"] == "target", r["role"] == "sweep", r["params_total"], r["D"]))
+    ]  # fmt: skip
+    main, sweep = ([x for x in rows if (x[1] == "sweep") == s] for s in (False, True))
+    more = f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{_table(head, sweep)}</details>" if sweep else ""
+    note = "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A branch's D includes its parent's."
+    return f'<h2>What was trained</h2>{_figure(drawn, "loss_curves")}{_table(head, main) if main else ""}{more}<p class="note">{note}</p>'
+
+
+def _domains(results: dict, drawn: dict) -> str:
+    out = ""
+    for e in results["forecasts"]:
+        rows = []
+        for name, d in e.get("domains", {}).items():
+            span = f"{d['low']:.3f} to {d['high']:.3f}" if d.get("prediction") else d.get("reason", "")
+            inside = {True: "inside", False: "outside"}.get(d.get("covered"), "")
+            rows.append(
+                [
+                    name,
+                    _number(d.get("prediction")),
+                    span,
+                    _number(d.get("truth")),
+                    _percent(d.get("error")),
+                    inside,
+                    _number(d.get("bits_per_byte")),
+                ]
+            )
+        if rows:
+            out += _table(["domain", "forecast#", "interval", "truth#", "error#", "", "bits per byte#"], rows)
+    return f"<h2>By domain</h2>{out}" if out else ""
+
+
+def _time(results: dict, drawn: dict) -> str:
+    timing = results["timing"]
+    if not timing["total"]:
+        return ""
+    ordered = sorted(timing["shares"].items(), key=lambda kv: -kv[1])
+    bar = "".join(
+        f'<div style="width:{100 * share:.2f}%;background:{_PHASES.get(phase, "#9aa5b1")}" title="{escape(phase)}"></div>'
+        for phase, share in ordered
+    )
+    rows = [[phase, f"{timing['seconds'][phase]:.1f}", f"{share:.1%}"] for phase, share in ordered]
+    speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), _percent(t["mfu"], False)] for t in timing["throughput"]]
+    tables = _table(["phase", "seconds#", "share#"], rows) + (_table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
+    return f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds over all runs.</p><div class="share">{bar}</div><div class="pair">{tables}</div>'
+
+
+def _excluded(results: dict, drawn: dict) -> str:
+    rows = results["excluded"]
+    if not rows:
+        return "<h2>Left out</h2><p>Nothing was left out of the law.</p>"
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
+    short = _table(["reason", "count#"], [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])])
+    step = lambda v: "" if v is None else f"{v:.0f}"  # noqa: E731
+    full = _table(["run", "step#", "domain", "reason"], [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows])
+    return f"<h2>Left out of the law, and why</h2>{short}<details><summary>all {len(rows)}</summary>{full}</details>"
+
+
+def _again(results: dict, drawn: dict) -> str:
+    command = f"stepladder report --workdir={results['workdir']}"
+    return f"<h2>To make this page again</h2><pre>{escape(command)}</pre><p class='note'>Every number on it stands in <code>results.json</code> beside it.</p>"
+
+
+def _figure(drawn: dict[str, str], name: str) -> str:
+    return f"<figure>{drawn[name]}</figure>" if name in drawn else ""
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """A heading that ends in # is a column of numbers."""
+    css = [' class="n"' if h.endswith("#") else "" for h in head]
+    top = "".join(f"<th{c}>{escape(h.removesuffix('#'))}</th>" for h, c in zip(head, css))
+    body = "".join("<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float | None, sign: bool = True) -> str:
+    return "" if value is None else f"{value:+.2%}" if sign else f"{value:.2%}"
+
+
+_SECTIONS = (_head, _before, _beside, _law, _backtest, _domains, _rates, _trained, _time, _excluded, _again)

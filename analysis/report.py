@@ -1,0 +1,59 @@
+"""Write the report of a working directory: index.html, which needs no other file, and results.json with every number on it."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from stepladder.analysis import figures
+from stepladder.analysis.page import page
+from stepladder.analysis.results import Collected, collect, ends, law_of
+from stepladder.configs.errors import UserError
+
+
+def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "params_total") -> Path:
+    """Write `<out>/index.html` and `<out>/results.json` (out: `<workdir>/report`) and return the page's path.
+
+    Works with whatever is there: what is missing is named on the page. Raises UserError when `workdir` does not exist or `out` is unwritable.
+    """
+    collected = collect(workdir, n=n)
+    folder = Path(out) if out else Path(workdir) / "report"
+    text = page(collected.results, draw(collected))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / "results.json", json.dumps(collected.results, indent=1, allow_nan=False) + "\n")
+        _replace(folder / "index.html", text)
+    except OSError as error:
+        raise UserError(f"out={folder}: cannot write the report ({error.strerror}); choose another folder") from error
+    return folder / "index.html"
+
+
+def draw(collected: Collected) -> dict[str, str]:
+    """Name -> inline SVG of every figure there is data for."""
+    results, runs, proxies = collected.results, collected.runs, collected.proxies
+    entry = results["forecasts"][-1] if results["forecasts"] else None
+    law, drawn = law_of(results), {}
+    targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
+    if len(runs.train[runs.train["role"] != "sweep"]):
+        shown = entry["target_run_id"] if entry else (targets[-1] if targets else None)
+        drawn["loss_curves"] = figures.svg(figures.loss_curves(runs.train, runs.points, shown), "loss against tokens for every run")
+    if law is not None and len(proxies):
+        predict = lambda n, d: law.predict(N=n, D=np.asarray(d, float))  # noqa: E731
+        target, band = (entry["target"], entry["band"]) if entry else (None, None)
+        more = (entry["truth"], entry["low"], entry["high"]) if entry else (None, None, None)
+        drawn["extrapolation"] = figures.svg(
+            figures.extrapolation(proxies, predict, band, target, *more), "the law and its extrapolation to the target"
+        )
+        drawn["contours"] = figures.svg(figures.contours(proxies, predict, target), "lines of equal loss over parameters and tokens")
+        drawn["residuals"] = figures.svg(figures.residuals(proxies, predict), "residuals of the fit against parameters")
+    if results["learning_rate"]:
+        label = "final loss against learning rate at the smallest and the largest size"
+        drawn["learning_rate"] = figures.svg(figures.learning_rates(ends(results["learning_rate"])), label)
+    return drawn
+
+
+def _replace(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text)
+    os.replace(beside, path)
