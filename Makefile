@@ -1,0 +1,38 @@
+# `make demo` and `make test` are all the set-up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+STAMP := $(VENV)/.installed-$(VERSION)
+TESTS ?= tests
+SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 4)
+
+.PHONY: demo test test-slow test-shard lint install clean
+
+demo: $(STAMP)  ## prepare the corpus, train the proxies, write the forecast, train the target, report
+	$(BIN)/stepladder demo --workdir=demo
+
+test: $(STAMP)  ## the fast suite
+	$(BIN)/ruff check .
+	$(BIN)/pytest -n 2 -q -rs -m "not slow" $(TESTS)
+
+test-slow: $(STAMP)  ## everything, kill-and-resume and whole ladders included
+	$(BIN)/pytest -q -rs -m slow $(TESTS)
+
+test-shard: $(STAMP)  ## one of four shards of the slow tests, another one every day
+	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/4 $(TESTS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints/$(VERSION).txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info
