@@ -9,16 +9,15 @@ import functools
 import hashlib
 
 import numpy as np
-from grain.experimental import index_shuffle
 
 from stepladder.configs.errors import UserError, nearest
+from stepladder.train.data.permute import permute
 from stepladder.train.data.store import Store
 from stepladder.train.data.words import mix
 
 BLOCK = 1024  # examples
 PERIOD = 1024  # blocks
 UNITS = BLOCK * PERIOD
-_ROUNDS = 4  # of index_shuffle; grain's own choice
 
 
 def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) -> None:
@@ -98,13 +97,14 @@ class Mixture:
         for d, draw in enumerate(self._draws_before(block)):
             rows = np.sort(order[first[d] : first[d + 1]])
             domain[rows] = d
-            window[rows] = [self._window(d, int(draw) + k) for k in range(len(rows))]
+            window[rows] = self._window(d, draw + np.arange(len(rows)))
         return domain, window
 
-    def _window(self, d: int, draw: int) -> int:
-        epoch, k = divmod(draw, self._windows[d])
-        seed = (self._keys[d] ^ (self.seed * 0x9E3779B1) ^ (epoch * 0x85EBCA77)) % (1 << 32)
-        return index_shuffle(index=k, max_index=self._windows[d] - 1, seed=seed, rounds=_ROUNDS)
+    def _window(self, d: int, draw: np.ndarray) -> np.ndarray:
+        """Draws of a domain, int64 [n] -> windows, int64 [n]: every epoch is a permutation of its own."""
+        epoch, k = np.divmod(draw, self._windows[d])
+        key = mix(mix(np.array([self._keys[d]]) + np.uint64(self.seed % (1 << 63))) + epoch.astype(np.uint64))
+        return permute(k, self._windows[d], key)
 
 
 def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) -> dict[str, int]:
@@ -145,5 +145,5 @@ def _units(weights: np.ndarray) -> np.ndarray:
     return units
 
 
-def _key(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+def _key(name: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))

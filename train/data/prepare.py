@@ -47,6 +47,8 @@ def check(corpus: CorpusSpec) -> None:
         raise UserError(f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; e.g. 0.05")
     if not 0 <= corpus.max_mb_per_domain < float("inf"):
         raise UserError(f"max_mb_per_domain={corpus.max_mb_per_domain}: must be 0 (no cap) or positive; e.g. 4")
+    if corpus.seed < 0:
+        raise UserError(f"seed={corpus.seed}: must not be negative; use 0")
     for domain, _ in corpus.sources:
         if not domain.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"sources.{domain}: a domain's name is letters, digits, - and _ only (it names files); rename it")
