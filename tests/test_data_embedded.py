@@ -50,7 +50,8 @@ def test_code_has_no_docstrings_and_still_parses():
 
 def test_docstring_removal_and_extraction(tmp_path):
     path = tmp_path / "m.py"
-    path.write_text(textwrap.dedent('''
+    path.write_text(
+        textwrap.dedent('''
         """The module's own description, long enough to be kept."""
         x = "not a docstring"
         def f():
@@ -58,7 +59,8 @@ def test_docstring_removal_and_extraction(tmp_path):
         class C:
             """About the class, also longer than forty characters."""
             y = 1
-    '''))
+    ''')
+    )
     (code,) = source_text.code("pkg/m.py", path)
     assert code.text.split() == ["x", "=", '"not', "a", 'docstring"', "def", "f():", "...", "class", "C:", "y", "=", "1"]
     (prose,) = source_text.docstrings("pkg/m.py", path)

@@ -13,7 +13,7 @@ from stepladder.train.data import tokenizer as tokenizers
 from stepladder.train.data.batches import BatchSource, batches, evaluation_windows
 from stepladder.train.data.mixture import BLOCK, PERIOD, Mixture, check_epochs, epochs
 from stepladder.train.data.permute import permute
-from stepladder.train.data.store import Store, SplitWriter, write_manifest
+from stepladder.train.data.store import SplitWriter, Store, write_manifest
 
 SEQ = 16
 SIZES = {"a": 1601, "b": 803, "c": 322}  # training tokens: 100, 50 and 20 windows
@@ -135,7 +135,8 @@ def test_far_indices_cost_the_same_and_stay_in_range(store):
 
 @pytest.mark.parametrize(
     "weights, part",
-    [((("a", 0.5), ("bb", 0.5)), "did you mean 'b'"), ((("a", 1.5), ("b", -0.5)), "weights.b=-0.5"), ((("a", 0.5), ("b", 0.4)), "sum to 0.9"),
+    [((("a", 0.5), ("bb", 0.5)), "did you mean 'b'"), ((("a", 1.5), ("b", -0.5)), "weights.b=-0.5"),
+     ((("a", 0.5), ("b", 0.4)), "sum to 0.9"),
      ((("a", 0.5), ("a", 0.5)), "2 times"), ((("a", float("nan")),), "weights.a=nan"), ((("a", 1 - 1e-8), ("b", 1e-8)), "finest")],
 )  # fmt: skip
 def test_bad_weights(store, weights, part):

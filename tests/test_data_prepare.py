@@ -76,7 +76,10 @@ def test_every_document_is_on_one_side_once(two, tmp_path):
 def test_duplicates_across_domains_and_sides_are_dropped_and_counted(tmp_path):
     base = [text(i) for i in range(40)]
     near = [t[:-9] + "other\n" for t in base[:5]]
-    sources = {"a": jsonl(tmp_path / "a.jsonl", base), "b": jsonl(tmp_path / "b.jsonl", base[10:20] + near + [text(99 + i) for i in range(20)])}
+    sources = {
+        "a": jsonl(tmp_path / "a.jsonl", base),
+        "b": jsonl(tmp_path / "b.jsonl", base[10:20] + near + [text(99 + i) for i in range(20)]),
+    }
     store = prepare(spec(sources), tmp_path / "s", show=False)
     assert store.manifest["domains"]["b"]["dropped"] == {"exact_duplicate": 10, "near_duplicate": 5}
     assert len(texts_of(store, "b", "train")) + len(texts_of(store, "b", "validation")) == 20

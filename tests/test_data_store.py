@@ -11,7 +11,13 @@ from stepladder.configs.errors import UserError
 from stepladder.train.data import tokenizer as tokenizers
 from stepladder.train.data.store import SPLITS, SplitWriter, Store, write_manifest
 
-SAMPLES = ["plain ASCII text\n\twith tabs", "Größe, naïve, 語言, 🙂🙂", "", "  leading and  double blanks ", f"the end: {tokenizers.END} as text"]
+SAMPLES = [
+    "plain ASCII text\n\twith tabs",
+    "Größe, naïve, 語言, 🙂🙂",
+    "",
+    "  leading and  double blanks ",
+    f"the end: {tokenizers.END} as text",
+]
 
 
 def corpus_texts():
@@ -36,7 +42,12 @@ def test_round_trip_and_bytes(tokenizer, text):
 def test_batch_save_load_and_pickle(tokenizer, tmp_path):
     tokenizers.save(tokenizer, tmp_path)
     for other in (tokenizers.load(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
-        assert (other.hash, other.vocab_size, other.eos, other.name) == (tokenizer.hash, tokenizer.vocab_size, tokenizer.eos, tokenizer.name)
+        assert (other.hash, other.vocab_size, other.eos, other.name) == (
+            tokenizer.hash,
+            tokenizer.vocab_size,
+            tokenizer.eos,
+            tokenizer.name,
+        )
         for text, ids in zip(SAMPLES, other.encode_batch(SAMPLES)):
             assert ids.tolist() == tokenizer.encode(text).tolist()
     assert len(tokenizer.token_bytes) == tokenizer.vocab_size and tokenizer.token_bytes[tokenizer.eos] == 0
@@ -95,7 +106,9 @@ def test_reads_what_was_written(tokenizer, tmp_path):
 
 
 def test_fingerprint_is_of_the_content(tmp_path):
-    one, two, other = (Store.open(make(tmp_path / n, tokenizers.ByteTokenizer(), texts=t)) for n, t in (("a", ["x"]), ("b", ["x"]), ("c", ["y"])))
+    one, two, other = (
+        Store.open(make(tmp_path / n, tokenizers.ByteTokenizer(), texts=t)) for n, t in (("a", ["x"]), ("b", ["x"]), ("c", ["y"]))
+    )
     assert one.fingerprint == two.fingerprint != other.fingerprint
 
 

@@ -31,7 +31,9 @@ class BatchSource:
         if seq_len < 1 or batch_size < 1:
             raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
         if batch_size % host_count:
-            raise UserError(f"batch_size={batch_size}: not divisible by {host_count} hosts; use {-(-batch_size // host_count) * host_count}")
+            raise UserError(
+                f"batch_size={batch_size}: not divisible by {host_count} hosts; use {-(-batch_size // host_count) * host_count}"
+            )
         if not 0 <= host_index < host_count:
             raise UserError(f"host_index={host_index}: must be from 0 to {host_count - 1}")
         check_weights(weights, store.domains)
@@ -62,7 +64,7 @@ class BatchSource:
 
     @property
     def _views(self) -> list[np.ndarray]:
-        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len, seq_len + 1]. Made lazily, after pickling."""
+        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len, seq_len + 1]; made lazily."""
         if "_opened" not in self.__dict__:
             width = self.seq_len + 1
             self._opened = [np.lib.stride_tricks.sliding_window_view(self.store.tokens(d, "train"), width) for d in self.mixture.domains]
@@ -93,7 +95,9 @@ def evaluation_windows(store: Store, domain: str, seq_len: int, count: int) -> n
     have = (store.count(domain, "validation") - 1) // seq_len
     if have < 1:
         tokens = store.count(domain, "validation")
-        raise UserError(f"seq_len={seq_len}: domain {domain} has {tokens:,} validation tokens, less than one window; raise validation_fraction")
+        raise UserError(
+            f"seq_len={seq_len}: domain {domain} has {tokens:,} validation tokens, less than one window; raise validation_fraction"
+        )
     chosen = np.arange(min(count, have), dtype=np.int64) * have // min(count, have)
     view = np.lib.stride_tricks.sliding_window_view(store.tokens(domain, "validation"), seq_len + 1)
     return view[chosen * seq_len].astype(np.int32)

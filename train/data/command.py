@@ -21,16 +21,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments to its parser."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EXAMPLE
-    parser.add_argument("sources", nargs="*", metavar="SOURCE", help=f"files, folders or globs of the domain 'text' ({', '.join(list(READERS)[:5])}, ...)")
+    parser.add_argument(
+        "sources", nargs="*", metavar="SOURCE", help=f"files, folders or globs of the domain 'text' ({', '.join(list(READERS)[:5])}, ...)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="folder of the store")
-    parser.add_argument("--domain", nargs="+", action="append", default=[], metavar="NAME=GLOB", help="a domain of one's own files; repeatable")
-    parser.add_argument("--corpus", default=None, help="label in the manifest; 'embedded' (default without sources) is the installation's own text")
+    parser.add_argument(
+        "--domain", nargs="+", action="append", default=[], metavar="NAME=GLOB", help="a domain of one's own files; repeatable"
+    )
+    parser.add_argument(
+        "--corpus", default=None, help="label in the manifest; 'embedded' (default without sources) is the installation's own text"
+    )
     parser.add_argument("--domains", default="", help="only these domains, separated by commas (default: all)")
     parser.add_argument("--tokenizer", default="bytes", help="bytes (default) or bpe:<vocabulary>")
     parser.add_argument("--max-mb-per-domain", type=float, default=0.0, help="a fixed random sample of this size (default 0: everything)")
     parser.add_argument("--dedup", default="minhash", help="none, exact or minhash (default), over all domains and before the split")
     parser.add_argument("--filters", default="", help=f"steps in order, separated by commas: {', '.join(FILTERS)}")
-    parser.add_argument("--validation-fraction", type=float, default=0.05, help="share of the text's bytes held out, by document or package (0.05)")
+    parser.add_argument(
+        "--validation-fraction", type=float, default=0.05, help="share of the text's bytes held out, by document or package (0.05)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the sample and the split (0)")
 
 

@@ -56,24 +56,27 @@ def exact_duplicates(hashes: np.ndarray) -> np.ndarray:
     return duplicate
 
 
-def near_duplicates(signatures: np.ndarray, candidate: np.ndarray, after_band: Callable[[], None] = lambda: None) -> np.ndarray:
+def near_duplicates(signatures: np.ndarray, candidate: np.ndarray, release: Callable[[], None] = lambda: None) -> np.ndarray:
     """uint32 [docs, PERMUTATIONS], bool [docs] (documents still in) -> bool [docs]: True where an earlier one in is nearly the same.
 
-    `signatures` may be a memmap: one band is read at a time, and `after_band` may give its pages back.
+    `signatures` may be a memmap: it is read in parts, and `release` (called after each) may give their pages back.
     """
     rows = PERMUTATIONS // BANDS
     alive = np.flatnonzero(candidate)
     drop = np.zeros(len(candidate), bool)
     for band in range(BANDS):
-        columns = np.asarray(signatures[:, band * rows : (band + 1) * rows])[alive].astype(np.uint64)
-        keys = words.grams(np.append(columns.ravel(), np.zeros(rows - 1, np.uint64)), rows)[: columns.size : rows]
+        keys = np.empty(len(alive), np.uint64)
+        for start in range(0, len(alive), _CHUNK):
+            columns = signatures[alive[start : start + _CHUNK]][:, band * rows : (band + 1) * rows]
+            keys[start : start + _CHUNK] = words.grams(columns.astype(np.uint64).ravel(), rows)[::rows]
+            release()
         order = np.argsort(keys, kind="stable")  # stable: within a bucket documents stay in corpus order
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         starts = np.concatenate([[0], edges])
         sizes = np.diff(np.append(starts, len(order)))
         for start, size in zip(starts[sizes > 1], sizes[sizes > 1]):
             _mark(signatures, alive[order[start : start + size]], drop)
-        after_band()
+        release()
     return drop
 
 

@@ -13,7 +13,32 @@ from typing import BinaryIO
 from stepladder.configs.errors import UserError, nearest
 
 PIECE_BYTES = 1 << 20  # a longer text file is cut at line ends: memory stays bounded; the pieces share a group, so never a split
-CODE_SUFFIXES = frozenset([".py", ".pyx", ".pxd", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".js", ".ts", ".rb", ".jl", ".scala", ".kt", ".swift", ".r", ".m", ".sh"])
+CODE_SUFFIXES = frozenset(
+    [
+        ".py",
+        ".pyx",
+        ".pxd",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".cu",
+        ".rs",
+        ".go",
+        ".java",
+        ".js",
+        ".ts",
+        ".rb",
+        ".jl",
+        ".scala",
+        ".kt",
+        ".swift",
+        ".r",
+        ".m",
+        ".sh",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +81,7 @@ def read(domain: str, paths: list[Path]) -> Iterator[Document]:
                 raise UserError(f"sources.{domain}={path}: the file is empty; remove it from the sources")
             group = str(path.parent) if by_folder and path.suffix in CODE_SUFFIXES else str(path)
             yield from (Document(text, group if whole else name, name) for text, name, whole in reader(path))
-        except BadFile as e:
+        except BadFileError as e:
             raise UserError(f"sources.{domain}={path}: {e}") from e
         except (EOFError, gzip.BadGzipFile) as e:
             raise UserError(f"sources.{domain}={path}: truncated or damaged ({e}); fetch or compress it again") from e
@@ -67,7 +92,7 @@ def read(domain: str, paths: list[Path]) -> Iterator[Document]:
 _LONE = re.compile("[\ud800-\udfff]")
 
 
-class BadFile(Exception):
+class BadFileError(Exception):
     """What is wrong with a file and how to mend it; `read` adds the file's name."""
 
 
@@ -85,7 +110,7 @@ def _rest_of_line(file: BinaryIO) -> bytes:
     """Up to the end of the line; a line above 16 pieces long (binary, one-line dumps) is refused rather than held in memory."""
     rest = file.readline(16 * PIECE_BYTES)
     if len(rest) == 16 * PIECE_BYTES:
-        raise BadFile(f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON lines")
+        raise BadFileError(f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON lines")
     return rest
 
 
@@ -117,12 +142,12 @@ class _WholeZstd(io.RawIOBase):
             data = self._left or self._file.read(1 << 18)
             if not data:
                 if self._begun:
-                    raise BadFile("truncated: the zstd frame is not complete; fetch or compress it again")
+                    raise BadFileError("truncated: the zstd frame is not complete; fetch or compress it again")
                 return 0
             try:
                 self._ready = memoryview(self._frame.decompress(data))
             except self._error as e:
-                raise BadFile(f"damaged or no zstd file ({e}); fetch or compress it again") from e
+                raise BadFileError(f"damaged or no zstd file ({e}); fetch or compress it again") from e
             self._begun, self._left = True, b""
             if self._frame.eof:
                 self._left, self._frame, self._begun = self._frame.unused_data, self._new(), False
@@ -146,13 +171,13 @@ def _jsonl(opener: Callable[[Path], BinaryIO]) -> Callable[[Path], Iterator[tupl
                     row = json.loads(_decode(line, f"line {number}, byte "))
                 except json.JSONDecodeError as e:
                     cut = "" if line.endswith(b"\n") else "; the last line has no end: the file may be truncated"
-                    raise BadFile(f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or remove the line") from e
+                    raise BadFileError(f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or remove the line") from e
                 text = row.get("text") if isinstance(row, dict) else None
                 if not isinstance(text, str):
                     have = ", ".join(list(row)[:8]) if isinstance(row, dict) else type(row).__name__
-                    raise BadFile(f"line {number} has no string field 'text' (it has: {have}); rename the field")
+                    raise BadFileError(f"line {number} has no string field 'text' (it has: {have}); rename the field")
                 if not text.isascii() and _LONE.search(text):
-                    raise BadFile(f"line {number} holds half a surrogate pair, which UTF-8 cannot write; mend or remove the line")
+                    raise BadFileError(f"line {number} holds half a surrogate pair, which UTF-8 cannot write; mend or remove the line")
                 yield text, f"{path}:{number}", False
 
     return reader
@@ -166,7 +191,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, str, bool]]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "text" not in names:
-                raise BadFile(f"no column 'text' (it has: {', '.join(names[:8])}); rename the column")
+                raise BadFileError(f"no column 'text' (it has: {', '.join(names[:8])}); rename the column")
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=["text"]):
                 # casting validates UTF-8, also of a binary column
@@ -175,14 +200,15 @@ def _parquet(path: Path) -> Iterator[tuple[str, str, bool]]:
                         yield text, f"{path}:{number}", False
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError) as e:
-        raise BadFile(f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or write it again") from e
+        raise BadFileError(f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or write it again") from e
 
 
 def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as e:
-        raise BadFile(f"invalid UTF-8 at {where}{e.start:,} ({e.reason}: 0x{data[e.start]:02x}); convert it, e.g. `iconv -f latin1 -t utf-8`") from e
+        what = f"invalid UTF-8 at {where}{e.start:,} ({e.reason}: 0x{data[e.start]:02x})"
+        raise BadFileError(f"{what}; convert it, e.g. `iconv -f latin1 -t utf-8`") from e
 
 
 _TEXT = [".txt", ".text", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".cfg", ".ini"]

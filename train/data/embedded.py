@@ -59,11 +59,13 @@ DOMAINS: dict[str, Domain] = {
     "cython": Domain(("numpy", "scipy", "pandas", "pyarrow"), ("*.pyx", "*.pxd", "*.pxi"), (), "package"),
     "docstrings": Domain(NUMERIC + JAX, ("*.py",), _TESTS + _GENERATED, "docstrings"),
     "reference": Domain((STDLIB, *NUMERIC, *JAX, TEXTS), ("*/pydoc_data/topics.py", "*.md", "*.rst", "*.txt", "*/METADATA"),
-                        (*_LICENCE, *(p for p in _SITE if "pydoc" not in p), "*/test*/*", "*/data/*", "*/top_level.txt", "*/entry_points.txt"), "prose"),
+                        (*_LICENCE, *(p for p in _SITE if "pydoc" not in p), "*/test*/*", "*/data/*", "*/top_level.txt",
+                         "*/entry_points.txt"), "prose"),
     "licences": Domain((STDLIB, TEXTS), _LICENCE, ("*.py", "*/test/*"), "plain"),
     "tables": Domain(("numpy", "scipy", "matplotlib", "pandas"), ("*.csv", "*.json", "*.afm"), (), "plain"),
     "generated": Domain((STDLIB, "jaxlib", "google", "pygments", "fontTools", "grain"),
-                        (*_GENERATED, "*/fontTools/unicodedata/*.py", "*/fontTools/agl.py", "*/pygments/lexers/_*.py", "*/pygments/unistring.py"),
+                        (*_GENERATED, "*/fontTools/unicodedata/*.py", "*/fontTools/agl.py", "*/pygments/lexers/_*.py",
+                         "*/pygments/unistring.py"),
                         ("*/site-packages/*/test*/*",), "plain"),
 }  # fmt: skip
 PROCEDURAL = {"arithmetic": arithmetic.documents}
@@ -78,7 +80,9 @@ def available(names: tuple[str, ...] = ()) -> list[str]:
         if name not in NAMES:
             raise UserError(f"domains={name}: no such domain of the embedded corpus; {nearest(name, NAMES)}")
         if name in DOMAINS and not _present(name):
-            raise UserError(f"domains={name}: this installation carries no such text (some systems leave it out); choose among {', '.join(available())}")
+            raise UserError(
+                f"domains={name}: this installation carries no such text (some systems leave it out); choose among {', '.join(available())}"
+            )
     return list(names) or [name for name in NAMES if name in PROCEDURAL or _present(name)]
 
 

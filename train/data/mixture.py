@@ -113,7 +113,9 @@ def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) 
     for name, weight in weights:
         counts[name] = (store.count(name, "train") - 1) // seq_len
         if weight > 0 and counts[name] < 1:
-            raise UserError(f"seq_len={seq_len}: domain {name} has {store.count(name, 'train'):,} training tokens, less than one window; give more text")
+            raise UserError(
+                f"seq_len={seq_len}: domain {name} has {store.count(name, 'train'):,} training tokens, less than one window; give more text"
+            )
     return counts
 
 

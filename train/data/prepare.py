@@ -89,7 +89,10 @@ def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
 
 
 def _existing(corpus: CorpusSpec, out: Path) -> Store | None:
-    """The finished store of the folder, if there is one. A changed source file is refused; an upgraded package is not (the text is here)."""
+    """The finished store of the folder, if there is one.
+
+    A changed source file is refused; an upgraded package is not: the text is here.
+    """
     if not (out / MANIFEST).is_file():
         return None
     store = Store.open(out)
@@ -118,7 +121,9 @@ def _still_there(corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
 def _same_spec(corpus: CorpusSpec, have: dict, out: Path) -> None:
     for field, value in to_dict(corpus).items():
         if have.get(field) != value:
-            raise UserError(f"{field}={value}: the folder {out} holds a corpus prepared with {field}={have.get(field)}; choose another --out")
+            raise UserError(
+                f"{field}={value}: the folder {out} holds a corpus prepared with {field}={have.get(field)}; choose another --out"
+            )
 
 
 def _sources(corpus: CorpusSpec) -> tuple[list[str], dict[str, list[Path]]]:

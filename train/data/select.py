@@ -50,8 +50,7 @@ def _near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
             with spool.signatures.open("rb") as file:
                 shutil.copyfileobj(file, out, 1 << 20)
     signatures = np.memmap(together, np.uint32, "r").reshape(-1, dedup.PERMUTATIONS)
-    near = dedup.near_duplicates(signatures, keep, after_band=lambda: _forget(signatures))
-    del signatures
+    near = dedup.near_duplicates(signatures, keep, release=lambda: _forget(signatures))
     together.unlink()
     return near
 

@@ -12,7 +12,9 @@ PIECE_CHARS = 1 << 16  # longer files are cut at line ends; the pieces share a g
 _SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-_CONTAINERS = frozenset(("core", "_core", "_src", "test", "tests", "include", "experimental"))  # folders of packages, not packages themselves
+_CONTAINERS = frozenset(
+    ("core", "_core", "_src", "test", "tests", "include", "experimental")
+)  # folders of packages, not packages themselves
 
 
 def group_of(label: str) -> str:

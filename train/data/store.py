@@ -1,8 +1,8 @@
 """The token store: one flat file of ids per domain and split, an index, and a manifest that is written last.
 
-    <domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every document followed by its end
-    <domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its UTF-8 bytes
-    tokenizer.json         manifest.json
+<domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every document followed by its end
+<domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its UTF-8 bytes
+tokenizer.json         manifest.json
 """
 
 import array
@@ -164,7 +164,9 @@ def _manifest(path: Path) -> dict:
     except FileNotFoundError as e:
         unfinished = (path / ".work").is_dir()
         what = "incomplete (preparation was interrupted); repeat the same `stepladder data prepare`" if unfinished else "not a token store"
-        raise UserError(f"store={path}: {what}" + ("" if unfinished else f" (no {MANIFEST}); make one with `stepladder data prepare`")) from e
+        raise UserError(
+            f"store={path}: {what}" + ("" if unfinished else f" (no {MANIFEST}); make one with `stepladder data prepare`")
+        ) from e
     except (OSError, ValueError) as e:
         raise UserError(f"store={path}: {MANIFEST} cannot be read ({e}); prepare the store again in another folder") from e
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -186,7 +188,9 @@ def _check_tokenizer(path: Path, manifest: dict, tokenizer) -> None:
     asked = tokenizer if isinstance(tokenizer, str) else tokenizer.hash
     if asked not in ((have["name"], have["hash"]) if isinstance(tokenizer, str) else (have["hash"],)):
         label = asked if isinstance(tokenizer, str) else f"{tokenizer.name} ({asked})"
-        raise UserError(f"tokenizer={label}: the store {path} was made with {have['name']} ({have['hash']}); prepare another store for this tokenizer")
+        raise UserError(
+            f"tokenizer={label}: the store {path} was made with {have['name']} ({have['hash']}); prepare another store for this tokenizer"
+        )
 
 
 def _check_files(path: Path, manifest: dict) -> None:
@@ -200,4 +204,6 @@ def _check_files(path: Path, manifest: dict) -> None:
                 have = file.stat().st_size if file.is_file() else None
                 if have != want:
                     size = "missing" if have is None else f"{have:,} bytes"
-                    raise UserError(f"store={path}: {file.name} is {size}, the manifest says {want:,} bytes: truncated; prepare the store again")
+                    raise UserError(
+                        f"store={path}: {file.name} is {size}, the manifest says {want:,} bytes: truncated; prepare the store again"
+                    )
