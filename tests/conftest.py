@@ -10,6 +10,13 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladder"))
 
 
+def pytest_configure(config):
+    """Four CPU devices and the persistent cache, before any test module brings up jax's backend."""
+    from stepladder.train import machine
+
+    machine.start(machine.Machine(devices=4))
+
+
 def pytest_addoption(parser):
     parser.addoption("--slow-shard", default="", help="i/k: only the i-th of k shards of the slow tests")
 
@@ -25,14 +32,6 @@ def pytest_collection_modifyitems(config, items):
         (keep if mine else drop).append(item)
     items[:] = keep
     config.hook.pytest_deselected(items=drop)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _devices():
-    """Four CPU devices and the persistent cache, before jax's backend starts."""
-    from stepladder.train import machine
-
-    machine.start(machine.Machine(devices=4))
 
 
 @pytest.fixture(scope="session")

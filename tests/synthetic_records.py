@@ -5,6 +5,7 @@ pytest runs with --import-mode=importlib, so a test loads this file by its path:
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def write_run(
         "run_id": run.run_id, "spec_hash": run.hash, "parent": run.parent and {"run_id": run.parent.run_id, "step": run.parent.step}, "data_fingerprint": "f",
         "tokenizer": {"name": "bytes"}, "params_total": n, "params_non_embedding": n - EMBEDDING, "flops_per_token_train": per_token,
         "flops_per_token_6n": 6 * (n - EMBEDDING), "flops_per_token_inference": per_token / 3, "tokens_per_step": run.tokens_per_step,
-        "created_utc": "2026-01-02T03:05:00Z", "versions": {}, "machine": {"platform": "cpu"},
+        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "versions": {}, "machine": {"platform": "cpu"},
     }  # fmt: skip
     (folder / schema.SPEC).write_text(json.dumps(to_dict(run)))
     (folder / schema.LINEAGE).write_text(json.dumps(lineage))

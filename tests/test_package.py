@@ -17,7 +17,7 @@ OURS = {"configs": {"configs"}, "model": {"model"}, "train": {"train", "model", 
 THIRD = {
     "configs": {"ml_collections"},
     "model": {"jax", "flax"},
-    "analysis": {"numpy", "pandas", "matplotlib", "jax"},
+    "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils"},
 }
 
 

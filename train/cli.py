@@ -102,14 +102,12 @@ def _run(loaded: Loaded, workdir: Path, store: Path | None, quiet: bool) -> int:
 
 def _write_forecast(workdir: Path, spec) -> None:
     """Before the target's step 0: what the proxies say it will reach."""
-    from stepladder.analysis.forecast import write_forecast
+    from stepladder.analysis.forecast_file import write_forecast
     from stepladder.configs import counting
 
     counts = counting.count(spec.model, spec.data.seq_len)
     tokens = spec.steps * spec.tokens_per_step
-    write_forecast(
-        workdir, run_id=spec.run_id, spec_hash=spec.hash, n=counts.params_total, d=tokens, c=tokens * counts.flops_per_token_train
-    )
+    write_forecast(workdir, spec.hash, spec.run_id, {"N": counts.params_total, "D": tokens, "C": tokens * counts.flops_per_token_train})
 
 
 def _status_arguments(parser):

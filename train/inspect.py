@@ -16,7 +16,7 @@ from stepladder.train.checkpoint import Checkpoints
 from stepladder.train.data.store import Store
 from stepladder.train.evaluate import Evaluator
 from stepladder.train.machine import Machine
-from stepladder.train.program import program
+from stepladder.train.program import Program, program
 from stepladder.train.record import read_json
 from stepladder.train.stores import folder
 
@@ -30,6 +30,7 @@ class Opened:
     params: dict
     store: Store
     record: Path
+    program: Program
 
 
 def open_checkpoint(reference: str, store: str = "", machine: Machine | None = None) -> Opened:
@@ -43,7 +44,8 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
         raise UserError(f"run={reference}: {step!r} is no step; write RUN@120")
     spec = from_dict(body)
     checkpoints = Checkpoints(record / schema.CHECKPOINTS, read_only=True)
-    found = checkpoints.restore(program(spec, machine or Machine()).abstract_state, int(step) if step else None)
+    compiled = program(spec, machine or Machine())
+    found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
     if found is None:
         raise UserError(f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`")
     state, meta = found
@@ -52,13 +54,13 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
         raise UserError(
             f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on {meta['data_fingerprint']}; give its own store"
         )
-    return Opened(spec, meta["step"], state["params"], opened, record)
+    return Opened(spec, meta["step"], state["params"], opened, record, compiled)
 
 
-def evaluate(opened: Opened, machine: Machine | None = None) -> list[dict]:
+def evaluate(opened: Opened) -> list[dict]:
     """The rows of kind `eval` for this checkpoint, made anew."""
-    evaluator = Evaluator.create(opened.spec, opened.store, program(opened.spec, machine or Machine()))
-    return evaluator(opened.params)
+    evaluator = Evaluator.create(opened.spec, opened.store, opened.program)
+    return evaluator(opened.program.put(opened.params))
 
 
 def sample(opened: Opened, prompt: str, tokens: int, temperature: float, seed: int) -> str:

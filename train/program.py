@@ -77,7 +77,7 @@ def train_step(model: ModelSpec, optim: OptimizerSpec, accumulation: int, how: d
     factor = schedule.factor(optim.schedule, step, hyper)
     tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode)
     updates, opt = tx.update(grads, state["opt"], params)
-    new = {**aux, "grad_norm": optax.global_norm(grads), "count": jnp.float32(1)}
+    new = {**aux, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
     window = {name: state["window"][name] + new[name] for name in WINDOW}
     metrics = {name: window[name] / window["count"] for name in WINDOW if name != "count"}
     metrics |= {"learning_rate": factor * hyper["learning_rate"], "last_loss": aux["loss"]}

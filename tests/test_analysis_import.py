@@ -1,0 +1,25 @@
+"""Importing the analysis is quick and brings in neither jax nor matplotlib nor the trainer."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+MODULES = sorted(p.stem for p in (Path(__file__).parents[1] / "analysis").glob("*.py") if p.stem != "__init__")
+FORBIDDEN = ("jax", "flax", "orbax", "matplotlib", "optax", "grain", "stepladder.model", "stepladder.train")
+
+
+def test_all_modules_import_without_jax_or_matplotlib():
+    code = f"import sys, stepladder.analysis, {', '.join('stepladder.analysis.' + m for m in MODULES)}; print(*(m for m in {FORBIDDEN} if m in sys.modules))"
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begin
+    assert done.stdout.split() == []
+    assert seconds < 6, f"{seconds:.1f} s; under 2 s on a quiet machine"
+
+
+def test_import_takes_under_two_seconds_of_cpu():
+    code = "import time, stepladder.analysis, stepladder.analysis.load, stepladder.analysis.forecast; print(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2  # CPU time: other work on the machine does not count

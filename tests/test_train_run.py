@@ -1,0 +1,217 @@
+"""A run from start to end, again when done, resumed, branched, diverged and refused; in this process, on a tiny ladder."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.configs.load import Loaded
+from stepladder.configs.rungs import cooldown, rung, with_checkpoints
+from stepladder.configs.spec import ParentSpec
+from stepladder.train import inspect
+from stepladder.train.checkpoint import Checkpoints
+from stepladder.train.ladder import run_ladder
+from stepladder.train.machine import Machine
+from stepladder.train.preempt import Notice, Preempted
+from stepladder.train.program import program
+from stepladder.train.run import run
+from stepladder.train.status import table
+from stepladder.train.stores import stores
+from tests import tiny
+
+MACHINE = Machine(devices=2, tensorboard=False)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny.config(folder / "text")
+    spec = rung(config)
+    store = next(iter(stores([spec], folder / "data", show=False).values()))
+    return config, spec, store
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    _, spec, store = base
+    workdir = tmp_path_factory.mktemp("finished")
+    assert run(spec, workdir, store, MACHINE) == schema.DONE
+    return workdir
+
+
+def rows(workdir, spec, timing=False):
+    parts = sorted((workdir / schema.RUNS / spec.run_id / schema.METRICS).glob("*.jsonl"))
+    found = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    return [r for r in found if timing or r["kind"] != schema.TIMING]
+
+
+def state_at(workdir, spec, step=None):
+    checkpoints = Checkpoints(workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True)
+    return checkpoints.restore(program(spec, MACHINE).abstract_state, step)[0]
+
+
+def assert_same_state(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def digest(folder):
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {str(p): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files}
+
+
+def test_record_of_a_run(base, finished):
+    _, spec, store = base
+    found = rows(finished, spec, timing=True)
+    assert all(set(schema.REQUIRED) <= set(r) and r["tokens"] == r["step"] * spec.tokens_per_step for r in found)
+    train = [r for r in found if r["kind"] == schema.TRAIN]
+    assert [r["step"] for r in train] == list(range(5, 41, 5))
+    assert train[-1]["loss"] < train[0]["loss"] - 0.5
+    final = [r for r in found if r["kind"] == schema.EVAL and r["step"] == 40]
+    assert {r["domain"] for r in final} == {"all", "words", "digits"}
+    assert all(r["decayed"] and r["loss_se"] > 0 for r in final)
+    assert not any(r["decayed"] for r in found if r["kind"] == schema.EVAL and r["step"] == 20)
+    mixture = next(r for r in final if r["domain"] == "all")
+    assert mixture["loss"] == pytest.approx(np.mean([r["loss"] for r in final if r["domain"] != "all"]))
+    assert {r["phase"] for r in found if r["kind"] == schema.TIMING} >= {"window", "compile", "steps", "eval"}
+    lineage = json.loads((finished / schema.RUNS / spec.run_id / schema.LINEAGE).read_text())
+    assert set(schema.LINEAGE_FIELDS) <= set(lineage) and lineage["data_fingerprint"] == store.fingerprint
+
+
+def test_bits_per_byte_counts_bytes(base, finished):
+    """With the byte tokenizer only the end-of-document token stands for no byte, so a byte costs a little more than a token."""
+    _, spec, _ = base
+    for r in rows(finished, spec):
+        if r["kind"] == schema.EVAL:
+            ratio = r["bits_per_byte"] * np.log(2) / r["loss"]
+            assert 1 <= ratio < 1.05
+
+
+def test_repeated_when_done_rewrites_nothing(base, finished):
+    _, spec, store = base
+    before = digest(finished)
+    assert run(spec, finished, store, MACHINE) == schema.DONE
+    assert digest(finished) == before
+
+
+def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
+    _, spec, store = base
+    stops = iter((7, 13, 26))
+    notice, at = Notice(), [next(stops)]
+
+    def progress(step, *_):
+        if at and step == at[0]:
+            notice.arrived = True
+
+    for _ in range(3):
+        with pytest.raises(Preempted):
+            run(spec, tmp_path, store, MACHINE, notice=notice, progress=progress)
+        notice.arrived = False
+        at[:] = [s for s in [next(stops, None)] if s]
+    assert run(spec, tmp_path, store, MACHINE) == schema.DONE
+    assert rows(tmp_path, spec) == rows(finished, spec)
+    assert_same_state(state_at(tmp_path, spec), state_at(finished, spec))
+    kept = Checkpoints(tmp_path / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True).steps()
+    assert kept == [40], "temporary checkpoints are deleted"
+
+
+def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished, tmp_path):
+    _, spec, store = base
+    longer = dataclasses.replace(spec, checkpoint_steps=(10, 20, 40))
+    notice = Notice()
+    with pytest.raises(Preempted):
+        run(longer, tmp_path, store, MACHINE, notice=notice, progress=lambda step, *_: setattr(notice, "arrived", step >= 29))
+    record = tmp_path / schema.RUNS / longer.run_id
+    saved = sorted(int(p.name) for p in (record / schema.CHECKPOINTS).iterdir())
+    assert saved[:2] == [10, 20] and len(saved) == 3
+    for data in (record / schema.CHECKPOINTS / str(saved[-1]) / "state").rglob("d/*"):
+        data.write_bytes(b"")
+    assert run(longer, tmp_path, store, MACHINE) == schema.DONE
+    assert rows(tmp_path, longer) == rows(finished, spec)
+    for step in (10, 20, 40):
+        for data in (record / schema.CHECKPOINTS / str(step) / "state").rglob("d/*"):
+            data.write_bytes(b"")
+    (record / schema.STATUS).unlink()
+    with pytest.raises(UserError, match="none is readable"):
+        run(longer, tmp_path, store, MACHINE)
+
+
+def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
+    """Trunk of 60 steps, cooled down from step 32 to 40, against one run of 40 steps that decays over its last 8."""
+    config, _, store = base
+    trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
+    trunk = with_checkpoints(trunk, 32)
+    branch = cooldown(trunk, 40, 0.2, role="proxy")
+    unbroken = dataclasses.replace(
+        trunk, name="unbroken", hyper=branch.hyper, steps=40, eval_steps=(40,), checkpoint_steps=(40,)
+    )
+    for spec in (trunk, branch, unbroken):
+        assert run(spec, tmp_path, store, MACHINE) == schema.DONE
+    assert_same_state(state_at(tmp_path, branch), state_at(tmp_path, unbroken))
+    tail = [r for r in rows(tmp_path, unbroken) if r["step"] > 32]
+    assert rows(tmp_path, branch) == tail and tail
+    lineage = json.loads((tmp_path / schema.RUNS / branch.run_id / schema.LINEAGE).read_text())
+    assert lineage["parent"] == {"run_id": trunk.run_id, "step": 32, "reset": []}
+
+    shutil.rmtree(tmp_path / schema.RUNS / branch.run_id)
+    shutil.rmtree(tmp_path / schema.RUNS / trunk.run_id)
+    with pytest.raises(UserError, match="run the parent first"):
+        run(branch, tmp_path, store, MACHINE)
+
+
+def test_weights_only_start(base, finished, tmp_path):
+    _, spec, store = base
+    child = dataclasses.replace(spec, name="child", parent=ParentSpec(spec.run_id, 40, ("optimizer", "step")), steps=5, eval_steps=(5,), checkpoint_steps=(5,))
+    shutil.copytree(finished / schema.RUNS, tmp_path / schema.RUNS)
+    assert run(child, tmp_path, store, MACHINE) == schema.DONE
+    first = next(r for r in rows(tmp_path, child) if r["kind"] == schema.TRAIN)
+    assert first["step"] == 5 and first["loss"] < next(r for r in rows(finished, spec) if r["step"] == 5)["loss"]
+
+
+def test_divergence_is_a_completed_state(base, tmp_path):
+    config, spec, store = base
+    wild = dataclasses.replace(spec, name="wild", hyper=dataclasses.replace(spec.hyper, learning_rate=1e30, clip_norm=1e30))
+    states = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, tmp_path / "data", quiet=True)
+    assert states == {wild.run_id: schema.DIVERGED, spec.run_id: schema.DONE}
+    assert "loss is nan" in table(tmp_path) or "loss is inf" in table(tmp_path)
+    again = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, tmp_path / "data", quiet=True)
+    assert again == states
+
+
+def test_other_data_is_refused(base, finished, tmp_path):
+    _, spec, store = base
+    shutil.copytree(finished, tmp_path / "copy")
+    record = tmp_path / "copy" / schema.RUNS / spec.run_id
+    (record / schema.STATUS).unlink()
+    lineage = json.loads((record / schema.LINEAGE).read_text())
+    (record / schema.LINEAGE).write_text(json.dumps(lineage | {"data_fingerprint": "0" * 16}))
+    with pytest.raises(UserError, match="data.fingerprint"):
+        run(spec, tmp_path / "copy", store, MACHINE)
+
+
+def test_workdir_of_another_ladder_is_refused(base, tmp_path):
+    config, spec, _ = base
+    run_ladder(Loaded("a", config, [dataclasses.replace(spec, steps=2, eval_steps=(2,), checkpoint_steps=(2,))]), tmp_path, quiet=True)
+    with pytest.raises(UserError, match="belongs to another ladder"):
+        run_ladder(Loaded("b", config, [dataclasses.replace(spec, steps=3, eval_steps=(3,), checkpoint_steps=(3,))]), tmp_path, quiet=True)
+
+
+def test_eval_sample_and_export_agree_with_the_record(base, finished, tmp_path):
+    _, spec, store = base
+    opened = inspect.open_checkpoint(f"{finished / schema.RUNS / spec.run_id}@40", str(store.path), MACHINE)
+    recorded = {r["domain"]: r["loss"] for r in rows(finished, spec) if r["kind"] == schema.EVAL and r["step"] == 40}
+    for row in inspect.evaluate(opened):
+        assert row["loss"] == pytest.approx(recorded[row["domain"]], rel=1e-6)
+    text = inspect.sample(opened, "document words", 30, 0.0, 0)
+    assert text.startswith("document words") and len(text) > 20
+    assert text == inspect.sample(opened, "document words", 30, 0.0, 1), "temperature 0 does not depend on the seed"
+    _, opened.params = inspect.load_export(inspect.export(opened, tmp_path / "weights"))
+    assert inspect.evaluate(opened)[0]["loss"] == pytest.approx(recorded["all"], rel=1e-6)
+    with pytest.raises(UserError, match="no checkpoint there"):
+        inspect.open_checkpoint(f"{finished / schema.RUNS / spec.run_id}@39", str(store.path))

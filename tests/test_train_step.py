@@ -1,0 +1,127 @@
+"""The training step: golden numbers, one compilation for a sweep, accumulation and devices that change nothing, the optimizer's parts."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stepladder.configs.rungs import rung
+from stepladder.train import optimizer
+from stepladder.train.machine import Machine
+from stepladder.train.program import COMPILED, Program, program, traced
+from tests import tiny
+
+GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "step.json")
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory):
+    return rung(tiny.config(tmp_path_factory.mktemp("text")))
+
+
+def tokens(spec, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (spec.batch_size, spec.data.seq_len + 1), dtype=np.int32)
+
+
+def train(compiled: Program, spec, steps: int):
+    hyper = compiled.put(traced(spec))
+    state, rows = compiled.init(hyper), []
+    for i in range(steps):
+        state, metrics = compiled.step(state, hyper, compiled.put_batch(tokens(spec, i)))
+        rows.append({k: float(v) for k, v in metrics.items()})
+    return state, rows
+
+
+def test_golden_step(spec):
+    """Three steps from a fixed seed on fixed tokens. When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
+    state, rows = train(program(spec, Machine(devices=1)), spec, 3)
+    sums = {"/".join(str(k.key) for k in path): float(jnp.abs(x).sum()) for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]}
+    found = {"rows": rows, "abs_sums": sums}
+    if os.environ.get("STEPLADDER_GOLDEN") == "write":
+        os.makedirs(os.path.dirname(GOLDEN), exist_ok=True)
+        with open(GOLDEN, "w") as f:
+            json.dump(found, f, indent=1, sort_keys=True)
+    golden = json.load(open(GOLDEN))
+    assert set(golden["abs_sums"]) == set(sums)
+    for name, value in golden["abs_sums"].items():
+        assert sums[name] == pytest.approx(value, rel=1e-5), name
+    for row, want in zip(rows, golden["rows"], strict=True):
+        assert row == pytest.approx(want, rel=1e-5)
+
+
+def test_a_sweep_compiles_once(spec):
+    """Two runs that differ only in traced hypers: one executable, other results."""
+    machine = Machine(devices=2)
+    other = dataclasses.replace(spec, hyper=dataclasses.replace(spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8))
+    before = COMPILED["step", spec.program_key]
+    results = [train(program(s, machine), s, 3)[1] for s in (spec, other)]
+    assert COMPILED["step", spec.program_key] - before <= 1  # 0 when a test before this one made it
+    assert spec.program_key == other.program_key and spec.hash != other.hash
+    assert results[0][-1]["loss"] != results[1][-1]["loss"]
+    executable = program(spec, machine).step
+    assert executable is program(other, machine).step
+
+
+@pytest.mark.parametrize("machine", [Machine(devices=4), Machine(devices=2, accumulation=2), Machine(devices=1, accumulation=4), Machine(devices=1, layers="scan", remat="full")],
+                         ids=["4 devices", "2 devices, 2 micro-batches", "4 micro-batches", "scan, remat"])  # fmt: skip
+def test_execution_changes_nothing(spec, machine):
+    """Devices, micro-batches, scan and remat: the same step to rounding."""
+    want, rows = train(program(spec, Machine(devices=1)), spec, 2)
+    got, others = train(Program(spec, machine), spec, 2)
+    assert others[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-6)
+    assert others[1]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-4)
+    # Adam's first steps divide tiny gradients by their own size: where a gradient is rounding noise, so is its sign
+    for a, b in zip(jax.tree.leaves(want["params"]), jax.tree.leaves(got["params"])):
+        assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
+
+
+def test_batches_are_sharded_over_devices(spec):
+    compiled = Program(spec, Machine(devices=4))
+    shards = compiled.put_batch(tokens(spec)).addressable_shards
+    assert [s.data.shape[0] for s in shards] == [2, 2, 2, 2]
+
+
+def test_window_means(spec):
+    """A train row holds the mean loss since the last one, and the window starts anew after it."""
+    losses = [row["last_loss"] for row in train(program(spec, Machine(devices=1)), spec, 7)[1]]
+    rows = train(program(spec, Machine(devices=1)), spec, 7)[1]
+    assert rows[4]["loss"] == pytest.approx(np.mean(losses[:5]), rel=1e-6)
+    assert rows[6]["loss"] == pytest.approx(np.mean(losses[5:7]), rel=1e-6)
+
+
+def hypers(**changes):
+    return {"learning_rate": 0.1, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "clip_norm": 1e9} | changes
+
+
+PARAMS = {"layer": {"up": jnp.ones((3, 2)), "norm": jnp.ones(3)}}
+GRADS = {"layer": {"up": jnp.full((3, 2), 0.5), "norm": jnp.full(3, -0.25)}}
+
+
+def test_coupled_decay_is_optax_adamw():
+    ours = optimizer.adamw(hypers(), 0.5, "coupled")
+    theirs = optax.adamw(0.05, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, mask={"layer": {"up": True, "norm": False}})
+    a, b = ours.update(GRADS, ours.init(PARAMS), PARAMS)[0], theirs.update(GRADS, theirs.init(PARAMS), PARAMS)[0]
+    assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6), a, b))
+
+
+def test_independent_decay_ignores_the_rate():
+    def decay_of(rate):
+        with_decay, without = (optimizer.adamw(hypers(learning_rate=rate, weight_decay=w), 0.5, "independent") for w in (0.01, 0.0))
+        a, b = (tx.update(GRADS, tx.init(PARAMS), PARAMS)[0] for tx in (with_decay, without))
+        return jax.tree.map(lambda x, y: np.asarray(x - y), a, b)["layer"]
+
+    for rate in (0.1, 0.4):
+        np.testing.assert_allclose(decay_of(rate)["up"], -0.5 * 0.01, rtol=1e-4)
+        np.testing.assert_allclose(decay_of(rate)["norm"], 0.0, atol=1e-8)
+
+
+def test_clipping_bounds_the_gradient():
+    tx = optimizer.adamw(hypers(clip_norm=1e-3, weight_decay=0.0), 1.0, "independent")
+    state = tx.update(GRADS, tx.init(PARAMS), PARAMS)[1]
+    assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 1e-3, rel=1e-4)
