@@ -8,6 +8,7 @@ import fnmatch
 import hashlib
 import importlib.machinery
 import importlib.metadata
+import os
 import platform
 import sysconfig
 from collections.abc import Iterator
@@ -130,17 +131,10 @@ def _files(name: str) -> Iterator[tuple[str, Path]]:
 
 def _package_files(package: str) -> Iterator[tuple[str, Path]]:
     for root in _roots(package):
-        for folder, folders, files in root.walk() if hasattr(root, "walk") else _walk(root):
+        for folder, folders, files in os.walk(root):
             folders[:] = sorted(f for f in folders if f not in ("__pycache__", "site-packages", "dist-packages"))
             for file in sorted(files):
-                yield f"{package}/{(folder / file).relative_to(root).as_posix()}", folder / file
-
-
-def _walk(root: Path):
-    import os
-
-    for folder, folders, files in os.walk(root):
-        yield Path(folder), folders, files
+                yield f"{package}/{Path(folder, file).relative_to(root).as_posix()}", Path(folder, file)
 
 
 def _roots(package: str) -> list[Path]:
