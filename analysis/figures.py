@@ -21,7 +21,9 @@ _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "stepladder", "font.family": "sans-serif",
     "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
     "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
-    "axes.axisbelow": True, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False,
+    "axes.axisbelow": True, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": True,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
     "legend.fontsize": 9, "lines.solid_capstyle": "round",
 }  # fmt: skip
 
@@ -64,7 +66,7 @@ def size_colours(ns: list[float]) -> dict[float, str]:
 @_styled
 def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | None = None) -> Figure:
     """Training loss (lines) and final decayed evaluations (dots) against tokens, a colour a size; the target in red. No sweeps."""
-    figure, axes = _axes(7.4, 4.2)
+    figure, axes = _axes(8.6, 4.6)
     shown = train[~train["role"].isin(["sweep"])]
     colours = size_colours([n for r, n in zip(shown["run_id"], shown["N"]) if r != target_run])
     labelled: set[float] = set()
@@ -102,7 +104,7 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
 def extrapolation(points: pd.DataFrame, predict, band: dict | None, target: dict | None, truth: float | None, low: float | None = None,
                   high: float | None = None) -> Figure:  # fmt: skip
     """Final losses against D with the law through each size, and the band of the parameters along D at the target's N."""
-    figure, axes = _axes(7.4, 4.2)
+    figure, axes = _axes(8.6, 4.6)
     colours = size_colours(list(points["N"]))
     for n, rows in points.groupby("N", sort=True):
         tokens = np.geomspace(rows["D"].min() / 1.2, rows["D"].max() * 1.2, 50)
@@ -126,7 +128,7 @@ def extrapolation(points: pd.DataFrame, predict, band: dict | None, target: dict
 @_styled
 def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figure:
     """Lines of equal forecast loss over N and D, with the proxies and the target: how far out it lies."""
-    figure, axes = _axes(6.2, 4.4)
+    figure, axes = _axes(5.2, 4.0)
     high_n, high_d = (max([points[k].max(), *([target[k]] if target else [])]) for k in ("N", "D"))
     n = np.geomspace(points["N"].min() / 1.6, high_n * 1.6, 80)
     d = np.geomspace(points["D"].min() / 1.6, high_d * 1.6, 80)
@@ -151,7 +153,7 @@ def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figur
 @_styled
 def residuals(points: pd.DataFrame, predict) -> Figure:
     """100 ln(loss / law) against N, a shade a duration: structure here is what the law does not describe."""
-    figure, axes = _axes(6.2, 4.4)
+    figure, axes = _axes(5.2, 4.0)
     miss = 100 * np.log(points["loss"].to_numpy(float) / predict(points["N"].to_numpy(float), points["D"].to_numpy(float)))
     ranks = points["D"].rank(method="dense").to_numpy() - 1
     colours = size_colours(list(points["D"]))
@@ -173,7 +175,7 @@ def residuals(points: pd.DataFrame, predict) -> Figure:
 @_styled
 def learning_rates(curves: list[dict]) -> Figure:
     """Final loss against learning rate for each curve (dicts of learning_rate.Curve), each with its optimum and interval."""
-    figure, axes = _axes(7.4, 3.8)
+    figure, axes = _axes(8.6, 4.0)
     colours = size_colours([c["N"] for c in curves])
     styles = {d: s for d, s in zip(sorted({c["D"] for c in curves}), ("-", "--", ":", "-."))}
     for c in curves:

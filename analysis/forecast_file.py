@@ -35,16 +35,14 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
         if entry["target_spec_hash"] == target_spec_hash:
             return entry
     runs = load(workdir, n=n)
-    begun = runs.points[runs.points["run_id"] == target_run_id]
-    if len(begun):
-        raise UserError(
-            f"target={target_run_id}: has {len(begun)} evaluations already; a forecast is written before step 0, use a new target"
-        )
+    begun = sum(int((table["run_id"] == target_run_id).sum()) for table in (runs.points, runs.train))
+    if begun:
+        raise UserError(f"target={target_run_id}: has {begun} metric rows already; a forecast is written before step 0, use a new target")
     made = forecast(runs, target, seed=seed, level=level)
     entry = {
         "target_spec_hash": target_spec_hash,
         "target_run_id": target_run_id,
-        "written_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "written_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **made.to_dict(),
         "domains": {d: _domain(runs, target, seed, level, d) for d in sorted(set(runs.points["domain"]) - {"all"})},
     }

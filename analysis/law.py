@@ -58,10 +58,22 @@ def _chinchilla_starts(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarra
     for alpha in (0.1, 0.25, 0.4, 0.7, 1.2):
         for beta in (0.1, 0.25, 0.4, 0.7, 1.2):
             design = np.stack([np.ones_like(y), np.exp(-alpha * x[:, 0]), np.exp(-beta * x[:, 1])], 1)
-            coefficients = np.linalg.lstsq(design * root, y * root[:, 0], rcond=None)[0]
-            # A negative coefficient has no logarithm: start that term at a small share of the loss instead.
-            starts.append(np.log([*np.maximum(coefficients, 0.03 * y.min()), alpha, beta]))
+            coefficients = _positive(design * root, y * root[:, 0], np.array([0.2, 0.03, 0.03]) * y.min())
+            starts.append(np.log([*coefficients, alpha, beta]))
     return np.array(starts)
+
+
+def _positive(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.ndarray:
+    """Least squares with every coefficient at or above `least` (it needs a logarithm): those below are fixed there, the others solved again."""
+    value, fixed = least.copy(), np.zeros(design.shape[1], bool)
+    while not fixed.all():
+        value[~fixed] = np.linalg.lstsq(design[:, ~fixed], right - design[:, fixed] @ least[fixed], rcond=None)[0]
+        below = ~fixed & (value < least)
+        value[below] = least[below]
+        if not below.any():
+            break
+        fixed |= below
+    return value
 
 
 def _chinchilla_natural(theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, float]:

@@ -11,6 +11,7 @@ from stepladder.configs.errors import UserError
 
 _WINDOW = 2  # grid points each side of the best one that the parabola is fitted to
 _DRAWS = 2000
+_SAME = ("schedule", "weight_decay", "batch_size", "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,31 @@ class Rule:
 def curves(runs: Runs | pd.DataFrame, *, level: float = 0.9, seed: int = 0) -> tuple[list[Curve], pd.DataFrame]:
     """Curves of every (size, D) with at least three rates, smallest N first, and what was left out (run_id, step, domain, reason).
 
-    Points are final decayed losses of all roles but the target: a proxy at the rule's rate lies on the same curve as its sweep.
+    Points are final decayed losses of all roles but the target: a proxy joins the curve of its sweep when it differs in nothing but the
+    rate and the seeds (columns `_SAME`, where the table has them); a cooldown branch never does.
     """
     if isinstance(runs, Runs):
         points, excluded = final_points(runs, roles={"target": "the target"})
+        settings = runs.runs.set_index("run_id").reindex(points["run_id"])
+        points = points.assign(**{name: settings[name].to_numpy() for name in (*_SAME, "parent")})
+        branch = points["parent"].notna()
+        cooldowns = points[branch].assign(reason="a cooldown branch: its rate was tuned for the trunk")[list(EXCLUDED)]
+        points, excluded = points[~branch], _join(excluded, cooldowns)
     else:
         points, excluded = runs, pd.DataFrame(columns=list(EXCLUDED))
     rng = np.random.default_rng(seed)
     out, few = [], []
-    for (n, d), group in points.groupby(["N", "D"], sort=True):
+    keys = ["N", "D", *(name for name in _SAME if name in points)]
+    for (n, d, *_), group in points.groupby(keys, sort=True):
         if group["learning_rate"].nunique() < 3:
-            few += [
-                {"run_id": r.run_id, "step": r.step, "domain": "all", "reason": "fewer than three learning rates at this N and D"}
-                for r in group.itertuples()
-            ]
+            few.append(group.assign(reason="fewer than three learning rates with these settings")[list(EXCLUDED)])
             continue
         out.append(_curve(float(n), float(d), group, level, rng))
-    tables = [t for t in (excluded, pd.DataFrame(few, columns=list(EXCLUDED))) if len(t)]
-    return out, pd.concat(tables, ignore_index=True) if tables else excluded
+    return out, _join(excluded, *few)
+
+
+def _join(*tables: pd.DataFrame) -> pd.DataFrame:
+    return pd.concat([t for t in tables if len(t)] or [tables[0]], ignore_index=True)
 
 
 def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:

@@ -90,18 +90,27 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
         trains += [{**run, **row} for row in rows if row["kind"] == schema.TRAIN]
         timings += [{**run, **row} for row in rows if row["kind"] == schema.TIMING]
     _roots(runs, evals, excluded)
-    points = pd.DataFrame(evals, columns=list(_POINT))
-    finite = np.isfinite(points["loss"].astype(float)) if len(points) else pd.Series([], dtype=bool)
+    points = _table(evals, _POINT)
+    finite = np.isfinite(points["loss"])
     excluded += [_reason(p.run_id, f"loss is {p.loss}", p.step, p.domain) for p in points[~finite].itertuples()]
     return Runs(
         workdir=str(workdir),
         n=n,
-        runs=pd.DataFrame(runs, columns=list(_RUN)),
+        runs=_table(runs, _RUN),
         points=points[finite].reset_index(drop=True),
-        train=pd.DataFrame(trains, columns=list(_TRAIN)),
-        timing=pd.DataFrame(timings, columns=list(_TIMING)),
-        excluded=pd.DataFrame(excluded, columns=list(EXCLUDED)),
+        train=_table(trains, _TRAIN),
+        timing=_table(timings, _TIMING),
+        excluded=_table(excluded, EXCLUDED),
     )
+
+
+_DTYPES = {"decayed": bool, "loss": float, "loss_se": float, "tokens_per_second": float, "mfu": float, "seconds": float}
+
+
+def _table(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table of `columns` with the same types whether it has rows or not (an empty mask of objects would select columns)."""
+    table = pd.DataFrame(rows, columns=list(columns))
+    return table.astype({name: kind for name, kind in _DTYPES.items() if name in columns})
 
 
 def _path(workdir: str | Path) -> Any:
@@ -211,6 +220,10 @@ def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
             missing = [f for f in schema.REQUIRED if f not in row]
             if missing:
                 raise ValueError(f"without {', '.join(missing)}")
+            numbers = ("step", "tokens", *_DTYPES)
+            wrong = [f for f in numbers if not isinstance(row.get(f), (int, float, type(None)))]
+            if wrong or row["step"] is None or row["tokens"] is None:
+                raise ValueError(f"{wrong[0] if wrong else 'step or tokens'} is not a number")
             if row["kind"] == schema.EVAL and not {"domain", "loss", "decayed"} <= row.keys():
                 raise ValueError("evaluation without domain, loss or decayed")
         except (ValueError, TypeError) as error:

@@ -15,8 +15,8 @@ h3{font-size:16px;margin:24px 0 6px}
 p{margin:8px 0;max-width:76ch}
 .sub,.note,figcaption{color:var(--muted);font-size:14px}
 .hero{background:var(--soft);border-radius:14px;padding:22px 26px;margin:22px 0}
-.tiles{display:flex;flex-wrap:wrap;gap:14px 40px;margin-bottom:10px}
-.tile b{display:block;font-size:30px;line-height:1.15;font-variant-numeric:tabular-nums}
+.tiles{display:flex;flex-wrap:wrap;gap:14px 30px;margin-bottom:10px}
+.tile b{display:block;font-size:27px;line-height:1.15;font-variant-numeric:tabular-nums}
 .tile span{color:var(--muted);font-size:14px}
 .red b{color:var(--target)}.good b{color:var(--good)}
 table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums;margin:10px 0}
@@ -65,7 +65,7 @@ def _hero(entry: dict) -> str:
     ]
     if truth is not None:
         tiles += [("", f"{truth:.3f}", "truth"), ("", f"{entry['error']:+.2%}", "error of the forecast")]
-        tiles += [("good", "inside", "truth and interval")] if entry["covered"] else [("red", "outside", "truth and interval")]
+        tiles += [("good", "inside", "the interval")] if entry["covered"] else [("red", "outside", "the interval")]
     shown = "".join(f'<div class="tile {cls}"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for cls, big, small in tiles)
     pending = "" if truth is not None else f'<p class="note">No truth yet: {escape(entry["truth_reason"])}.</p>'
     about = f"Target {entry['target_run_id']}: N = {human(t['N'])} parameters, D = {human(t['D'])} tokens, C = {t['C']:.3g} training FLOPs."
@@ -127,6 +127,8 @@ def _before(results: dict, drawn: dict) -> str:
     out = ""
     for e in results["forecasts"]:
         begun = f"its record was opened at {escape(e['target_created'])}" if e["target_created"] else "it has not started"
+        if e["target_created"] and e["target_created"] < e["written_utc"]:
+            begun += ", which is EARLIER than the forecast: the clocks disagree, or this entry is no forecast"
         i = e["interval"]
         floor = (
             "no back-test was possible, so there is no floor"

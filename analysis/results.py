@@ -60,7 +60,7 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     excluded = pd.concat([t for t in (runs.excluded, left) if len(t)] or [left], ignore_index=True)
     states = {str(k): int(v) for k, v in runs.runs["state"].value_counts().items()}
     body = {
-        "generated_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "workdir": str(workdir), "n": n, "states": states,
+        "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "workdir": str(workdir), "n": n, "states": states,
         "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"), "forecasts": entries, "law": law,
         "proxies": proxies[["run_id", "size", "N", "D", "C", "loss", "loss_se", "seed"]].to_dict("records"),
         "learning_rate": [dataclasses.asdict(c) for c in found], "timing": _timing(runs), "excluded": excluded.to_dict("records"),

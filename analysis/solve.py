@@ -16,7 +16,7 @@ import numpy as np
 
 from stepladder.analysis.law import LAWS
 
-MAX_ITERATIONS = 300
+MAX_ITERATIONS = 200
 _JOBS, _POINTS = 512, 32  # batches are padded to multiples, so that one compiled program serves a whole forecast
 
 

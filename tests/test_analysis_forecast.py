@@ -51,10 +51,10 @@ def made():
 def test_the_interval_covers_on_simulated_ladders(shared):
     rng = np.random.default_rng(1)
     inside, widths, errors = [], [], []
-    for k in range(30):
+    for k in range(40):
         points = ladder(rng, shared=shared)
         truth = records.law(TARGET["N"], TARGET["D"]) * np.exp(0.004 * rng.normal())
-        f = forecast(points, TARGET, seed=k, resamples=192)
+        f = forecast(points, TARGET, seed=k, resamples=128)
         inside.append(f.low <= truth <= f.high)
         widths.append(f.high / f.low - 1)
         errors.append(abs(f.prediction / truth - 1))

@@ -98,8 +98,18 @@ def test_a_truncated_last_line_is_listed_and_not_fatal(tmp_path):
     assert "cut short" in reasons(runs.excluded, run.run_id)[0]
 
 
-@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"step": 5}', '{"step": 5, "tokens": 1, "kind": "eval", "loss": 1.0}', "5", '{"step": "x", "tokens": 1, "kind": "train"}',
-     '{"step": 5, "tokens": 1, "kind": "eval", "domain": "all", "decayed": true, "loss": "high"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "not json",
+        "[1, 2]",
+        '{"step": 5}',
+        '{"step": 5, "tokens": 1, "kind": "eval", "loss": 1.0}',
+        "5",
+        '{"step": "x", "tokens": 1, "kind": "train"}',
+        '{"step": 5, "tokens": 1, "kind": "eval", "domain": "all", "decayed": true, "loss": "high"}',
+    ],
+)
 def test_an_unreadable_line_is_listed_and_the_others_stand(tmp_path, line):
     run = records.spec("37k", 500)
     folder = records.write_run(tmp_path, run)
