@@ -20,7 +20,8 @@ _SMALL, _LARGE = "#8cc7d8", "#0b3c5d"
 _STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "stepladder", "font.family": "sans-serif",
     "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
-    "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.8,
+    "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
+    "grid.linewidth": 0.8,
     "axes.axisbelow": True, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": True,
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,

@@ -17,7 +17,10 @@ _WEAK = 0.7  # standard error of a log-parameter above which it is not known to 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted law. `params` are in the units of the data; `log_se` are relative standard errors (of ln|parameter|), linearised at the optimum."""
+    """A fitted law.
+
+    `params` are in the units of the data; `log_se` are relative standard errors (of ln|parameter|), linearised at the optimum.
+    """
 
     law: str
     objective: str
@@ -54,7 +57,8 @@ class Fit:
     def __str__(self) -> str:
         law = LAWS[self.law]
         lines = [
-            f"{law.formula}   (arXiv {law.source})   {self.points} points, {', '.join(f'{v} different {k}' for k, v in self.distinct.items())}"
+            f"{law.formula}   (arXiv {law.source})   {self.points} points, "
+            f"{', '.join(f'{v} different {k}' for k, v in self.distinct.items())}"
         ]
         for name, value in self.params.items():
             lines.append(f"  {name:<6} {value:>12.6g}   relative s.e. {self.log_se[name]:.3g}")
@@ -92,7 +96,10 @@ class Prepared:
 def prepare(
     points: pd.DataFrame, law: str = "chinchilla", *, loss: str = "loss", weights: str | None = None, unidentified: str = "refuse"
 ) -> Prepared:
-    """Check a table and centre it. Raises UserError for an unknown law, a missing column, a bad value, or too few points or different inputs."""
+    """Check a table and centre it.
+
+    Raises UserError for an unknown law, a missing column, a bad value, or too few points or different inputs.
+    """
     if law not in LAWS:
         raise UserError(f"law={law!r}: unknown; {nearest(law, LAWS)}")
     if unidentified not in ("refuse", "report"):
@@ -107,7 +114,8 @@ def prepare(
     if not positive.all():
         row, column = np.argwhere(~positive)[0]
         raise UserError(
-            f"column {columns[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); remove or mend that row"
+            f"column {columns[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); remove or "
+            f"mend that row"
         )
     logs = np.log(values[:, : len(spec.inputs)])
     w = values[:, -1] if weights else np.ones(len(values))
@@ -119,7 +127,8 @@ def prepare(
         for name, needed in zip(spec.inputs, spec.distinct):
             if distinct[name] < needed:
                 raise UserError(
-                    f"{name}: {distinct[name]} different values; law {law} needs {needed}; train other sizes or durations, or unidentified='report'"
+                    f"{name}: {distinct[name]} different values; law {law} needs {needed}; train other sizes or durations, or "
+                    f"unidentified='report'"
                 )
     if not (w > 0).any():
         raise UserError(f"points=0: nothing to fit with law {law}; add finished runs")
@@ -132,8 +141,8 @@ def fit(points: pd.DataFrame, law: str = "chinchilla", *, objective: str = "hube
         weights: str | None = None, unidentified: str = "refuse") -> Fit:  # fmt: skip
     """Fit `law` to the columns of its inputs and `loss`; `weights` names a column of weights per point.
 
-    The default is Hoffmann's objective (arXiv 2203.15556): Huber at 1e-3 on log loss, summed. `unidentified="report"` fits even where points
-    cannot identify the parameters and says which; the default refuses with a UserError.
+    The default is Hoffmann's objective (arXiv 2203.15556): Huber at 1e-3 on log loss, summed. `unidentified="report"` fits even where
+    points cannot identify the parameters and says which; the default refuses with a UserError.
     """
     problem = prepare(points, law, loss=loss, weights=weights, unidentified=unidentified)
     return fit_prepared(problem, objective=objective, delta=delta)
@@ -153,7 +162,10 @@ def fit_prepared(problem: Prepared, *, objective: str = "huber_log", delta: floa
 
 
 def describe(p: Prepared, theta: np.ndarray, objective: str, delta: float, *, found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Fit:
-    """What one optimum says: parameters, errors, rank, bounds, notes. `found` are theta [S, P], objective [S], converged [S] of all starts."""
+    """What one optimum says: parameters, errors, rank, bounds, notes.
+
+    `found` are theta [S, P], objective [S] and converged [S] of all starts.
+    """
     thetas, values, converged = found
     minima = _minima(p, thetas, values, converged)
     names, keep = p.law.parameters, p.w > 0
@@ -180,7 +192,8 @@ def describe(p: Prepared, theta: np.ndarray, objective: str, delta: float, *, fo
         law=p.law.name, objective=objective, delta=delta, value=float(np.sum(p.w[keep] * spec.rho(np, residual * scale, delta))),
         params=p.law.natural(theta, np.array(p.centre), p.scale), log_se=log_se, residual_sd=sd * scale, points=int(keep.sum()),
         distinct=p.distinct, rank=rank, condition=float(singular[0] / singular[-1]) if singular[-1] > 0 else float("inf"),
-        unidentified=unidentified, at_bound=at_bound, minima=tuple((v * scale**2, c) for v, c in minima), converged=bool(converged[np.argmin(values)]), starts=len(values),
+        unidentified=unidentified, at_bound=at_bound, minima=tuple((v * scale**2, c) for v, c in minima),
+        converged=bool(converged[np.argmin(values)]), starts=len(values),
         notes=(), centre=p.centre, scale=p.scale, theta=tuple(map(float, theta)),
     )  # fmt: skip
     return dataclasses.replace(fit, notes=_notes(fit))
@@ -231,14 +244,16 @@ def _notes(fit: Fit) -> tuple[str, ...]:
     notes = []
     if fit.unidentified:
         notes.append(
-            f"not identified: {', '.join(fit.unidentified)} can move together without changing any prediction at the points (rank {fit.rank} of {len(fit.params)})"
+            f"not identified: {', '.join(fit.unidentified)} can move together without changing any prediction at the points (rank "
+            f"{fit.rank} of {len(fit.params)})"
         )
     weak = [n for n, se in fit.log_se.items() if np.isfinite(se) and se > _WEAK and n not in fit.at_bound]
     if weak:
         notes.append(f"weakly identified: {', '.join(weak)} {'is' if len(weak) == 1 else 'are'} not known to within a factor of 2")
     if fit.at_bound:
         notes.append(
-            f"at a bound: {', '.join(fit.at_bound)}; the points ask for a value outside of the allowed box, so its error is not to be trusted"
+            f"at a bound: {', '.join(fit.at_bound)}; the points ask for a value outside of the allowed box, so its error is not to be "
+            f"trusted"
         )
     if len(fit.minima) > 1:
         others = ", ".join(f"{v:.6g} ({c} starts)" for v, c in fit.minima[1:4])

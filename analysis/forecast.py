@@ -66,8 +66,9 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
              resamples: int = 512, domain: str = "all") -> Forecast:  # fmt: skip
     """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the proxies.
 
-    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally root, size, seed). The fit is least squares in
-    log loss: about 20 final losses with small, even noise, where Huber at 1e-3 would act as least absolute deviations and waste them.
+    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally root, size, seed). The fit is least
+    squares in log loss: about 20 final losses with small, even noise, where Huber at 1e-3 would act as least absolute deviations and
+    waste them.
     Raises UserError when the points cannot identify the law.
     """
     if not 0 < level < 1:
@@ -95,7 +96,8 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
         "parameter_sd": float(np.std(moved)), "noise_sd": float(np.sqrt(np.mean(draws.sd**2))), "shared_noise": float(draws.rho.mean()),
         "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))], "floor": floor,
         "binding": "back-test floor" if floor is not None and (floor > above or floor > -below) else "simulated ladders",
-        "resamples": len(draws.theta), "dropped": draws.dropped, "clusters": int(points["root"].nunique()), "freedom": fit.points - fit.rank,
+        "resamples": len(draws.theta), "dropped": draws.dropped, "clusters": int(points["root"].nunique()),
+        "freedom": fit.points - fit.rank,
     }  # fmt: skip
     below, above = min(below, -(floor or 0)), max(above, floor or 0)
     natural = pd.DataFrame([p.law.natural(t, np.array(p.centre), p.scale) for t in draws.theta])
@@ -103,7 +105,8 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
     return Forecast(
         target={k: float(v) for k, v in target.items()}, prediction=prediction, low=float(prediction * np.exp(below)),
         high=float(prediction * np.exp(above)), level=level, interval=interval, fit=fit, parameters=spans,
-        identified=identified(fit, natural, spans, points, target, moved), baselines=tuple(baselines(points, target)), backtest=tuple(backtest),
+        identified=identified(fit, natural, spans, points, target, moved), baselines=tuple(baselines(points, target)),
+        backtest=tuple(backtest),
         points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")), excluded=tuple(excluded.to_dict("records")),
         n=runs.n if isinstance(runs, Runs) else "N as given", seed=seed, band=_band(p, fit, draws, points, target, tail),
     )  # fmt: skip

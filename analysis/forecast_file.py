@@ -22,9 +22,9 @@ def read_forecasts(workdir: str | Path) -> list[dict]:
         raise UserError(f"forecast={path}: unreadable ({error}); move it away, it is never overwritten") from error
 
 
-def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, target: dict[str, float], *, seed: int = 0, level: float = 0.9,
-                   n: str = "params_total") -> dict:  # fmt: skip
-    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; an entry of the same target is returned as it is.
+def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, target: dict[str, float], *, seed: int = 0,
+                   level: float = 0.9, n: str = "params_total") -> dict:  # fmt: skip
+    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one already there is returned as it is.
 
     `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises UserError when the target has metrics
     already (it would be no forecast), or when the proxies identify no law.

@@ -35,7 +35,7 @@ class Law:
 
 
 def jacobian(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d prediction / d theta [n, P] in NumPy by the complex step, exact to rounding (no difference is taken), so no compilation for one point."""
+    """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no compilation for a single point."""
     step = 1e-30
     columns = [law.function(np, theta + 1j * step * unit, x).imag / step for unit in np.eye(len(theta))]
     return np.stack(columns, 1)
@@ -64,7 +64,7 @@ def _chinchilla_starts(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarra
 
 
 def _positive(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Least squares with every coefficient at or above `least` (it needs a logarithm): those below are fixed there, the others solved again."""
+    """Least squares with every coefficient at or above `least`: those below are fixed there, the others solved again."""
     value, fixed = least.copy(), np.zeros(design.shape[1], bool)
     while not fixed.all():
         value[~fixed] = np.linalg.lstsq(design[:, ~fixed], right - design[:, fixed] @ least[fixed], rcond=None)[0]

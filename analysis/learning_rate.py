@@ -150,14 +150,15 @@ def _curve(n: float, d: float, group: pd.DataFrame, level: float, rng: np.random
             optimum, bottom = float(np.exp(centre)), float(level_0 - slope**2 / (4 * curvature))
             spread = _spread(x, y, noise, counts[window], level, rng)
     return Curve(
-        size=str(group["size"].iloc[0]) if "size" in group else f"{n:.3g}", N=n, D=d, rates=tuple(map(float, rates)), losses=tuple(map(float, losses)),
+        size=str(group["size"].iloc[0]) if "size" in group else f"{n:.3g}", N=n, D=d, rates=tuple(map(float, rates)),
+        losses=tuple(map(float, losses)),
         seeds=tuple(map(int, counts)), optimum=optimum, low=spread[0], high=spread[1], loss_at_optimum=bottom,
         curvature=None if curvature is None else float(curvature), noise=noise, noise_source=source, refused=refused,
     )  # fmt: skip
 
 
 def _noise(group: pd.DataFrame, table: pd.DataFrame) -> tuple[float | None, str]:
-    """Standard deviation of one run's loss: pooled over rates with repeated seeds, else the evaluation's standard error, which is too small."""
+    """Standard deviation of one run's loss: pooled over repeated seeds, else the evaluation's standard error, which is too small."""
     freedom = (table["count"] - 1).clip(lower=0)
     if freedom.sum():
         return float(np.sqrt((table["var"].fillna(0) * freedom).sum() / freedom.sum())), "repeated seeds"

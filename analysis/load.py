@@ -15,8 +15,10 @@ from stepladder.configs.errors import UserError
 COUNTS = ("params_total", "params_non_embedding")
 _RUN = (
     "run_id", "name", "role", "size", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
-    "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate", "weight_decay",
-    "warmup_steps", "schedule", "batch_size", "seq_len", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer", "spec_hash", "created",
+    "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate",
+    "weight_decay",
+    "warmup_steps", "schedule", "batch_size", "seq_len", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer",
+    "spec_hash", "created",
     "machine", "error",
 )  # fmt: skip
 _POINT = (
@@ -41,7 +43,8 @@ class Runs:
 
     runs: a row a run. N is the parameter count named by `n`; D are the planned tokens (the parent's included); train_flops = D times the
     counted FLOPs per token, train_flops_6nd = 6 N_non-embedding D as recorded.
-    points: a row per (run, step, domain) evaluation: N, D tokens seen, C train FLOPs so far, loss in nats per token, loss_se, bits_per_byte.
+    points: a row per (run, step, domain) evaluation: N, D tokens seen, C train FLOPs so far, loss in nats per token, loss_se,
+    bits_per_byte.
     train: training rows; timing: wall-clock rows (seconds); excluded: run_id, step, domain, reason.
     """
 
@@ -59,9 +62,10 @@ class Runs:
 
 
 def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
-    """Read `<workdir>/runs/*`. `n` is the count used as N in every fit: all parameters (default, embeddings included) or `params_non_embedding`.
+    """Read `<workdir>/runs/*`.
 
-    Raises UserError when the directory does not exist or `n` is unknown. Whatever cannot be read is listed in `excluded`.
+    `n` is the count used as N in every fit: all parameters (the default, embeddings included) or `params_non_embedding`. Raises UserError
+    when the directory does not exist or `n` is unknown. Whatever cannot be read is listed in `excluded`.
     """
     if n not in COUNTS:
         raise UserError(f"n={n!r}: unknown parameter count; use one of {', '.join(COUNTS)}")
@@ -158,15 +162,18 @@ def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
         planned = spec["steps"] * tokens_per_step
         return {
             "run_id": folder.name, "name": spec["name"], "role": tags.get("role", ""), "size": spec["model"]["size"],
-            "state": status.get("state", schema.PENDING), "step": status.get("step", 0), "error": status.get("error") or status.get("reason") or "",
+            "state": status.get("state", schema.PENDING), "step": status.get("step", 0),
+            "error": status.get("error") or status.get("reason") or "",
             "N": lineage[n], "params_total": lineage["params_total"], "params_non_embedding": lineage["params_non_embedding"],
             "steps": spec["steps"], "tokens_per_step": tokens_per_step, "D": planned,
             "train_flops": planned * lineage["flops_per_token_train"], "train_flops_6nd": planned * lineage["flops_per_token_6n"],
             **{k: lineage[k] for k in ("flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference")},
             **{k: hyper[k] for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")},
             "schedule": spec["optimizer"]["schedule"], "batch_size": spec["batch_size"], "seq_len": spec["data"]["seq_len"],
-            "parent": parent.get("run_id"), "parent_step": parent.get("step"), "root": folder.name, "corpus": spec["data"]["corpus"]["name"],
-            "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "created": lineage.get("created_utc"), "machine": lineage.get("machine"),
+            "parent": parent.get("run_id"), "parent_step": parent.get("step"), "root": folder.name,
+            "corpus": spec["data"]["corpus"]["name"],
+            "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "created": lineage.get("created_utc"),
+            "machine": lineage.get("machine"),
         }  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         excluded.append(_reason(folder.name, f"{schema.SPEC} or {schema.LINEAGE} lacks a field: {error}"))

@@ -37,7 +37,8 @@ ul{padding-left:20px;margin:8px 0}li{margin:4px 0}
 details summary{cursor:pointer;color:var(--muted)}
 """
 _PHASES = {
-    "steps": "#0b3c5d", "compile": "#328cc1", "eval": "#8cc7d8", "checkpoint": "#e0a100", "data": "#c8384f", "restore": "#9aa5b1", "other": "#cbd2d9",
+    "steps": "#0b3c5d", "compile": "#328cc1", "eval": "#8cc7d8", "checkpoint": "#e0a100", "data": "#c8384f", "restore": "#9aa5b1",
+    "other": "#cbd2d9",
 }  # fmt: skip
 
 
@@ -53,7 +54,10 @@ def page(results: dict, drawn: dict[str, str]) -> str:
 
 def _head(results: dict, drawn: dict) -> str:
     states = ", ".join(f"{count} {escape(state)}" for state, count in sorted(results["states"].items())) or "no runs"
-    out = f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; {escape(results["generated_utc"])}</p>'
+    out = (
+        f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; '
+        f"{escape(results['generated_utc'])}</p>"
+    )
     return out + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results)) + _missing(results)
 
 
@@ -108,7 +112,10 @@ def _number_line(entry: dict) -> str:
         parts.append(f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">{escape(name)} {value:.3f}</text>')
     height = 82 + 17 * max((r for _, r in placed), default=0)
     label = escape(f"forecast {entry['prediction']:.3f}, interval {entry['low']:.3f} to {entry['high']:.3f}", quote=True)
-    return f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" style="width:100%;font:13px system-ui,sans-serif">{"".join(parts)}</svg>'
+    return (
+        f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" style="width:100%;font:13px '
+        f'system-ui,sans-serif">{"".join(parts)}</svg>'
+    )
 
 
 def _no_forecast(results: dict) -> str:
@@ -136,12 +143,17 @@ def _before(results: dict, drawn: dict) -> str:
             else f"the back-test's floor is {i['floor']:.2%} each side"
         )
         out += (
-            f"<p>Written <b>{escape(e['written_utc'])}</b> for the target with spec hash <code>{escape(e['target_spec_hash'][:16])}</code>; {begun}. "
-            f"The entry stands in <code>forecast.json</code> and is never overwritten. It used {len(e['points'])} final, decayed losses of the proxies "
+            f"<p>Written <b>{escape(e['written_utc'])}</b> for the target with spec hash "
+            f"<code>{escape(e['target_spec_hash'][:16])}</code>; {begun}. "
+            f"The entry stands in <code>forecast.json</code> and is never overwritten. It used {len(e['points'])} final, decayed "
+            f"losses of the proxies "
             f"and nothing of the target; decayed and undecayed evaluations are never mixed.</p>"
-            f"<p>The {e['level']:.0%} interval holds the error of the fitted parameters ({i['parameter_sd']:.2%}, one standard deviation at the target) "
-            f"and the noise of one more run ({i['noise_sd']:.2%}), from {i['resamples']} simulated ladders that were refitted, with the noise level itself "
-            f"uncertain ({i['freedom']} degrees of freedom, {i['clusters']} independent trunks). A law of the wrong shape is not in it; for that it is never "
+            f"<p>The {e['level']:.0%} interval holds the error of the fitted parameters ({i['parameter_sd']:.2%}, one standard "
+            f"deviation at the target) "
+            f"and the noise of one more run ({i['noise_sd']:.2%}), from {i['resamples']} simulated ladders that were refitted, with "
+            f"the noise level itself "
+            f"uncertain ({i['freedom']} degrees of freedom, {i['clusters']} independent trunks). A law of the wrong shape is not in "
+            f"it; for that it is never "
             f"narrower than the error made on the hidden largest proxy: {floor}. Wider here: {escape(i['binding'])}.</p>"
         )
     return f"<h2>How the forecast was made, before step 0 of the target</h2>{out}" if out else ""
@@ -179,14 +191,17 @@ def _law(results: dict, drawn: dict) -> str:
     ]
     count = "all parameters, embeddings included" if results["n"] == "params_total" else "parameters without embeddings"
     facts = (
-        f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the loss, condition number {law['condition'] or float('nan'):.3g}, "
-        f"{law['starts']} starts, {len(law['minima'])} distinct minimum{'' if len(law['minima']) == 1 else 's'}. N counts {count}; D is tokens; loss is nats per token."
+        f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the loss, condition number "
+        f"{law['condition'] or float('nan'):.3g}, "
+        f"{law['starts']} starts, {len(law['minima'])} distinct {'minimum' if len(law['minima']) == 1 else 'minima'}. N counts {count}; D "
+        f"is tokens; loss is nats per token."
     )
     known = "".join(f"<li>{escape(s)}</li>" for s in (*entry.get("identified", ()), *law["notes"]))
     known = f"<h3>What is and what is not identified</h3><ul>{known}</ul>" if known else ""
     pair = "".join(_figure(drawn, k) for k in ("contours", "residuals"))
     return (
-        f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv {escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
+        f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv "
+        f"{escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
         f'<p class="note">{escape(facts)}</p>{known}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
     )
 
@@ -228,13 +243,17 @@ def _trained(results: dict, drawn: dict) -> str:
         return ""
     head = ["run", "role", "N#", "non-embedding#", "D, tokens#", "FLOPs#", "6ND#", "learning rate#", "batch#", "seed#", "state"]
     rows = [
-        [r["run_id"], r["role"], human(r["params_total"]), human(r["params_non_embedding"]), human(r["D"]), f"{r['train_flops']:.3g}", f"{r['train_flops_6nd']:.3g}",
+        [r["run_id"], r["role"], human(r["params_total"]), human(r["params_non_embedding"]), human(r["D"]), f"{r['train_flops']:.3g}",
+         f"{r['train_flops_6nd']:.3g}",
          f"{r['learning_rate']:.3g}", str(r["batch_size"]), str(r["seed"]), r["state"]]
         for r in sorted(results["runs"], key=lambda r: (r["role"] == "target", r["role"] == "sweep", r["params_total"], r["D"]))
     ]  # fmt: skip
     main, sweep = ([x for x in rows if (x[1] == "sweep") == s] for s in (False, True))
     more = f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{_table(head, sweep)}</details>" if sweep else ""
-    note = "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A branch's D includes its parent's."
+    note = (
+        "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A "
+        "branch's D includes its parent's."
+    )
     return f'<h2>What was trained</h2>{_figure(drawn, "loss_curves")}{_table(head, main) if main else ""}{more}<p class="note">{note}</p>'
 
 
@@ -273,7 +292,10 @@ def _time(results: dict, drawn: dict) -> str:
     rows = [[phase, f"{timing['seconds'][phase]:.1f}", f"{share:.1%}"] for phase, share in ordered]
     speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), _percent(t["mfu"], False)] for t in timing["throughput"]]
     tables = _table(["phase", "seconds#", "share#"], rows) + (_table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
-    return f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds over all runs.</p><div class="share">{bar}</div><div class="pair">{tables}</div>'
+    return (
+        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds over all runs.</p><div class="share">{bar}</div><div '
+        f'class="pair">{tables}</div>'
+    )
 
 
 def _excluded(results: dict, drawn: dict) -> str:
@@ -291,7 +313,10 @@ def _excluded(results: dict, drawn: dict) -> str:
 
 def _again(results: dict, drawn: dict) -> str:
     command = f"stepladder report --workdir={results['workdir']}"
-    return f"<h2>To make this page again</h2><pre>{escape(command)}</pre><p class='note'>Every number on it stands in <code>results.json</code> beside it.</p>"
+    return (
+        f"<h2>To make this page again</h2><pre>{escape(command)}</pre><p class='note'>Every number on it stands in "
+        f"<code>results.json</code> beside it.</p>"
+    )
 
 
 def _figure(drawn: dict[str, str], name: str) -> str:

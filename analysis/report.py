@@ -15,7 +15,8 @@ from stepladder.configs.errors import UserError
 def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "params_total") -> Path:
     """Write `<out>/index.html` and `<out>/results.json` (out: `<workdir>/report`) and return the page's path.
 
-    Works with whatever is there: what is missing is named on the page. Raises UserError when `workdir` does not exist or `out` is unwritable.
+    Works with whatever is there: what is missing is named on the page. Raises UserError when `workdir` does not exist or `out` is
+    unwritable.
     """
     collected = collect(workdir, n=n)
     folder = Path(out) if out else Path(workdir) / "report"

@@ -18,7 +18,8 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
 RUN_COLUMNS = (
-    "run_id", "role", "size", "params_total", "params_non_embedding", "D", "train_flops", "train_flops_6nd", "learning_rate", "weight_decay",
+    "run_id", "role", "size", "params_total", "params_non_embedding", "D", "train_flops", "train_flops_6nd", "learning_rate",
+    "weight_decay",
     "batch_size", "steps", "seed", "data_seed", "parent", "parent_step", "state", "step", "spec_hash", "created",
 )  # fmt: skip
 
@@ -60,11 +61,12 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     excluded = pd.concat([t for t in (runs.excluded, left) if len(t)] or [left], ignore_index=True)
     states = {str(k): int(v) for k, v in runs.runs["state"].value_counts().items()}
     body = {
-        "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "workdir": str(workdir), "n": n, "states": states,
+        "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "workdir": str(workdir), "n": n,
+        "states": states,
         "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"), "forecasts": entries, "law": law,
         "proxies": proxies[["run_id", "size", "N", "D", "C", "loss", "loss_se", "seed"]].to_dict("records"),
         "learning_rate": [dataclasses.asdict(c) for c in found], "timing": _timing(runs), "excluded": excluded.to_dict("records"),
-        "excluded_from_curves": int(len(outside)), "missing": missing,
+        "excluded_from_curves": len(outside), "missing": missing,
     }  # fmt: skip
     return Collected(plain(body), runs, proxies)
 

@@ -48,7 +48,8 @@ def _entry(entry: dict) -> list[str]:
     if truth is not None:
         lines += [
             "",
-            f"truth {truth:.4f} is {'inside' if entry['covered'] else 'OUTSIDE'} the {entry['level']:.0%} interval; error {entry['error']:+.2%}",
+            f"truth {truth:.4f} is {'inside' if entry['covered'] else 'OUTSIDE'} the {entry['level']:.0%} interval; error "
+            f"{entry['error']:+.2%}",
         ]
     else:
         lines += ["", f"no truth yet: {entry['truth_reason']}"]

@@ -48,7 +48,8 @@ def write_run(
     (folder / schema.METRICS).mkdir(parents=True)
     per_token = 6 * n + 1000
     lineage = {
-        "run_id": run.run_id, "spec_hash": run.hash, "parent": run.parent and {"run_id": run.parent.run_id, "step": run.parent.step}, "data_fingerprint": "f",
+        "run_id": run.run_id, "spec_hash": run.hash, "data_fingerprint": "f",
+        "parent": run.parent and {"run_id": run.parent.run_id, "step": run.parent.step},
         "tokenizer": {"name": "bytes"}, "params_total": n, "params_non_embedding": n - EMBEDDING, "flops_per_token_train": per_token,
         "flops_per_token_6n": 6 * (n - EMBEDDING), "flops_per_token_inference": per_token / 3, "tokens_per_step": run.tokens_per_step,
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "versions": {}, "machine": {"platform": "cpu"},
