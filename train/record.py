@@ -5,6 +5,7 @@ checkpoint is the commit marker. A part that outran its checkpoint is dropped at
 crash every step appears exactly once.
 """
 
+import contextlib
 import json
 import os
 import time
@@ -27,7 +28,8 @@ def write_atomic(path: Path, text: str) -> None:
             os.fsync(f.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise UserError(
             f"workdir={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --workdir"
         ) from error

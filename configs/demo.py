@@ -1,0 +1,71 @@
+"""The five-minute ladder: five proxy sizes, a forecast written before the target's first step, the target, and the truth.
+
+    make demo                                                        on a laptop: about five minutes on two cores
+    stepladder run --config=configs/demo.py:cpu --workdir=demo       the same runs, resumable; then `stepladder report --workdir=demo`
+    stepladder run --config=configs/demo.py:tiny --workdir=tiny      the same ladder in under a minute, for tests; its forecast means nothing
+
+Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three finished losses at D/4, D/2 and D for the
+price of 1.35 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
+"""
+
+from ml_collections import ConfigDict
+
+from stepladder.configs import base
+from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoints
+
+# arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
+LADDERS = {
+    "cpu": ([("6k", 1.6, 2), ("14k", 1.6, 2), ("25k", 1.6, 1), ("37k", 1.4, 1), ("54k", 1.2, 1)], ("150k", 4.0), 0.4),
+    "tiny": ([("6k", 0.08, 2), ("14k", 0.08, 2), ("25k", 0.08, 1), ("37k", 0.06, 1), ("54k", 0.05, 1)], ("150k", 0.16), 0.03),
+}
+HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
+DECAY = 0.2
+RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # around the rule's rate, at the smallest and the largest proxy
+
+
+def get_config(arg: str = "cpu") -> ConfigDict:
+    if arg not in LADDERS:
+        raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(LADDERS)}")
+    c = base.get_config()
+    c.name = "demo"
+    c.data.domains = ("python_numeric", "python_numeric_tests", "python_jax", "c_cpp", "cython", "docstrings")
+    c.data.max_mb_per_domain = 4.0 if arg == "cpu" else 0.4
+    c.data.max_epochs = 2.0
+    c.schedule.decay = f"{100 * DECAY:g}%"
+    c.run.evals = ()
+    c.run.log_every = 20 if arg == "cpu" else 5
+    c.run.eval_windows = 32
+    c.machine.tensorboard = False  # event files cost more than the smallest run's checkpoint
+    c.demo = ConfigDict()
+    c.demo.ladder = arg
+    return c
+
+
+def ladder(config: ConfigDict) -> list:
+    """Proxies with their branches, learning-rate curves, then the target."""
+    proxies, target, rate_tokens = LADDERS[config.demo.ladder]
+    runs = []
+    for size, tokens, seeds in proxies:
+        for seed in range(seeds):
+            runs += trunk_and_branches(config, size, tokens, seed)
+    for size in (proxies[0][0], proxies[-1][0]):
+        batch = next(run.batch_size for run in runs if run.model.size == size)  # the trunk's: one program more would be compiled
+        for factor in RATE_FACTORS:
+            runs.append(_rung(config, size, rate_tokens, config.seed, f"rate-{size}-x{factor:g}", factor, batch, role="sweep"))
+    return [*runs, _rung(config, *target, config.seed, f"target-{target[0]}", role="target")]
+
+
+def trunk_and_branches(config: ConfigDict, size: str, tokens: float, seed: int) -> list:
+    """One trunk and its cooldowns at HORIZONS of its length."""
+    trunk = _rung(config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy")
+    ends = [round(h * trunk.steps) for h in HORIZONS]
+    trunk = with_checkpoints(trunk, *(branch_step(trunk, end, DECAY) for end in ends))
+    return [trunk, *(cooldown(trunk, end, DECAY) for end in ends)]
+
+
+def _rung(config: ConfigDict, size: str, tokens: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):
+    c = config.copy_and_resolve_references()
+    c.unlock()
+    c.model.size, c.run.duration, c.seed, c.name, c.optimizer.learning_rate_factor = size, f"{tokens}M tokens", seed, name, factor
+    c.data_seed, c.run.batch_size = seed, batch
+    return rung(c, **tags)

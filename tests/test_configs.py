@@ -1,0 +1,182 @@
+"""Configs: durations, sizes, the rule, overrides and their refusals, golden specs of every shipped config."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stepladder.configs import base, durations, rule, sizes
+from stepladder.configs.counting import count
+from stepladder.configs.errors import UserError
+from stepladder.configs.load import load, override
+from stepladder.configs.rungs import cooldown, rung, with_checkpoints
+from stepladder.configs.spec import from_dict, to_dict
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).parent / "golden" / "configs.json"
+SHIPPED = ("configs/base.py", "configs/base.py:tiny", "configs/demo.py:cpu", "configs/sweep.py:rate", "configs/sweep.py:batch", "configs/sweep.py:decay")
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [(7, 7), ("12 steps", 12), ("1 step", 1), ("4096 tokens", 4), ("1M tokens", 977), ("2.5k tokens", 2), ("1 chinchilla", 20), ("0.5chinchilla", 10),
+     ("20%", 40), ("12.5%", 25), ("0 steps", 0)],
+)  # fmt: skip
+def test_durations(duration, steps):
+    assert durations.steps(duration, tokens_per_step=1024, params=1024, total_steps=200) == steps
+
+
+@pytest.mark.parametrize("duration", ["", "fast", "10", "-3 steps", "5 epochs", "1e400 tokens", True])
+def test_durations_refused(duration):
+    with pytest.raises(UserError, match="schedule.warmup"):
+        durations.steps(duration, tokens_per_step=1024, params=1000, total_steps=200, field="schedule.warmup")
+
+
+@pytest.mark.parametrize("duration", ["20%", "1 chinchilla"])
+def test_relative_durations_need_what_they_are_relative_to(duration):
+    with pytest.raises(UserError, match="use tokens or steps"):
+        durations.steps(duration, tokens_per_step=1024)
+
+
+def test_sizes_are_a_geometric_family():
+    """From about 10k to 7B; each next size 1.2 to 3.5 times the one before; width and depth never shrink."""
+    shapes = [sizes.shape(name, vocab_size=257) for name in sizes.SIZES]
+    totals = [count(s, 128).params_total for s in shapes]
+    assert 9_000 < totals[0] < 12_000 and 6.5e9 < totals[-1] < 7.5e9
+    for (a, b), (x, y) in zip(zip(shapes, shapes[1:]), zip(totals, totals[1:])):
+        assert 1.2 < y / x < 3.5
+        assert b.d_model >= a.d_model and b.n_layers >= a.n_layers - 2
+
+
+@pytest.mark.parametrize(("argument", "hint"), [({"size": "25kk"}, "25k"), ({"activation": "swigloo"}, "swiglu"), ({"kv_ratio": 3}, "divisor"), ({"compute_dtype": "float16"}, "bfloat16")])
+def test_sizes_refused(argument, hint):
+    with pytest.raises(UserError, match=hint):
+        sizes.shape(**{"size": "25k", "vocab_size": 257, **argument})
+
+
+def test_rule_moves_the_right_way():
+    """Power laws in N and D around the pivot; an own batch keeps the tokens."""
+    small, large = rule.recommend(20_000, 1e6, 128), rule.recommend(200_000, 1e6, 128)
+    expected = (200_000 / 20_000) ** rule.RATE_N
+    assert large.learning_rate / small.learning_rate == pytest.approx(expected, rel=1e-4)
+    longer = rule.recommend(20_000, 16e6, 128)
+    assert longer.batch_size == pytest.approx(small.batch_size * 16**rule.BATCH_D, rel=0.5)
+    own = rule.recommend(20_000, 1e6, 128, batch_size=24)
+    assert own.batch_size == 24 and own.steps == round(1e6 / 24 / 128)
+    assert own.weight_decay * own.steps == pytest.approx(rule.DECAY, rel=1e-5)
+
+
+def test_spec_survives_json_and_its_hash_ignores_labels(tmp_path):
+    spec = rung(tiny.config(tmp_path), role="proxy")
+    again = from_dict(json.loads(json.dumps(to_dict(spec))))
+    assert again == spec and again.run_id == spec.run_id
+    assert dataclasses.replace(spec, name="other", tags=()).hash == spec.hash
+    for change in ({"steps": 41}, {"batch_size": 16}, {"hyper": dataclasses.replace(spec.hyper, learning_rate=0.5)}):
+        assert dataclasses.replace(spec, **change).hash != spec.hash
+
+
+def test_what_a_sweep_varies_is_not_part_of_the_program(tmp_path):
+    spec = rung(tiny.config(tmp_path))
+    trunk = with_checkpoints(spec, 16)
+    assert cooldown(trunk, 20, 0.2).program_key == spec.program_key
+    assert dataclasses.replace(spec, hyper=dataclasses.replace(spec.hyper, seed=3, learning_rate=1.0)).program_key == spec.program_key
+    assert dataclasses.replace(spec, batch_size=16).program_key != spec.program_key
+
+
+def test_a_cooldown_needs_an_undecayed_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="no undecayed checkpoint"):
+        cooldown(rung(tiny.config(tmp_path)), 20, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [("model.size", "6k", "6k"), ("seed", "3", 3), ("run.batch_size", "16", 16), ("optimizer.learning_rate", "1e-3", 1e-3), ("model.tied", "false", False),
+     ("run.evals", "10%,50%", ("10%", "50%")), ("data.weights.tables", "0.25", 0.25), ("data.sources.web", "a/*.txt", "a/*.txt")],
+)  # fmt: skip
+def test_overrides(key, text, value):
+    config = base.get_config()
+    override(config, key, text)
+    node = config
+    for part in key.split("."):
+        node = node[part]
+    assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [("model.sise", "6k", "did you mean 'model.size'"), ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"), ("seed", "many", "not a int"),
+     ("optimizer.learning_rate", "fast", "not a float"), ("model.tied", "perhaps", "not a bool"), ("model", "6k", "is a section"), ("nonsense", "1", "unknown key")],
+)  # fmt: skip
+def test_overrides_refused(key, text, says):
+    with pytest.raises(UserError, match=says):
+        override(base.get_config(), key, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"data__weights": {"words": 0.5, "digits": 0.6}}, "sum is 1.1"), ({"data__weights": {"words": 1.5, "digits": -0.5}}, "negative"),
+     ({"data__weights": {"wordz": 1.0}}, "no such domain"), ({"run__duration": "soon"}, "run.duration"), ({"run__duration": "0 steps"}, "no step at all"),
+     ({"schedule__decay": "99%", "schedule__warmup": "10%"}, "exceed"), ({"data__tokenizer": "words"}, "data.tokenizer"), ({"model__size": "9k"}, "model.size")],
+)  # fmt: skip
+def test_bad_configs_are_refused(tmp_path, change, says):
+    with pytest.raises(UserError, match=says):
+        rung(tiny.config(tmp_path, **change))
+
+
+@pytest.mark.parametrize("text", ["", "def get_config(arg=''):\n    return (", "x = 1"])
+def test_unusable_config_files(tmp_path, text):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match="config="):
+        load(str(path))
+    with pytest.raises(UserError, match="no such file"):
+        load(str(tmp_path / "absent.py"))
+
+
+def test_own_config_file(tmp_path):
+    """An experiment is one new file; it may yield any runs."""
+    (tmp_path / "mine.py").write_text(
+        "from stepladder.configs import base\nfrom stepladder.configs.rungs import rung\n"
+        "def get_config(arg=''):\n    c = base.get_config()\n    c.name = 'mine'\n    return c\n"
+        "def ladder(c):\n    runs = []\n    for seed in (0, 1):\n        d = c.copy_and_resolve_references()\n        d.seed = seed\n        runs.append(rung(d))\n    return runs\n"
+    )
+    loaded = load(str(tmp_path / "mine.py"), [("model.size", "6k")])
+    assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {s.model.size for s in loaded.specs} == {"6k"}
+
+
+@pytest.mark.parametrize("reference", SHIPPED)
+def test_golden_config(reference):
+    """The specs a shipped config yields, so that no default changes unseen. On purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
+    path, _, arg = reference.partition(":")
+    found = {s.run_id: to_dict(s) for s in load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs}
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("STEPLADDER_GOLDEN") == "write":
+        golden[reference] = found
+        GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+    assert found == golden[reference]
+
+
+def test_the_demo_extrapolates():
+    """The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape."""
+    specs = load(str(ROOT / "configs/demo.py") + ":cpu").specs
+    target = next(s for s in specs if s.tag["role"] == "target")
+    proxies = [s for s in specs if s.tag["role"] == "proxy"]
+    assert specs[-1] is target and len({s.model.size for s in proxies}) >= 5
+    seeds = {size: {s.hyper.seed for s in proxies if s.model.size == size} for size in {s.model.size for s in proxies}}
+    smallest = sorted(seeds, key=lambda size: count(sizes.shape(size, vocab_size=257), 128).params_total)[:2]
+    assert all(len(seeds[size]) >= 2 for size in smallest)
+    for proxy in proxies:
+        (n, d, c), (tn, td, tc) = (cost(s) for s in (proxy, target))
+        assert tn >= 2 * n and td >= 2 * d and tc >= 8 * c, proxy.name
+        shapes = [(s.optimizer, s.hyper.end_factor, round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1)) for s in (proxy, target)]
+        if proxy.parent or proxy.steps == proxy.hyper.total_steps:
+            assert shapes[0] == shapes[1]
+
+
+def cost(spec) -> tuple[float, float, float]:
+    counts = count(spec.model, spec.data.seq_len)
+    tokens = spec.steps * spec.tokens_per_step
+    return counts.params_total, tokens, tokens * counts.flops_per_token_train
