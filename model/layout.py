@@ -1,0 +1,40 @@
+"""How the same mathematics is laid out on each backend: one table, chosen by measurement."""
+
+from dataclasses import dataclass
+
+from stepladder.model.shape import Shape
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Choices that change speed and memory, never the result (up to the order of sums)."""
+
+    layers: str  # key of layers.RUNNERS
+    attention: str  # key of attention.IMPLEMENTATIONS
+    remat: str  # key of layers.REMAT
+    chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
+
+
+# cpu, measured on 2 cores of an AMD EPYC (Zen 5, 1 MB of L2 a core), jax 0.10.2, CPU milliseconds a sequence of 128 tokens, 16 sequences:
+#     size   unrolled, chunks of 1 | 2 | 4 | 8 | 16     scanned, chunks of 2 | 16
+#     25k    0.79  0.57  0.56  0.58  0.72               0.74  0.88
+#     200k   4.45  3.07  3.16  4.53  6.01               3.99  7.25
+#     1m     13.7  9.49  10.9  11.9  14.3               12.4  17.1
+#   A chunk keeps the scores and activations in L2, and the whole step's temporaries under the 32 MB above which malloc returns memory to
+#   the kernel after each step: 16 sequences of the 200k size then cost 31 000 page faults, a third of the step.
+# gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks because they live from parallelism.
+DEFAULTS = {
+    "cpu": Layout(layers="unroll", attention="xla", remat="none", chunk_floats=2**15),
+    "gpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
+    "tpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
+}
+
+
+def chunk(cfg: Shape, sequences: int, seq_len: int, backend: str) -> int:
+    """Sequences a device handles at a time: the largest divisor of those it holds within `chunk_floats` (0: all).
+
+    Raises KeyError for an unknown backend.
+    """
+    floats = DEFAULTS[backend].chunk_floats
+    fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and n * seq_len * cfg.d_model <= floats]
+    return max(fitting, default=1) if floats else 0
