@@ -85,12 +85,12 @@ def prepared_store(tmp_path, root):
 
 
 def test_store_of_another_tokenizer_is_refused(tmp_path, root, capsys):
-    store, another = prepared_store(tmp_path, root)
-    manifest = json.loads((store / "manifest.json").read_text())
-    (store / "manifest.json").write_text(json.dumps(manifest | {"tokenizer": manifest["tokenizer"] | {"hash": "0" * 16}}))
+    prepared_store(tmp_path, root)
+    (run,) = (tmp_path / "W" / "runs").iterdir()
+    assert cli.main(["data", "prepare", f"--out={tmp_path / 'bpe'}", "--tokenizer=bpe:300", f"{tmp_path}/text/words/*.txt"]) == 0
     capsys.readouterr()
-    assert cli.main(another) == 1
-    assert "0000000000000000" in capsys.readouterr().err
+    assert cli.main(["eval", str(run), f"--store={tmp_path / 'bpe'}"]) == 1
+    assert "was made with bpe:300" in capsys.readouterr().err
 
 
 def test_truncated_token_store_is_refused(tmp_path, root, capsys):
