@@ -8,7 +8,7 @@ import numpy as np
 from stepladder.configs.spec import RunSpec
 from stepladder.train.data.batches import evaluation_windows
 from stepladder.train.data.store import Store
-from stepladder.train.program import EVAL_CHUNK, Program
+from stepladder.train.program import Program
 
 
 @dataclass
@@ -30,11 +30,11 @@ class Evaluator:
         bytes_per_token = {d: float(token_bytes[w[:, 1:]].mean(dtype=np.float64)) for d, w in windows.items()}
         stacked_WT = np.concatenate(list(windows.values())).astype(np.int32)
         domain_W = np.repeat(np.arange(len(windows)), [len(w) for w in windows.values()])
-        padding = -len(stacked_WT) % EVAL_CHUNK
+        padding = -len(stacked_WT) % program.eval_batch
         stacked_WT = np.pad(stacked_WT, ((0, padding), (0, 0)), mode="wrap")
         return cls(
             program=program, weights=weights, domain_W=np.pad(domain_W, (0, padding), constant_values=-1), bytes_per_token=bytes_per_token,
-            windows_CBT=program.put_windows(stacked_WT.reshape(-1, EVAL_CHUNK, stacked_WT.shape[1])),
+            windows_CBT=program.put_windows(stacked_WT.reshape(-1, program.eval_batch, stacked_WT.shape[1])),
         )  # fmt: skip
 
     def compile(self):

@@ -22,7 +22,7 @@ class Machine:
     devices: int = 0
     layers: str = "auto"
     remat: str = "none"
-    accumulation: int = 1
+    accumulation: int = 0
     temporary_every: float = 300.0
     compilation_cache: str = "auto"
     tensorboard: bool = True
@@ -33,8 +33,8 @@ class Machine:
         for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", tuple(layers.REMAT))):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
-        if machine.accumulation < 1:
-            raise UserError(f"machine.accumulation={machine.accumulation}: must be at least 1")
+        if machine.accumulation < 0:
+            raise UserError(f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches")
         return machine
 
 
@@ -57,10 +57,11 @@ def cache_folder() -> Path:
 
 def mesh(machine: Machine, batch_size: int) -> Mesh:
     """A data-parallel mesh over as many of the machine's devices as divide a micro-batch; the batch never depends on the hardware."""
-    if batch_size % machine.accumulation:
-        raise UserError(f"machine.accumulation={machine.accumulation}: does not divide the batch of {batch_size}; use a divisor")
+    micro = machine.accumulation or 1
+    if batch_size % micro:
+        raise UserError(f"machine.accumulation={micro}: does not divide the batch of {batch_size}; use a divisor")
     devices = jax.devices()[: machine.devices or None]
-    count = max(k for k in range(1, len(devices) + 1) if batch_size // machine.accumulation % k == 0)
+    count = max(k for k in range(1, len(devices) + 1) if batch_size // micro % k == 0)
     return jax.make_mesh((1, count, 1, 1), AXES, devices=devices[:count], axis_types=(AxisType.Auto,) * 4)
 
 

@@ -16,21 +16,15 @@ import optax
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
-from stepladder.model import transformer
-from stepladder.model.loss import next_token_loss, token_nll
+from stepladder.model import layout, transformer
+from stepladder.model.gradient import loss_and_gradient
+from stepladder.model.loss import token_nll
 from stepladder.train import machine as machines
 from stepladder.train import optimizer, schedule
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
-EVAL_CHUNK = 32  # windows in one forward pass of the evaluation
-
-
-def layer_runner(machine: Machine) -> str:
-    """scan or unroll: the machine's choice, or the measured default of this backend."""
-    if machine.layers != "auto":
-        return machine.layers
-    return "unroll" if jax.default_backend() == "cpu" else "scan"
+EVAL_BATCH = 16  # windows a device evaluates in one forward pass, at most
 
 
 def traced(spec: RunSpec) -> dict:
@@ -56,24 +50,10 @@ def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
     }
 
 
-def train_step(model: ModelSpec, optim: OptimizerSpec, accumulation: int, how: dict, state: dict, hyper: dict, tokens_BT: jax.Array):
-    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `accumulation` micro-batches a step."""
+def train_step(model: ModelSpec, optim: OptimizerSpec, how: dict, state: dict, hyper: dict, tokens_BT: jax.Array):
+    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `how` is passed to `loss_and_gradient`."""
     params, step = state["params"], state["step"]
-
-    def loss_fn(params, tokens_BT):
-        total, aux = next_token_loss(model, params, tokens_BT, z_loss=hyper["z_loss"], **how)
-        return total, {"loss": aux["loss"], "z_loss": aux["z_loss"]}
-
-    gradient = jax.grad(loss_fn, has_aux=True)
-    if accumulation == 1:
-        grads, aux = gradient(params, tokens_BT)
-    else:
-        micro_ABT = tokens_BT.reshape(accumulation, -1, tokens_BT.shape[1])
-        add = functools.partial(jax.tree.map, jnp.add)
-        first = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, params, micro_ABT[0]))
-        total, _ = jax.lax.scan(lambda sums, micro_BT: (add(sums, gradient(params, micro_BT)), None), first, micro_ABT)
-        grads, aux = jax.tree.map(lambda x: x / accumulation, total)
-
+    aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], **how)
     factor = schedule.factor(optim.schedule, step, hyper)
     tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode)
     updates, opt = tx.update(grads, state["opt"], params)
@@ -107,7 +87,14 @@ class Program:
                 raise UserError(f"optimizer.{field}={value!r}: unknown; {nearest(value, known)}")
         self.mesh = machines.mesh(self.machine, self.spec.batch_size)
         self.replicated = machines.replicated(self.mesh)
-        self.how = {"layers": layer_runner(self.machine), "remat": self.machine.remat}
+        backend, seq_len = self.mesh.devices.flat[0].platform, self.spec.data.seq_len
+        defaults = layout.DEFAULTS["gpu" if backend in ("cuda", "rocm") else backend]
+        runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
+        local = self.spec.batch_size // self.mesh.size
+        chunk = local // self.machine.accumulation if self.machine.accumulation else layout.chunk(self.spec.model, local, seq_len, backend)
+        self.forward = {"layers": runner, "attention": defaults.attention}
+        self.how = {**self.forward, "remat": self.machine.remat, "chunk": chunk, "mesh": self.mesh}
+        self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, backend) or EVAL_BATCH)
         self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
 
     @property
@@ -122,11 +109,7 @@ class Program:
         return jax.device_put(tokens_BT, machines.by_batch(self.mesh))
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
-        return jax.device_put(windows_CBT, self._by_window)
-
-    @property
-    def _by_window(self):
-        return machines.by_batch(self.mesh, 1) if EVAL_CHUNK % self.mesh.size == 0 else self.replicated
+        return jax.device_put(windows_CBT, machines.by_batch(self.mesh, 1))
 
     @functools.cached_property
     def init(self):
@@ -137,21 +120,22 @@ class Program:
 
     @functools.cached_property
     def step(self):
-        fn = functools.partial(train_step, self.spec.model, self.spec.optimizer, self.machine.accumulation, self.how)
+        fn = functools.partial(train_step, self.spec.model, self.spec.optimizer, self.how)
         batch = jax.ShapeDtypeStruct((self.spec.batch_size, self.spec.data.seq_len + 1), np.int32, sharding=machines.by_batch(self.mesh))
         jitted = jax.jit(fn, donate_argnums=0, out_shardings=self.replicated)
         return self._compile("step", jitted, self.abstract_state, self._hyper_shapes, batch)
 
     def evaluator(self, chunks: int):
-        """Compiled evaluation of (chunks, EVAL_CHUNK, L + 1) windows."""
+        """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
         return self._evaluators(chunks)
 
     @functools.cached_property
     def _evaluators(self):
         @functools.cache
         def compiled(chunks: int):
-            fn = functools.partial(evaluate, self.spec.model, self.how)
-            windows = jax.ShapeDtypeStruct((chunks, EVAL_CHUNK, self.spec.data.seq_len + 1), np.int32, sharding=self._by_window)
+            fn = functools.partial(evaluate, self.spec.model, self.forward)
+            shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
+            windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=machines.by_batch(self.mesh, 1))
             jitted = jax.jit(fn, out_shardings=self.replicated)
             return self._compile("evaluate", jitted, self.abstract_state["params"], windows)
 
