@@ -13,11 +13,32 @@ from stepladder.configs.errors import UserError
 
 def read_forecasts(workdir: str | Path) -> list[dict]:
     """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none. Raises UserError when it cannot be read."""
+    return _read(workdir)["forecasts"]
+
+
+def read_refusals(workdir: str | Path) -> list[dict]:
+    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc, reason}."""
+    return _read(workdir)["refused"]
+
+
+def refuse_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str) -> dict:
+    """Write down, once and before the target's step 0, why its proxies support no forecast."""
+    body = _read(workdir)
+    for entry in body["refused"]:
+        if entry["target_spec_hash"] == target_spec_hash:
+            return entry
+    entry = {"target_spec_hash": target_spec_hash, "target_run_id": target_run_id, "written_utc": _now(), "reason": reason}
+    _replace(Path(workdir) / schema.FORECAST, body | {"refused": [*body["refused"], entry]})
+    return entry
+
+
+def _read(workdir: str | Path) -> dict[str, list[dict]]:
     path = Path(workdir) / schema.FORECAST
     if not path.exists():
-        return []
+        return {"forecasts": [], "refused": []}
     try:
-        return list(json.loads(path.read_text())["forecasts"])
+        body = json.loads(path.read_text())
+        return {"forecasts": list(body["forecasts"]), "refused": list(body.get("refused", []))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"forecast={path}: unreadable ({error}); move it away, it is never overwritten") from error
 
@@ -30,7 +51,8 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
     already (it would be no forecast), or when the proxies identify no law.
     """
     workdir = Path(workdir)
-    entries = read_forecasts(workdir)
+    body = _read(workdir)
+    entries = body["forecasts"]
     for entry in entries:
         if entry["target_spec_hash"] == target_spec_hash:
             return entry
@@ -42,12 +64,16 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
     entry = {
         "target_spec_hash": target_spec_hash,
         "target_run_id": target_run_id,
-        "written_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "written_utc": _now(),
         **made.to_dict(),
         "domains": {d: _domain(runs, target, seed, level, d) for d in sorted(set(runs.points["domain"]) - {"all"})},
     }
-    _replace(workdir / schema.FORECAST, {"forecasts": [*entries, entry]})
+    _replace(workdir / schema.FORECAST, body | {"forecasts": [*entries, entry]})
     return entry
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domain: str) -> dict:

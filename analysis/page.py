@@ -202,7 +202,19 @@ def _law(results: dict, drawn: dict) -> str:
     return (
         f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv "
         f"{escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
-        f'<p class="note">{escape(facts)}</p>{known}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+    )
+
+
+def _undecayed(results: dict) -> str:
+    """The same law through intermediate checkpoints at full learning rate, kept apart from the final losses."""
+    law = results.get("law_undecayed")
+    if law is None:
+        return ""
+    values = ", ".join(f"{name} = {value:.4g}" for name, value in law["params"].items())
+    return (
+        f'<p class="note">Kept apart: the same law through the {law["points"]} undecayed intermediate checkpoints gives {escape(values)} '
+        f"(residual standard deviation {law['residual_sd']:.2%}); they lie higher and take no part in the forecast.</p>"
     )
 
 
@@ -293,7 +305,7 @@ def _time(results: dict, drawn: dict) -> str:
     speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), _percent(t["mfu"], False)] for t in timing["throughput"]]
     tables = _table(["phase", "seconds#", "share#"], rows) + (_table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
     return (
-        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds over all runs.</p><div class="share">{bar}</div><div '
+        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.</p><div class="share">{bar}</div><div '
         f'class="pair">{tables}</div>'
     )
 

@@ -1,4 +1,4 @@
-"""Write the report of a working directory: index.html, which needs no other file, and results.json with every number on it."""
+"""Write the report of a working directory: index.html, which needs no other file, results.json with every number on it, figures/."""
 
 import json
 import os
@@ -20,9 +20,12 @@ def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "para
     """
     collected = collect(workdir, n=n)
     folder = Path(out) if out else Path(workdir) / "report"
-    text = page(collected.results, draw(collected))
+    drawn = draw(collected)
+    text = page(collected.results, drawn)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        for name, svg in drawn.items():
+            _replace(folder / "figures" / f"{name}.svg", svg)
         _replace(folder / "results.json", json.dumps(collected.results, indent=1, allow_nan=False) + "\n")
         _replace(folder / "index.html", text)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import pandas as pd
 
 from stepladder.analysis.fit import Fit, fit
 from stepladder.analysis.forecast import plain
-from stepladder.analysis.forecast_file import read_forecasts
+from stepladder.analysis.forecast_file import read_forecasts, read_refusals
 from stepladder.analysis.learning_rate import curves
 from stepladder.analysis.load import Runs, load
-from stepladder.analysis.select import final_points
+from stepladder.analysis.select import checkpoint_points, final_points
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
@@ -42,7 +43,9 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
         missing.append("runs: none has a readable record yet")
     entries = [_with_truth(entry, runs) for entry in read_forecasts(workdir)]
     targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
-    if not entries:
+    refused = read_refusals(workdir)
+    missing += [f"forecast of {r['target_run_id']}: refused at {r['written_utc']}, before its step 0: {r['reason']}" for r in refused]
+    if not entries and not refused:
         missing.append("forecast: none was written yet; `stepladder run` writes it once all proxies are done, before the target starts")
     if not targets:
         missing.append("target: has no record yet")
@@ -55,6 +58,12 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
             law = fit(proxies, objective="squared_log").to_dict()
         except UserError as error:
             missing.append(f"law: {error}")
+    undecayed = checkpoint_points(runs)
+    try:
+        other = fit(undecayed, objective="squared_log").to_dict() if len(undecayed) else None
+    except UserError as error:
+        other = None
+        missing.append(f"law of undecayed checkpoints: {error}")
     found, outside = curves(runs)
     if not found:
         missing.append("learning-rate curves: no size has three learning rates at one duration")
@@ -63,9 +72,9 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     body = {
         "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "workdir": str(workdir), "n": n,
         "states": states,
-        "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"), "forecasts": entries, "law": law,
+        "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"), "forecasts": entries, "law": law, "law_undecayed": other,
         "proxies": proxies[["run_id", "size", "N", "D", "C", "loss", "loss_se", "seed"]].to_dict("records"),
-        "learning_rate": [dataclasses.asdict(c) for c in found], "timing": _timing(runs), "excluded": excluded.to_dict("records"),
+        "learning_rate": [dataclasses.asdict(c) for c in found], "timing": _timing(runs, Path(workdir)), "excluded": excluded.to_dict("records"),
         "excluded_from_curves": len(outside), "missing": missing,
     }  # fmt: skip
     return Collected(plain(body), runs, proxies)
@@ -124,10 +133,18 @@ def _with_truth(entry: dict, runs: Runs) -> dict:
     return out | {"domains": domains}
 
 
-def _timing(runs: Runs) -> dict:
-    """Seconds by phase over all runs. Rows of phase `window` carry throughput and overlap the phases, so they are no part of the sum."""
-    rows = runs.timing[runs.timing["phase"] != "window"]
-    seconds = {str(k): float(v) for k, v in rows.groupby("phase")["seconds"].sum().items()} if len(rows) else {}
+def _timing(runs: Runs, workdir: Path) -> dict:
+    """Seconds by phase: of the last `run` command where it left its times, else summed over the runs' own rows.
+
+    Rows of phase `window` carry throughput and overlap the phases, so they are no part of the sum.
+    """
+    if (workdir / schema.TIMES).exists():
+        command = json.loads((workdir / schema.TIMES).read_text())
+        seconds, what = command["seconds"], f"the last `run` command, {command['runs']} runs"
+    else:
+        rows = runs.timing[runs.timing["phase"] != "window"]
+        seconds = {str(k): float(v) for k, v in rows.groupby("phase")["seconds"].sum().items()} if len(rows) else {}
+        what = "all runs"
     total = sum(seconds.values())
     rates = runs.timing[np.isfinite(runs.timing["tokens_per_second"].astype(float))]
     by_size = [
@@ -135,6 +152,7 @@ def _timing(runs: Runs) -> dict:
         for (n, size), t in rates.groupby(["N", "size"], sort=True)
     ]
     return {
+        "of": what,
         "seconds": seconds,
         "total": total,
         "shares": {k: v / total for k, v in seconds.items()} if total else {},

@@ -12,6 +12,15 @@ ROLE_REASONS = {
 }
 
 
+def checkpoint_points(runs: Runs, *, domain: str = "all") -> pd.DataFrame:
+    """Undecayed evaluations of finished proxies on `domain`: intermediate checkpoints at full learning rate, a law of their own.
+
+    They lie above the law of final losses (no decay yet) and never enter it; the fit through them shows what the decay is worth.
+    """
+    points = runs.points[(runs.points["domain"] == domain) & (runs.points["state"] == schema.DONE) & ~runs.points["decayed"]]
+    return points[~points["role"].isin(ROLE_REASONS)].sort_values(["N", "D", "run_id"]).reset_index(drop=True)
+
+
 def final_points(runs: Runs, *, domain: str = "all", roles: dict[str, str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The last decayed evaluation of every finished run on `domain`, and what was left out (run_id, step, domain, reason).
 

@@ -8,6 +8,8 @@ Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405
 price of 1.35 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
@@ -16,7 +18,7 @@ from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoin
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
     "cpu": ([("6k", 1.6, 2), ("14k", 1.6, 2), ("25k", 1.6, 1), ("37k", 1.4, 1), ("54k", 1.2, 1)], ("150k", 4.0), 0.4),
-    "tiny": ([("6k", 0.08, 2), ("14k", 0.08, 2), ("25k", 0.08, 1), ("37k", 0.06, 1), ("54k", 0.05, 1)], ("150k", 0.16), 0.03),
+    "tiny": ([("6k", 0.2, 2), ("14k", 0.2, 2), ("25k", 0.2, 1), ("37k", 0.16, 1), ("54k", 0.12, 1)], ("150k", 0.4), 0.05),
 }
 HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
 DECAY = 0.2
@@ -59,7 +61,8 @@ def trunk_and_branches(config: ConfigDict, size: str, tokens: float, seed: int) 
     """One trunk and its cooldowns at HORIZONS of its length."""
     trunk = _rung(config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy")
     ends = [round(h * trunk.steps) for h in HORIZONS]
-    trunk = with_checkpoints(trunk, *(branch_step(trunk, end, DECAY) for end in ends))
+    leaves = [branch_step(trunk, end, DECAY) for end in ends]
+    trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
     return [trunk, *(cooldown(trunk, end, DECAY) for end in ends)]
 
 

@@ -14,6 +14,7 @@ RUNS = "runs"
 SPEC, LINEAGE, STATUS, HEARTBEAT = "spec.json", "lineage.json", "status.json", "heartbeat.json"
 METRICS, CHECKPOINTS = "metrics", "checkpoints"
 FORECAST = "forecast.json"  # at the top of the workdir, one entry a target, written before the target's step 0
+TIMES = "timing.json"  # at the top of the workdir: seconds by phase of the last `run` command that ran something
 LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and its run ids
 
 # Row kinds. `train`: loss (nats/token, mean over the steps since the previous row's), grad_norm, learning_rate.

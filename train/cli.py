@@ -102,12 +102,17 @@ def _run(loaded: Loaded, workdir: Path, store: Path | None, quiet: bool) -> int:
 
 def _write_forecast(workdir: Path, spec) -> None:
     """Before the target's step 0: what the proxies say it will reach."""
-    from stepladder.analysis.forecast_file import write_forecast
+    from stepladder.analysis.forecast_file import refuse_forecast, write_forecast
     from stepladder.configs import counting
 
     counts = counting.count(spec.model, spec.data.seq_len)
     tokens = spec.steps * spec.tokens_per_step
-    write_forecast(workdir, spec.hash, spec.run_id, {"N": counts.params_total, "D": tokens, "C": tokens * counts.flops_per_token_train})
+    target = {"N": counts.params_total, "D": tokens, "C": tokens * counts.flops_per_token_train}
+    try:
+        entry = write_forecast(workdir, spec.hash, spec.run_id, target)
+        print(f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, {entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}")
+    except UserError as error:  # the target runs all the same: that its proxies support no forecast is a result
+        print(f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}")
 
 
 def _status_arguments(parser):

@@ -4,7 +4,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 
-PHASES = ("compile", "data", "steps", "eval", "checkpoint", "restore", "other")
+PHASES = ("compile", "data", "steps", "eval", "checkpoint", "restore", "forecast", "other")
 
 
 class Clock:

@@ -53,13 +53,14 @@ def run_ladder(
     with clock.phase("prepare"):
         by_corpus = stores(loaded.specs, store_root or workdir / "data", show=not quiet)
     clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
-    began = time.time()
+    began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
     with _bar(loaded.specs, states, quiet) as bar:
         for spec in loaded.specs:
             if states[spec.run_id] in schema.TERMINAL:
                 continue
             if spec.tag.get("role") == "target" and before_target:
-                before_target(workdir, spec)
+                with clock.phase("forecast"):
+                    before_target(workdir, spec)
                 faults.point("after_forecast")
             lost = _lost_parent(spec, states, workdir)
             if lost:
@@ -74,8 +75,8 @@ def run_ladder(
                 record = Record(workdir, spec)
                 record.set_status(schema.FAILED, record.status["step"], reason=str(error))
                 raise
-    body = {"began_unix": began, "seconds": clock.table(), "runs": len(states)}
-    write_atomic(workdir / "timing.json", json.dumps(body, indent=1) + "\n")
+    body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
+    write_atomic(workdir / schema.TIMES, json.dumps(body, indent=1) + "\n")
     return states
 
 
