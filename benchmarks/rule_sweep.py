@@ -94,7 +94,9 @@ def main() -> None:
     for name in ("batch", "rate"):
         print(name, {k: f"{v[0]:.4g} +- {v[1]:.2g}" if isinstance(v, tuple) else v for k, v in found[name].items()})
     side = table[~table.index.isin(found["cells"].index)]
-    varied = side[np.isclose(side["D"], 1e6, rtol=0.01)].assign(DECAY=lambda t: t["weight_decay"] * t["steps"], WARMUP=lambda t: t["warmup_steps"] / t["steps"])
+    varied = side[np.isclose(side["D"], 1e6, rtol=0.01)].assign(
+        DECAY=lambda t: t["weight_decay"] * t["steps"], WARMUP=lambda t: t["warmup_steps"] / t["steps"]
+    )
     if len(varied):
         print(varied.pivot_table(index=["DECAY", "WARMUP"], columns="size", values="loss").round(4).to_string())
 

@@ -1,7 +1,6 @@
 """The command: help with an example for all, plan, refusals in one line with exit status 1, a whole tiny run from the shell."""
 
 import errno
-import json
 import os
 import subprocess
 import sys
@@ -59,7 +58,13 @@ def test_refusals_are_one_line(args, says, root, tmp_path, capsys):
 
 
 def tiny_run(tmp_path, root, *more: str, workdir: str = "W", **changes) -> list[str]:
-    return ["run", f"--config={root}/configs/base.py", f"--workdir={tmp_path / workdir}", *tiny.overrides(tmp_path / "text", **changes), *more]
+    return [
+        "run",
+        f"--config={root}/configs/base.py",
+        f"--workdir={tmp_path / workdir}",
+        *tiny.overrides(tmp_path / "text", **changes),
+        *more,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -139,9 +144,12 @@ def test_from_the_shell(tmp_path, root):
     again = command(*args)
     assert again.returncode == 0 and "1 done" in again.stdout
     (run,) = (workdir / "runs").iterdir()
-    for words in (["report", f"--workdir={workdir}"], ["eval", f"{run}@150"], ["sample", str(run), "--tokens=20"], ["export", str(run), f"--out={tmp_path}/w.npz"]):
+    for words in (
+        ["report", f"--workdir={workdir}"],
+        ["eval", f"{run}@150"],
+        ["sample", str(run), "--tokens=20"],
+        ["export", str(run), f"--out={tmp_path}/w.npz"],
+    ):
         done = command(*words)
         assert done.returncode == 0, done.stderr
     assert (workdir / "report" / "index.html").stat().st_size > 10_000
-
-

@@ -1,6 +1,7 @@
 """Configs: durations, sizes, the rule, overrides and their refusals, golden specs of every shipped config."""
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -46,12 +47,20 @@ def test_sizes_are_a_geometric_family():
     shapes = [sizes.shape(name, vocab_size=257) for name in sizes.SIZES]
     totals = [count(s, 128).params_total for s in shapes]
     assert 9_000 < totals[0] < 12_000 and 6.5e9 < totals[-1] < 7.5e9
-    for (a, b), (x, y) in zip(zip(shapes, shapes[1:]), zip(totals, totals[1:])):
+    for (a, b), (x, y) in zip(itertools.pairwise(shapes), itertools.pairwise(totals)):
         assert 1.2 < y / x < 3.5
         assert b.d_model >= a.d_model and b.n_layers >= a.n_layers - 2
 
 
-@pytest.mark.parametrize(("argument", "hint"), [({"size": "25kk"}, "25k"), ({"activation": "swigloo"}, "swiglu"), ({"kv_ratio": 3}, "divisor"), ({"compute_dtype": "float16"}, "bfloat16")])
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ({"size": "25kk"}, "25k"),
+        ({"activation": "swigloo"}, "swiglu"),
+        ({"kv_ratio": 3}, "divisor"),
+        ({"compute_dtype": "float16"}, "bfloat16"),
+    ],
+)
 def test_sizes_refused(argument, hint):
     with pytest.raises(UserError, match=hint):
         sizes.shape(**{"size": "25k", "vocab_size": 257, **argument})
@@ -171,7 +180,10 @@ def test_the_demo_extrapolates():
     for proxy in proxies:
         (n, d, c), (tn, td, tc) = (cost(s) for s in (proxy, target))
         assert tn >= 2 * n and td >= 2 * d and tc >= 8 * c, proxy.name
-        shapes = [(s.optimizer, s.hyper.end_factor, round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1)) for s in (proxy, target)]
+        shapes = [
+            (s.optimizer, s.hyper.end_factor, round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1))
+            for s in (proxy, target)
+        ]
         if proxy.parent or proxy.steps == proxy.hyper.total_steps:
             assert shapes[0] == shapes[1]
 

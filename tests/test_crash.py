@@ -27,7 +27,9 @@ DEVICES = 2
 def start(root: Path, workdir: Path, fault: str = "") -> subprocess.Popen:
     words = ["run", f"--config={root / CONFIG}", f"--workdir={workdir}", "--quiet", f"--config.machine.devices={DEVICES}"]
     env = {**os.environ, **({"STEPLADDER_FAULT": fault} if fault else {})}
-    return subprocess.Popen([sys.executable, "-m", "stepladder.train", *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "stepladder.train", *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(root: Path, workdir: Path) -> float:
@@ -81,7 +83,10 @@ def test_killed_at_three_random_moments(root, tmp_path, unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["during_checkpoint:3", "during_checkpoint:20", "after_metrics:2", "after_metrics:15", "after_checkpoint:4", "after_forecast:1"])
+@pytest.mark.parametrize(
+    "fault",
+    ["during_checkpoint:3", "during_checkpoint:20", "after_metrics:2", "after_metrics:15", "after_checkpoint:4", "after_forecast:1"],
+)
 def test_killed_by_fault_injection(fault, root, tmp_path, unbroken):
     """In the middle of a checkpoint write, between the metrics' commit and the checkpoint's, between commit and status, between forecast and target."""
     process = start(root, tmp_path, fault)

@@ -144,13 +144,11 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
 
 def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
     """Trunk of 60 steps, cooled down from step 32 to 40, against one run of 40 steps that decays over its last 8."""
-    config, _, store = base
+    _config, _, store = base
     trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
     trunk = with_checkpoints(trunk, 32)
     branch = cooldown(trunk, 40, 0.2, role="proxy")
-    unbroken = dataclasses.replace(
-        trunk, name="unbroken", hyper=branch.hyper, steps=40, eval_steps=(40,), checkpoint_steps=(40,)
-    )
+    unbroken = dataclasses.replace(trunk, name="unbroken", hyper=branch.hyper, steps=40, eval_steps=(40,), checkpoint_steps=(40,))
     for spec in (trunk, branch, unbroken):
         assert run(spec, tmp_path, store, MACHINE) == schema.DONE
     assert_same_state(state_at(tmp_path, branch), state_at(tmp_path, unbroken))
@@ -167,7 +165,9 @@ def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
 
 def test_weights_only_start(base, finished, tmp_path):
     _, spec, store = base
-    child = dataclasses.replace(spec, name="child", parent=ParentSpec(spec.run_id, 40, ("optimizer", "step")), steps=5, eval_steps=(5,), checkpoint_steps=(5,))
+    child = dataclasses.replace(
+        spec, name="child", parent=ParentSpec(spec.run_id, 40, ("optimizer", "step")), steps=5, eval_steps=(5,), checkpoint_steps=(5,)
+    )
     shutil.copytree(finished / schema.RUNS, tmp_path / schema.RUNS)
     assert run(child, tmp_path, store, MACHINE) == schema.DONE
     first = next(r for r in rows(tmp_path, child) if r["kind"] == schema.TRAIN)
@@ -175,7 +175,7 @@ def test_weights_only_start(base, finished, tmp_path):
 
 
 def test_divergence_is_a_completed_state(base, tmp_path):
-    config, spec, store = base
+    config, spec, _store = base
     wild = dataclasses.replace(spec, name="wild", hyper=dataclasses.replace(spec.hyper, learning_rate=1e30, clip_norm=1e30))
     states = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, tmp_path / "data", quiet=True)
     assert states == {wild.run_id: schema.DIVERGED, spec.run_id: schema.DONE}

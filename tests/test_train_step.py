@@ -41,13 +41,16 @@ def train(compiled: Program, spec, steps: int):
 def test_golden_step(spec):
     """Three steps from a fixed seed on fixed tokens. When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
     state, rows = train(program(spec, Machine(devices=1)), spec, 3)
-    sums = {"/".join(str(k.key) for k in path): float(jnp.abs(x).sum()) for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]}
+    sums = {
+        "/".join(str(k.key) for k in path): float(jnp.abs(x).sum()) for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]
+    }
     found = {"rows": rows, "abs_sums": sums}
     if os.environ.get("STEPLADDER_GOLDEN") == "write":
         os.makedirs(os.path.dirname(GOLDEN), exist_ok=True)
         with open(GOLDEN, "w") as f:
             json.dump(found, f, indent=1, sort_keys=True)
-    golden = json.load(open(GOLDEN))
+    with open(GOLDEN) as f:
+        golden = json.load(f)
     assert set(golden["abs_sums"]) == set(sums)
     for name, value in golden["abs_sums"].items():
         assert sums[name] == pytest.approx(value, rel=1e-5), name
@@ -58,7 +61,9 @@ def test_golden_step(spec):
 def test_a_sweep_compiles_once(spec):
     """Two runs that differ only in traced hypers: one executable, other results."""
     machine = Machine(devices=2)
-    other = dataclasses.replace(spec, hyper=dataclasses.replace(spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8))
+    other = dataclasses.replace(
+        spec, hyper=dataclasses.replace(spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8)
+    )
     before = COMPILED["step", spec.program_key]
     results = [train(program(s, machine), s, 3)[1] for s in (spec, other)]
     assert COMPILED["step", spec.program_key] - before <= 1  # 0 when a test before this one made it

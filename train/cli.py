@@ -110,7 +110,9 @@ def _write_forecast(workdir: Path, spec) -> None:
     target = {"N": counts.params_total, "D": tokens, "C": tokens * counts.flops_per_token_train}
     try:
         entry = write_forecast(workdir, spec.hash, spec.run_id, target)
-        print(f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, {entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}")
+        print(
+            f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, {entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}"
+        )
     except UserError as error:  # the target runs all the same: that its proxies support no forecast is a result
         print(f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}")
 

@@ -1,0 +1,72 @@
+"""Every command of the README: parsed and its config loaded in the fast suite, run from the first to the last in the slow one."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepladder.configs.load import load
+from stepladder.train import cli
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
+LINES = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+COMMANDS = [line for line in LINES if line.startswith("stepladder ")]
+
+
+def test_every_line_is_known():
+    for line in LINES:
+        assert line.startswith(("stepladder ", "RUN=")) or line in ("make demo", "make test"), line
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_command_parses_and_its_config_loads(line):
+    words = shlex.split(line)[1:]
+    overrides = [w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")]
+    args = cli._parser().parse_args([w for w in words if not w.startswith("--config.")])
+    if hasattr(args, "config"):
+        assert load(str(ROOT / args.config), [(k, v) for k, _, v in overrides]).specs
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_make_targets_exist(target):
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", TEXT))))
+def test_links_exist(link):
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.slow
+def test_commands_run_in_order(tmp_path):
+    """All bash blocks, with the tiny demo for the demo, in an empty folder; then the notebook's three lines."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "texts").mkdir()
+    subprocess.run([sys.executable, "-c", SAMPLE], cwd=tmp_path, check=True)
+    script = "\n".join(line for line in LINES if not line.startswith("make")).replace("demo.py:cpu", "demo.py:tiny")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for made in ("demo/report/index.html", "weights.npz", "store/manifest.json"):
+        assert (tmp_path / made).exists()
+    (notebook,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", notebook], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 or "UserError" in done.stderr, done.stderr[-2000:]
+
+
+SAMPLE = """
+import json, random
+import zstandard
+rng = random.Random(0)
+words = [f"{a}{b}" for a in ("ka", "lo", "mi", "tu") for b in ("ra", "ne", "so", "pi", "da")]
+docs = [json.dumps({"text": " ".join(rng.choice(words) for _ in range(300))}) for _ in range(60)]
+open("texts/a.jsonl.zst", "wb").write(zstandard.compress(("\\n".join(docs) + "\\n").encode()))
+"""
