@@ -106,7 +106,7 @@ def test_create_is_traceable_in_the_key():
         traces.append(1)
         return transformer.create(CFG, key)[1]
 
-    keys = jax.random.split(jax.random.key(3), 3)
+    keys = jax.random.split(jax.random.key(3), 2)
     each = [make(key) for key in keys]
     packed = jax.vmap(make)(keys)
     assert len(traces) <= 2  # one for jit, one for vmap; none a seed
