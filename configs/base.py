@@ -68,6 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     # How to execute, not what: no part of a run's identity.
     c.machine = ConfigDict()
+    c.machine.store = ""  # folder of token stores; empty: WORKDIR/data
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
     c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
     c.machine.remat = "none"  # a name in model/layout.py

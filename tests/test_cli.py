@@ -86,7 +86,7 @@ def prepared_store(tmp_path, root):
     """A finished run's token store, and the arguments of another run that reads it."""
     assert cli.main(tiny_run(tmp_path, root, run__duration="10 steps")) == 0
     (store,) = (tmp_path / "W" / "data").iterdir()
-    return store, tiny_run(tmp_path, root, f"--store={tmp_path / 'W' / 'data'}", workdir="other", run__duration="11 steps")
+    return store, tiny_run(tmp_path, root, f"--config.machine.store={tmp_path / 'W' / 'data'}", workdir="other", run__duration="11 steps")
 
 
 def test_store_of_another_tokenizer_is_refused(tmp_path, root, capsys):

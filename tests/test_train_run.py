@@ -177,10 +177,10 @@ def test_weights_only_start(base, finished, tmp_path):
 def test_divergence_is_a_completed_state(base, tmp_path):
     config, spec, _store = base
     wild = dataclasses.replace(spec, name="wild", hyper=dataclasses.replace(spec.hyper, learning_rate=1e30, clip_norm=1e30))
-    states = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, tmp_path / "data", quiet=True)
+    states = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, quiet=True)
     assert states == {wild.run_id: schema.DIVERGED, spec.run_id: schema.DONE}
     assert "loss is nan" in table(tmp_path) or "loss is inf" in table(tmp_path)
-    again = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, tmp_path / "data", quiet=True)
+    again = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, quiet=True)
     assert again == states
 
 

@@ -77,21 +77,20 @@ def plan(args) -> int:
 def _run_arguments(parser):
     _config(parser)
     _workdir(parser)
-    parser.add_argument("--store", type=Path, help="where token stores are kept (default WORKDIR/data)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
-    return _run(load(args.config, args.overrides), args.workdir, args.store, args.quiet)
+    return _run(load(args.config, args.overrides), args.workdir, args.quiet)
 
 
-def _run(loaded: Loaded, workdir: Path, store: Path | None, quiet: bool) -> int:
+def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:
     from stepladder.train.ladder import run_ladder
     from stepladder.train.preempt import EXIT_STATUS, Preempted
 
     try:
-        states = run_ladder(loaded, workdir, store, _write_forecast, quiet)
+        states = run_ladder(loaded, workdir, _write_forecast, quiet)
     except Preempted as notice:
         print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
         return EXIT_STATUS
@@ -217,7 +216,7 @@ def _demo_arguments(parser):
 
 def demo(args) -> int:
     """The five-minute tour: corpus, proxies, forecast, target, report. Example: stepladder demo --workdir=demo"""
-    code = _run(load(args.config, args.overrides), args.workdir, None, args.quiet)
+    code = _run(load(args.config, args.overrides), args.workdir, args.quiet)
     return code or _report(args.workdir)
 
 

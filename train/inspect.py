@@ -49,7 +49,8 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
     if found is None:
         raise UserError(f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`")
     state, meta = found
-    opened = Store.open(store or folder(record.parent.parent / "data", spec.data.corpus), tokenizer=meta["tokenizer"])
+    kept = (read_json(record / schema.LINEAGE) or {}).get("machine", {}).get("store") or record.parent.parent / "data"
+    opened = Store.open(store or folder(kept, spec.data.corpus), tokenizer=meta["tokenizer"])
     if opened.fingerprint != meta["data_fingerprint"]:
         raise UserError(
             f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on {meta['data_fingerprint']}; give its own store"

@@ -36,9 +36,7 @@ def claim(workdir: Path, loaded: Loaded) -> None:
         write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
 
 
-def run_ladder(
-    loaded: Loaded, workdir: Path, store_root: Path | None = None, before_target: BeforeTarget | None = None, quiet: bool = False
-) -> dict[str, str]:
+def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None = None, quiet: bool = False) -> dict[str, str]:
     """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten."""
     workdir = Path(workdir)
     machine = Machine.from_config(loaded.config)
@@ -51,7 +49,7 @@ def run_ladder(
 
     notice, clock = Notice().watch(), Clock()
     with clock.phase("prepare"):
-        by_corpus = stores(loaded.specs, store_root or workdir / "data", show=not quiet)
+        by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet)
     clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
     began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
     with _bar(loaded.specs, states, quiet) as bar:

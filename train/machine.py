@@ -19,6 +19,7 @@ AXES = ("run", "data", "fsdp", "tensor")
 class Machine:
     """The `machine` section of a config."""
 
+    store: str = ""
     devices: int = 0
     layers: str = "auto"
     remat: str = "none"
