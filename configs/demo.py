@@ -17,7 +17,7 @@ from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoin
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
-    "cpu": ([("6k", 1.6, 2), ("14k", 1.6, 2), ("25k", 1.6, 1), ("37k", 1.4, 1), ("54k", 1.2, 1)], ("150k", 4.0), 0.4),
+    "cpu": ([("6k", 2.8, 2), ("14k", 2.8, 2), ("25k", 2.8, 1), ("37k", 2.4, 1), ("54k", 1.6, 1)], ("150k", 6.0), 0.5),
     "tiny": ([("6k", 0.2, 2), ("14k", 0.2, 2), ("25k", 0.2, 1), ("37k", 0.16, 1), ("54k", 0.12, 1)], ("150k", 0.4), 0.05),
 }
 HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
@@ -35,7 +35,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     c.data.max_epochs = 2.0
     c.schedule.decay = f"{100 * DECAY:g}%"
     c.run.evals = ()
-    c.run.log_every = 20 if arg == "cpu" else 5
+    c.run.log_every = 50 if arg == "cpu" else 5
     c.run.eval_windows = 32
     c.machine.tensorboard = False  # event files cost more than the smallest run's checkpoint
     c.demo = ConfigDict()

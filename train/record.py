@@ -17,15 +17,19 @@ from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec, to_dict
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot."""
+def write_atomic(path: Path, text: str, sync: bool = True) -> None:
+    """Write `text` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
+
+    `sync` waits for the disk: for what must survive a power cut.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "w") as f:
             f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+            if sync:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(beside, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -45,7 +49,7 @@ class Record:
     def __init__(self, workdir: Path, spec: RunSpec):
         self.spec, self.path = spec, Path(workdir) / schema.RUNS / spec.run_id
         self.rows: list[dict[str, Any]] = []
-        self._beat = 0.0
+        self._beat = (0.0, 0)  # (time, step) of the last heartbeat
 
     def open(self, lineage: dict) -> None:
         """Write spec and lineage once; refuse a folder that holds another run or other data."""
@@ -73,12 +77,13 @@ class Record:
         body = {"state": state, "step": step, "total_steps": self.spec.steps, **more}
         write_atomic(self.path / schema.STATUS, json.dumps(body, sort_keys=True) + "\n")
 
-    def heartbeat(self, step: int, every: float = 1.0, **more: Any) -> None:
-        """At most one write in `every` seconds; feeds `status` only."""
-        now = time.time()
-        if now - self._beat >= every:
-            self._beat = now
-            write_atomic(self.path / schema.HEARTBEAT, json.dumps({"step": step, "time": now, **more}) + "\n")
+    def heartbeat(self, step: int, every: float = 1.0) -> None:
+        """At most one write in `every` seconds, with the pace since the one before; feeds `status` only."""
+        now, (then, before) = time.time(), self._beat
+        if now - then >= every:
+            self._beat = now, step
+            pace = (step - before) / (now - then) if then else None
+            write_atomic(self.path / schema.HEARTBEAT, json.dumps({"step": step, "time": now, "steps_per_second": pace}) + "\n", sync=False)
 
     def add(self, kind: str, step: int, **fields: Any) -> None:
         self.rows.append({"step": step, "tokens": step * self.spec.tokens_per_step, "kind": kind, **fields})

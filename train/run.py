@@ -86,14 +86,18 @@ def run(
         pending, steps_since = None if due or temporary else (step, metrics), steps_since + 1
         if ended:
             break
-        record.heartbeat(step, total=spec.steps)
+        record.heartbeat(step)
         if progress:
             progress(step, spec.steps, record.rows[-1].get("loss", math.nan) if record.rows else math.nan)
         if step in spec.eval_steps:
             with clock.phase("eval"):
                 decayed = schedule.decayed(spec.optimizer.schedule, step, asdict(spec.hyper))
-                for row in evaluator(state["params"]):
-                    record.add(schema.EVAL, step, **row, decayed=decayed)
+                evaluated = evaluator(state["params"])
+            if not all(math.isfinite(row["loss"]) for row in evaluated):  # the last update broke what the last loss could not show yet
+                ended = {"step": step, "reason": f"evaluation is not finite at step {step}"}
+                break
+            for row in evaluated:
+                record.add(schema.EVAL, step, **row, decayed=decayed)
         if step in spec.checkpoint_steps or step == spec.steps or temporary:
             record.add(schema.TIMING, step, phase="window", **rates.since(clock, steps_since))
             if step == spec.steps:
@@ -103,7 +107,6 @@ def run(
                 _commit(record, committed, step, machine)
                 faults.point("after_metrics")
                 checkpoints.save(step, state, {**meta, "step": step})
-                record.set_status(schema.RUNNING, step)
             committed, steps_since = step, 0
             if notice.arrived:
                 checkpoints.close()
