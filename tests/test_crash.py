@@ -1,5 +1,6 @@
 """Show: a ladder killed anywhere and repeated is bit for bit the unbroken ladder. Real processes, real SIGKILL; slow."""
 
+import contextlib
 import json
 import os
 import random
@@ -65,19 +66,24 @@ def rows(record: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_killed_at_three_random_moments(root, tmp_path, unbroken):
+def test_killed_again_and_again(root, tmp_path, unbroken):
+    """One ladder, six deaths: three at random moments, one in a checkpoint's write, one between metrics and checkpoint, one after the forecast."""
     print(f"seed {SEED} (STEPLADDER_CRASH_SEED repeats it)")
     workdir, seconds = unbroken
-    rng, kills = random.Random(SEED), 0
-    for _ in range(3):
-        process = start(root, tmp_path)
-        try:
-            process.wait(timeout=rng.uniform(0.15, 0.5) * seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    assert kills >= 2
+    rng, deaths = random.Random(SEED), []
+    plan = [rng.uniform(0.08, 0.25) * seconds for _ in range(3)] + ["during_checkpoint:5", "after_metrics:3", "after_forecast:1"]
+    rng.shuffle(plan)
+    plan.sort(key=lambda death: death == "after_forecast:1")  # the ladder gets there only once
+    for death in plan:
+        process = start(root, tmp_path, death if isinstance(death, str) else "")
+        if not isinstance(death, str):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=death)
+            process.kill()
+        process.communicate()
+        deaths.append((death, process.returncode))
+    print("deaths (after seconds, or at a fault): ", deaths)
+    assert [code for _, code in deaths] == [-signal.SIGKILL] * 6
     finish(root, tmp_path)
     assert_same(root, tmp_path, workdir)
 
