@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import least_squares
 
 from stepladder.analysis.load import load
 from stepladder.configs import rule
 
 TABLE = Path(__file__).parent / "rule_sweep.csv"
+SEQ_LEN = 128
 COLUMNS = ["size", "N", "D", "batch_size", "steps", "learning_rate", "weight_decay", "warmup_steps", "loss", "loss_se", "state"]
 
 
@@ -31,51 +33,41 @@ def collect(workdirs: list[Path]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).drop_duplicates().sort_values(COLUMNS[:8])
 
 
-def optimum(rates: np.ndarray, losses: np.ndarray) -> float | None:
-    """Rate at the vertex of a parabola in log rate through the best three; None at the edge of the grid."""
-    order = np.argsort(rates)
-    x, y = np.log(rates[order]), losses[order]
-    best = int(np.argmin(y))
-    if best in (0, len(y) - 1):
-        return None
-    a, b, _ = np.polyfit(x[best - 1 : best + 2], y[best - 1 : best + 2], 2)
-    return float(np.exp(-b / (2 * a)))
+def cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the rate grid, with the cell (size, D, batch) each belongs to; a cell is one learning-rate curve."""
+    decay, warmup = table["weight_decay"] * table["steps"], table["warmup_steps"] / table["steps"]
+    main = table[table["loss"].notna() & np.isclose(decay, 1.0, rtol=0.05) & np.isclose(warmup, 0.05, atol=0.012)]
+    main = main.assign(D=main["D"].round(-5), cell=main.groupby(["size", main["D"].round(-5), "batch_size"]).ngroup())
+    return main[main.groupby("cell")["cell"].transform("size") >= 3]
 
 
-def fit(table: pd.DataFrame) -> dict:
-    """Best batch and rate of every (size, D), and the power laws through them, with standard errors."""
-    table = table[table["loss"].notna()]
-    decay = table["weight_decay"] * table["steps"]
-    main = table[np.isclose(decay, 1.0, rtol=0.05) & np.isclose(table["warmup_steps"] / table["steps"], 0.05, atol=0.012)]
-    cells = []
-    for (size, n, d, batch), group in main.groupby(["size", "N", main["D"].round(-5), "batch_size"]):
-        best = optimum(group["learning_rate"].to_numpy(), group["loss"].to_numpy())
-        cells.append({"size": size, "N": n, "D": d, "batch": batch, "rates": len(group), "best_loss": group["loss"].min(),
-                      "best_rate": group.loc[group["loss"].idxmin(), "learning_rate"], "optimum": best})  # fmt: skip
-    cells = pd.DataFrame(cells)
-    top = cells.loc[cells.groupby(["size", "D"])["best_loss"].idxmin()]
-    return {"cells": cells, "best": top, "batch": _power(top["D"], top["batch"] * 128, {"D": rule.D0}),
-            "rate": _power_nd(top.assign(rate=top["optimum"].fillna(top["best_rate"])))}  # fmt: skip
+def fit_rate(main: pd.DataFrame, near: float = 0.06) -> dict:
+    """ln loss = offset of the cell + k (ln rate - ln rate*)^2 over all curves at once, ln rate* linear in ln N, ln D and ln batch.
 
+    One curvature for all and runs within `near` of their cell's best: one curve alone has 4 or 5 runs of one seed, and its vertex is noise.
+    Standard errors from the Jacobian and the residuals.
+    """
+    best = main.groupby("cell")["loss"].transform("min")
+    used = main[main["loss"] < best * (1 + near)]
+    used = used.assign(cell=used["cell"].rank(method="dense").astype(int) - 1)
+    x, y, cell = np.log(used["learning_rate"].to_numpy()), np.log(used["loss"].to_numpy()), used["cell"].to_numpy()
+    design = np.column_stack([
+        np.ones(len(x)), np.log(used["N"] / rule.N0), np.log(used["D"] / rule.D0), np.log(used["batch_size"] * SEQ_LEN / rule.BATCH),
+    ])  # fmt: skip
 
-def _power(x: pd.Series, y: pd.Series, pivot: dict) -> dict:
-    design = np.column_stack([np.ones(len(x)), np.log(x / pivot["D"])])
-    return _least_squares(design, np.log(y), ("BATCH", "BATCH_D"))
+    def residual(p):
+        return p[5 + cell] + p[4] ** 2 * (x - design @ p[:4]) ** 2 - y
 
-
-def _power_nd(top: pd.DataFrame) -> dict:
-    design = np.column_stack([np.ones(len(top)), np.log(top["N"] / rule.N0), np.log(top["D"] / rule.D0)])
-    return _least_squares(design, np.log(top["rate"]), ("RATE", "RATE_N", "RATE_D"))
-
-
-def _least_squares(design: np.ndarray, y: pd.Series, names: tuple[str, ...]) -> dict:
-    beta, *_ = np.linalg.lstsq(design, y, rcond=None)
-    freedom = len(y) - design.shape[1]
-    sd = np.sqrt(((y - design @ beta) ** 2).sum() / freedom) if freedom > 0 else np.nan
-    se = sd * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
-    values = [np.exp(beta[0]), *beta[1:]]
-    errors = [values[0] * se[0], *se[1:]]
-    return {n: (float(v), float(e)) for n, v, e in zip(names, values, errors)} | {"residual_sd": float(sd), "points": len(y)}
+    start = np.concatenate([[np.log(rule.RATE), 0, 0, 0, 0.1], np.log(used.groupby("cell")["loss"].min().to_numpy())])
+    found = least_squares(residual, start)
+    freedom = len(x) - len(start)
+    sd = float(np.sqrt(2 * found.cost / freedom))
+    se = sd * np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
+    names = ("RATE_N", "RATE_D", "RATE_BATCH")
+    rate = float(np.exp(found.x[0]))
+    return {"RATE": (rate, rate * se[0])} | {n: (float(v), float(e)) for n, v, e in zip(names, found.x[1:4], se[1:4])} | {
+        "curvature": (float(found.x[4] ** 2), float(2 * found.x[4] * se[4])), "residual_sd": sd, "runs": len(x), "curves": int(cell.max() + 1),
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -86,19 +78,18 @@ def main() -> None:
     if args.workdirs:
         collect(args.workdirs).to_csv(TABLE, index=False, float_format="%.6g")
     table = pd.read_csv(TABLE)
-    found = fit(table)
+    main_grid = cells(table)
+    rate = fit_rate(main_grid)
     if args.json:
-        print(json.dumps({k: v if isinstance(v, dict) else v.to_dict("records") for k, v in found.items()}))
+        print(json.dumps(rate))
         return
-    print(found["cells"].to_string(index=False, float_format="%.4g"))
-    for name in ("batch", "rate"):
-        print(name, {k: f"{v[0]:.4g} +- {v[1]:.2g}" if isinstance(v, tuple) else v for k, v in found[name].items()})
-    side = table[~table.index.isin(found["cells"].index)]
-    varied = side[np.isclose(side["D"], 1e6, rtol=0.01)].assign(
-        DECAY=lambda t: t["weight_decay"] * t["steps"], WARMUP=lambda t: t["warmup_steps"] / t["steps"]
-    )
-    if len(varied):
-        print(varied.pivot_table(index=["DECAY", "WARMUP"], columns="size", values="loss").round(4).to_string())
+    print("final loss, nats/token, by learning rate (DECAY 1, WARMUP 5 %)")
+    print(main_grid.pivot_table(index=["N", "D", "batch_size"], columns="learning_rate", values="loss").round(3).to_string(na_rep="-"))
+    print("\nrate:", {k: f"{v[0]:.4g} +- {v[1]:.2g}" if isinstance(v, tuple) else v for k, v in rate.items()})
+    side = table[np.isclose(table["D"], 1e6, rtol=0.01)]
+    side = side.assign(DECAY=(side["weight_decay"] * side["steps"]).round(2), WARMUP=(side["warmup_steps"] / side["steps"]).round(2))
+    print("\nfinal loss by weight decay and warm-up (D = 1M tokens, batch 16, rate 0.01)")
+    print(side.pivot_table(index=["DECAY", "WARMUP"], columns="N", values="loss").round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
         tokens = durations.steps(config.run.duration, tokens_per_step=1, field="run.duration") * batch * data.seq_len
     else:
         batch = config.run.batch_size
-    advice = rule.recommend(params, tokens, data.seq_len, batch)
-    steps = advice.steps
     if tokens <= 0:
         raise UserError(f"run.duration={config.run.duration!r}: no step at all; ask for more")
+    advice = rule.recommend(params, tokens, data.seq_len, batch)
+    steps = advice.steps
     relative = dict(tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps)
     warmup = (
         durations.steps(config.schedule.warmup, **relative, field="schedule.warmup")

@@ -34,7 +34,7 @@ RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 # grid -> (tokens in millions, batch, learning rate, DECAY of the rule, warm-up) of every run
 GRIDS = {
     "rate": [(d, b, r, 1.0, "5%") for d in (0.5, 2.0) for b in (8, 16, 32) for r in RATES if b == 8 or r > 2.5e-3],
-    "decay": [(1.0, 8, 5e-3, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)] + [(1.0, 8, 5e-3, 1.0, u) for u in ("1%", "2%", "15%")],
+    "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)] + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
 }
 LARGEST_BATCH = {"84k": 8}  # the two smaller sizes settle the batch; the largest is too slow here for all three
 
@@ -44,7 +44,7 @@ def ladder(config: ConfigDict) -> list:
     runs = []
     for size in config.sweep.sizes:
         for tokens, batch, rate, decay, warmup in GRIDS[config.sweep.grid]:
-            if batch > LARGEST_BATCH.get(size, batch):
+            if config.sweep.grid == "rate" and batch > LARGEST_BATCH.get(size, batch):
                 continue
             c = config.copy_and_resolve_references()
             c.unlock()

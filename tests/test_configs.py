@@ -71,9 +71,12 @@ def test_rule_moves_the_right_way():
     small, large = rule.recommend(20_000, 1e6, 128), rule.recommend(200_000, 1e6, 128)
     expected = (200_000 / 20_000) ** rule.RATE_N
     assert large.learning_rate / small.learning_rate == pytest.approx(expected, rel=1e-4)
-    longer = rule.recommend(20_000, 16e6, 128)
-    assert longer.batch_size == pytest.approx(small.batch_size * 16**rule.BATCH_D, rel=0.5)
+    longer, longest = (rule.recommend(20_000, d, 128) for d in (rule.D_BATCH, 16 * rule.D_BATCH))
+    assert small.batch_size == longer.batch_size == rule.BATCH // 128
+    assert longest.batch_size == pytest.approx(longer.batch_size * 16**rule.BATCH_D, rel=0.42)  # the nearest power of two
+    assert longest.learning_rate < longer.learning_rate < small.learning_rate
     own = rule.recommend(20_000, 1e6, 128, batch_size=24)
+    assert own.learning_rate / small.learning_rate == pytest.approx(3**rule.RATE_BATCH, rel=1e-4)
     assert own.batch_size == 24 and own.steps == round(1e6 / 24 / 128)
     assert own.weight_decay * own.steps == pytest.approx(rule.DECAY, rel=1e-5)
 
