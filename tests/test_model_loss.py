@@ -11,11 +11,10 @@ from scipy.special import logsumexp
 
 from stepladder.model import transformer
 from stepladder.model.loss import cross_entropy, next_token_loss, token_nll
-from tests.model_shapes import PLAIN, SHAPES
+from tests.model_shapes import PLAIN, SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
-logits = jax.jit(transformer.logits, static_argnums=0)
-create = jax.jit(lambda cfg: transformer.create(cfg, jax.random.key(0))[1], static_argnums=0)
+logits = jit(transformer.logits, static_argnums=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e3])
@@ -41,7 +40,7 @@ def test_next_token_loss_adds_up(name):
     cfg = SHAPES[name]
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (3, 9))
 
-    @jax.jit
+    @jit
     def all_three(params, z_loss):
         loss = next_token_loss(cfg, params, tokens, z_loss)
         return *loss, token_nll(cfg, params, tokens), transformer.logits(cfg, params, tokens[:, :-1])
@@ -59,7 +58,7 @@ def test_next_token_loss_adds_up(name):
 def test_first_loss_is_log_of_the_vocabulary(tied):
     cfg = dataclasses.replace(SHAPES["all"], tied=tied, vocab_size=257, d_model=64)
     params, tokens = create(cfg), RNG.integers(0, 257, (8, 33))
-    assert float(token_nll(cfg, params, tokens).mean()) == pytest.approx(math.log(257), abs=0.05)
+    assert float(jit(token_nll, static_argnums=0)(cfg, params, tokens).mean()) == pytest.approx(math.log(257), abs=0.05)
 
 
 def test_soft_cap_bounds_the_logits():
@@ -77,7 +76,7 @@ def test_learns_a_tiny_batch_by_heart(name):
     cfg = dataclasses.replace(SHAPES[name], logit_cap=30.0 if name == "all" else 0.0, n_layers=2)
     tokens = RNG.integers(0, PLAIN.vocab_size, (2, 17))
     tokens[:, 0] = [1, 2]  # told apart from the first token on
-    optimizer = optax.adam(1e-2)
+    optimizer = optax.adam(2e-2)
     params = create(cfg)
 
     @jax.jit
@@ -88,7 +87,7 @@ def test_learns_a_tiny_batch_by_heart(name):
             updates, opt = optimizer.update(grads, opt)
             return (optax.apply_updates(params, updates), opt), loss
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=600)[1]
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=400)[1]
 
     losses = train(params)
     assert losses[0] > 3 and losses[-1] < 0.02

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stepladder.model import attention, norm, rope, transformer
-from tests.model_shapes import SHAPES
+from tests.model_shapes import SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
 
@@ -59,13 +59,13 @@ def reference_logits(cfg, params, tokens_L, mask_LM, positions_L):
     return cfg.logit_cap * np.tanh(logits / cfg.logit_cap) if cfg.logit_cap else logits
 
 
-logits = jax.jit(transformer.logits, static_argnums=0)
+logits = jit(transformer.logits, static_argnums=0)
 
 
 def model(name):
     """A shape and parameters away from their initial values, so that a forgotten scale shows."""
     cfg = SHAPES[name]
-    params = transformer.create(cfg, jax.random.key(1))[1]
+    params = create(cfg)
     return cfg, jax.tree.map(lambda p: np.asarray(p + 0.3 * RNG.standard_normal(p.shape), np.float32), params)
 
 
@@ -121,7 +121,7 @@ def test_attend(causal, implementation, kv_heads):
 
 def test_attend_large_scores_are_finite():
     q = np.full((1, 4, 1, 8), 1e4, np.float32)
-    value, grads = jax.value_and_grad(lambda q: attention.attend(q, q, q).sum())(q)
+    value, grads = jit(jax.value_and_grad(lambda q: attention.attend(q, q, q).sum()))(q)
     assert np.isfinite(value) and np.isfinite(grads).all()
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from stepladder.model import sample, transformer
-from tests.model_shapes import SHAPES
+from tests.model_shapes import SHAPES, create, jit
 
 CFG = SHAPES["all"]
-PARAMS = jax.tree.map(lambda p: 5 * p, transformer.create(CFG, jax.random.key(0))[1])
-LOGITS = jax.jit(lambda tokens: transformer.logits(CFG, PARAMS, tokens))
+PARAMS = jax.tree.map(lambda p: 5 * p, create(CFG))
+LOGITS = jit(lambda tokens: transformer.logits(CFG, PARAMS, tokens))
 PROMPT = [3, 1, 4, 1, 5]
 
 
