@@ -4,8 +4,8 @@
     stepladder run --config=configs/demo.py:cpu --workdir=demo       the same runs, resumable; then `stepladder report --workdir=demo`
     stepladder run --config=configs/demo.py:tiny --workdir=tiny      the same ladder in under a minute, for tests; its forecast means nothing
 
-Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three finished losses at D/4, D/2 and D for the
-price of 1.35 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
+Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three finished losses at 0.4, 0.65 and 1 D for
+the price of 1.21 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoin
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
-    "cpu": ([("6k", 2.8, 2), ("14k", 2.8, 2), ("25k", 2.8, 1), ("37k", 2.4, 1), ("54k", 1.6, 1)], ("150k", 6.0), 0.5),
+    "cpu": ([("6k", 2.2, 2), ("14k", 2.2, 2), ("25k", 2.2, 1), ("37k", 1.9, 1), ("54k", 1.28, 1)], ("150k", 4.8), 0.5),
     "tiny": ([("6k", 0.2, 2), ("14k", 0.2, 2), ("25k", 0.2, 1), ("37k", 0.16, 1), ("54k", 0.12, 1)], ("150k", 0.4), 0.05),
 }
-HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
+HORIZONS = (0.4, 0.65)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
 DECAY = 0.2
-RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # around the rule's rate, at the smallest and the largest proxy
+RATE_FACTORS = (0.125, 0.35, 1.0, 2.8, 8.0)  # around the rule's rate, at the smallest and the largest proxy
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
