@@ -4,7 +4,7 @@ What the interval contains. `level` of the simulated worlds of resample.py: the 
 noise of the target's own run, both with the noise level itself unknown (Student-like tails). Not in it: a law of the wrong shape. For
 that there is a floor: the interval is never narrower than the error the same procedure makes when the largest proxy size is
 hidden and forecast from the others, times the target's distance beyond the proxies over that size's distance beyond the rest (in
-log compute, at least 1). A floor is no probability statement; `interval["binding"]` says which of the two was wider.
+log N, which is what hiding a size hides; at least 1). A floor is no probability statement; `interval["binding"]` says which of the two was wider.
 """
 
 import dataclasses
@@ -147,7 +147,7 @@ def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tupl
             "size": str(points["size"][out].iloc[0]), "N": float(n), "largest": bool(n == points["N"].max()), "points": int(out.sum()),
             "D": [float(d) for d in points["D"][out]], "truth": [float(v) for v in truth], "prediction": [float(v) for v in predicted],
             "are": float(np.mean(np.abs(truth - predicted) / truth)), "bias": float(np.mean(np.log(truth / predicted))),
-            "beyond": float(np.log(points["C"][out].max() / rest["C"].max())), "converged": bool(found.converged[best[k]]),
+            "beyond": float(np.log(n / rest["N"].max())), "converged": bool(found.converged[best[k]]),
         })  # fmt: skip
     return fit, rows
 
@@ -162,7 +162,7 @@ def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict])
     largest = next((b for b in backtest if b["largest"]), None)
     if largest is None:
         return None
-    beyond = max(0.0, float(np.log(target["C"] / points["C"].max())))
+    beyond = max(0.0, float(np.log(target["N"] / points["N"].max())))
     return abs(largest["bias"]) * max(1.0, beyond / largest["beyond"] if largest["beyond"] > 0 else 1.0)
 
 

@@ -11,6 +11,7 @@ from stepladder.configs.spec import ModelSpec
 SIZES = {
     "6k": (16, 2, 8),
     "14k": (24, 2, 8),
+    "19k": (24, 3, 8),
     "25k": (32, 2, 16),
     "37k": (32, 3, 16),
     "54k": (40, 3, 8),

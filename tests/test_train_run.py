@@ -106,7 +106,7 @@ def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
     notice, at = Notice(), [next(stops)]
 
     def progress(step, *_):
-        if at and step == at[0]:
+        if at and step >= at[0]:
             notice.arrived = True
 
     for _ in range(3):

@@ -33,7 +33,7 @@ def train(compiled: Program, spec, steps: int):
     hyper = compiled.put(traced(spec))
     state, rows = compiled.init(hyper), []
     for i in range(steps):
-        state, metrics = compiled.step(state, hyper, compiled.put_batch(tokens(spec, i)))
+        state, metrics = compiled.step(state, hyper, *compiled.put_batches([tokens(spec, i)]))
         rows.append({k: float(v) for k, v in metrics.items()})
     return state, rows
 
@@ -88,8 +88,20 @@ def test_execution_changes_nothing(spec, machine):
 
 def test_batches_are_sharded_over_devices(spec):
     compiled = Program(spec, Machine(devices=4))
-    shards = compiled.put_batch(tokens(spec)).addressable_shards
-    assert [s.data.shape[0] for s in shards] == [2, 2, 2, 2]
+    count, batches = compiled.put_batches([tokens(spec)])
+    assert count == 1 and [s.data.shape[1] for s in batches.addressable_shards] == [2, 2, 2, 2]
+
+
+def test_steps_are_the_same_however_they_are_grouped(spec):
+    """Seven steps one by one, and as 3 + 4 in two dispatches: bitwise the same state."""
+    compiled = program(spec, Machine(devices=2))
+    one_by_one, _ = train(compiled, spec, 7)
+    hyper = compiled.put(traced(spec))
+    state = compiled.init(hyper)
+    for group in (range(3), range(3, 7)):
+        state, _ = compiled.step(state, hyper, *compiled.put_batches([tokens(spec, i) for i in group]))
+    for a, b in zip(jax.tree.leaves(one_by_one), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
 def test_window_means(spec):

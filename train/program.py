@@ -24,6 +24,7 @@ from stepladder.train import optimizer, schedule
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
+DISPATCH = 10  # steps in one dispatch, at most
 EVAL_BATCH = 16  # windows a device evaluates in one forward pass, at most
 
 
@@ -66,6 +67,20 @@ def train_step(model: ModelSpec, optim: OptimizerSpec, how: dict, state: dict, h
     return {"params": optax.apply_updates(params, updates), "opt": opt, "step": step + 1, "window": window}, metrics
 
 
+def train_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, state: dict, hyper: dict, count: jax.Array, tokens_SBT: jax.Array):
+    """`train_step` over the first `count` of S batches, in one dispatch: a small model's step is shorter than Python's way to it.
+
+    `count` is traced, so any number of steps up to S is the same executable, and a step's bits do not depend on how steps are grouped.
+    """
+
+    def body(i: jax.Array, carry: tuple) -> tuple:
+        return train_step(model, optim, how, carry[0], hyper, jax.lax.dynamic_index_in_dim(tokens_SBT, i, keepdims=False))
+
+    shapes = jax.eval_shape(functools.partial(train_step, model, optim, how), state, hyper, tokens_SBT[0])[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, nothing))
+
+
 def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
     """Mean negative log-likelihood, nats a token, of every window: (C, B) float32."""
     return jax.lax.map(lambda tokens_BT: token_nll(model, params, tokens_BT, **how).mean(axis=-1), windows_CBT)
@@ -105,8 +120,11 @@ class Program:
         """Move host values to the mesh, replicated."""
         return jax.device_put(tree, self.replicated)
 
-    def put_batch(self, tokens_BT: np.ndarray) -> jax.Array:
-        return jax.device_put(tokens_BT, machines.by_batch(self.mesh))
+    def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
+        """(how many, the batches on the mesh, sharded by rows and padded to DISPATCH): the arguments of `step` after state and hypers."""
+        tokens_SBT = np.zeros((DISPATCH, *batches[0].shape), np.int32)
+        tokens_SBT[: len(batches)] = batches
+        return np.int32(len(batches)), jax.device_put(tokens_SBT, machines.by_batch(self.mesh, 1))
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
         return jax.device_put(windows_CBT, machines.by_batch(self.mesh, 1))
@@ -120,10 +138,13 @@ class Program:
 
     @functools.cached_property
     def step(self):
-        fn = functools.partial(train_step, self.spec.model, self.spec.optimizer, self.how)
-        batch = jax.ShapeDtypeStruct((self.spec.batch_size, self.spec.data.seq_len + 1), np.int32, sharding=machines.by_batch(self.mesh))
+        """(state, hyper, count, batches) -> (state after `count` steps, metrics of the last)."""
+        fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.how)
+        shape = (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
+        batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=machines.by_batch(self.mesh, 1))
+        count = jax.ShapeDtypeStruct((), np.int32)
         jitted = jax.jit(fn, donate_argnums=0, out_shardings=self.replicated)
-        return self._compile("step", jitted, self.abstract_state, self._hyper_shapes, batch)
+        return self._compile("step", jitted, self.abstract_state, self._hyper_shapes, count, batches)
 
     def evaluator(self, chunks: int):
         """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""

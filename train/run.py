@@ -3,7 +3,7 @@
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +23,7 @@ from stepladder.train.evaluate import Evaluator
 from stepladder.train.machine import Machine
 from stepladder.train.peak import peak_flops
 from stepladder.train.preempt import Notice, Preempted
-from stepladder.train.program import Program, program, traced
+from stepladder.train.program import DISPATCH, Program, program, traced
 from stepladder.train.record import Record
 
 Progress = Callable[[int, int, float], None]  # (step, last step, loss so far)
@@ -66,24 +66,27 @@ def run(
     record.truncate(start)
     record.set_status(schema.RUNNING, start)
 
-    # Loop: step n is dispatched before the metrics of step n - 1 are fetched
+    # Loop: a dispatch of steps is on its way before the metrics of the one before are fetched
     meta = {"run_id": spec.run_id, "data_fingerprint": store.fingerprint, "tokenizer": store.manifest["tokenizer"]["hash"]}
     rates, committed, steps_since, pending, ended = _Rates(spec, compiled, clock), start, 0, None, None
     batches = batching.batches(source, start, spec.steps)
+    step, group = start, _dispatch(spec, start)
     with clock.phase("data"):
-        batch = compiled.put_batch(next(batches)) if start < spec.steps else None
-    for step in range(start + 1, spec.steps + 1):
+        batch = _next(compiled, batches, group)
+    while step < spec.steps:
         with clock.phase("steps"):
-            state, metrics = train_step(state, hyper, batch)
+            state, metrics = train_step(state, hyper, *batch)
+        step, steps_since = step + group, steps_since + group
         began = time.perf_counter()
-        batch = compiled.put_batch(next(batches)) if step < spec.steps else None
+        group = _dispatch(spec, step)
+        batch = _next(compiled, batches, group)
         hidden = not metrics["last_loss"].is_ready()  # the device was still computing: the batch cost nothing
         clock.seconds["steps" if hidden else "data"] += time.perf_counter() - began
         due = step in spec.eval_steps or step in spec.checkpoint_steps or step == spec.steps
         temporary = notice.arrived or time.monotonic() - checkpoints.last_save > machine.temporary_every
         with clock.phase("steps"):
             ended = _fetch(record, pending) or (_fetch(record, (step, metrics)) if due or temporary else None)
-        pending, steps_since = None if due or temporary else (step, metrics), steps_since + 1
+        pending = None if due or temporary else (step, metrics)
         if ended:
             break
         record.heartbeat(step)
@@ -191,6 +194,20 @@ def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:
         raise UserError(
             f"data.fingerprint={store.fingerprint}: the checkpoint of {run_id} was made on {meta['data_fingerprint']}; restore that token store"
         )
+
+
+def _dispatch(spec: RunSpec, step: int) -> int:
+    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of DISPATCH, whichever comes first.
+
+    It depends on the step alone, so a resumed run groups its steps, and sees a divergence, as the unbroken one does.
+    """
+    ends = [step - step % every + every for every in (DISPATCH, spec.log_every)]
+    ends += [s for s in (*spec.eval_steps, *spec.checkpoint_steps, spec.steps) if s > step]
+    return min(ends) - step if step < spec.steps else 0
+
+
+def _next(compiled: Program, batches: Iterator[np.ndarray], count: int) -> tuple | None:
+    return compiled.put_batches([next(batches) for _ in range(count)]) if count else None
 
 
 def _fetch(record: Record, pending: tuple | None) -> dict | None:
