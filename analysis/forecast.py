@@ -85,7 +85,7 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
     draws = resample.simulate(p, fit, points["root"].to_numpy(str), resamples=resamples, rng=rng)
     if len(draws.theta) < resamples / 2:
         raise UserError(
-            f"resamples={resamples}: {draws.dropped} refits did not converge, so there is no interval; add proxies of other sizes"
+            f"resamples={resamples}: {draws.dropped} refits have no finite objective, so there is no interval; add proxies of other sizes"
         )
     errors, moved = resample.errors_at(p, fit, draws, target, rng)
     prediction = float(fit.predict(N=target["N"], D=target["D"]))
@@ -96,7 +96,7 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
         "parameter_sd": float(np.std(moved)), "noise_sd": float(np.sqrt(np.mean(draws.sd**2))), "shared_noise": float(draws.rho.mean()),
         "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))], "floor": floor,
         "binding": "back-test floor" if floor is not None and (floor > above or floor > -below) else "simulated ladders",
-        "resamples": len(draws.theta), "dropped": draws.dropped, "clusters": int(points["root"].nunique()),
+        "resamples": len(draws.theta), "dropped": draws.dropped, "unfinished": draws.unfinished, "clusters": int(points["root"].nunique()),
         "freedom": fit.points - fit.rank,
     }  # fmt: skip
     below, above = min(below, -(floor or 0)), max(above, floor or 0)

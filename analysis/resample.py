@@ -22,12 +22,18 @@ RHO = np.arange(10) / 10
 
 @dataclass(frozen=True)
 class Resamples:
-    """K refits: theta [K, P]; sd [K] and rho [K] of the simulated noise of log loss; how many refits did not converge (left out)."""
+    """K refits: theta [K, P]; sd [K] and rho [K] of the simulated noise of log loss.
+
+    `unfinished` of them were stopped at the iteration limit: where E drifts to 0 the objective is flat, every step still lowers it a
+    little, and the prediction has long settled. Leaving these out would cut off the worlds in which E is small. `dropped` had no finite
+    objective and are left out.
+    """
 
     theta: np.ndarray
     sd: np.ndarray
     rho: np.ndarray
     dropped: int
+    unfinished: int
 
 
 def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng: np.random.Generator) -> Resamples:
@@ -43,8 +49,8 @@ def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng
     found = solve(
         p.law.name, fit.objective, fit.delta, p.x, prediction * np.exp(noise), np.tile(p.w, (resamples, 1)), np.tile(theta, (resamples, 1))
     )
-    good = found.converged & np.isfinite(found.value)
-    return Resamples(found.theta[good], sd[good], rho[good], int((~good).sum()))
+    good = np.isfinite(found.value)
+    return Resamples(found.theta[good], sd[good], rho[good], int((~good).sum()), int((good & ~found.converged).sum()))
 
 
 def errors_at(p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoin
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
-    "cpu": ([("6k", 6.0, 2), ("14k", 6.0, 2), ("19k", 5.5, 1), ("25k", 5.0, 1), ("37k", 3.8, 1)], ("84k", 16.0), 0.8),
+    "cpu": ([("6k", 4.5, 2), ("14k", 4.5, 2), ("19k", 4.1, 1), ("25k", 3.7, 1), ("37k", 2.8, 1)], ("84k", 12.0), 0.7),
     "tiny": ([("6k", 0.2, 2), ("14k", 0.2, 2), ("19k", 0.2, 1), ("25k", 0.2, 1), ("37k", 0.12, 1)], ("84k", 0.5), 0.05),
 }
 HORIZONS = (0.4, 0.65)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1

@@ -1,8 +1,9 @@
 """The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes and two horizons.
 
     stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate      learning rate x batch x D: RATE, RATE_N, RATE_D, BATCH, BATCH_D
+    stepladder run --config=configs/sweep.py:long --workdir=sweep/long      the same at a longer D
     stepladder run --config=configs/sweep.py:decay --workdir=sweep/decay    weight decay and warm-up: DECAY, WARMUP
-    python benchmarks/rule_sweep.py sweep/rate sweep/decay                  the constants, with standard errors
+    python benchmarks/rule_sweep.py sweep/rate sweep/long sweep/decay       the constants, with standard errors
 
 The result is committed as benchmarks/rule_sweep.csv.
 """
@@ -34,6 +35,7 @@ RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 # grid -> (tokens in millions, batch, learning rate, DECAY of the rule, warm-up) of every run
 GRIDS = {
     "rate": [(d, b, r, 1.0, "5%") for d in (0.5, 2.0) for b in (8, 16, 32) for r in RATES if b == 8 or r > 2.5e-3],
+    "long": [(6.0, 8, r, 1.0, "5%") for r in (1.25e-3, 2.5e-3, 5e-3, 1e-2)],
     "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)] + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
 }
 LARGEST_BATCH = {"84k": 8}  # the two smaller sizes settle the batch; the largest is too slow here for all three
