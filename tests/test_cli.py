@@ -153,3 +153,18 @@ def test_from_the_shell(tmp_path, root):
         done = command(*words)
         assert done.returncode == 0, done.stderr
     assert (workdir / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_sigterm_saves_and_leaves_with_143(tmp_path, root):
+    """As a preempting scheduler does it; the same command then finishes the run."""
+    args = tiny_run(tmp_path, root, run__duration="2000 steps", data__max_epochs=1000.0)
+    running = subprocess.Popen([sys.executable, "-m", "stepladder.train", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and not list((tmp_path / "W").glob("runs/*/heartbeat.json")):
+        time.sleep(0.05)
+    running.terminate()
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 143, err
+    assert "preempted" in err and "repeat the command" in err
+    (saved,) = (tmp_path / "W").glob("runs/*/checkpoints/*/state")
+    assert 0 < int(saved.parent.name) < 2000
+    assert cli.main(args) == 0

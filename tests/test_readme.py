@@ -66,7 +66,7 @@ SAMPLE = """
 import json, random
 import zstandard
 rng = random.Random(0)
-words = [f"{a}{b}" for a in ("ka", "lo", "mi", "tu") for b in ("ra", "ne", "so", "pi", "da")]
+words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8))) for _ in range(3000)]
 docs = [json.dumps({"text": " ".join(rng.choice(words) for _ in range(300))}) for _ in range(60)]
 open("texts/a.jsonl.zst", "wb").write(zstandard.compress(("\\n".join(docs) + "\\n").encode()))
 """

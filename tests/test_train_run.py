@@ -202,6 +202,16 @@ def test_workdir_of_another_ladder_is_refused(base, tmp_path):
         run_ladder(Loaded("b", config, [dataclasses.replace(spec, steps=3, eval_steps=(3,), checkpoint_steps=(3,))]), tmp_path, quiet=True)
 
 
+def test_tensorboard_mirrors_the_rows(base, tmp_path):
+    """Event files hold the record's tags; switching the mirror off or on changes nothing in the record."""
+    _, spec, store = base
+    machine = dataclasses.replace(MACHINE, tensorboard=True)
+    assert run(spec, tmp_path, store, machine) == schema.DONE
+    record = tmp_path / schema.RUNS / spec.run_id
+    events = b"".join(path.read_bytes() for path in (record / "tensorboard").iterdir())
+    assert all(tag in events for tag in (b"train/loss", b"train/learning_rate", b"eval/all", b"eval/words"))
+
+
 def test_eval_sample_and_export_agree_with_the_record(base, finished, tmp_path):
     _, spec, store = base
     opened = inspect.open_checkpoint(f"{finished / schema.RUNS / spec.run_id}@40", str(store.path), MACHINE)
