@@ -22,7 +22,7 @@ LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and i
 TRAIN, EVAL, TIMING = "train", "eval", "timing"
 REQUIRED = ("step", "tokens", "kind")
 FIELDS = {
-    TRAIN: ("loss", "z_loss", "grad_norm", "param_norm", "learning_rate"),
+    TRAIN: ("loss", "z_loss", "grad_norm", "learning_rate"),
     # `domain` is "all" for the mixture under the run's own weights; `decayed` says whether the learning rate has fallen to its end
     EVAL: ("domain", "loss", "loss_se", "bits_per_byte", "windows", "tokens_evaluated", "decayed"),
     TIMING: ("seconds", "tokens_per_second", "mfu", "phase"),

@@ -70,7 +70,7 @@ def write_run(
         wobble = 1 + 0.004 * rng.standard_normal()
         anneal = 1.03 - 0.03 * max(0.0, (step - run.hyper.decay_start) / max(1, run.steps - run.hyper.decay_start))
         now = min(5.6, value(n, d) * anneal) * wobble
-        row(step, schema.TRAIN, loss=now, z_loss=0.0, grad_norm=1.0, param_norm=9.0, learning_rate=1e-3)
+        row(step, schema.TRAIN, loss=now, z_loss=0.0, grad_norm=1.0, learning_rate=1e-3)
     for step in run.eval_steps:
         decayed = step >= run.hyper.total_steps
         base = value(n, step * run.tokens_per_step) * math.exp(shock) * (1 if decayed else 1.03)

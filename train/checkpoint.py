@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
 from stepladder.configs.errors import UserError
@@ -98,8 +97,3 @@ class Checkpoints:
             if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Permission denied" in text:
                 raise UserError(f"workdir={self.path}: not writable; choose another --workdir") from error
             raise
-
-
-def abstract_like(state: Any) -> Any:
-    """Shapes, dtypes and shardings of a live or `eval_shape`d state, for `restore`."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

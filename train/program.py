@@ -109,6 +109,7 @@ class Program:
         chunk = local // self.machine.accumulation if self.machine.accumulation else layout.chunk(self.spec.model, local, seq_len, backend)
         self.forward = {"layers": runner, "attention": defaults.attention}
         self.how = {**self.forward, "remat": self.machine.remat, "chunk": chunk, "mesh": self.mesh}
+        self._evaluators: dict = {}  # chunks -> executable
         self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, backend) or EVAL_BATCH)
         self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
 
@@ -148,19 +149,13 @@ class Program:
 
     def evaluator(self, chunks: int):
         """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
-        return self._evaluators(chunks)
-
-    @functools.cached_property
-    def _evaluators(self):
-        @functools.cache
-        def compiled(chunks: int):
+        if chunks not in self._evaluators:
             fn = functools.partial(evaluate, self.spec.model, self.forward)
             shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
             windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=machines.by_batch(self.mesh, 1))
             jitted = jax.jit(fn, out_shardings=self.replicated)
-            return self._compile("evaluate", jitted, self.abstract_state["params"], windows)
-
-        return compiled
+            self._evaluators[chunks] = self._compile("evaluate", jitted, self.abstract_state["params"], windows)
+        return self._evaluators[chunks]
 
     @property
     def _hyper_shapes(self) -> dict:
