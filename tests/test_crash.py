@@ -73,7 +73,7 @@ def test_killed_again_and_again(root, tmp_path, unbroken):
     print(f"seed {SEED} (STEPLADDER_CRASH_SEED repeats it)")
     workdir, seconds = unbroken
     rng, deaths = random.Random(SEED), []
-    plan = [rng.uniform(0.08, 0.25) * seconds for _ in range(3)] + ["during_checkpoint:5", "after_metrics:3", "after_forecast:1"]
+    plan = [rng.uniform(0.05, 0.18) * seconds for _ in range(3)] + ["during_checkpoint:5", "after_metrics:3", "after_forecast:1"]
     rng.shuffle(plan)
     plan.sort(key=lambda death: death == "after_forecast:1")  # the ladder gets there only once
     for death in plan:
