@@ -2,13 +2,13 @@
 
 import datetime
 import json
-import os
 from pathlib import Path
 
 from stepladder.analysis.forecast import forecast
 from stepladder.analysis.load import Runs, load
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
+from stepladder.configs.files import write_atomic
 
 
 def read_forecasts(workdir: str | Path) -> list[dict]:
@@ -28,7 +28,7 @@ def refuse_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: s
         if entry["target_spec_hash"] == target_spec_hash:
             return entry
     entry = {"target_spec_hash": target_spec_hash, "target_run_id": target_run_id, "written_utc": _now(), "reason": reason}
-    _replace(Path(workdir) / schema.FORECAST, body | {"refused": [*body["refused"], entry]})
+    _write(Path(workdir) / schema.FORECAST, body | {"refused": [*body["refused"], entry]})
     return entry
 
 
@@ -68,7 +68,7 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
         **made.to_dict(),
         "domains": {d: _domain(runs, target, seed, level, d) for d in sorted(set(runs.points["domain"]) - {"all"})},
     }
-    _replace(workdir / schema.FORECAST, body | {"forecasts": [*entries, entry]})
+    _write(workdir / schema.FORECAST, body | {"forecasts": [*entries, entry]})
     return entry
 
 
@@ -84,18 +84,5 @@ def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domai
     return {"prediction": made.prediction, "low": made.low, "high": made.high}
 
 
-def _replace(path: Path, body: dict) -> None:
-    """Write beside, then rename: a reader or a crash sees the old file or the new one."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "w") as f:
-            json.dump(body, f, indent=1, allow_nan=False)
-            f.write("\n")
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(
-            f"workdir={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --workdir"
-        ) from error
+def _write(path: Path, body: dict) -> None:
+    write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")

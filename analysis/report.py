@@ -1,7 +1,6 @@
 """Write the report of a working directory: index.html, which needs no other file, results.json with every number on it, figures/."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import numpy as np
 from stepladder.analysis import figures
 from stepladder.analysis.page import page
 from stepladder.analysis.results import Collected, collect, ends, law_of
-from stepladder.configs.errors import UserError
+from stepladder.configs.files import write_atomic
 
 
 def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "params_total") -> Path:
@@ -22,14 +21,10 @@ def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "para
     folder = Path(out) if out else Path(workdir) / "report"
     drawn = draw(collected)
     text = page(collected.results, drawn)
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
-        for name, svg in drawn.items():
-            _replace(folder / "figures" / f"{name}.svg", svg)
-        _replace(folder / "results.json", json.dumps(collected.results, indent=1, allow_nan=False) + "\n")
-        _replace(folder / "index.html", text)
-    except OSError as error:
-        raise UserError(f"out={folder}: cannot write the report ({error.strerror}); choose another folder") from error
+    for name, svg in drawn.items():
+        write_atomic(folder / "figures" / f"{name}.svg", svg, sync=False, field="out")
+    write_atomic(folder / "results.json", json.dumps(collected.results, indent=1, allow_nan=False) + "\n", field="out")
+    write_atomic(folder / "index.html", text, field="out")
     return folder / "index.html"
 
 
@@ -55,9 +50,3 @@ def draw(collected: Collected) -> dict[str, str]:
         label = "final loss against learning rate at the smallest and the largest size"
         drawn["learning_rate"] = figures.svg(figures.learning_rates(ends(results["learning_rate"])), label)
     return drawn
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text)
-    os.replace(beside, path)

@@ -1,8 +1,6 @@
 """Forecasts: coverage on simulated ladders, back-test, baselines, and a file that is written once."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,18 +12,7 @@ from stepladder.analysis.forecast_file import read_forecasts, write_forecast
 from stepladder.analysis.load import load
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
-
-
-def load_factory():
-    """tests/ is no package (pytest runs with --import-mode=importlib), so the factory is loaded by its path."""
-    path = Path(__file__).with_name("synthetic_records.py")
-    spec = importlib.util.spec_from_file_location("synthetic_records", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_factory()
+from tests import synthetic_records as records
 
 TARGET = {"N": 5e5, "D": 8.5e6, "C": 6 * 5e5 * 8.5e6}
 

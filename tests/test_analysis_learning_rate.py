@@ -1,8 +1,6 @@
 """Learning-rate curves, their optima, and the rule through them."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,18 +9,7 @@ import pytest
 from stepladder.analysis.learning_rate import curves, fit_rule
 from stepladder.analysis.load import load
 from stepladder.configs.errors import UserError
-
-
-def load_factory():
-    """tests/ is no package (pytest runs with --import-mode=importlib), so the factory is loaded by its path."""
-    path = Path(__file__).with_name("synthetic_records.py")
-    spec = importlib.util.spec_from_file_location("synthetic_records", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_factory()
+from tests import synthetic_records as records
 
 
 def sweep(best, rates, *, n=1e5, d=1e6, seeds=2, noise=1e-4, curvature=0.02, rng=None):

@@ -1,8 +1,6 @@
 """Records to tables: nothing is dropped without a line that says so."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +10,7 @@ from stepladder.analysis.select import final_points
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import ParentSpec
-
-
-def load_factory():
-    """tests/ is no package (pytest runs with --import-mode=importlib), so the factory is loaded by its path."""
-    path = Path(__file__).with_name("synthetic_records.py")
-    spec = importlib.util.spec_from_file_location("synthetic_records", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_factory()
+from tests import synthetic_records as records
 
 
 def reasons(table, run_id):

@@ -1,10 +1,8 @@
 """The report: one file that needs no other, whatever part of the ladder exists."""
 
-import importlib.util
 import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 
@@ -13,18 +11,7 @@ from stepladder.analysis.report import report
 from stepladder.analysis.terminal import summary
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
-
-
-def load_factory():
-    """tests/ is no package (pytest runs with --import-mode=importlib), so the factory is loaded by its path."""
-    path = Path(__file__).with_name("synthetic_records.py")
-    spec = importlib.util.spec_from_file_location("synthetic_records", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-records = load_factory()
+from tests import synthetic_records as records
 
 
 @pytest.fixture(scope="module")

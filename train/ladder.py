@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
+from stepladder.configs.files import write_atomic
 from stepladder.configs.load import Loaded
 from stepladder.configs.spec import RunSpec
 from stepladder.train import faults
@@ -15,7 +16,7 @@ from stepladder.train import machine as machines
 from stepladder.train.clock import Clock
 from stepladder.train.machine import Machine
 from stepladder.train.preempt import Notice
-from stepladder.train.record import Record, read_json, write_atomic
+from stepladder.train.record import Record, read_json
 from stepladder.train.stores import stores
 
 BeforeTarget = Callable[[Path, RunSpec], None]  # writes the forecast

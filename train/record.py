@@ -5,38 +5,15 @@ checkpoint is the commit marker. A part that outran its checkpoint is dropped at
 crash every step appears exactly once.
 """
 
-import contextlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
+from stepladder.configs.files import write_atomic
 from stepladder.configs.spec import RunSpec, to_dict
-
-
-def write_atomic(path: Path, text: str, sync: bool = True) -> None:
-    """Write `text` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
-
-    `sync` waits for the disk: for what must survive a power cut.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w") as f:
-            f.write(text)
-            if sync:
-                f.flush()
-                os.fsync(f.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise UserError(
-            f"workdir={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --workdir"
-        ) from error
 
 
 def read_json(path: Path) -> dict | None:
