@@ -100,7 +100,7 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
         "freedom": fit.points - fit.rank,
     }  # fmt: skip
     below, above = min(below, -(floor or 0)), max(above, floor or 0)
-    natural = pd.DataFrame([p.law.natural(t, np.array(p.centre), p.scale) for t in draws.theta])
+    natural = pd.DataFrame(p.natural(draws.theta))
     spans = {k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail))) for k in natural}
     return Forecast(
         target={k: float(v) for k, v in target.items()}, prediction=prediction, low=float(prediction * np.exp(below)),
@@ -133,7 +133,7 @@ def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tupl
     masks = [p.w] + [p.w * (points["N"] != n).to_numpy(float) for n in hidden]
     starts = [p.law.starts(p.x, p.y, w) for w in masks]
     owner = np.repeat(np.arange(len(masks)), [len(s) for s in starts])
-    found = solve(p.law.name, objective, DELTA, p.x, np.tile(p.y, (len(owner), 1)), np.array(masks)[owner], np.concatenate(starts))
+    found = solve(p.law, objective, DELTA, p.x, p.y, np.array(masks)[owner], np.concatenate(starts))
     best = [int(np.flatnonzero(owner == k)[np.argmin(found.value[owner == k])]) for k in range(len(masks))]
     mine = owner == 0
     fit = describe(p, found.theta[best[0]], objective, DELTA, found=(found.theta[mine], found.value[mine], found.converged[mine]))
@@ -153,7 +153,7 @@ def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tupl
 
 
 def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
-    enough = all(len(np.unique(np.round(np.log(rest[name]), 6))) >= needed for name, needed in zip(p.law.inputs, p.law.distinct))
+    enough = all(len(np.unique(np.round(np.log(rest[a.name]), 6))) >= a.distinct for a in p.law.axes)
     return enough and len(rest) >= len(p.law.parameters)
 
 

@@ -1,137 +1,220 @@
-"""Scaling laws as pure functions of log-parameters, in one table: a new law is one new entry.
+"""What a scaling law is: a pure function of a few parameters and inputs, with all that a fit must know about it.
 
-A law never sees raw inputs. It gets x = ln(input) - centre and loss / scale, so that every parameter is of order one, the fit does not
-depend on the units of N, D or the loss, and A and alpha are nearly uncorrelated (centred logs). `natural` undoes both.
+A fit never sees raw inputs. Counts enter as ln(value / unit), the output as output / scale, unit and scale being typical values of the
+points, so that every parameter is of order one, nothing depends on the units of the table, and a term's coefficient is nearly
+uncorrelated with its exponent. `rescale` undoes it; since changes of units form a group, it also goes the other way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Law:
-    """A law loss = f(inputs).
+class Parameter:
+    """A parameter, `start` and `bounds` in centred units. The solver sees the logarithm of a positive one."""
 
-    function: (xp, theta [P], x [n, inputs]) -> loss / scale [n]; `xp` is numpy or jax.numpy, theta are log-parameters.
-    starts: (x [n, inputs], y [n], w [n]) -> theta [S, P], from the points with w > 0 only.
-    natural: (theta, centre [inputs], scale) -> parameters in the units of the data.
-    distinct: how many different values of each input the parameters need to be identified.
+    name: str
+    start: tuple[float, float]  # where starts are drawn from
+    bounds: tuple[float, float]
+    positive: bool = True
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input column. A law sees ln(v / unit) of a "log", ln v of a "raw", v / unit of a "linear" (which may be 0), v of a "share" in [0, 1]."""
+
+    name: str
+    distinct: int = 2  # different values without which the parameters cannot be identified
+    kind: str = "log"
+    unit: str = ""  # inputs with the same unit (say, two token counts) share one centre; empty is a unit of its own
+    falls: bool = False  # whether the output falls (never rises) in it, all else equal
+
+
+@dataclass(frozen=True)
+class Law:
+    """output = function(xp, p, *inputs), `p` with one attribute a parameter, `xp` numpy or jax.numpy.
+
+    rescale: (p, c, s) -> the parameters that change when p belongs to inputs v / exp(c.<unit>) and output / s, as a dict in the units of v.
+    linear: parameters in which the output is linear when the others are given; their starts are least-squares solves.
     """
 
     name: str
     formula: str
     source: str  # arXiv id
-    inputs: tuple[str, ...]
-    parameters: tuple[str, ...]
-    lower: tuple[float, ...]  # of theta
-    upper: tuple[float, ...]
-    distinct: tuple[int, ...]
-    function: Callable[[Any, Any, Any], Any]
-    starts: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-    natural: Callable[[np.ndarray, np.ndarray, float], dict[str, float]]
+    axes: tuple[Input, ...]
+    params: tuple[Parameter, ...]
+    call: Callable[..., Any]
+    rescale: Callable[[Any, Any, Any], dict]
+    linear: tuple[str, ...] = ()
+    output: str = "loss"
+    draws: int = 32  # starts of a fit
+    unitless: bool = False  # of the output (a probability): its scale stays 1
+    note: str = ""  # domain of validity, what is known to go wrong
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(a.name for a in self.axes)
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.params)
+
+    @property
+    def lower(self) -> np.ndarray:
+        return self.theta({p.name: p.bounds[0] for p in self.params})
+
+    @property
+    def upper(self) -> np.ndarray:
+        return self.theta({p.name: p.bounds[1] for p in self.params})
+
+    def theta(self, values: dict[str, Any]) -> np.ndarray:
+        """Values by name (floats, or arrays [S]) -> what the solver sees: [P] or [S, P]."""
+        with np.errstate(divide="ignore"):
+            columns = [np.log(values[p.name]) if p.positive else np.asarray(values[p.name], float) for p in self.params]
+        return np.stack(np.broadcast_arrays(*columns), axis=-1)
+
+    def values(self, xp: Any, theta: Any) -> dict[str, Any]:
+        """The inverse of `theta`."""
+        return {p.name: xp.exp(theta[..., i]) if p.positive else theta[..., i] for i, p in enumerate(self.params)}
+
+    def function(self, xp: Any, theta: Any, x: Any) -> Any:
+        """theta [P], x [n, inputs] centred -> output / scale [n]."""
+        return self.call(xp, SimpleNamespace(**self.values(xp, theta)), *(x[:, i] for i in range(len(self.axes))))
+
+    def natural(self, theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, Any]:
+        """Parameters in the units of the data, from theta [P] or [S, P]; `centre` [inputs] are the logs of the units."""
+        return self._moved(self.values(np, np.asarray(theta, float)), np.asarray(centre, float), scale)
+
+    def centred(self, natural: dict[str, Any], centre: np.ndarray, scale: float) -> np.ndarray:
+        """The inverse of `natural`."""
+        return self.theta(self._moved(natural, -np.asarray(centre, float), 1.0 / scale))
+
+    def _moved(self, values: dict[str, Any], centre: np.ndarray, scale: float) -> dict[str, Any]:
+        units = SimpleNamespace(**{a.unit or a.name: c for a, c in zip(self.axes, centre)})
+        return values | self.rescale(SimpleNamespace(**values), units, scale)
+
+    def centre(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Log of the unit of every input [inputs], from raw values [n, inputs]: geometric mean of a log input, mean of a linear one."""
+        logs: dict[str, list[float]] = {}
+        for i, a in enumerate(self.axes):
+            v, w = values[weights > 0, i], weights[weights > 0]
+            if a.kind == "log":
+                logs.setdefault(a.unit or a.name, []).append(float(np.average(np.log(v), weights=w)))
+            elif a.kind == "linear":
+                logs.setdefault(a.unit or a.name, []).append(float(np.log(np.average(np.abs(v), weights=w) or 1.0)))
+        return np.array([float(np.mean(logs.get(a.unit or a.name, [0.0]))) for a in self.axes])
+
+    def enter(self, values: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Raw values [n, inputs] -> x [n, inputs], what `function` takes."""
+        enters = {
+            "log": lambda v, c: np.log(v) - c,
+            "raw": lambda v, c: np.log(v),
+            "linear": lambda v, c: v / np.exp(c),
+            "share": lambda v, c: v,
+        }
+        return np.stack([enters[a.kind](values[:, i], centre[i]) for i, a in enumerate(self.axes)], axis=1)
+
+    def starts(self, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """theta [draws, P]: nonlinear parameters spread evenly over their ranges, linear ones by least squares (variable projection)."""
+        keep = w > 0
+        x, y, root = x[keep], y[keep], np.sqrt(w[keep])
+        curved = [p for p in self.params if p.name not in self.linear]
+        spread = halton(self.draws, len(curved)) if curved else np.zeros((1, 0))
+        values = {}
+        for p, u in zip(curved, spread.T):
+            low, high = p.start
+            values[p.name] = low * (high / low) ** u if p.positive else low + (high - low) * u
+        straight = [p for p in self.params if p.name in self.linear]
+        rows = []
+        for k in range(len(spread)):
+            one = {name: v[k] for name, v in values.items()}
+            rows.append(one | self._project(one, straight, x, y, root))
+        return np.clip(np.array([self.theta(row) for row in rows]), self.lower, self.upper)
+
+    def _project(self, curved: dict, straight: list[Parameter], x: np.ndarray, y: np.ndarray, root: np.ndarray) -> dict[str, float]:
+        if not straight:
+            return {}
+        columns = [x[:, i] for i in range(len(self.axes))]
+
+        def at(**unit):
+            values = curved | {p.name: unit.get(p.name, 0.0) for p in straight}
+            return np.broadcast_to(self.call(np, SimpleNamespace(**values), *columns), y.shape)
+
+        offset = at()
+        design = np.stack([at(**{p.name: 1.0}) - offset for p in straight], axis=1) * root[:, None]
+        least = np.array([p.start[0] if p.positive else -np.inf for p in straight])
+        return dict(zip((p.name for p in straight), _bounded(design, (y - offset) * root, least)))
+
+
+def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float) -> Law:
+    """The same law with the parameters `names` taken in the units of the data and starting at the values given, so that they can be held."""
+
+    def centred(values: dict[str, Any]) -> dict[str, Any]:
+        given = law._moved(values, centre, scale) | {name: values[name] for name in names}
+        back = law._moved(given, -np.asarray(centre), 1.0 / scale)
+        return values | {name: back[name] for name in names}
+
+    def call(xp: Any, p: Any, *columns: Any) -> Any:
+        return law.call(xp, SimpleNamespace(**centred(vars(p))), *columns)
+
+    def rescale(p: Any, c: Any, s: Any) -> dict:
+        return {k: v for k, v in law._moved(centred(vars(p)), centre, s).items() if k not in names}
+
+    wide = {True: (1e-300, 1e300), False: (-1e300, 1e300)}
+    params = tuple(Parameter(p.name, (names[p.name],) * 2, wide[p.positive], p.positive) if p.name in names else p for p in law.params)
+    return replace(law, params=params, call=call, rescale=rescale, linear=tuple(n for n in law.linear if n not in names))
+
+
+def exp(value: Any) -> Any:
+    """numpy's or jax's, whichever `value` belongs to: a law's `rescale` runs on floats and inside of a compiled fit."""
+    return _of(value).exp(value)
+
+
+def log(value: Any) -> Any:
+    """As `exp`."""
+    return _of(value).log(value)
+
+
+def _of(value: Any) -> Any:
+    if isinstance(value, (int, float, complex, np.ndarray, np.generic)):
+        return np
+    import jax.numpy as jnp
+
+    return jnp
 
 
 def jacobian(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no compilation for a single point."""
     step = 1e-30
-    columns = [law.function(np, theta + 1j * step * unit, x).imag / step for unit in np.eye(len(theta))]
+    columns = [np.broadcast_to(law.function(np, theta + 1j * step * unit, x).imag / step, len(x)) for unit in np.eye(len(theta))]
     return np.stack(columns, 1)
 
 
-# --- chinchilla: theta = ln (E, A', B', alpha, beta), A' and B' the terms' sizes at the centre of the points
+def halton(count: int, dimensions: int) -> np.ndarray:
+    """[count, dimensions] in (0, 1), evenly spread and the same whenever asked."""
+    primes = [k for k in range(2, 200) if all(k % j for j in range(2, k))]
+    out = np.zeros((count, dimensions))
+    for d in range(dimensions):
+        k, fraction = np.arange(1, count + 1), 1.0
+        while k.any():
+            fraction /= primes[d]
+            out[:, d] += fraction * (k % primes[d])
+            k = k // primes[d]
+    return out
 
 
-def _chinchilla(xp: Any, theta: Any, x: Any) -> Any:
-    e, a, b, alpha, beta = (theta[i] for i in range(5))
-    return xp.exp(e) + xp.exp(a - xp.exp(alpha) * x[:, 0]) + xp.exp(b - xp.exp(beta) * x[:, 1])
-
-
-def _chinchilla_starts(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """With the exponents given the law is linear in E, A', B': one small least-squares solve for each pair of exponents."""
-    keep = w > 0
-    x, y, w = x[keep], y[keep], w[keep]
-    root = np.sqrt(w)[:, None]
-    starts = []
-    for alpha in (0.1, 0.25, 0.4, 0.7, 1.2):
-        for beta in (0.1, 0.25, 0.4, 0.7, 1.2):
-            design = np.stack([np.ones_like(y), np.exp(-alpha * x[:, 0]), np.exp(-beta * x[:, 1])], 1)
-            coefficients = _positive(design * root, y * root[:, 0], np.array([0.2, 0.03, 0.03]) * y.min())
-            starts.append(np.log([*coefficients, alpha, beta]))
-    return np.array(starts)
-
-
-def _positive(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.ndarray:
+def _bounded(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.ndarray:
     """Least squares with every coefficient at or above `least`: those below are fixed there, the others solved again."""
-    value, fixed = least.copy(), np.zeros(design.shape[1], bool)
+    value, fixed = np.where(np.isfinite(least), least, 0.0), np.zeros(design.shape[1], bool)
     while not fixed.all():
-        value[~fixed] = np.linalg.lstsq(design[:, ~fixed], right - design[:, fixed] @ least[fixed], rcond=None)[0]
+        value[~fixed] = np.linalg.lstsq(design[:, ~fixed], right - design[:, fixed] @ value[fixed], rcond=None)[0]
         below = ~fixed & (value < least)
         value[below] = least[below]
         if not below.any():
             break
         fixed |= below
     return value
-
-
-def _chinchilla_natural(theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, float]:
-    alpha, beta = np.exp(theta[3]), np.exp(theta[4])
-    return {
-        "E": float(scale * np.exp(theta[0])),
-        "A": float(scale * np.exp(theta[1] + alpha * centre[0])),
-        "B": float(scale * np.exp(theta[2] + beta * centre[1])),
-        "alpha": float(alpha),
-        "beta": float(beta),
-    }
-
-
-# --- power_c: theta = (ln A', alpha); alpha may have either sign, so it is not logged
-
-
-def _power(xp: Any, theta: Any, x: Any) -> Any:
-    return xp.exp(theta[0] - theta[1] * x[:, 0])
-
-
-def _power_starts(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    slope, intercept = np.polyfit(x[w > 0, 0], np.log(y[w > 0]), 1, w=np.sqrt(w[w > 0]))
-    return np.array([[intercept, -slope]])
-
-
-def _power_natural(theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, float]:
-    return {"A": float(scale * np.exp(theta[0] + theta[1] * centre[0])), "alpha": float(theta[1])}
-
-
-_LOG = np.log
-LAWS = {
-    law.name: law
-    for law in (
-        Law(
-            name="chinchilla",
-            formula="L = E + A / N^alpha + B / D^beta",
-            source="2203.15556",
-            inputs=("N", "D"),
-            parameters=("E", "A", "B", "alpha", "beta"),
-            lower=(_LOG(1e-3), _LOG(1e-5), _LOG(1e-5), _LOG(0.01), _LOG(0.01)),
-            upper=(_LOG(2.0), _LOG(50.0), _LOG(50.0), _LOG(4.0), _LOG(4.0)),
-            distinct=(3, 3),
-            function=_chinchilla,
-            starts=_chinchilla_starts,
-            natural=_chinchilla_natural,
-        ),
-        Law(
-            name="power_c",
-            formula="L = A / C^alpha",
-            source="2001.08361",
-            inputs=("C",),
-            parameters=("A", "alpha"),
-            lower=(-20.0, -4.0),
-            upper=(20.0, 4.0),
-            distinct=(2,),
-            function=_power,
-            starts=_power_starts,
-            natural=_power_natural,
-        ),
-    )
-}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.fit import Fit, Prepared, predict
+from stepladder.analysis.fit import Fit, Prepared
 from stepladder.analysis.law import jacobian
 from stepladder.analysis.solve import solve
 
@@ -46,9 +46,7 @@ def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng
     shared = rng.standard_normal((resamples, len(names)))[:, index]
     own = rng.standard_normal((resamples, len(index)))
     noise = sd[:, None] * (np.sqrt(rho)[:, None] * shared + np.sqrt(1 - rho)[:, None] * own)
-    found = solve(
-        p.law.name, fit.objective, fit.delta, p.x, prediction * np.exp(noise), np.tile(p.w, (resamples, 1)), np.tile(theta, (resamples, 1))
-    )
+    found = solve(p.law, fit.objective, fit.delta, p.x, prediction * np.exp(noise), p.w, np.tile(theta, (resamples, 1)), free=p.free)
     good = np.isfinite(found.value)
     return Resamples(found.theta[good], sd[good], rho[good], int((~good).sum()), int((good & ~found.converged).sum()))
 
@@ -59,7 +57,7 @@ def errors_at(p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float],
     In such a world the truth is the fitted law plus the noise of one more run, and the forecast is the refit.
     """
     inputs = {name: target[name] for name in p.law.inputs}
-    moved = np.log(predict(p.law, draws.theta, p.centre, p.scale, **inputs)) - np.log(fit.predict(**inputs))
+    moved = np.log(p.predict(draws.theta, **inputs)) - np.log(fit.predict(**inputs))
     return draws.sd * rng.standard_normal(len(moved)) - moved, moved
 
 

@@ -1,70 +1,45 @@
-"""The solver: damped Newton (Levenberg-Marquardt damping) on a batch of small robust least-squares problems, in one program.
+"""The solver: damped Newton (Levenberg-Marquardt damping) on a queue of small robust least-squares problems, in one program.
 
-Every job has its own start, its own losses and its own weights over shared inputs: starts, bootstrap resamples and back-tests (a hidden
-point has weight 0) are all jobs of one vmapped `lax.while_loop`. Jacobian and Hessian are exact, by autodiff. With the plain
-Gauss-Newton matrix Huber at delta = 1e-3 converges linearly, since nearly all of its points lie on the straight parts; the exact
-Hessian is what reaches the published optimum.
+Every job has its own start, its own losses and weights over shared inputs, and its own set of free parameters: starts, bootstrap
+resamples, back-tests (a hidden point has weight 0) and profiles (a held parameter) are all jobs. A chunk of jobs takes a few iterations
+in one compiled call; the finished leave it and the next in the queue take their places, so nobody waits for the slowest, memory
+is that of a chunk, and any number of jobs is the same executable. Derivatives are exact, by autodiff. With the plain Gauss-Newton matrix
+Huber at delta = 1e-3 converges linearly, since nearly all of its points lie on the straight parts; the exact Hessian is what reaches
+the published optimum.
 """
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from stepladder.analysis.law import LAWS
+from stepladder.analysis.law import Law
+from stepladder.analysis.objective import OBJECTIVES
 
-MAX_ITERATIONS = 200
-_JOBS, _POINTS = 512, 32  # batches are padded to multiples, so that one compiled program serves a whole forecast
+MAX_ITERATIONS = 300
+STEPS = 6  # iterations in one call
+CHUNK_VALUES = 1 << 14  # points x jobs of a chunk: its temporaries stay in a core's cache
+MOST_JOBS, FEWEST_JOBS = 256, 4  # in a chunk
+FARTHEST = 1.0  # change of a log-parameter in one step
+PAD = 32  # points are padded to a multiple
 
-
-@dataclass(frozen=True)
-class Objective:
-    """sum_i w_i rho(residual_i); residual = transform(prediction) - transform(loss). `rho`: (xp, residual, delta) -> cost."""
-
-    name: str
-    transform: Callable[[Any, Any], Any]
-    rho: Callable[[Any, Any, Any], Any]
-    source: str
-
-
-def _log(xp: Any, value: Any) -> Any:
-    return xp.log(value)
-
-
-def _same(xp: Any, value: Any) -> Any:
-    return value
-
-
-def _huber(xp: Any, r: Any, delta: Any) -> Any:
-    size = abs(r)
-    return xp.where(size <= delta, 0.5 * r * r, delta * (size - 0.5 * delta))
-
-
-def _square(xp: Any, r: Any, delta: Any) -> Any:
-    return 0.5 * r * r
-
-
-OBJECTIVES = {
-    o.name: o
-    for o in (
-        Objective("huber_log", _log, _huber, "2203.15556"),
-        Objective("squared_log", _log, _square, "2410.11840, in log loss"),
-        Objective("squared", _same, _square, "2410.11840"),
-    )
-}
+Rows = np.ndarray | Callable[[np.ndarray], np.ndarray]  # [K, n] or [n], or a function of job numbers [m] -> [m, n]
 
 
 @dataclass(frozen=True)
 class Solution:
-    """Per job: theta [K, P], objective [K], converged [K]; and the iterations of the slowest job."""
+    """Per job: theta [K, P], objective [K], converged [K], iterations [K]."""
 
     theta: np.ndarray
     value: np.ndarray
     converged: np.ndarray
-    iterations: int
+    iterations: np.ndarray
 
 
 @contextlib.contextmanager
@@ -76,88 +51,201 @@ def float64() -> Iterator[None]:
         yield
 
 
-def solve(law: str, objective: str, delta: float, x: np.ndarray, y: np.ndarray, w: np.ndarray, theta0: np.ndarray) -> Solution:
-    """Minimise every job. x [n, inputs] centred logs; y [K, n] loss / scale; w [K, n] weights; theta0 [K, P]."""
-    jobs, points = y.shape
-    pad_j, pad_n = -jobs % _JOBS, -points % _POINTS
-    x = np.pad(np.asarray(x, float), ((0, pad_n), (0, 0)))
-    y = np.pad(np.asarray(y, float), ((0, pad_j), (0, pad_n)), constant_values=1.0)
-    w = np.pad(np.asarray(w, float), ((0, pad_j), (0, pad_n)))  # a padded job has no weight at all and stops at once
-    theta0 = np.pad(np.asarray(theta0, float), ((0, pad_j), (0, 0)), mode="edge")
-    with float64():
-        out = [np.asarray(v) for v in _program(law, objective)(x, y, w, theta0, np.float64(delta))]
-    theta, value, converged, iterations = out
-    return Solution(theta[:jobs], value[:jobs], converged[:jobs], int(iterations[:jobs].max()))
+def solve(
+    law: Law, objective: str, delta: float, x: np.ndarray, y: Rows, w: Rows, theta0: np.ndarray, *,
+    tau: float = 0.5, free: np.ndarray | None = None, threads: int = 0,
+) -> Solution:  # fmt: skip
+    """Minimise every job.
+
+    x [n, inputs] centred; y, w output / scale and weights, [K, n], [n] for all jobs alike, or a function of job numbers (so that 4,000
+    resamples of a million points never exist at once); theta0 [K, P]; free [K, P] False holds a parameter at its start.
+    """
+    theta0 = np.asarray(theta0, float)
+    free = np.ones(theta0.shape, bool) if free is None else np.broadcast_to(free, theta0.shape)
+    queue = _Queue(law, OBJECTIVES[objective], float(tau), np.asarray(x, float), y, w, free)
+    found = None
+    for smoothing in OBJECTIVES[objective].schedule(delta):
+        found = queue.run(theta0 if found is None else found.theta, smoothing, threads or os.cpu_count() or 1)
+    return found
+
+
+class _Queue:
+    def __init__(self, law: Law, objective: Any, tau: float, x: np.ndarray, y: Rows, w: Rows, free: np.ndarray):
+        n = len(x)
+        self.pad = -n % PAD
+        self.points, self.jobs = n + self.pad, len(free)
+        self.x = np.pad(x, ((0, self.pad), (0, 0)), mode="edge")
+        self.y, self.w, self.free, self.tau = self._rows(y, 1.0), self._rows(w, 0.0), free.astype(float), tau
+        self.size = int(np.clip(CHUNK_VALUES // self.points, FEWEST_JOBS, MOST_JOBS))
+        self.program = program(law, objective.name)
+
+    def _rows(self, rows: Rows, fill: float) -> Callable[[np.ndarray], np.ndarray]:
+        def padded(part: np.ndarray, jobs: int) -> np.ndarray:
+            part = np.broadcast_to(np.asarray(part, float), (jobs, self.points - self.pad))
+            return np.pad(part, ((0, 0), (0, self.pad)), constant_values=fill) if self.pad else part
+
+        if callable(rows):
+            return lambda jobs: padded(rows(jobs), len(jobs))
+        rows = np.asarray(rows, float)
+        return lambda jobs: padded(rows if rows.ndim == 1 else rows[jobs], len(jobs))
+
+    def run(self, theta0: np.ndarray, delta: float, threads: int) -> Solution:
+        theta, value = theta0.copy(), np.full(self.jobs, np.inf)
+        converged, iterations = np.zeros(self.jobs, bool), np.zeros(self.jobs, int)
+        waiting = iter(range(self.jobs))
+
+        def work() -> None:
+            with float64():
+                for jobs, state in self._chunks(waiting, theta0, delta):
+                    theta[jobs], value[jobs] = state["theta"].T, state["value"] * delta**2
+                    converged[jobs], iterations[jobs] = state["done"], state["iteration"]
+
+        threads = max(1, min(threads, -(-self.jobs // self.size)))
+        with ThreadPoolExecutor(threads) as pool:
+            for future in [pool.submit(work) for _ in range(threads)]:
+                future.result()
+        return Solution(theta, value, converged, iterations)
+
+    def _chunks(self, waiting: Iterator[int], theta0: np.ndarray, delta: float) -> Iterator[tuple[np.ndarray, dict]]:
+        """Yield finished jobs and their state. `waiting` is shared by the threads: a range's iterator hands out each number once."""
+        size, parameters = self.size, theta0.shape[1]
+        job = np.full(size, -1)
+        y, w = np.ones((self.points, size)), np.zeros((self.points, size))
+        free, state = np.ones((parameters, size)), _fresh(np.zeros((parameters, size)), done=True)
+        while True:
+            idle = np.flatnonzero(job < 0)
+            new = np.array([j for _, j in zip(idle, waiting)], int)
+            if len(new):
+                at = idle[: len(new)]
+                job[at], y[:, at], w[:, at], free[:, at] = new, self.y(new).T, self.w(new).T, self.free[new].T
+                for name, values in _fresh(theta0[new].T, done=False).items():
+                    state[name][..., at] = values
+            if (job < 0).all():
+                return
+            state = {k: np.array(v) for k, v in self.program(state, self.x, y, w, free, delta, self.tau).items()}
+            over = np.flatnonzero((job >= 0) & (state["done"] | (state["iteration"] >= MAX_ITERATIONS)))
+            if len(over):
+                yield job[over], {k: v[..., over] for k, v in state.items()}
+                job[over], w[:, over], state["done"][over] = -1, 0.0, True
+
+
+def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
+    """The first pass evaluates the start itself (a zero step from an infinite cost): the program then holds one copy of the derivatives."""
+    p, k = theta.shape
+    unit = np.tile(np.eye(p)[:, :, None], (1, 1, k))
+    return {
+        "theta": theta.copy(), "value": np.full(k, np.inf), "gradient": np.zeros((p, k)), "hessian": unit, "majorant": unit.copy(),
+        "damping": np.full(k, 1e-3), "growth": np.full(k, 4.0), "quiet": np.zeros(k, np.int64), "done": np.full(k, done), "iteration": np.zeros(k, np.int64),
+    }  # fmt: skip
+
+
+CURVED = 12  # parameters up to which second derivatives are taken: their number grows with the square
 
 
 @functools.cache
-def _program(law_name: str, objective_name: str) -> Callable:
+def program(law: Law, objective_name: str) -> Callable:
+    """The compiled step: STEPS iterations of a chunk of jobs.
+
+    Jobs are the last axis of every array (theta [P, jobs], y and w [n, jobs]): a law is elementwise, so it needs no vmap, and sums over
+    points run across jobs in vector registers.
+    """
     import jax
     import jax.numpy as jnp
 
-    law, objective = LAWS[law_name], OBJECTIVES[objective_name]
-    lower, upper = np.array(law.lower), np.array(law.upper)
+    objective = OBJECTIVES[objective_name]
+    lower, upper = law.lower[:, None], law.upper[:, None]
+    size = len(law.params)
+    pairs = [(a, b) for a in range(size) for b in range(a + 1)]
+    at = ("theta", "value", "gradient", "hessian", "majorant")
 
-    def residuals(theta, x, y):
-        return objective.transform(jnp, law.function(jnp, theta, x)) - objective.transform(jnp, y)
+    def evaluate(theta, x, target, w, delta, tau):
+        columns = [x[:, i : i + 1] for i in range(x.shape[1])]
 
-    def evaluate(theta, x, y, w, delta):
-        def cost(theta):
-            # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances stop early.
-            return jnp.sum(w * objective.rho(jnp, residuals(theta, x, y), delta)) / delta**2
+        def predict(parts):
+            values = {p.name: jnp.exp(t) if p.positive else t for p, t in zip(law.params, parts)}
+            return law.call(jnp, SimpleNamespace(**values), *columns)
 
-        value, gradient = jax.value_and_grad(cost)(theta)
-        return value, gradient, jax.hessian(cost)(theta)
+        def slope(function, a):  # by one parameter at a time: what does not depend on it stays a symbolic zero
+            def of(part, parts):
+                return function((*parts[:a], part, *parts[a + 1 :]))
 
-    def descend(x, y, w, theta, delta):
-        lower_, upper_ = jnp.asarray(lower), jnp.asarray(upper)
-        theta = jnp.clip(theta, lower_, upper_)
-        size = theta.shape[0]
+            return lambda parts: jax.jvp(lambda t: of(t, parts), (parts[a],), (jnp.ones_like(parts[a]),))[1]
 
-        def going(state):
-            return (state["iteration"] < MAX_ITERATIONS) & ~state["done"]
+        parts = tuple(theta)
+        f = predict(parts)
+        per = 1 / f if objective.log else jnp.ones_like(f)
+        first = [slope(predict, a)(parts) * per for a in range(size)]
+        r = objective.transform(jnp, f) - target
+        # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances stop early.
+        rho = lambda r: objective.rho(jnp, r, delta, tau) / delta**2  # noqa: E731
+        one = jnp.ones_like(r)
+        cost, pull = jax.jvp(rho, (r,), (one,))
+        bend = w * jax.jvp(lambda r: jax.jvp(rho, (r,), (one,))[1], (r,), (one,))[1]
+        pull = w * pull
+        steady = jnp.where(r == 0, bend, pull / jnp.where(r == 0, 1.0, r))
+        total = functools.partial(jnp.sum, axis=0)
+        majorant = {(a, b): total(steady * first[a] * first[b]) for a, b in pairs}
+        hessian = majorant
+        if size <= CURVED:
+            drop = bend - pull if objective.log else bend  # the second derivative of a logarithm
+            hessian = {(a, b): total(drop * first[a] * first[b] + pull * per * slope(slope(predict, a), b)(parts)) for a, b in pairs}
+        square = lambda half: jnp.stack([jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)])  # noqa: E731
+        gradient = jnp.stack([total(pull * first[a]) for a in range(size)])
+        return total(w * cost), gradient, square(hessian), square(majorant)
 
-        def body(state):
-            theta, value, gradient, hessian = state["theta"], *state["at"]
-            # A parameter on its bound that wants to leave the box is held for this step.
-            held = ((theta <= lower_) & (gradient > 0)) | ((theta >= upper_) & (gradient < 0))
-            free = jnp.where(held, 0.0, 1.0)
-            scale = jnp.maximum(jnp.abs(jnp.diagonal(hessian)), 1e-10)
-            matrix = hessian * free[:, None] * free[None, :] + jnp.diag(state["damping"] * scale + (1 - free))
-            step = -jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), gradient * free)
-            # A matrix that is not positive definite gives NaN: take a short gradient step, and more damping when that fails.
-            step = jnp.where(jnp.all(jnp.isfinite(step)), step, -gradient * free / (scale * (1 + state["damping"])))
-            step = step * jnp.minimum(1.0, 1.0 / jnp.maximum(jnp.max(jnp.abs(step)), 1e-300))  # a factor e at most
-            proposal = jnp.clip(theta + step, lower_, upper_)
-            moved = jnp.max(jnp.abs(proposal - theta))
-            new = evaluate(proposal, x, y, w, delta)
-            better = new[0] < value
-            damping = jnp.where(better, jnp.maximum(state["damping"] / 5, 1e-14), jnp.maximum(state["damping"], 1e-10) * 4)
-            small = better & (value - new[0] <= 1e-13 * value)
-            quiet = jnp.where(small, state["quiet"] + 1, jnp.where(better, 0, state["quiet"]))
-            # Done: the step is below float64's resolution, or three accepted steps in a row gained nothing, or no step helps any more.
-            done = (state["iteration"] > 0) & ((moved < 1e-11) | (quiet >= 3) | (damping > 1e14))
-            pick = lambda a, b: jnp.where(better, a, b)  # noqa: E731
-            return {
-                "theta": pick(proposal, theta),
-                "at": tuple(pick(a, b) for a, b in zip(new, state["at"])),
-                "damping": damping,
-                "quiet": quiet,
-                "done": done,
-                "iteration": state["iteration"] + 1,
-            }
+    def iterate(state, x, target, w, free, delta, tau):
+        theta, value, gradient, hessian, majorant = (state[k] for k in at)
+        # A parameter on its bound that wants to leave the box is held for this step.
+        held = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
+        loose = jnp.where(held, 0.0, free)
+        diagonal = jnp.maximum(jnp.stack([majorant[a, a] for a in range(size)]), 1e-10)
 
-        # The first pass evaluates the start itself (a zero step from an infinite cost): the program then holds one copy of the
-        # derivatives instead of two, and compiles in half the time.
-        state = {
-            "theta": theta,
-            "at": (jnp.asarray(jnp.inf), jnp.zeros(size), jnp.eye(size)),
-            "damping": jnp.asarray(1e-3),
-            "quiet": jnp.asarray(0),
-            "done": jnp.asarray(jnp.sum(w) == 0),
-            "iteration": jnp.asarray(0),
-        }
-        state = jax.lax.while_loop(going, body, state)
-        return state["theta"], state["at"][0] * delta**2, state["done"], state["iteration"]
+        def damped(matrix):
+            kept = matrix * loose[:, None] * loose[None, :]
+            return kept + jnp.eye(size)[:, :, None] * (state["damping"] * diagonal + (1 - loose))[None, :]
 
-    return jax.jit(jax.vmap(descend, in_axes=(None, 0, 0, 0, None)))
+        newton, definite = _eliminate(jnp, damped(hessian), -gradient * loose)
+        safe, _ = _eliminate(jnp, damped(majorant), -gradient * loose)  # never indefinite, and downhill from far away
+        step = jnp.where(definite, newton, safe)
+        step = jnp.where(jnp.isfinite(step), step, 0.0)
+        step = step * jnp.minimum(1.0, FARTHEST / jnp.maximum(jnp.max(jnp.abs(step), axis=0), 1e-300))
+        proposal = jnp.where(free > 0, jnp.clip(theta + step, lower, upper), theta)
+        moved = jnp.max(jnp.abs(proposal - theta), axis=0)
+        new = evaluate(proposal, x, target, w, delta, tau)
+        better = new[0] < value
+        # Nielsen's rule: damping follows how well the model foretold the gain, and grows ever faster while steps fail.
+        foretold = 0.5 * jnp.sum(step * (state["damping"] * diagonal * step - gradient * loose), axis=0)
+        ratio = (value - new[0]) / foretold
+        change = jnp.where(ratio > 0.75, 0.1, jnp.where(ratio > 0.25, 0.5, 2.0))
+        damping = jnp.where(better, jnp.maximum(state["damping"] * change, 1e-14), jnp.maximum(state["damping"], 1e-10) * state["growth"])
+        growth = jnp.where(better, 4.0, 2 * state["growth"])
+        small = better & (value - new[0] <= 1e-13 * value)
+        sure = definite & (state["damping"] < 1e-2)  # a Newton step: when it gains nothing, the next gains nothing either
+        quiet = jnp.where(small, state["quiet"] + jnp.where(sure, 2, 1), jnp.where(better, 0, state["quiet"]))
+        # Done: the step is below float64's resolution, or accepted steps gain nothing any more, or no step helps.
+        done = (state["iteration"] > 0) & ((moved < 1e-11) | (quiet >= 3) | (damping > 1e14))
+        moved_on = {k: jnp.where(better, a, b) for k, a, b in zip(at, (proposal, *new), (theta, value, gradient, hessian, majorant))}
+        moved_on |= {"damping": damping, "growth": growth, "quiet": quiet, "done": done, "iteration": state["iteration"] + 1}
+        return {k: jnp.where(state["done"], state[k], moved_on[k]) for k in state}
+
+    def several(state, x, y, w, free, delta, tau):
+        target = objective.transform(jnp, y)
+        return jax.lax.fori_loop(0, STEPS, lambda _, s: iterate(s, x, target, w, free, delta, tau), state)
+
+    return jax.jit(several)
+
+
+def _eliminate(xp: Any, matrix: Any, right: Any) -> tuple[Any, Any]:
+    """Solve matrix [P, P, jobs] @ step = right [P, jobs], and say for which jobs every pivot was positive.
+
+    Unrolled over the few parameters, so that it is plain arithmetic across jobs: LAPACK takes one small matrix at a time.
+    """
+    size = len(matrix)
+    rows = xp.concatenate([matrix, right[:, None]], axis=1)
+    definite = xp.ones(right.shape[1:], bool)
+    for j in range(size):
+        definite &= rows[j, j] > 0
+        row = rows[j] / rows[j, j]
+        other = (xp.arange(size) != j)[:, None, None]
+        rows = xp.where(other, rows - rows[:, j : j + 1] * row[None], row[None])
+    return rows[:, size], definite
