@@ -44,7 +44,7 @@ def source(store, batch=32, seed=7, weights=WEIGHTS, **hosts):
 
 def test_rows_are_the_windows_they_say(store):
     whole = source(store)
-    batch = whole[3]
+    (batch,) = whole.steps(3, 1)
     assert batch.shape == (32, SEQ + 1) and batch.dtype == np.int32
     for r in range(32):
         i = 3 * 32 + r
@@ -56,19 +56,20 @@ def test_rows_are_the_windows_they_say(store):
 def test_the_same_stream_for_any_number_of_hosts(store, hosts):
     parts = [source(store, host_index=h, host_count=hosts) for h in range(hosts)]
     for step in (0, 31, 32, 1000):
-        assert (np.concatenate([p[step] for p in parts]) == source(store)[step]).all()
+        assert (np.concatenate([p.steps(step, 3) for p in parts], axis=1) == source(store).steps(step, 3)).all()
+    assert all((p[5] == p.steps(5 * p.group, p.group)).all() for p in parts)
 
 
 @pytest.mark.parametrize("start", [0, 1, 33, 70])
 def test_restart_at_any_step_continues_the_stream(store, start):
-    unbroken = [source(store)[s] for s in range(80)]
+    unbroken = source(store).steps(0, 80)
     resumed = list(batches(source(store), start, 80, prefetch=3, threads=2))
-    assert len(resumed) == 80 - start
+    assert len(resumed) == 80 - start and 1 < source(store).group < 80
     assert all((a == b).all() for a, b in zip(unbroken[start:], resumed))
 
 
 def test_the_stream_of_examples_does_not_depend_on_the_batch_size(store):
-    flat = lambda b: np.concatenate([source(store, batch=b)[s] for s in range(96 // b)])  # noqa: E731
+    flat = lambda b: source(store, batch=b).steps(0, 96 // b).reshape(96, -1)  # noqa: E731
     assert (flat(32) == flat(8)).all() and (flat(32) == flat(48)).all()
 
 
@@ -79,7 +80,7 @@ def test_a_source_pickles_after_use(store):
 
 
 def test_seed_and_block_change_the_order(store):
-    assert (source(store, seed=1)[0] != source(store, seed=2)[0]).any()
+    assert (source(store, seed=1).steps(0, 1) != source(store, seed=2).steps(0, 1)).any()
     domains = lambda block: [source(store).domain_of(block * BLOCK + i) for i in range(64)]  # noqa: E731
     assert domains(0) != domains(1)
 
@@ -130,7 +131,7 @@ def test_a_domain_is_read_in_one_order_whatever_the_recipe(store):
 
 def test_far_indices_cost_the_same_and_stay_in_range(store):
     far = source(store)
-    assert far[(1 << 40) - 1].shape == (32, SEQ + 1)
+    assert far[(1 << 40) - 1].shape == (far.group, 32, SEQ + 1)
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,9 @@ def _fetch(record: Record, pending: tuple | None) -> dict | None:
         return {"step": step, "reason": f"loss is {last} at step {step}"}
     if step % record.spec.log_every == 0:
         values = {name: float(np.asarray(metrics[name])) for name in ("loss", "z_loss", "grad_norm", "learning_rate")}
+        for name, value in values.items():
+            if not math.isfinite(value):  # the norm of a gradient overflows float32 before the loss does
+                return {"step": step, "reason": f"{name} is {value} at step {step}"}
         record.add(schema.TRAIN, step, **values)
     return None
 

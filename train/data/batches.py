@@ -1,4 +1,4 @@
-"""Batches: a Grain source whose element is one host's rows of one step, and the windows that evaluation reads."""
+"""Batches: a Grain source whose element is one host's rows of a few steps, and the windows that evaluation reads."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,14 @@ from stepladder.configs.errors import UserError
 from stepladder.train.data.mixture import Mixture, check_weights, windows
 from stepladder.train.data.store import Store
 
+GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
+
 
 class BatchSource:
-    """Element `step` is int32 [batch_size / host_count, seq_len + 1]: rows of examples step * batch_size + r, r being this host's slice.
+    """Element g is int32 [group, batch_size / host_count, seq_len + 1]: this host's rows of steps g * group onwards.
 
-    The stream depends on (store, weights, seq_len, batch_size, seed) alone; the number of hosts only divides it. One element is a whole
-    batch because Grain's cost is per element: 127-132 M tokens/s so, 13-40 with one window an element (windows of 1,024, batch of 32).
+    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone, and the number
+    of hosts only divides it. An element is several whole batches because the cost is per element, not per token (BENCHMARKS.md).
     """
 
     def __init__(
@@ -39,20 +41,26 @@ class BatchSource:
         check_weights(weights, store.domains)
         self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
         self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
+        self.group = max(1, GROUP_TOKENS // (batch_size * seq_len))
         self._local = batch_size // host_count
         self._first = host_index * self._local
 
     def __len__(self) -> int:
         return 1 << 40  # epochs go on; a run checks max_epochs beforehand
 
-    def __getitem__(self, step: int) -> np.ndarray:
-        start = int(step) * self.batch_size + self._first
-        domain, window = self.mixture.rows(start, start + self._local)
-        out = np.empty((self._local, self.seq_len + 1), np.int32)
+    def __getitem__(self, element: int) -> np.ndarray:
+        return self.steps(int(element) * self.group, self.group)
+
+    def steps(self, start: int, count: int) -> np.ndarray:
+        """This host's rows of steps start..start + count - 1: int32 [count, local batch, seq_len + 1]."""
+        rows = self.mixture.rows(start * self.batch_size, (start + count) * self.batch_size)
+        mine = slice(self._first, self._first + self._local)
+        domain, window = (part.reshape(count, self.batch_size)[:, mine].ravel() for part in rows)
+        out = np.empty((count * self._local, self.seq_len + 1), np.int32)
         for d in np.unique(domain):
-            rows = np.flatnonzero(domain == d)
-            out[rows] = self._views[d][window[rows] * self.seq_len]
-        return out
+            at = np.flatnonzero(domain == d)
+            out[at] = self._views[d][window[at] * self.seq_len]
+        return out.reshape(count, self._local, self.seq_len + 1)
 
     def domain_of(self, example: int) -> str:
         """The domain of example i."""
@@ -75,16 +83,23 @@ class BatchSource:
 
 
 def batches(source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1) -> Iterator[np.ndarray]:
-    """Elements start_step..stop_step-1 of the source, prefetched by threads of this process; the cursor is the step alone.
+    """int32 [local batch, seq_len + 1] of steps start_step..stop_step-1, prefetched by threads of this process; the cursor is the step alone.
 
-    Threads only read ahead: they change neither the batches nor their order.
+    `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their order.
     """
     if not 0 <= start_step <= stop_step:
         raise UserError(f"start_step={start_step}: must be from 0 to stop_step={stop_step}")
-    if start_step == stop_step:
-        return iter(())
-    dataset = grain.MapDataset.source(source)[start_step:stop_step]
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))))
+    return _batches(source, start_step, stop_step, -(-prefetch // source.group), threads)
+
+
+def _batches(source: BatchSource, start: int, stop: int, prefetch: int, threads: int) -> Iterator[np.ndarray]:
+    if start == stop:
+        return
+    dataset = grain.MapDataset.source(source)[start // source.group : -(-stop // source.group)]
+    elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads)))
+    for element, steps in enumerate(elements, start // source.group):
+        first = element * source.group
+        yield from steps[max(start - first, 0) : stop - first]
 
 
 def evaluation_windows(store: Store, domain: str, seq_len: int, count: int) -> np.ndarray:
