@@ -313,7 +313,9 @@ def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.Da
     """A budget's points by rising N, and why it cannot have a minimum."""
     group = group.sort_values(["N", "loss"], ignore_index=True)
     size = (np.log(group["N"]).diff() > _SAME_N).cumsum()
-    c, sizes = float(np.exp(np.log(group["C"]).mean())), size.nunique()
+    sizes, c = size.nunique(), float(group["C"].iloc[0])
+    if group["C"].nunique() > 1:
+        c = float(np.exp(np.log(group["C"]).mean()))
     if sizes < len(group):
         if duplicates == "refuse":
             twice = group["N"][size.duplicated()].iloc[0]
