@@ -38,6 +38,7 @@ STARTS = np.array(
 )
 # Where the replication starts every refit: the unrounded parameters of Hoffmann et al.
 HOFFMANN = np.array([6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083])
+_NAMES = ("A", "B", "E", "alpha", "beta")
 GRADIENTS = ("analytic", "finite")
 WELL = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0)  # exponents of the 36 starts of `well_started`
 # Of an objective of order 1e3: tighter only adds line searches at float64's resolution, the values agree to 1e-12.
@@ -146,14 +147,14 @@ def _centred(points: pd.DataFrame, choose, processes: int) -> Reference:
     raw = _logs(points)
     centre = np.array([*raw[:, :2].mean(0), 0.0])
     starts, rows = choose(raw - centre)
-    chosen = time.process_time() - cpu
+    chosen_wall, chosen_cpu = time.perf_counter() - begin, time.process_time() - cpu
     found = _solve(Batch(raw - centre, starts, rows, "BFGS", "analytic", DELTA**2, WELL_OPTIONS), processes)
     theta = found.theta.copy()
     theta[:, 0] += theta[:, 3] * centre[0]
     theta[:, 1] += theta[:, 4] * centre[1]
     return dataclasses.replace(
         found, theta=theta, params=_natural(theta[np.argmin(found.values)]), value=float(found.values.min()),
-        cpu_seconds=found.cpu_seconds + chosen, wall_seconds=time.perf_counter() - begin,
+        cpu_seconds=found.cpu_seconds + chosen_cpu, wall_seconds=found.wall_seconds + chosen_wall,
     )  # fmt: skip
 
 
@@ -171,7 +172,12 @@ def _logs(points: pd.DataFrame) -> np.ndarray:
 
 
 def _natural(theta: np.ndarray) -> dict[str, float]:
-    return dict(zip(("A", "B", "E", "alpha", "beta"), map(float, (*np.exp(theta[:3]), *theta[3:]))))
+    return dict(zip(_NAMES, map(float, (*np.exp(theta[:3]), *theta[3:]))))
+
+
+def _errors(theta: np.ndarray) -> dict[str, float]:
+    """Standard deviations of the parameters over fits: of a bootstrap's refits, their standard errors."""
+    return {name: float(v) for name, v in zip(_NAMES, np.std([list(_natural(t).values()) for t in theta], axis=0, ddof=1))}
 
 
 def _batch(points: pd.DataFrame, starts: np.ndarray, rows: np.ndarray | None, method: str, gradients: str, *rest) -> Batch:
@@ -182,20 +188,23 @@ def _batch(points: pd.DataFrame, starts: np.ndarray, rows: np.ndarray | None, me
 
 def _solve(batch: Batch, processes: int) -> Reference:
     """All fits of a batch, dealt out to processes like cards: neighbouring starts cost about the same."""
-    begin = time.perf_counter()
     shares = [slice(k, None, processes) for k in range(processes)]
     parts = [dataclasses.replace(batch, starts=batch.starts[s], rows=None if batch.rows is None else batch.rows[s]) for s in shares]
     if processes == 1:
+        begin = time.perf_counter()
         done = [_work(parts[0])]
+        wall = time.perf_counter() - begin
     else:
         # Forked on purpose: the reference does not pay for importing SciPy again. The parent has no other thread and no jax.
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
+            list(pool.map(abs, range(processes)))  # start-up is no part of the time, or scaling a reduced run would multiply it
+            begin = time.perf_counter()
             done = list(pool.map(_work, parts))
+            wall = time.perf_counter() - begin
     theta, values, success = np.zeros(batch.starts.shape), np.zeros(len(batch.starts)), np.zeros(len(batch.starts), bool)
     for share, (part, _) in zip(shares, done):
         theta[share], values[share], success[share] = part
     best = int(np.argmin(np.where(success, values, np.inf) if success.any() else values))
-    wall = time.perf_counter() - begin
     return Reference(
         params=_natural(theta[best]), value=float(values[best]), wall_seconds=wall, cpu_seconds=sum(cpu for _, cpu in done),
         fits=len(values), failed=int((~success).sum()), theta=theta, values=values,
@@ -228,7 +237,7 @@ def chinchilla_points(folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def measure(points: pd.DataFrame, starts: int, resamples: int, processes: int) -> list[dict]:
-    """A row a reference: fits, failed, value, parameters, wall and CPU seconds, and `short`, the refits that stopped early.
+    """A row a reference: fits, failed, value, parameters, wall and CPU seconds, `se` over its fits, and `short`, fits that stopped early.
 
     `short` is the share of refits above the lowest objective of the same resample by more than 1e-6 of it (of starts: above the best
     fit), so it compares accuracy at these tolerances; `share` is the share of the full problem that was run.
@@ -250,6 +259,7 @@ def measure(points: pd.DataFrame, starts: int, resamples: int, processes: int) -
                 {
                     "reference": name, "fits": r.fits, "failed": r.failed, "short": float(np.mean(r.values > lowest * (1 + 1e-6))),
                     "value": r.value, **r.params, "wall_seconds": r.wall_seconds, "cpu_seconds": r.cpu_seconds,
+                    "se": _errors(r.theta),
                     "share": 1.0 if name == "well_started" else r.fits / full,
                 }
             )  # fmt: skip
@@ -270,7 +280,7 @@ def main() -> None:
     if args.json:
         print(json.dumps({"rows": rows, "processes": args.processes, "blas_threads": threads, "scipy": version("scipy")}))
         return
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).drop(columns="se")
     print(table.to_string(index=False, float_format=lambda v: f"{v:.9g}" if abs(v) < 1e-2 else f"{v:.5g}"))
     print(f"processes {args.processes}, OPENBLAS_NUM_THREADS {threads} (1 is fair: five parameters gain nothing from threads)")
     for row in rows:
