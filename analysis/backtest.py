@@ -63,6 +63,7 @@ class Cell:
     error: float  # the same mean with its sign: positive when the forecast is too high
     train_are: float
     params: Mapping[str, float]
+    at_bound: tuple[str, ...]  # parameters on a bound of the solver's box (E and A together when borrowed)
     best_seen: float  # ARE of the baselines
     most_compute: float
     power_law: float  # L = A / C^alpha, two parameters, least squares in logs, C = 6 N D
@@ -219,32 +220,33 @@ def _plan(family: str, points: pd.DataFrame, sets: str | Sequence[Sequence[str]]
         chosen[[where[name] for name in group]] = True
         limit = p * (end if rules.pool == "own" else np.full(len(names), end[chosen].max(initial=0.0)))[code]
         row[:] = usable & chosen[code] & (d < limit if rules.strict else d <= limit)
-    reasons = tuple(_reason(n[row], d[row], rules) for row in used)
-    fitted = np.array([i for i, reason in enumerate(reasons) if used[i].any() and (not reason or rules.unidentified == "report")], int)
+    loss = points["loss"].to_numpy(float)
     known = rules.borrow[0] / n ** rules.borrow[1] if rules.borrow else np.zeros(len(n))
+    reasons = tuple(_reason(n[row], d[row], (loss - known)[row], rules) for row in used)
+    fitted = np.array([i for i, reason in enumerate(reasons) if used[i].any() and (not reason or rules.unidentified == "report")], int)
     w = np.zeros(used.shape)
     for i in fitted:
         mine = code[used[i]]
         weight = WEIGHTS[rules.weights](d[used[i]], np.bincount(mine)[mine].astype(float))
         w[i, used[i]] = weight / weight.mean()
-    return _Plan(
-        family, points, hidden, used, cells, reasons, _block(n, d, points["loss"].to_numpy(float) - known, w[fitted]), fitted, known
-    )
+    return _Plan(family, points, hidden, used, cells, reasons, _block(n, d, loss, known, w[fitted]), fitted, known)
 
 
-def _block(n: np.ndarray, d: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Block:
+def _block(n: np.ndarray, d: np.ndarray, loss: np.ndarray, known: np.ndarray, w: np.ndarray) -> _Block:
     keep = w.any(0)
     logs = np.log(np.stack([n, d], 1))[keep]
     centre = logs.mean(0) if keep.any() else np.zeros(2)
-    scale = float(np.median(y[keep])) if keep.any() else 1.0
-    return _Block(logs - centre, y[keep] / scale, w[:, keep], centre, scale)
+    scale = float(np.median(loss[keep])) if keep.any() else 1.0
+    return _Block(logs - centre, (loss - known)[keep] / scale, w[:, keep], centre, scale)
 
 
-def _reason(n: np.ndarray, d: np.ndarray, rules: Rules) -> str:
+def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str:
     """Why these rows cannot identify the parameters, or nothing."""
     needs = (("sizes", _different(n), 1 if rules.borrow else 3, "E, A and alpha"),
              ("token counts", _different(d), 3, "E, B and beta"),
              ("rows", len(d), 3 if rules.borrow else 5, "the parameters"))  # fmt: skip
+    if len(left) and left.min() <= 0:
+        return "the borrowed A / N^alpha alone is above the loss"
     return "; ".join(f"{have} {what}: {which} need {least}" for what, have, least, which in needs if have < least)
 
 
@@ -295,11 +297,13 @@ def _cells(plan: _Plan, theta: np.ndarray, rules: Rules) -> list[Cell]:
     order, cells = np.argsort(d[plan.hidden], kind="stable"), []
     for i, (models, fraction) in enumerate(plan.cells):
         used = plan.used[i]
-        forecast, params = np.full(len(n), np.nan), {}
+        forecast, params, at_bound = np.full(len(n), np.nan), {}, ()
         if i in fitted:
             t = theta[fitted[i]]
             forecast = law.function(np, t, x) * b.scale + plan.known
             params = law.natural(t, b.centre, b.scale)
+            near = np.minimum(t - np.array(law.lower), np.array(law.upper) - t) < 1e-6
+            at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
             if rules.borrow:
                 params |= {"E": float(b.scale * (np.exp(t[0]) + np.exp(t[1]))), "A": rules.borrow[0], "alpha": rules.borrow[1]}
         miss = forecast / loss - 1
@@ -310,7 +314,7 @@ def _cells(plan: _Plan, theta: np.ndarray, rules: Rules) -> list[Cell]:
             smallest=float(n[used].min(initial=np.inf)), largest=float(n[used].max(initial=0)), n_train=int(used.sum()),
             n_test=int(plan.hidden.sum()), flops=float(cost.sum()), identified=not plan.reasons[i], reason=plan.reasons[i],
             are=float(np.abs(miss[plan.hidden]).mean()), error=float(miss[plan.hidden].mean()),
-            train_are=float(np.abs(miss[used]).mean()) if used.any() else float("nan"), params=params,
+            train_are=float(np.abs(miss[used]).mean()) if used.any() else float("nan"), params=params, at_bound=at_bound,
             last=float(-np.log1p(miss[plan.hidden][order[-1]])), **_baselines(n * d, loss, used, plan.hidden),
         ))  # fmt: skip
     return cells
