@@ -96,7 +96,15 @@ def draw(found: AreMap, title: str) -> Figure:
     figure, axes = _axes(8.6, min(5.4, 1.6 + 0.36 * rows))
     shown = ListedColormap(_COLOURS).with_extremes(bad="white")
     edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
-    axes.pcolormesh(*edges, found.are, cmap=shown, norm=BoundaryNorm([0, *LEVELS, np.inf], len(_COLOURS)), edgecolor="white", lw=0.8)
+    axes.pcolormesh(
+        *edges,
+        found.are,
+        cmap=shown,
+        norm=BoundaryNorm([0, *LEVELS, np.inf], len(_COLOURS)),
+        edgecolor="white",
+        lw=0.8,
+        rasterized=rows > 12,
+    )
     if rows <= 12:
         for (i, j), are in np.ndenumerate(found.are):
             colour = MUTED if not np.isfinite(are) else "white" if are < LEVELS[1] else INK

@@ -29,6 +29,7 @@ class Rules:
     test_from: float = 0.7  # hidden rows are those with tokens >= this share of the hidden run's last
     known: float = 0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
     cut: float = 0.0  # tokens; training rows with tokens <= cut are dropped, hidden rows never
+    cut_share: float = 0.0  # the same, with tokens <= this share of the longest training run: needs no idea of a family's scale
     strict: bool = True  # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
     pool: str = "selected"  # T is the last token count over the "selected" models together, or of each model on its "own"
     weights: str = "rows"  # a key of WEIGHTS
@@ -40,6 +41,9 @@ class Rules:
 
 
 DEFAULT = Rules()
+# Ours, for `choose`: Huber on log loss, every model with equal weight, an early cut chosen inside the training models. Mean ARE over the nine
+# public families that identify the law, beside the authors' least squares: benchmarks/colpret_methods.py.
+CANDIDATES = tuple(Rules(objective="huber_log", weights="models", cut_share=s) for s in (0.03, 0.0, 0.01, 0.1, 0.2, 0.3, 0.5))
 REFERENCE = Rules(cut=1e10, fitter="reference", unidentified="report")  # what arXiv 2410.11840 does
 
 
@@ -160,7 +164,7 @@ def backtest(
     return Backtest(rules, tuple(cell for plan, theta in zip(plans, thetas) for cell in _cells(plan, theta, rules)))
 
 
-def choose(points: pd.DataFrame, candidates: Sequence[Rules]) -> tuple[Rules, tuple[float, ...]]:
+def choose(points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES) -> tuple[Rules, tuple[float, ...]]:
     """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE of each; the target is never seen.
 
     Rules that cannot be judged, because two training sizes are left, have NaN; when none can be judged the first is returned.
@@ -199,7 +203,7 @@ class _Plan:
 def _plan(family: str, points: pd.DataFrame, sets: str | Sequence[Sequence[str]], fractions: Sequence[float], rules: Rules) -> _Plan:
     usable, hidden = HIDE[rules.hide](points, rules)
     seen = points[usable]
-    usable = usable & (points["D"] > rules.cut).to_numpy()
+    usable = usable & (points["D"] > max(rules.cut, rules.cut_share * points["D"][usable].max())).to_numpy()
     sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
     always = tuple(points.loc[usable & points["model"].isin(points["model"][hidden]).to_numpy(), "model"].unique())
     if isinstance(sets, str):
