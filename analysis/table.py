@@ -79,7 +79,8 @@ def read_points(
         raise UserError(f"duplicates={duplicates!r}: unknown; use one of {', '.join(DUPLICATES)}")
     if not inputs or len({*inputs, output}) <= len(inputs):
         raise UserError(f"inputs={','.join(inputs)}: not different names beside the output {output!r}; give e.g. N,D")
-    mapping, derive, units = dict(columns or {}), dict(derive or {}), dict(units or {})
+    where = tuple(expression.strip() for expression in where)
+    mapping, derive, units = {k: str(v) for k, v in (columns or {}).items()}, dict(derive or {}), dict(units or {})
     table, name, rows = _open(source, mapping, domain)
     data = Columns(table, name, mapping, units)
     _refuse_unused("columns", mapping, {*inputs, output, *ALIASES}, (*where, *derive.values()))
@@ -88,6 +89,7 @@ def read_points(
     needed = [*inputs, output]
     for wanted in tuple(needed):
         needed += [n for n in data.need(wanted) if n not in needed]
+    _refuse_shared(data, needed)
     groups = None if group is None else data.any(group)[2].to_numpy(object)
     for expression in where:
         _filter(data, rows, expression, needed)
@@ -141,13 +143,29 @@ def _refuse_unused(option: str, given: Mapping, known: set[str], texts: Iterable
             raise UserError(f"{option}={key}={value}: nothing here is called {key!r}; {nearest(key, known)}")
 
 
+def _refuse_shared(data: Columns, needed: list[str]) -> None:
+    """One column under two names is a slip of the mapping: the fit of a column by itself is perfect."""
+    read = [name for name in needed if name not in data.derived]
+    for i, name in enumerate(read):
+        for other in read[:i]:
+            if data.labels[name] == data.labels[other]:
+                raise UserError(f"columns={other}={data.labels[name]}: also read as {name}; name another column for one of them")
+
+
 def _open(source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str) -> tuple[pd.DataFrame, str, _Rows]:
     """The raw table, its name, and the rows to begin with. Of a workdir the mapping's parameter count is used up here."""
     excluded: list[tuple] = []
+    if not isinstance(source, (str, Path, pd.DataFrame)):
+        raise UserError(
+            f"source={_short(source)}: of type {type(source).__name__}, not a table; give a file, a workdir or a pandas DataFrame"
+        )
     if isinstance(source, pd.DataFrame):
         table, name = source if source.index.is_unique else source.reset_index(drop=True), "the DataFrame"
     elif not extension(source) and (Path(source).is_dir() or "://" in str(source)):
-        runs = load(source, n=mapping.pop("N") if mapping.get("N") in COUNTS else COUNTS[0])
+        try:
+            runs = load(source, n=mapping.pop("N") if mapping.get("N") in COUNTS else COUNTS[0])
+        except ImportError as error:  # the client of a bucket
+            raise UserError(f"source={str(source)!r}: {str(error).splitlines()[0]}; install it, or copy the workdir here") from None
         used, left = final_points(runs, domain=domain)
         table, name = used.set_index("run_id", drop=False).rename_axis(None), str(source)
         for part in (runs.excluded, left):

@@ -21,7 +21,10 @@ def _delimited(separator: str) -> Callable[[bytes], pd.DataFrame]:
     def read(body: bytes) -> pd.DataFrame:
         text = body.decode("utf-8-sig")
         # pandas would rename a repeated name, and shift or cut rows longer than the header: both are mistakes of the file.
-        _refuse_repeated(next(csv.reader(io.StringIO(text), delimiter=separator), []))
+        header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+        _refuse_repeated(header)
+        if len(header) == 1 and (other := next((c for c in ";\t,|" if c in header[0]), "")):
+            raise ValueError(f"one column called {header[0]!r}: separated by {other!r}, not {separator!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Blank lines are no rows: a row's number counts the lines that hold something.
@@ -79,6 +82,8 @@ def extension(path: str | Path) -> str:
 def read_file(path: str | Path) -> pd.DataFrame:
     """The raw table. Raises UserError for a missing, unreadable or empty file, an unknown extension, or a column name given twice."""
     known = ", ".join((*READERS, ".gz of each"))
+    if "://" in str(path):
+        raise UserError(f"source={str(path)!r}: not a file on this machine; download it first")
     if not Path(path).exists():
         raise UserError(f"source={str(path)!r}: does not exist; give a {known} file or a workdir")
     if not extension(path):

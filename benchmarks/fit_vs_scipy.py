@@ -140,6 +140,8 @@ def compare(runs: list[dict], rows: list[dict]) -> list[dict]:
 def show(body: dict) -> None:
     """The tables, in Markdown."""
     print(", ".join(f"{k} {v}" for k, v in body["machine"].items()))
+    if body["machine"]["load"] > 0.5:
+        print("other work was running on this machine: CPU seconds stand, wall seconds are upper bounds")
     for run in body["ours"]:
         if "failed" in run:
             print(f"ours: failed: {run['failed']}")

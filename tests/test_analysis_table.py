@@ -96,6 +96,7 @@ def test_a_dataframe_keeps_its_own_index_and_is_not_changed():
         ("t.csv", "N,D,loss\n1,2,3,4\n", ["unreadable as .csv"]),
         ("t.csv", "N,D,loss\n1,2,3\n1,2,3,4\n", ["unreadable as .csv"]),
         ("t.csv", "N,D,loss,loss\n1,2,3,4\n", ["column 'loss' appears 2 times", "rename"]),
+        ("t.csv", "N;D;loss\n1;2;3\n", ["separated by ';', not ','"]),
         ("t.csv", b"N,D,loss\n\xff\xfe,1,2\n", ["unreadable as .csv"]),
         ("t.csv.gz", "N,D,loss\n1,2,3\n", ["unreadable as .csv"]),
         ("t.csv.gz", gzip.compress(b"N,D,loss\n1,2,3\n")[:-9], ["unreadable as .csv"]),
@@ -119,6 +120,8 @@ def test_a_missing_file_a_missing_workdir_and_an_empty_one_are_refused(tmp_path)
     assert "does not exist" in refusal(tmp_path / "no.csv")
     assert "does not exist" in refusal(tmp_path / "no")
     assert "no decayed evaluation" in refusal(tmp_path)
+    assert "download it first" in refusal("https://example.org/t.csv")
+    assert "source=5: of type int, not a table" in refusal(5)
     assert "no rows" in refusal(pd.DataFrame({"N": [], "D": [], "loss": []}))
 
 
@@ -134,6 +137,8 @@ def test_columns_by_mapping_and_a_typo_gets_the_nearest_name():
     message = refusal(table, columns={"N": "Model Sise", "D": "seen"}, output="err")
     assert "columns=N=Model Sise" in message and "did you mean 'Model Size'?" in message
     assert "nothing here is called 'M'" in refusal(good(), columns={"M": "N"})
+    assert "columns=N=loss: also read as loss" in refusal(good(), columns={"N": "loss"})
+    assert len(read_points(good().rename(columns={"N": 0}), columns={"N": 0}).frame) == 12
     assert "columns: the DataFrame has no column of lr" in refusal(good(), inputs=("N", "D", "lr"))
     assert "did you mean 'family'?" in refusal(good(), group="famly")
 
