@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.backtest import DEFAULT, Rules, backtest
+from stepladder.analysis.backtest import backtest
+from stepladder.analysis.backtest_rules import DEFAULT, Rules
 from stepladder.analysis.figures import INK, MUTED, _axes, _styled, human
 from stepladder.configs.errors import UserError
 

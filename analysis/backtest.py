@@ -11,40 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.backtest_rules import CANDIDATES, DEFAULT, HIDE, SETS, WEIGHTS, Rules, check
 from stepladder.analysis.exponent_grid import starts_from_grid
 from stepladder.analysis.law import LAWS
 from stepladder.analysis.reference import reference_thetas
-from stepladder.analysis.solve import OBJECTIVES, solve
+from stepladder.analysis.solve import solve
 from stepladder.configs.errors import UserError, nearest
 
-COLUMNS = ("model", "N", "D", "loss")
 LAW = "chinchilla"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """Every choice that moves a back-test's number. The defaults are the authors', except that no early part is cut (their cut is 1e10)."""
-
-    hide: str = "target_end"  # a key of HIDE
-    test_from: float = 0.7  # hidden rows are those with tokens >= this share of the hidden run's last
-    known: float = 0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
-    cut: float = 0.0  # tokens; training rows with tokens <= cut are dropped, hidden rows never
-    cut_share: float = 0.0  # the same, with tokens <= this share of the longest training run: needs no idea of a family's scale
-    strict: bool = True  # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
-    pool: str = "selected"  # T is the last token count over the "selected" models together, or of each model on its "own"
-    weights: str = "rows"  # a key of WEIGHTS
-    objective: str = "squared"  # a key of solve.OBJECTIVES
-    delta: float = 1e-3  # Huber's threshold in log loss
-    borrow: tuple[float, float] | None = None  # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
-    fitter: str = "batched"  # a key of FITTERS
-    unidentified: str = "refuse"  # "report": fit cells that cannot identify the parameters too, and say why they cannot
-
-
-DEFAULT = Rules()
-# Ours, for `choose`: Huber on log loss, every model with equal weight, an early cut chosen inside the training models. Mean ARE over the nine
-# public families that identify the law, beside the authors' least squares: benchmarks/colpret_methods.py.
-CANDIDATES = tuple(Rules(objective="huber_log", weights="models", cut_share=s) for s in (0.03, 0.0, 0.01, 0.1, 0.2, 0.3, 0.5))
-REFERENCE = Rules(cut=1e10, fitter="reference", unidentified="report")  # what arXiv 2410.11840 does
 
 
 @dataclass(frozen=True)
@@ -90,65 +64,6 @@ class Backtest:
 _CELL_COLUMNS = [*(f.name for f in dataclasses.fields(Cell)), "num_models", *LAWS[LAW].parameters]
 
 
-# --- what is hidden: (points, rules) -> (rows that may train, hidden rows), two masks
-
-
-def _target_end(points: pd.DataFrame, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-    largest = (points["N"] == points["N"].max()).to_numpy()
-    return ~largest, _end(points, largest, rules)
-
-
-def _longest(points: pd.DataFrame, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-    last = points.groupby("model")["D"].transform("max")
-    longest = (last >= 0.999 * last.max()).to_numpy()
-    return ~longest, _end(points, longest, rules)
-
-
-def _own_end(points: pd.DataFrame, rules: Rules) -> tuple[np.ndarray, np.ndarray]:
-    largest = (points["N"] == points["N"].max()).to_numpy()
-    early = (points["D"] < rules.known * points["D"][largest].max()).to_numpy()
-    return ~largest | early, _end(points, largest, rules)
-
-
-def _end(points: pd.DataFrame, hidden: np.ndarray, rules: Rules) -> np.ndarray:
-    return hidden & (points["D"] >= rules.test_from * points["D"][hidden].max()).to_numpy()
-
-
-HIDE: dict[str, Callable] = {
-    "target_end": _target_end,  # the largest size is unseen; forecast its last 30 %
-    "longest": _longest,  # the runs with the most tokens are unseen; forecast their last 30 %
-    "own_end": _own_end,  # the beginning of the target is seen too, in every cell; forecast its last 30 %
-}
-
-# --- which models train: (model, N) from the smallest to the largest -> sets of models
-
-
-def _windows(width: int) -> Callable:
-    def choose(models: Sequence[tuple[str, float]]) -> list[tuple[str, ...]]:
-        sizes = sorted({n for _, n in models})
-        return [tuple(m for m, n in models if n in sizes[i : i + width]) for i in range(len(sizes) - width + 1)]
-
-    return choose
-
-
-SETS: dict[str, Callable] = {
-    "all": lambda models: [tuple(m for m, _ in models)],
-    "smallest": lambda models: [tuple(m for m, _ in models[:k]) for k in range(2, len(models) + 1)],
-    "window3": _windows(3),
-    "window4": _windows(4),
-    "one": lambda models: [(m,) for m, _ in models],
-}
-
-# --- weight of a training row: (tokens, number of training rows of its model) -> weight; scaled to mean 1 in every cell
-
-WEIGHTS: dict[str, Callable] = {
-    "rows": lambda d, count: np.ones_like(d),
-    "models": lambda d, count: 1 / count,
-    "tokens": lambda d, count: d,
-    "tokens_models": lambda d, count: d / count,
-}
-
-
 def backtest(
     points: pd.DataFrame, *, sets: str | Sequence[Sequence[str]] = "all", fractions: Sequence[float] = (1.0,), rules: Rules = DEFAULT
 ) -> Backtest:
@@ -157,11 +72,32 @@ def backtest(
     points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several families at once, family; one unit of loss a
     family. sets: a key of SETS, or sets of models. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
     """
-    _check(points, rules)
+    return backtests(points, [rules], sets=sets, fractions=fractions)[0]
+
+
+def backtests(
+    points: pd.DataFrame, many: Sequence[Rules], *, sets: str | Sequence[Sequence[str]] = "all", fractions: Sequence[float] = (1.0,)
+) -> list[Backtest]:
+    """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one batch."""
+    for rules in many:
+        check(points, rules)
     families = points.groupby("family", sort=False, observed=True) if "family" in points else [("", points)]
-    plans = [_plan(str(name), rows.reset_index(drop=True), sets, fractions, rules) for name, rows in families]
-    thetas = FITTERS[rules.fitter]([p.block for p in plans], rules)
-    return Backtest(rules, tuple(cell for plan, theta in zip(plans, thetas) for cell in _cells(plan, theta, rules)))
+    tables = [(str(name), rows.reset_index(drop=True)) for name, rows in families]
+    plans = [[_plan(name, rows, sets, fractions, rules) for name, rows in tables] for rules in many]
+    cells: list[list[Cell]] = [[] for _ in many]
+    for key in dict.fromkeys(map(_fitted_alike, many)):
+        alike = [i for i, rules in enumerate(many) if _fitted_alike(rules) == key]
+        blocks = [_block(family, np.concatenate([p.w for p in family])) for family in zip(*(plans[i] for i in alike))]
+        thetas = FITTERS[many[alike[0]].fitter](blocks, many[alike[0]])
+        for f, (block, theta) in enumerate(zip(blocks, thetas)):
+            ends = np.cumsum([len(plans[i][f].w) for i in alike])[:-1]
+            for i, part in zip(alike, np.split(theta, ends)):
+                cells[i] += _cells(plans[i][f], block, part, many[i])
+    return [Backtest(rules, tuple(mine)) for rules, mine in zip(many, cells)]
+
+
+def _fitted_alike(rules: Rules) -> tuple:
+    return rules.fitter, rules.objective, rules.delta, rules.borrow
 
 
 def choose(points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES) -> tuple[Rules, tuple[float, ...]]:
@@ -172,7 +108,7 @@ def choose(points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES) -> tu
     inside = points[points["N"] < points["N"].max()]
     if inside["N"].nunique() < 2:
         return candidates[0], (float("nan"),) * len(candidates)
-    errors = tuple(backtest(inside, rules=rules).cells[0].are for rules in candidates)
+    errors = tuple(found.cells[0].are for found in backtests(inside, candidates))
     return (candidates[int(np.nanargmin(errors))] if np.isfinite(errors).any() else candidates[0]), errors
 
 
@@ -195,8 +131,8 @@ class _Plan:
     used: np.ndarray  # [K, n]
     cells: tuple[tuple[tuple[str, ...], float], ...]
     reasons: tuple[str, ...]
-    block: _Block  # of the K' cells that are fitted
-    fitted: np.ndarray  # [K'], their indices
+    fitted: np.ndarray  # [K'], indices of the cells that are fitted
+    w: np.ndarray  # [K', n], their weights
     known: np.ndarray  # [n], the borrowed term A / N^alpha, or 0
 
 
@@ -233,15 +169,16 @@ def _plan(family: str, points: pd.DataFrame, sets: str | Sequence[Sequence[str]]
         mine = code[used[i]]
         weight = WEIGHTS[rules.weights](d[used[i]], np.bincount(mine)[mine].astype(float))
         w[i, used[i]] = weight / weight.mean()
-    return _Plan(family, points, hidden, used, cells, reasons, _block(n, d, loss, known, w[fitted]), fitted, known)
+    return _Plan(family, points, hidden, used, cells, reasons, fitted, w[fitted], known)
 
 
-def _block(n: np.ndarray, d: np.ndarray, loss: np.ndarray, known: np.ndarray, w: np.ndarray) -> _Block:
-    keep = w.any(0)
-    logs = np.log(np.stack([n, d], 1))[keep]
+def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
+    """The fits w [K, n] of the plans of one family, without the points that none of them uses."""
+    points, keep = plans[0].points, w.any(0)
+    logs, loss = np.log(points[["N", "D"]].to_numpy(float))[keep], points["loss"].to_numpy(float)[keep]
     centre = logs.mean(0) if keep.any() else np.zeros(2)
-    scale = float(np.median(loss[keep])) if keep.any() else 1.0
-    return _Block(logs - centre, (loss - known)[keep] / scale, w[:, keep], centre, scale)
+    scale = float(np.median(loss)) if keep.any() else 1.0
+    return _Block(logs - centre, (loss - plans[0].known[keep]) / scale, w[:, keep], centre, scale)
 
 
 def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str:
@@ -289,8 +226,8 @@ FITTERS: dict[str, Callable] = {
 }
 
 
-def _cells(plan: _Plan, theta: np.ndarray, rules: Rules) -> list[Cell]:
-    law, b, points = LAWS[LAW], plan.block, plan.points
+def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell]:
+    law, points = LAWS[LAW], plan.points
     n, d, loss = (points[c].to_numpy(float) for c in ("N", "D", "loss"))
     x = np.log(np.stack([n, d], 1)) - b.centre
     if rules.borrow:
@@ -335,23 +272,3 @@ def _baselines(c: np.ndarray, loss: np.ndarray, used: np.ndarray, hidden: np.nda
         slope, level = np.polyfit(np.log(c[used]), np.log(loss[used]), 1)
         power = are(np.exp(level + slope * np.log(c[hidden])))
     return {"best_seen": are(loss[used].min()), "most_compute": are(loss[used][np.argmax(c[used])]), "power_law": power}
-
-
-def _check(points: pd.DataFrame, rules: Rules) -> None:
-    tables = {"hide": HIDE, "weights": WEIGHTS, "objective": OBJECTIVES, "fitter": FITTERS, "pool": ("selected", "own"),
-              "unidentified": ("refuse", "report")}  # fmt: skip
-    for field, table in tables.items():
-        if (value := getattr(rules, field)) not in table:
-            raise UserError(f"{field}={value!r}: unknown; {nearest(value, table)}")
-    if not 0 < rules.known <= rules.test_from <= 1:
-        raise UserError(f"known={rules.known}, test_from={rules.test_from}: need 0 < known <= test_from <= 1, or hidden rows would be seen")
-    if rules.fitter == "reference" and (rules.objective, rules.weights) != ("squared", "rows"):
-        raise UserError(f"fitter='reference': fits 'squared' and 'rows', not {rules.objective!r} and {rules.weights!r}; use 'batched'")
-    if rules.borrow and rules.objective != "squared":
-        raise UserError(f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use objective='squared'")
-    for name in COLUMNS:
-        if name not in points:
-            raise UserError(f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}")
-    bad = ~(np.isfinite(points[["N", "D", "loss"]].astype(float)) & (points[["N", "D", "loss"]] > 0)).all(axis=1).to_numpy()
-    if bad.any():
-        raise UserError(f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove or mend that row")

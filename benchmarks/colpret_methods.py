@@ -8,7 +8,6 @@ families that identify the law, the cut chosen by back-testing inside the traini
 import argparse
 import json
 import os
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +15,12 @@ import pandas as pd
 from scipy import stats
 
 from stepladder.analysis.are_map import are_map, draw
-from stepladder.analysis.backtest import CANDIDATES, REFERENCE, Rules, backtest
+from stepladder.analysis.backtest import backtest, backtests
+from stepladder.analysis.backtest_rules import CANDIDATES, REFERENCE, Rules
 from stepladder.analysis.figures import svg
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LEAST_SQUARES = Rules(cut=1e10)  # the authors' objective, weights and cut, at its best optimum
-OBJECTIVES, WEIGHTS = ("squared", "squared_log", "huber_log"), ("rows", "models", "tokens", "tokens_models")
-SHARES = tuple(rules.cut_share for rules in CANDIDATES)  # the first is used where none can be judged
 FIGURES = {"opt": ("OPT", "perplexity"), "pythia": ("pythia", "log2 perplexity"), "chinchilla": ("chinchilla", "nats")}
 
 
@@ -60,12 +58,11 @@ def families_table(curves: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 def search(points: pd.DataFrame) -> pd.DataFrame:
     """Every objective x weights x share: ARE of the target, and `inner`, the ARE when the largest training size is hidden instead."""
-    inside, rows = without_target(points), []
-    for objective, weights, share in product(OBJECTIVES, WEIGHTS, SHARES):
-        rules = Rules(objective=objective, weights=weights, cut_share=share)
-        found = {"are": by_family(points, rules)["are"], "inner": by_family(inside, rules)["are"]}
-        for family in found["are"].index:
-            rows.append((family, objective, weights, share, found["are"][family], found["inner"].get(family, np.nan)))
+    rows = []
+    found, inner = (backtests(p, CANDIDATES) for p in (points, without_target(points)))
+    for rules, outer, within in zip(CANDIDATES, found, inner):
+        judged = {cell.family: cell.are for cell in within.cells}
+        rows += [(c.family, rules.objective, rules.weights, rules.cut_share, c.are, judged.get(c.family, np.nan)) for c in outer.cells]
     return pd.DataFrame(rows, columns=["family", "objective", "weights", "share", "are", "inner"])
 
 
@@ -143,7 +140,7 @@ def main() -> None:
         parts["search"] = search(points)
         parts["methods"] = methods(parts["search"], table.loc[names, "are"])
     parts["coverage, least squares"] = coverage(points, LEAST_SQUARES)
-    parts["coverage, ours"] = coverage(points, CANDIDATES[0])
+    parts["coverage, Huber"] = coverage(points, Rules(objective="huber_log", weights="models", cut_share=0.03))
     maps = figures(curves) if args.figures else {}
     if args.json:
         print(json.dumps({k: json.loads(v.reset_index().to_json(orient="records")) for k, v in parts.items()} | {"maps": maps}, indent=1))

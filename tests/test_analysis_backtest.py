@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from stepladder.analysis.are_map import are_map, cheapest, draw
-from stepladder.analysis.backtest import REFERENCE, SETS, Backtest, Rules, backtest, choose
+from stepladder.analysis.backtest import Backtest, backtest, choose
+from stepladder.analysis.backtest_rules import REFERENCE, SETS, Rules
 from stepladder.analysis.exponent_grid import starts_from_grid
 from stepladder.analysis.figures import svg
 from stepladder.analysis.reference import BORROWED, reference_fit, reference_predict
@@ -47,6 +48,7 @@ def test_cut_fraction_and_strictness_choose_the_rows():
     assert rows() == 4 * 19  # strict: the rows at T are dropped
     assert rows(strict=False) == 4 * 20
     assert rows(cut=tenth, strict=False) == 4 * 18  # a row at exactly the cut is dropped
+    assert rows(cut_share=0.1, strict=False) == 4 * 18  # a tenth of the longest training run
     assert rows(p=0.5) == 4 * 9
     cell = only(backtest(points, rules=Rules(cut=1.9e10, unidentified="report")))
     assert cell.n_test == 7 and cell.n_train == 0  # the cut never touches hidden rows
@@ -150,6 +152,7 @@ def test_the_cut_is_chosen_without_the_target():
     assert rules.cut == 2e9 and errors[2] < errors[0]
     spoiled = points.assign(loss=points["loss"].where(points["N"] < 1e9, 7.0))
     assert choose(spoiled, candidates) == (rules, errors)
+    assert choose(points)[0].cut_share in (0.1, 0.2, 0.3, 0.5)  # the default candidates
     nothing, errors = choose(points[points["N"] < 2e8], candidates)  # two sizes are left to train on
     assert nothing == candidates[0] and np.isnan(errors).all()
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stepladder.analysis.backtest import REFERENCE, Rules, backtest
+from stepladder.analysis.backtest import backtest
+from stepladder.analysis.backtest_rules import REFERENCE, Rules
 from stepladder.analysis.reference import BORROWED
 from tests.published import record_row
 
