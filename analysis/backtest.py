@@ -19,6 +19,7 @@ from stepladder.analysis.solve import solve
 from stepladder.configs.errors import UserError, nearest
 
 LAW = "chinchilla"
+Sets = str | Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,16 @@ class Backtest:
 _CELL_COLUMNS = [*(f.name for f in dataclasses.fields(Cell)), "num_models", *LAWS[LAW].parameters]
 
 
-def backtest(
-    points: pd.DataFrame, *, sets: str | Sequence[Sequence[str]] = "all", fractions: Sequence[float] = (1.0,), rules: Rules = DEFAULT
-) -> Backtest:
+def backtest(points: pd.DataFrame, *, sets: Sets = "all", fractions: Sequence[float] = (1.0,), rules: Rules = DEFAULT) -> Backtest:
     """Forecast the hidden part of every family from every set of models and fraction of their training.
 
     points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several families at once, family; one unit of loss a
-    family. sets: a key of SETS, or sets of models. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
+    family. sets: a key of SETS, or sets of models, or these by family. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
     """
     return backtests(points, [rules], sets=sets, fractions=fractions)[0]
 
 
-def backtests(
-    points: pd.DataFrame, many: Sequence[Rules], *, sets: str | Sequence[Sequence[str]] = "all", fractions: Sequence[float] = (1.0,)
-) -> list[Backtest]:
+def backtests(points: pd.DataFrame, many: Sequence[Rules], *, sets: Sets = "all", fractions: Sequence[float] = (1.0,)) -> list[Backtest]:
     """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one batch."""
     for rules in many:
         check(points, rules)
@@ -136,7 +133,7 @@ class _Plan:
     known: np.ndarray  # [n], the borrowed term A / N^alpha, or 0
 
 
-def _plan(family: str, points: pd.DataFrame, sets: str | Sequence[Sequence[str]], fractions: Sequence[float], rules: Rules) -> _Plan:
+def _plan(family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[float], rules: Rules) -> _Plan:
     usable, hidden = HIDE[rules.hide](points, rules)
     seen = points[usable]
     usable = usable & (points["D"] > max(rules.cut, rules.cut_share * points["D"][usable].max())).to_numpy()
@@ -145,7 +142,7 @@ def _plan(family: str, points: pd.DataFrame, sets: str | Sequence[Sequence[str]]
     if isinstance(sets, str):
         groups = SETS[sets]([(m, n) for m, n in sizes.items() if m not in always])
     else:
-        groups = [tuple(group) for group in sets]
+        groups = [tuple(group) for group in (sets[family] if isinstance(sets, Mapping) else sets)]
     for name in sorted({m for group in groups for m in group} - set(seen["model"])):
         raise UserError(f"sets={name!r}: no model of family {family!r} with that name may train; {nearest(name, set(seen['model']))}")
     cells = tuple((tuple(dict.fromkeys((*group, *always))), float(p)) for group in groups for p in fractions)

@@ -96,21 +96,17 @@ def compare(name, cells, ours, published):
     return sure
 
 
-def cells_of(points, table, rules):
-    """Our cells of one family of a reference table, beside theirs."""
-    order = small_models(points, rules.cut)
-    sets = [order[:k] for k in table["num_models"].unique()]
-    found = backtest(points, sets=sets, fractions=table["percentage"].unique(), rules=rules).table()
-    both = table.merge(found, left_on=["percentage", "num_models"], right_on=["fraction", "num_models"], suffixes=("_ref", ""))
-    assert len(both) == len(table)
-    return both
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name, cut", [("hist", True), ("hist_nocut", False)])
 def test_published_colpret_every_cell(folder, curves, name, cut):
-    groups = reference(folder, name).groupby("scaled_set", sort=False)
-    cells = pd.concat([cells_of(curves[curves["family"] == f], g, CUT[cut]) for f, g in groups], ignore_index=True)
+    theirs, rules = reference(folder, name), CUT[cut]
+    points = curves[curves["family"].isin(theirs["scaled_set"])]
+    order = {f: small_models(t, rules.cut) for f, t in points.groupby("family")}
+    sets = {f: [order[f][:k] for k in t["num_models"].unique()] for f, t in theirs.groupby("scaled_set")}
+    ours = backtest(points, sets=sets, fractions=theirs["percentage"].unique(), rules=rules).table()
+    keys = ["family", "fraction", "num_models"]
+    cells = theirs.merge(ours, left_on=["scaled_set", "percentage", "num_models"], right_on=keys, suffixes=("_ref", ""))
+    assert len(cells) == len(theirs) == 620
     assert (cells["n_train"] == cells["n_train_ref"]).all() and (cells["n_test"] == cells["n_test_ref"]).all()
     sure = compare(name, cells, "are", "are_ref")
     assert sure.sum() > 300
@@ -126,12 +122,12 @@ def test_published_colpret_every_cell(folder, curves, name, cut):
 def test_published_colpret_every_borrowed_cell(folder, curves):
     table = reference(folder, "one")
     table = table[table["train_model"] != table["target"]]  # the others learn from the hidden rows as well
-    parts, rules = [], Rules(cut=1e10, borrow=BORROWED)
-    for family, theirs in table.groupby("scaled_set", sort=False):
-        points = curves[curves["family"] == family]
-        found = backtest(points, sets=[[m] for m in theirs["train_model"].unique()], fractions=theirs["percentage"].unique(), rules=rules)
-        ours = found.table().assign(train_model=lambda t: t["models"].str[0])
-        parts.append(theirs.merge(ours, left_on=["percentage", "train_model"], right_on=["fraction", "train_model"], suffixes=("_ref", "")))
-    cells = pd.concat(parts, ignore_index=True)
+    sets = {f: [[m] for m in t["train_model"].unique()] for f, t in table.groupby("scaled_set")}
+    points = curves[curves["family"].isin(table["scaled_set"])]
+    rules = Rules(cut=1e10, borrow=BORROWED)
+    ours = backtest(points, sets=sets, fractions=table["percentage"].unique(), rules=rules).table()
+    ours["train_model"] = ours["models"].str[0]
+    keys = ["family", "fraction", "train_model"]
+    cells = table.merge(ours, left_on=["scaled_set", "percentage", "train_model"], right_on=keys, suffixes=("_ref", ""))
     assert len(cells) == len(table) and (cells["n_train"] == cells["n_train_ref"]).all()
     assert compare("one", cells, "are", "are_ref").sum() > 700
