@@ -2,6 +2,8 @@
 
 Table colpret of arXiv 2410.11840. (a) its 28 families in the authors' mode and in ours; (b) objective x weights x early cut on the 9
 families that identify the law, the cut chosen by back-testing inside the training models; (c) coverage of two kinds of 90 % interval.
+Five of the nine are Pythia's, so the interval over families is too short. With three training sizes (t5-pile, pythia-intervention) nothing
+can be judged inside; there the first candidate, least squares, stands, so the difference there is of the cut alone.
 --figures rewrites docs/colpret-*.svg. Errors are relative and are compared within a family only: units differ between families.
 """
 
