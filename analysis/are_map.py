@@ -1,0 +1,128 @@
+"""Maps of forecast error over (which sizes) x (how much of their training), and the cheapest cell below a wanted error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis.backtest import backtest
+from stepladder.analysis.backtest_rules import DEFAULT, Rules
+from stepladder.analysis.figures import INK, MUTED, _axes, _styled, human
+from stepladder.configs.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LEVELS = (0.04, 0.10, 0.20)  # arXiv 2410.11840: about the best one gets, ..., still separates many choices
+TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
+_COLOURS = ("#0b3c5d", "#328cc1", "#8cc7d8", "#e4e7eb")  # below each level, and above all
+
+# What a row of the map is called: (models of the cell, its smallest and largest N) -> label.
+_LABELS: dict[str, Callable] = {
+    "smallest": lambda models, low, high: f"{len(models)} smallest",
+    "window3": lambda models, low, high: f"{human(low)} to {human(high)}",
+    "window4": lambda models, low, high: f"{human(low)} to {human(high)}",
+}
+
+
+@dataclass(frozen=True)
+class AreMap:
+    """The map of one family: are, flops [rows, fractions], NaN where a cell is refused. `cells` has a row a cell, `cheapest` one a level."""
+
+    family: str
+    target: str
+    rows: tuple[str, ...]
+    fractions: tuple[float, ...]
+    are: np.ndarray
+    flops: np.ndarray
+    cells: pd.DataFrame
+    cheapest: pd.DataFrame
+
+
+def are_map(points: pd.DataFrame, *, sets: str = "smallest", fractions: Sequence[float] = TENTHS, rules: Rules = DEFAULT) -> AreMap:
+    """Back-test every (set of sizes, fraction) of one family, all in one batched fit.
+
+    points: as of `backtest`, one family. sets: "smallest" (the k smallest models), "window3" or "window4" (consecutive sizes). ARE is a
+    fraction, flops sum 6 N * last token over the models. Maps of arXiv 2410.11840. Raises UserError for another `sets` or two families.
+    """
+    if sets not in _LABELS:
+        raise UserError(f"sets={sets!r}: a map needs ordered sets; use one of {', '.join(_LABELS)}")
+    if "family" in points and points["family"].nunique() != 1:
+        raise UserError(f"family: {points['family'].nunique()} families; a map is of one, as errors of different losses are not comparable")
+    cells = backtest(points, sets=sets, fractions=fractions, rules=rules).table()
+    if not len(cells):
+        raise UserError(f"sets={sets!r}: the family has too few sizes for it; train more sizes or use 'smallest'")
+    size = points.groupby("model", observed=True)["N"].first()
+    names = {m: _LABELS[sets](m, min(size[list(m)]), max(size[list(m)])) for m in dict.fromkeys(cells["models"])}
+    shape = (len(names), len(fractions))
+    return AreMap(
+        family=cells["family"].iloc[0], target=cells["target"].iloc[0], rows=tuple(names.values()), fractions=tuple(fractions),
+        are=cells["are"].to_numpy().reshape(shape), flops=cells["flops"].to_numpy().reshape(shape), cells=cells, cheapest=cheapest(cells),
+    )  # fmt: skip
+
+
+def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
+    """The cheapest identified cell below each level of ARE: one row a level, NaN where no cell is below it.
+
+    It is picked with the answer known, so `steady` says how much luck is in it: the share of the cells that cost as much or more and are
+    below the level too. `share` is its cost over that of the dearest cell.
+    """
+    rows = []
+    for level in levels:
+        good = cells[cells["identified"] & (cells["are"] < level)]
+        if not len(good):
+            rows.append({"level": level})
+            continue
+        best = good.loc[good["flops"].idxmin()]
+        dearer = cells[cells["identified"] & cells["are"].notna() & (cells["flops"] >= best["flops"])]
+        rows.append({
+            "level": level, "num_models": best["num_models"], "largest": best["largest"], "fraction": best["fraction"],
+            "are": best["are"], "flops": best["flops"], "share": best["flops"] / cells["flops"].max(),
+            "steady": (dearer["are"] < level).mean(),
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["level", "num_models", "largest", "fraction", "are", "flops", "share", "steady"])
+
+
+@_styled
+def draw(found: AreMap, title: str) -> Figure:
+    """The map in four shades, the ARE in per cent in each cell where there is room, the cheapest cell below each level ringed."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.patches import Patch, Rectangle
+
+    rows, columns = found.are.shape
+    figure, axes = _axes(8.6, min(5.4, 1.6 + 0.36 * rows))
+    shown = ListedColormap(_COLOURS).with_extremes(bad="white")
+    edges = np.arange(columns + 1) - 0.5, np.arange(rows + 1) - 0.5
+    axes.pcolormesh(
+        *edges,
+        found.are,
+        cmap=shown,
+        norm=BoundaryNorm([0, *LEVELS, np.inf], len(_COLOURS)),
+        edgecolor="white",
+        lw=0.8,
+        rasterized=rows > 12,
+    )
+    if rows <= 12:
+        for (i, j), are in np.ndenumerate(found.are):
+            colour = MUTED if not np.isfinite(are) else "white" if are < LEVELS[1] else INK
+            text = "–" if not np.isfinite(are) else f"{100 * are:.1f}" if are < 1 else ">100"
+            axes.text(j, i, text, ha="center", va="center", fontsize=8.5, color=colour)
+    grid = found.cells.reset_index(drop=True)
+    for best in found.cheapest.dropna().itertuples():
+        at = int(np.flatnonzero((grid["flops"] == best.flops) & (grid["are"] == best.are))[0])
+        axes.add_patch(Rectangle((at % columns - 0.5, at // columns - 0.5), 1, 1, fill=False, ec="#c8384f", lw=2, zorder=3))
+    axes.set_xticks(range(columns), [f"{p:.0%}" for p in found.fractions])
+    step = max(1, rows // 12)
+    axes.set_yticks(range(0, rows, step), found.rows[::step])
+    axes.grid(False)
+    axes.set_xlabel("share of the selected models' longest training that is used")
+    names = ["< 4 %", "4 to 10 %", "10 to 20 %", "> 20 %"]
+    handles = [Patch(fc=c, label=n) for c, n in zip(_COLOURS, names)]
+    handles += [Patch(fc="white", ec=MUTED, label="refused"), Patch(fc="white", ec="#c8384f", lw=2, label="cheapest below a level")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.2)
+    axes.set_title(title)
+    return figure

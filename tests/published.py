@@ -1,0 +1,39 @@
+"""What the published tests found: one row a number, ours beside the published one, for the table at the end of a test session."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    table: str
+    quantity: str
+    ours: float
+    published: float
+    tolerance: float  # absolute, in the unit of the value
+
+    @property
+    def within(self) -> bool:
+        return abs(self.ours - self.published) <= self.tolerance
+
+
+ROWS: list[Row] = []
+
+
+def record_row(table: str, quantity: str, ours: float, published: float, tolerance: float) -> Row:
+    """Append a row before asserting on it, so that a failing one is in the table too. A repeated (table, quantity) replaces the former."""
+    row = Row(table, quantity, float(ours), float(published), float(tolerance))
+    ROWS[:] = [r for r in ROWS if (r.table, r.quantity) != (table, quantity)] + [row]
+    return row
+
+
+def text(rows: list[Row] | None = None) -> str:
+    """The rows as aligned lines; '' when there are none."""
+    rows = ROWS if rows is None else rows
+    if not rows:
+        return ""
+    cells = [("table", "quantity", "ours", "published", "tolerance", "")]
+    cells += [
+        (r.table, r.quantity, f"{r.ours:.7g}", f"{r.published:.7g}", f"{r.tolerance:.2g}", "" if r.within else "OUTSIDE") for r in rows
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(6)]
+    return "\n".join("  ".join(v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))).rstrip() for row in cells)
