@@ -13,7 +13,7 @@ import pandas as pd
 
 from stepladder.analysis.backtest_rules import CANDIDATES, DEFAULT, HIDE, SETS, WEIGHTS, Rules, check
 from stepladder.analysis.exponent_grid import starts_from_grid
-from stepladder.analysis.law import LAWS
+from stepladder.analysis.laws import LAWS
 from stepladder.analysis.reference import reference_thetas
 from stepladder.analysis.solve import solve
 from stepladder.configs.errors import UserError, nearest
@@ -209,7 +209,7 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
         jobs = np.repeat(w, starts.shape[1], 0)
         delta = rules.delta if rules.objective == "huber_log" else 1e-3  # a squared objective has no threshold, only a scale
-        found = solve(LAW, rules.objective, delta, x, np.tile(y, (len(jobs), 1)), jobs, starts.reshape(-1, starts.shape[-1]))
+        found = solve(LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1]))
         value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(starts.shape[:2])
         out[i] = found.theta.reshape(starts.shape)[np.arange(len(b.w)), value.argmin(1)]
     return [out[i] for i in range(len(blocks))]
@@ -239,7 +239,7 @@ def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell
         if i in fitted:
             t = theta[fitted[i]]
             forecast = law.function(np, t, x) * b.scale + plan.known
-            params = law.natural(t, b.centre, b.scale)
+            params = {k: float(v) for k, v in law.natural(t, b.centre, b.scale).items()}
             near = np.minimum(t - np.array(law.lower), np.array(law.upper) - t) < 1e-6
             at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
             if rules.borrow:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.solve import OBJECTIVES
+from stepladder.analysis.objective import OBJECTIVES
 from stepladder.configs.errors import UserError, nearest
 
 COLUMNS = ("model", "N", "D", "loss")
@@ -24,7 +24,7 @@ class Rules:
     strict: bool = True  # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
     pool: str = "selected"  # T is the last token count over the "selected" models together, or of each model on its "own"
     weights: str = "rows"  # a key of WEIGHTS
-    objective: str = "squared"  # a key of solve.OBJECTIVES
+    objective: str = "squared"  # a key of objective.OBJECTIVES
     delta: float = 1e-3  # Huber's threshold in log loss
     borrow: tuple[float, float] | None = None  # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
     fitter: str = "batched"  # a key of FITTERS

@@ -17,8 +17,9 @@ OURS = {"configs": {"configs"}, "model": {"model"}, "train": {"train", "model", 
 THIRD = {
     "configs": {"ml_collections"},
     "model": {"jax", "flax"},
-    "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils"},
+    "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils", "scipy"},
 }
+LAZY = {"analysis": {"jax", "scipy", "matplotlib"}}  # not at the top of a module: reading a ladder must stay quick
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -44,6 +45,8 @@ def test_import_direction(path):
             assert parts[1] in OURS[folder] or lazily, f"{folder} must not import {name}"
         elif parts[0] not in sys.stdlib_module_names and folder in THIRD:
             assert parts[0] in THIRD[folder], f"{folder} must not import {parts[0]}"
+            eager = parts[0] in LAZY.get(folder, ()) and name in imports(path, top_level_only=True)
+            assert not eager, f"{folder} must import {parts[0]} inside of a function"
 
 
 def test_package_list_is_complete():

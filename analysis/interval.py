@@ -1,0 +1,117 @@
+"""Where a new run will fall: prediction intervals from simulated tables, and profiles of one parameter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis import resample
+from stepladder.analysis.fit import Fit, threshold
+from stepladder.analysis.law import in_units
+from stepladder.analysis.objective import objective
+from stepladder.analysis.solve import solve
+from stepladder.configs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one point: fit and interval. `parameter_sd` and `noise_sd` are in logs of the output; `beyond` says how far outside of the points."""
+
+    inputs: dict[str, float]
+    value: float
+    low: float
+    high: float
+    level: float
+    parameter_sd: float
+    noise_sd: float
+    beyond: dict[str, float]
+
+    def __str__(self) -> str:
+        where = ", ".join(f"{k} = {v:.4g}" for k, v in self.inputs.items())
+        far = ", ".join(f"{k} {v:.3g}x the points' largest" for k, v in self.beyond.items() if v > 1)
+        return f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}] ({self.level:.0%}) at {where}" + (f"; {far}" if far else "")
+
+
+def prediction_interval(
+    fit: Fit, inputs: pd.DataFrame | dict, level: float = 0.9, resamples: int = 400, seed: int = 0, clusters: Sequence | None = None
+) -> list[Prediction]:
+    """For every row of `inputs` (columns of the law's inputs) an interval for the output of one new run.
+
+    Tables are simulated from the fitted law and its residual noise, of unknown size (Student's tails), and refitted (resample.py). The law is
+    taken to hold: a wrong form is not in it, so hold a size out. Raises UserError without a degree of freedom.
+    """
+    p = fit.problem
+    if not 0 < level < 1:
+        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    if fit.points <= fit.rank:
+        raise UserError(f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point")
+    table = pd.DataFrame(inputs if isinstance(inputs, pd.DataFrame) else {k: np.atleast_1d(v) for k, v in inputs.items()})
+    rng = np.random.default_rng(seed)
+    names = np.arange(len(p.y)).astype(str) if clusters is None else np.asarray(list(clusters)).astype(str)
+    draws = resample.simulate(p, fit, names, resamples=resamples, rng=rng)
+    out = []
+    for row in table[list(p.law.inputs)].to_dict("records"):
+        errors, moved = resample.errors_at(p, fit, draws, row, rng)
+        value = float(fit.predict(**row))
+        below, above = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
+        logs = {a.name: (a.kind in ("log", "raw"), p.x[:, i].max() + p.centre[i]) for i, a in enumerate(p.law.axes)}
+        beyond = {k: float(row[k] / np.exp(top)) for k, (log, top) in logs.items() if log}
+        out.append(Prediction(row, value, float(value * np.exp(below)), float(value * np.exp(above)), level, float(np.std(moved)),
+                              float(np.sqrt(np.mean(draws.sd**2))), beyond))  # fmt: skip
+    return out
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The objective with one parameter held at a grid of values and all others refitted; the interval by likelihood ratio (F)."""
+
+    parameter: str
+    level: float
+    low: float | None  # None: the interval has no end within the grid, so the points do not bound the parameter on this side
+    high: float | None
+    frame: pd.DataFrame  # value, objective, ratio: objective over the least one
+
+    def __str__(self) -> str:
+        ends = [f"{v:.5g}" if v is not None else "unbounded" for v in (self.low, self.high)]
+        return f"{self.parameter}: {self.level:.0%} profile interval {ends[0]} to {ends[1]}"
+
+
+def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, steps: int = 81) -> Profile:
+    """Profile one parameter (log-spaced over value / span to value * span where it is positive), all values in one batch.
+
+    Only for squared objectives, whose value is a sum of squares with Gaussian noise: sum / least sum <= 1 + F / (points - rank). Raises UserError.
+    """
+    from scipy.stats import f as f_distribution
+
+    p, spec = fit.problem, objective(fit.objective)
+    if parameter not in p.law.parameters or parameter in fit.fixed:
+        raise UserError(f"parameter={parameter!r}: not a free one; use one of {', '.join(n for n in p.law.parameters if n not in fit.fixed)}")
+    if spec.name not in ("squared", "squared_log"):
+        raise UserError(f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, or bootstrap")
+    if fit.points <= fit.rank:
+        raise UserError(f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point")
+    i, value = p.law.parameters.index(parameter), fit.params[parameter]
+    positive = p.law.params[i].positive
+    grid = value * np.geomspace(1 / span, span, steps) if positive else value + np.linspace(-span, span, steps)
+    held = in_units(p.law, {parameter: value}, np.array(p.centre), p.scale)
+    start = np.tile(np.array(fit.theta), (steps, 1))
+    start[:, i] = np.log(grid) if positive else grid
+    free = np.tile(p.free & (np.arange(len(p.free)) != i), (steps, 1))
+    found = solve(held, spec.name, threshold(spec, fit.delta), p.x, p.y, p.w, start, free=free)
+    cost = found.value * (p.scale**2 if not spec.log else 1.0)
+    ratio = cost / min(fit.value, cost.min())
+    limit = 1 + f_distribution.ppf(level, 1, fit.points - fit.rank) / (fit.points - fit.rank)
+    middle = int(np.argmin(ratio))
+    below, above = np.flatnonzero(ratio[:middle] > limit), np.flatnonzero(ratio[middle:] > limit)
+    return Profile(
+        parameter, level, _crossing(grid, ratio, limit, below[-1], below[-1] + 1) if len(below) else None,
+        _crossing(grid, ratio, limit, middle + above[0] - 1, middle + above[0]) if len(above) else None,
+        pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}),
+    )  # fmt: skip
+
+
+def _crossing(grid: np.ndarray, ratio: np.ndarray, limit: float, a: int, b: int) -> float:
+    return float(grid[a] + (grid[b] - grid[a]) * (limit - ratio[a]) / (ratio[b] - ratio[a]))
+
+
