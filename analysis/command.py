@@ -3,14 +3,14 @@
 import argparse
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-
-from stepladder.analysis.forecast import plain
 from stepladder.analysis.laws import LAWS
 from stepladder.configs.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE_HELP = "CSV, Parquet, JSON (lines), or the workdir of a ladder"
 
@@ -80,6 +80,7 @@ def read(args: argparse.Namespace):
 
 
 def fit(args: argparse.Namespace) -> int:
+    """Fit, and print parameters, errors, intervals, allocation. Raises UserError."""
     from stepladder.analysis.fit import fit as fit_law
 
     points = read(args)
@@ -94,11 +95,11 @@ def fit(args: argparse.Namespace) -> int:
         found = fit_law(frame, args.law, **options)
         bodies.append(_one(args, found, frame, points, str(name), began))
     if args.json:
-        print(json.dumps(plain(bodies if args.group else bodies[0]), indent=1))
+        _print_json(bodies if args.group else bodies[0])
     return 0
 
 
-def _one(args: argparse.Namespace, found, frame: pd.DataFrame, points, name: str, began: float) -> dict:
+def _one(args: argparse.Namespace, found, frame: "pd.DataFrame", points, name: str, began: float) -> dict:
     """Fit, bootstrap and allocation of one group, printed unless --json; returns the JSON body."""
     from stepladder.analysis.allocate import allocate
     from stepladder.analysis.bootstrap import bootstrap
@@ -146,6 +147,9 @@ def _one(args: argparse.Namespace, found, frame: pd.DataFrame, points, name: str
 
 
 def predict(args: argparse.Namespace) -> int:
+    """Fit, and print prediction intervals. Raises UserError."""
+    import pandas as pd
+
     from stepladder.analysis.fit import fit as fit_law
     from stepladder.analysis.interval import prediction_interval
 
@@ -161,13 +165,19 @@ def predict(args: argparse.Namespace) -> int:
             raise UserError(f"at={args.at[0]}: law {args.law} needs {name}; write e.g. N=7e9,D=2e12")
     many = prediction_interval(found, wanted, level=args.level, seed=args.seed)
     if args.json:
-        print(json.dumps(plain([vars(one) for one in many]), indent=1))
+        _print_json([vars(one) for one in many])
         return 0
     print(points)
     print(found)
     for one in many:
         print(one)
     return 0
+
+
+def _print_json(body) -> None:
+    from stepladder.analysis.forecast import plain
+
+    print(json.dumps(plain(body), indent=1))
 
 
 def _pairs(items: list[str], option: str) -> dict[str, str]:
@@ -190,12 +200,9 @@ def _numbers(items: list[str], option: str) -> dict[str, float]:
     return out
 
 
-def laws(args: argparse.Namespace) -> int:
-    """Every law: name, formula, source, note."""
+def laws() -> int:
+    """Print name, formula, source and note of every law."""
     for law in LAWS.values():
         if not (law.name[-1].isdigit() and law.name[-2] == "_" and law.name[-1] != "2"):  # mixtures: one entry stands for every k
             print(f"{law.name:<20} {law.formula}   [{law.source}]" + (f"\n{'':<20} {law.note}" if law.note else ""))
     return 0
-
-
-COMMANDS: dict[str, tuple[Callable, Callable]] = {"fit": (fit_arguments, fit), "predict": (predict_arguments, predict)}

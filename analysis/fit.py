@@ -123,6 +123,18 @@ class Fit:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
+def from_dict(body: Mapping) -> Fit:
+    """A fit that predicts, from what `to_dict` wrote (of this version or an older one); its points are not in it."""
+    law, centre, scale = LAWS[body["law"]], tuple(body["centre"]), float(body["scale"])
+    fixed = {name: float(body["params"][name]) for name in body.get("fixed", ())}
+    if fixed:
+        law = in_units(law, fixed, np.array(centre), scale)
+    p = Prepared(law, np.zeros((0, len(centre))), np.zeros(0), np.zeros(0), centre, scale, dict(body["distinct"]), fixed)
+    known = {f.name for f in dataclasses.fields(Fit)} - {"problem", "thetas"}
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in body.items() if k in known}
+    return Fit(**{"tau": 0.5, "fixed": (), **kept}, problem=p)
+
+
 def prepare(
     points: pd.DataFrame, law: str = "chinchilla", *, loss: str | None = None, weights: str | None = None, unidentified: str = "refuse",
     fixed: Mapping[str, float] | None = None,

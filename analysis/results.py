@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit import Fit, fit
+from stepladder.analysis.fit import Fit, fit, from_dict
 from stepladder.analysis.forecast import plain
 from stepladder.analysis.forecast_file import read_forecasts, read_refusals
 from stepladder.analysis.learning_rate import curves
@@ -85,9 +85,7 @@ def law_of(results: dict) -> Fit | None:
     body = results["law"]
     if body is None:
         return None
-    known = {f.name for f in dataclasses.fields(Fit)}
-    kept = {k: v for k, v in body.items() if k in known}
-    return Fit(**{k: tuple(v) if isinstance(v, list) else v for k, v in kept.items()})
+    return from_dict(body)
 
 
 def ends(curves_found: list[dict]) -> list[dict]:

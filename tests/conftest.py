@@ -2,9 +2,12 @@
 
 import os
 import zlib
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
+
+from tests import published
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladder"))
@@ -32,6 +35,24 @@ def pytest_collection_modifyitems(config, items):
         (keep if mine else drop).append(item)
     items[:] = keep
     config.hook.pytest_deselected(items=drop)
+
+
+def pytest_sessionfinish(session):
+    """Hand the rows of the published tests to the process that prints them (under xdist every worker has its own)."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["published"] = [astuple(row) for row in published.ROWS]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    for row in getattr(node, "workeroutput", {}).get("published", []):
+        published.record_row(*row)
+
+
+def pytest_terminal_summary(terminalreporter):
+    if published.ROWS:
+        terminalreporter.section("ours against published")
+        terminalreporter.write_line(published.text(sorted(published.ROWS, key=lambda row: row.table)))
 
 
 @pytest.fixture(scope="session")

@@ -208,6 +208,39 @@ def data(args) -> int:
     return command.main(args)
 
 
+def _fit_arguments(parser):
+    from stepladder.analysis import command
+
+    command.fit_arguments(parser)
+
+
+def fit(args) -> int:
+    """Fit a scaling law to any table of runs. Example: stepladder fit runs.csv --law=chinchilla --bootstrap=4000 --budget=1e21"""
+    from stepladder.analysis import command
+
+    return command.fit(args)
+
+
+def _predict_arguments(parser):
+    from stepladder.analysis import command
+
+    command.predict_arguments(parser)
+
+
+def predict(args) -> int:
+    """Predict new runs, with intervals, from a fitted law. Example: stepladder predict runs.csv --law=chinchilla --at N=7e9,D=2e12"""
+    from stepladder.analysis import command
+
+    return command.predict(args)
+
+
+def laws(args) -> int:
+    """List the laws that can be fitted. Example: stepladder laws"""
+    from stepladder.analysis import command
+
+    return command.laws()
+
+
 def _demo_arguments(parser):
     parser.add_argument("--workdir", type=Path, default=Path("demo"), help="default: ./demo")
     parser.add_argument("--config", default=str(Path(__file__).parent.parent / "configs" / "demo.py") + ":cpu", help=CONFIG_HELP)
@@ -229,6 +262,9 @@ COMMANDS = {
     "sample": (_sample_arguments, sample),
     "export": (_export_arguments, export),
     "data": (_data_arguments, data),
+    "fit": (_fit_arguments, fit),
+    "predict": (_predict_arguments, predict),
+    "laws": (lambda parser: None, laws),
     "demo": (_demo_arguments, demo),
 }
 

@@ -1,0 +1,220 @@
+"""Figures of one fit: its residuals, its lines of equal output over N and D, its extrapolation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis import resample
+from stepladder.analysis.allocate import CLOSED
+from stepladder.analysis.bootstrap import Bootstrap
+from stepladder.analysis.figures import INK, MUTED, TARGET, _axes, _log, _styled, human, size_colours
+from stepladder.analysis.fit import Fit
+from stepladder.analysis.law import Law
+from stepladder.analysis.objective import objective
+from stepladder.configs.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "U": "unique tokens", "loss": "nats per token", "k": "samples a question",
+          "L": "loss", "batch": "tokens"}  # fmt: skip
+_LOGS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
+_MOST_CURVES = 6  # of an extrapolation: one for every size where there are few, else sizes spread over the range
+_SIMULATED, _GRID, _SPREAD = 400, 40, 80  # simulated tables of a band; values along its curve; values along each side of a plane
+
+
+def label(law: Law, name: str) -> str:
+    """An input or the output with its unit: "D, tokens"."""
+    unit = _UNITS.get(name) or next((a.unit for a in law.axes if a.name == name and a.unit != name), "")
+    return f"{name}, {unit}" if unit else name
+
+
+def points_of(fit: Fit) -> pd.DataFrame:
+    """The fitted points in their own units: the law's inputs, its output, and `w`, the weight."""
+    p = fit.problem
+    leave = {"log": lambda v, c: np.exp(v + c), "raw": lambda v, c: np.exp(v), "linear": lambda v, c: v * np.exp(c), "share": lambda v, c: v}
+    table = {a.name: leave[a.kind](p.x[:, i], p.centre[i]) for i, a in enumerate(p.law.axes)}
+    return pd.DataFrame(table | {p.law.output: p.y * p.scale, "w": p.w})
+
+
+@_styled
+def residuals(fit: Fit) -> Figure:
+    """Output above the law against each input, with two residual s.d.: structure here is what the law does not describe.
+
+    Per cent (100 ln) where the objective is of logs, else in the unit of the output. Points of weight 0 are hollow.
+    """
+    law, points = fit.problem.law, points_of(fit)
+    logs = objective(fit.objective).log
+    unit = 100.0 if logs else 1.0
+    points["miss"] = -unit * fit.residuals
+    colours = size_colours(list(points[law.inputs[0]]))
+    figure, panels = _panels(len(law.inputs), most=3)
+    for name, axes in zip(law.inputs, panels):
+        for x, first, miss, w in zip(points[name], points[law.inputs[0]], points["miss"], points["w"]):
+            axes.plot(x, miss, "o", ms=5, mfc=colours[first] if w > 0 else "none", mec="white" if w > 0 else MUTED, mew=0.8)
+        axes.axhspan(-2 * unit * fit.residual_sd, 2 * unit * fit.residual_sd, color=MUTED, alpha=0.12, lw=0)
+        axes.axhline(0, color=INK, lw=1)
+        _scale(axes, law, name, f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, law.output)}")
+    panels[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey" + (f"; darker is larger {law.inputs[0]}" if len(panels) > 1 else ""))
+    return figure
+
+
+@_styled
+def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float) -> Figure:
+    """Lines of equal output over N and D, the points, and the compute-optimal path where the law has it in closed form.
+
+    target: {"N": ..., "D": ...}, marked. given: the law's other inputs, by default those of the largest point. Raises UserError for a law
+    without N and D.
+    """
+    _refuse(_plane(fit), "contours")
+    law, points = fit.problem.law, points_of(fit)
+    given = {k: given.get(k, float(points.loc[_farthest(law, points), k])) for k in law.inputs if k not in ("N", "D")}
+    figure, axes = _axes(6.4, 4.8)
+    sides = {}
+    for name in ("N", "D"):
+        seen = [*points[name], *([target[name]] if target else [])]
+        sides[name] = np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SPREAD)
+    n, d = sides["N"], sides["D"]
+    plane = fit.predict(N=n[None, :], D=d[:, None], **given)
+    low, high = plane.min(), np.quantile(plane, 0.97)
+    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, 12)[1:]
+    drawn = axes.contour(n, d, plane, levels=levels, colors=[MUTED], linewidths=0.9)
+    axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])
+    colours = size_colours(list(points["N"]))
+    axes.scatter(points["N"], points["D"], c=[colours[v] for v in points["N"]], s=30, ec="white", lw=0.8, zorder=3, label="points")
+    if fit.law in CLOSED:
+        _optimal_path(axes, fit, n, d)
+    if target:
+        axes.plot(target["N"], target["D"], "*", ms=16, mfc=TARGET, mec="white", ls="none", label="target", zorder=5)
+    axes.set_xlim(n[0], n[-1])
+    axes.set_ylim(d[0], d[-1])
+    _log(axes, label(law, "N"), label(law, "D"), y=True)
+    where = ", ".join(f"{k} = {human(v)}" for k, v in given.items())
+    axes.set_title(f"Equal {label(law, law.output)}" + (f", at {where}" if where else ""))
+    axes.legend(loc="best")
+    return figure
+
+
+def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
+    """N* and D* within the frame, with a dot and its FLOPs at every decade of compute."""
+    path = lambda c: CLOSED[fit.law](fit.params, c)[:2]  # noqa: E731
+    c = np.geomspace(6 * n[0] * d[0], 6 * n[-1] * d[-1], 400)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(c[0])), np.floor(np.log10(c[-1])) + 1)
+    inside = lambda v: v[0], v[1], (v[0] >= n[0]) & (v[0] <= n[-1]) & (v[1] >= d[0]) & (v[1] <= d[-1])  # noqa: E731
+    x, y, keep = inside(path(c))
+    exponent = float(CLOSED[fit.law](fit.params, c[0])[3])
+    axes.plot(x[keep], y[keep], color=INK, lw=1.6, zorder=2, label=f"compute-optimal, N* ~ C^{exponent:.3f}")
+    x, y, keep = inside(path(decades))
+    axes.plot(x[keep], y[keep], "o", ms=4, color=INK, zorder=4)
+    for a, b, flops in zip(x[keep], y[keep], decades[keep]):
+        text = f"1e{np.log10(flops):.0f} FLOPs"
+        axes.annotate(text, (a, b), xytext=(5, -9), textcoords="offset points", fontsize=8, color=INK)
+
+
+@_styled
+def extrapolation(fit: Fit, bootstrap: Bootstrap | None = None, at: Mapping[str, float] | None = None, level: float = 0.9,
+                  seed: int = 0) -> Figure:  # fmt: skip
+    """Output against the law's last logarithmic input: points, the law through some sizes, and in red the forecast with its band.
+
+    The band is the error of the parameters over the refits of `bootstrap`; without one, where a new run falls (tables simulated from the
+    fit). at: the inputs to forecast, by default those of the largest point and ten times the last. Raises UserError.
+    """
+    _refuse(_line(fit), "extrapolation")
+    law, points = fit.problem.law, points_of(fit)
+    if bootstrap is not None and bootstrap.fit.law != fit.law:
+        raise UserError(f"bootstrap: of law {bootstrap.fit.law}, the fit is of {fit.law}; bootstrap this fit")
+    along = [a.name for a in law.axes if a.kind in _LOGS][-1]
+    others = [name for name in law.inputs if name != along]
+    at = dict(at) if at is not None else points.loc[_farthest(law, points), others].to_dict() | {along: 10 * points[along].max()}
+    best = float(fit.predict(**at))  # refuses a missing input
+    figure, axes = _axes(8.6, 4.6)
+    _sizes(axes, fit, points, along, others)
+    ends = points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along])
+    x = np.unique([*np.geomspace(*ends, _GRID), at[along]])
+    grid = {name: np.full(len(x), at[name]) for name in others} | {along: x}
+    band = _refits(fit, bootstrap, grid, level) if bootstrap is not None else _new_runs(fit, grid, level, seed)
+    if band is not None:
+        what = f"{level:.0%} of {len(bootstrap.theta)} refits" if bootstrap is not None else f"{level:.0%} of new runs"
+        axes.fill_between(x, band[0], band[1], color=TARGET, alpha=0.13, lw=0, label=what)
+        k = int(np.searchsorted(x, at[along]))
+        axes.vlines(at[along], band[0][k], band[1][k], color=TARGET, lw=1.6, zorder=4)
+    axes.plot(x, fit.predict(**grid), color=TARGET, lw=1.2, ls="--")
+    where = ", ".join(f"{k} = {human(v)}" for k, v in at.items())
+    axes.plot(at[along], best, "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label=f"forecast {best:.4g} at {where}", zorder=5)
+    _log(axes, label(law, along), label(law, law.output))
+    axes.set_title(f"{fit.law} through the points, and its extrapolation")
+    axes.legend(loc="best", ncols=2)
+    return figure
+
+
+def _sizes(axes: Axes, fit: Fit, points: pd.DataFrame, along: str, others: list[str]) -> None:
+    """The points, a shade for each different setting (up to 1 %) of the other inputs, and the law through some of these."""
+    with np.errstate(divide="ignore"):
+        same = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
+    ranked = sorted(set(same))
+    shown = {ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST_CURVES)).round().astype(int))}
+    colours = size_colours(range(len(ranked)))
+    for rank, key in enumerate(ranked):
+        rows = points[[k == key for k in same]]
+        one = rows[others].iloc[0]
+        style = {"mfc": colours[rank], "mec": "white", "mew": 0.8}
+        name = ", ".join(f"{k} = {human(v)}" for k, v in one.items()) or "points"
+        axes.plot(rows[along], rows[fit.problem.law.output], "o", ms=5, **style, label=name if key in shown else None)
+        if key in shown and others:
+            x = np.geomspace(rows[along].min() / 1.2, rows[along].max() * 1.2, _GRID)
+            axes.plot(x, fit.predict(**{along: x, **one}), color=colours[rank], lw=1.2)
+
+
+def _refits(fit: Fit, bootstrap: Bootstrap, grid: dict[str, np.ndarray], level: float) -> np.ndarray:
+    """[2, n]: quantiles of the law over the refits."""
+    many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
+    return np.quantile(many, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:
+    """[2, n]: the intervals of `prediction_interval`, with the same draws at every point, so that the band is smooth. None without noise."""
+    if fit.points <= fit.rank:
+        return None
+    p = fit.problem
+    draws = resample.simulate(p, fit, np.arange(len(p.y)), resamples=_SIMULATED, rng=np.random.default_rng(seed))
+    out = []
+    for row in pd.DataFrame(grid).to_dict("records"):
+        errors, _ = resample.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
+        out.append(float(fit.predict(**row)) * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])))
+    return np.array(out).T
+
+
+def _farthest(law: Law, points: pd.DataFrame) -> Any:
+    """Row of the largest point: the product of the inputs that are counts (N times D is compute)."""
+    counts = [a.name for a in law.axes if a.kind in _LOGS] or list(law.inputs)
+    return points[counts].prod(axis=1).idxmax()
+
+
+def _scale(axes: Axes, law: Law, name: str, y: str) -> None:
+    """A logarithmic axis for a count, else a linear one."""
+    if any(a.name == name and a.kind in _LOGS for a in law.axes):
+        return _log(axes, label(law, name), y)
+    axes.set_xlabel(label(law, name))
+    axes.set_ylabel(y)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
+    """`count` axes, `most` in a row."""
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = _figure(width * columns, 3.8 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, list(grid[:count])
