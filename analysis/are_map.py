@@ -42,6 +42,12 @@ class AreMap:
     cells: pd.DataFrame
     cheapest: pd.DataFrame
 
+    def plot(self, kind: str = "map", **options):
+        """A matplotlib Figure: the map, as of `draw` (plots.py)."""
+        from stepladder.analysis import plots
+
+        return plots.plot(self, kind, **options)
+
 
 def are_map(points: pd.DataFrame, *, sets: str = "smallest", fractions: Sequence[float] = TENTHS, rules: Rules = DEFAULT) -> AreMap:
     """Back-test every (set of sizes, fraction) of one family, all in one batched fit.

@@ -122,6 +122,12 @@ class Fit:
         )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
+    def plot(self, kind: str = "residuals", **options):
+        """A matplotlib Figure: "residuals", "contours" or "extrapolation" (plots.py)."""
+        from stepladder.analysis import plots
+
+        return plots.plot(self, kind, **options)
+
 
 def from_dict(body: Mapping) -> Fit:
     """A fit that predicts, from what `to_dict` wrote (of this version or an older one); its points are not in it."""
@@ -221,7 +227,9 @@ def fit_prepared(p: Prepared, *, objective: str = "huber_log", delta: float = 1e
     if not 0 < tau < 1:
         raise UserError(f"tau={tau}: must lie between 0 and 1; 0.5 is the median")
     begin = starts_of(starts)(p.law, p.x, p.y, p.w, np.array(p.centre), p.scale)
+    begin, which = np.unique(begin, axis=0, return_inverse=True)  # equal starts are solved once
     found = solve(p.law, spec.name, threshold(spec, delta), p.x, p.y, p.w, begin, tau=tau, free=p.free)
+    found = found.take(which.ravel())
     if not np.isfinite(found.value).any():
         raise UserError(f"law={p.law.name}: no start has a finite objective; check the units of the columns or fit a smaller law")
     best = int(np.argmin(found.value))

@@ -76,6 +76,12 @@ class Profile:
         ends = [f"{v:.5g}" if v is not None else "unbounded" for v in (self.low, self.high)]
         return f"{self.parameter}: {self.level:.0%} profile interval {ends[0]} to {ends[1]}"
 
+    def plot(self, kind: str = "profile", **options):
+        """A matplotlib Figure: the profile and its interval (plots.py)."""
+        from stepladder.analysis import plots
+
+        return plots.plot(self, kind, **options)
+
 
 def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, steps: int = 81) -> Profile:
     """Profile one parameter (log-spaced over value / span to value * span where it is positive), all values in one batch.
@@ -86,7 +92,9 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, ste
 
     p, spec = fit.problem, objective(fit.objective)
     if parameter not in p.law.parameters or parameter in fit.fixed:
-        raise UserError(f"parameter={parameter!r}: not a free one; use one of {', '.join(n for n in p.law.parameters if n not in fit.fixed)}")
+        raise UserError(
+            f"parameter={parameter!r}: not a free one; use one of {', '.join(n for n in p.law.parameters if n not in fit.fixed)}"
+        )
     if spec.name not in ("squared", "squared_log"):
         raise UserError(f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, or bootstrap")
     if fit.points <= fit.rank:
@@ -113,5 +121,3 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, ste
 
 def _crossing(grid: np.ndarray, ratio: np.ndarray, limit: float, a: int, b: int) -> float:
     return float(grid[a] + (grid[b] - grid[a]) * (limit - ratio[a]) / (ratio[b] - ratio[a]))
-
-

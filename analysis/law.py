@@ -120,24 +120,22 @@ class Law:
 
     def starts(self, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
         """theta [draws, P]: nonlinear parameters spread evenly over their ranges, linear ones by least squares (variable projection)."""
-        keep = w > 0
-        x, y, root = x[keep], y[keep], np.sqrt(w[keep])
         curved = [p for p in self.params if p.name not in self.linear]
         spread = halton(self.draws, len(curved)) if curved else np.zeros((1, 0))
         values = {}
         for p, u in zip(curved, spread.T):
             low, high = p.start
             values[p.name] = low * (high / low) ** u if p.positive else low + (high - low) * u
-        straight = [p for p in self.params if p.name in self.linear]
-        rows = []
-        for k in range(len(spread)):
-            one = {name: v[k] for name, v in values.items()}
-            rows.append(one | self._project(one, straight, x, y, root))
+        rows = [self.projected({name: v[k] for name, v in values.items()}, x, y, w) for k in range(len(spread))]
         return np.clip(np.array([self.theta(row) for row in rows]), self.lower, self.upper)
 
-    def _project(self, curved: dict, straight: list[Parameter], x: np.ndarray, y: np.ndarray, root: np.ndarray) -> dict[str, float]:
+    def projected(self, curved: dict[str, Any], x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Any]:
+        """`curved`, the nonlinear parameters, with the linear ones at their least-squares values."""
+        straight = [p for p in self.params if p.name not in curved]
         if not straight:
-            return {}
+            return curved
+        keep = w > 0
+        x, y, root = x[keep], y[keep], np.sqrt(w[keep])
         columns = [x[:, i] for i in range(len(self.axes))]
 
         def at(**unit):
@@ -147,7 +145,7 @@ class Law:
         offset = at()
         design = np.stack([at(**{p.name: 1.0}) - offset for p in straight], axis=1) * root[:, None]
         least = np.array([p.start[0] if p.positive else -np.inf for p in straight])
-        return dict(zip((p.name for p in straight), _bounded(design, (y - offset) * root, least)))
+        return curved | dict(zip((p.name for p in straight), _bounded(design, (y - offset) * root, least)))
 
 
 def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float) -> Law:

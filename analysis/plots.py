@@ -13,17 +13,19 @@ from stepladder.analysis.figures import _styled
 from stepladder.analysis.fit import Fit
 from stepladder.analysis.interval import Profile
 from stepladder.analysis.isoflop import Isoflop
-from stepladder.analysis.plots_fit import contours, extrapolation, residuals
+from stepladder.analysis.plots_fit import contours, extrapolation, no_line, no_plane, residuals
 from stepladder.analysis.plots_isoflop import isoflop
-from stepladder.analysis.plots_spread import ellipses, profile
+from stepladder.analysis.plots_spread import ellipses, no_pair, profile
 from stepladder.configs.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 def error_map(found: are_map.AreMap, title: str = "") -> Figure:
-    """The back-test errors of arXiv 2410.11840 as a map: are_map.draw with a title made from the family and its target."""
-    return are_map.draw(found, title or f"{found.family or 'Back-test'}: error of the forecast of {found.target}, %")
+    """The back-test errors as a map (are_map.draw), entitled by its family and target."""
+    family = f"{found.family}: " if found.family else ""
+    return are_map.draw(found, title or f"{family}error of the forecast of {found.target}, %")
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,11 @@ class Plot:
     lacks: Callable[[Any], str] = lambda thing: ""
 
 
-def _plane(fit: Fit) -> str:
-    return "" if {"N", "D"} <= set(fit.problem.law.inputs) else f"law {fit.law} has no N and D"
-
-
-def _line(fit: Fit) -> str:
-    return "" if any(a.kind in _LOGS for a in fit.problem.law.axes) else f"law {fit.law} has no logarithmic input"
-
-
-def _pair(bootstrap: Bootstrap) -> str:
-    return "" if len(_varying(bootstrap)) > 1 else "fewer than two parameters vary"
-
-
-def _varying(bootstrap: Bootstrap) -> list[str]:
-    return [name for name in bootstrap.params if name not in bootstrap.fit.fixed and np.ptp(bootstrap.params[name]) > 0]
-
-
 PLOTS = {
     "residuals": Plot(residuals, Fit),
-    "contours": Plot(contours, Fit, _plane),
-    "extrapolation": Plot(extrapolation, Fit, _line),
-    "ellipses": Plot(ellipses, Bootstrap, _pair),
+    "contours": Plot(contours, Fit, no_plane),
+    "extrapolation": Plot(extrapolation, Fit, no_line),
+    "ellipses": Plot(ellipses, Bootstrap, no_pair),
     "isoflop": Plot(isoflop, Isoflop),
     "profile": Plot(profile, Profile),
     "map": Plot(error_map, are_map.AreMap),
@@ -63,7 +49,7 @@ PLOTS = {
 
 
 def plot(thing: Any, kind: str, **options: Any) -> Figure:
-    """What `thing.plot(kind)` calls. Raises UserError for a kind that is not one of the type of `thing`."""
+    """What `thing.plot(kind, **options)` calls. Raises UserError for a kind that is not one of the type of `thing`."""
     mine = [name for name, entry in PLOTS.items() if isinstance(thing, entry.of)]
     if kind not in mine:
         raise UserError(f"kind={kind!r}: no plot of a {type(thing).__name__}; {nearest(kind, mine)}")
@@ -74,22 +60,17 @@ def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path
     """Every plot of the fit, and of the bootstrap where there is one, that its law allows, as FOLDER/<name>.svg."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    things, options, paths = {Fit: fit, Bootstrap: bootstrap}, {"extrapolation": {"bootstrap": bootstrap}}, []
+    things, options = {Fit: fit, Bootstrap: bootstrap}, {"extrapolation": {"bootstrap": bootstrap}}
+    paths = []
     for name, entry in PLOTS.items():
         thing = things.get(entry.of)
-        if thing is not None and not entry.lacks(thing):
-            paths.append(folder / f"{name}.svg")
-            _write(entry.draw(thing, **options.get(name, {})), paths[-1])
+        if thing is None or entry.lacks(thing):
+            continue
+        paths.append(folder / f"{name}.svg")
+        _write(entry.draw(thing, **options.get(name, {})), paths[-1])
     return paths
 
 
 @_styled
 def _write(figure: Figure, path: Path) -> None:
     figure.savefig(path, format="svg", metadata={"Date": None})
-
-
-def _refuse(lacks: str, kind: str) -> None:
-    if lacks:
-        raise UserError(f"kind={kind!r}: {lacks}; use another plot")
-
-

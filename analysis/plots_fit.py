@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "U": "unique tokens", "loss": "nats per token", "k": "samples a question",
-          "L": "loss", "batch": "tokens"}  # fmt: skip
-_LOGS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
+_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "U": "unique tokens", "loss": "nats per token", "batch": "tokens"}
+_COUNTS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
 _MOST_CURVES = 6  # of an extrapolation: one for every size where there are few, else sizes spread over the range
 _SIMULATED, _GRID, _SPREAD = 400, 40, 80  # simulated tables of a band; values along its curve; values along each side of a plane
+_LEVELS = 11  # lines of equal output
 
 
 def label(law: Law, name: str) -> str:
@@ -37,9 +37,25 @@ def label(law: Law, name: str) -> str:
 def points_of(fit: Fit) -> pd.DataFrame:
     """The fitted points in their own units: the law's inputs, its output, and `w`, the weight."""
     p = fit.problem
-    leave = {"log": lambda v, c: np.exp(v + c), "raw": lambda v, c: np.exp(v), "linear": lambda v, c: v * np.exp(c), "share": lambda v, c: v}
+    leave = {
+        "log": lambda v, c: np.exp(v + c),
+        "raw": lambda v, c: np.exp(v),
+        "linear": lambda v, c: v * np.exp(c),
+        "share": lambda v, c: v,
+    }
     table = {a.name: leave[a.kind](p.x[:, i], p.centre[i]) for i, a in enumerate(p.law.axes)}
     return pd.DataFrame(table | {p.law.output: p.y * p.scale, "w": p.w})
+
+
+def no_plane(fit: Fit) -> str:
+    """Why `contours` cannot draw the fit, or nothing."""
+    return "" if {"N", "D"} <= set(fit.problem.law.inputs) else f"has no N and D; fit a law of both for contours, not {fit.law!r}"
+
+
+def no_line(fit: Fit) -> str:
+    """Why `extrapolation` cannot draw the fit, or nothing."""
+    has = any(a.kind in _COUNTS for a in fit.problem.law.axes)
+    return "" if has else f"has no logarithmic input to extrapolate along; plot the residuals of {fit.law!r}"
 
 
 @_styled
@@ -50,17 +66,19 @@ def residuals(fit: Fit) -> Figure:
     """
     law, points = fit.problem.law, points_of(fit)
     logs = objective(fit.objective).log
-    unit = 100.0 if logs else 1.0
-    points["miss"] = -unit * fit.residuals
-    colours = size_colours(list(points[law.inputs[0]]))
-    figure, panels = _panels(len(law.inputs), most=3)
-    for name, axes in zip(law.inputs, panels):
-        for x, first, miss, w in zip(points[name], points[law.inputs[0]], points["miss"], points["w"]):
-            axes.plot(x, miss, "o", ms=5, mfc=colours[first] if w > 0 else "none", mec="white" if w > 0 else MUTED, mew=0.8)
+    unit, first = 100.0 if logs else 1.0, law.inputs[0]
+    miss = -unit * fit.residuals
+    colours = size_colours(list(points[first]))
+    figure, several = panels(len(law.inputs), most=3)
+    for name, axes in zip(law.inputs, several):
+        for x, shade, y, w in zip(points[name], points[first], miss, points["w"]):
+            axes.plot(x, y, "o", ms=5, mfc=colours[shade] if w > 0 else "none", mec="white" if w > 0 else MUTED, mew=0.8)
         axes.axhspan(-2 * unit * fit.residual_sd, 2 * unit * fit.residual_sd, color=MUTED, alpha=0.12, lw=0)
         axes.axhline(0, color=INK, lw=1)
-        _scale(axes, law, name, f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, law.output)}")
-    panels[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey" + (f"; darker is larger {law.inputs[0]}" if len(panels) > 1 else ""))
+        _scale(axes, law, name, f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, 'in its unit')}")
+    several[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey")
+    for axes in several[1:2]:
+        axes.set_title(f"darker is larger {first}", fontweight="normal")
     return figure
 
 
@@ -71,9 +89,11 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
     target: {"N": ..., "D": ...}, marked. given: the law's other inputs, by default those of the largest point. Raises UserError for a law
     without N and D.
     """
-    _refuse(_plane(fit), "contours")
+    if no_plane(fit):
+        raise UserError(f"law={fit.law!r}: {no_plane(fit)}")
     law, points = fit.problem.law, points_of(fit)
-    given = {k: given.get(k, float(points.loc[_farthest(law, points), k])) for k in law.inputs if k not in ("N", "D")}
+    largest = points.loc[_farthest(law, points)]
+    given = {name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")}
     figure, axes = _axes(6.4, 4.8)
     sides = {}
     for name in ("N", "D"):
@@ -81,8 +101,8 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
         sides[name] = np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SPREAD)
     n, d = sides["N"], sides["D"]
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
-    low, high = plane.min(), np.quantile(plane, 0.97)
-    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, 12)[1:]
+    low, high = plane.min(), np.quantile(plane, 0.97)  # the steep corner of small N and D would take most of the lines
+    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, _LEVELS + 1)[1:]
     drawn = axes.contour(n, d, plane, levels=levels, colors=[MUTED], linewidths=0.9)
     axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])
     colours = size_colours(list(points["N"]))
@@ -94,26 +114,25 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
     axes.set_xlim(n[0], n[-1])
     axes.set_ylim(d[0], d[-1])
     _log(axes, label(law, "N"), label(law, "D"), y=True)
-    where = ", ".join(f"{k} = {human(v)}" for k, v in given.items())
-    axes.set_title(f"Equal {label(law, law.output)}" + (f", at {where}" if where else ""))
+    axes.set_title(f"Equal {label(law, law.output)}" + (f", at {_named(given)}" if given else ""))
     axes.legend(loc="best")
     return figure
 
 
 def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
     """N* and D* within the frame, with a dot and its FLOPs at every decade of compute."""
-    path = lambda c: CLOSED[fit.law](fit.params, c)[:2]  # noqa: E731
-    c = np.geomspace(6 * n[0] * d[0], 6 * n[-1] * d[-1], 400)
-    decades = 10.0 ** np.arange(np.ceil(np.log10(c[0])), np.floor(np.log10(c[-1])) + 1)
-    inside = lambda v: v[0], v[1], (v[0] >= n[0]) & (v[0] <= n[-1]) & (v[1] >= d[0]) & (v[1] <= d[-1])  # noqa: E731
-    x, y, keep = inside(path(c))
-    exponent = float(CLOSED[fit.law](fit.params, c[0])[3])
-    axes.plot(x[keep], y[keep], color=INK, lw=1.6, zorder=2, label=f"compute-optimal, N* ~ C^{exponent:.3f}")
-    x, y, keep = inside(path(decades))
-    axes.plot(x[keep], y[keep], "o", ms=4, color=INK, zorder=4)
-    for a, b, flops in zip(x[keep], y[keep], decades[keep]):
-        text = f"1e{np.log10(flops):.0f} FLOPs"
-        axes.annotate(text, (a, b), xytext=(5, -9), textcoords="offset points", fontsize=8, color=INK)
+    least, most = 6 * n[0] * d[0], 6 * n[-1] * d[-1]
+    decades = 10.0 ** np.arange(np.ceil(np.log10(least)), np.floor(np.log10(most)) + 1)
+    found = {}
+    for name, c in (("path", np.geomspace(least, most, 400)), ("dots", decades)):
+        x, y, *_ = CLOSED[fit.law](fit.params, c)
+        keep = (x >= n[0]) & (x <= n[-1]) & (y >= d[0]) & (y <= d[-1])
+        found[name] = x[keep], y[keep], c[keep]
+    exponent = float(CLOSED[fit.law](fit.params, least)[3])
+    axes.plot(*found["path"][:2], color=INK, lw=1.6, zorder=2, label=f"compute-optimal, N* ~ C^{exponent:.3f}")
+    axes.plot(*found["dots"][:2], "o", ms=4, color=INK, zorder=4)
+    for x, y, c in zip(*found["dots"]):
+        axes.annotate(f"1e{np.log10(c):.0f} FLOPs", (x, y), xytext=(5, -9), textcoords="offset points", fontsize=8, color=INK)
 
 
 @_styled
@@ -122,31 +141,33 @@ def extrapolation(fit: Fit, bootstrap: Bootstrap | None = None, at: Mapping[str,
     """Output against the law's last logarithmic input: points, the law through some sizes, and in red the forecast with its band.
 
     The band is the error of the parameters over the refits of `bootstrap`; without one, where a new run falls (tables simulated from the
-    fit). at: the inputs to forecast, by default those of the largest point and ten times the last. Raises UserError.
+    fit). at: the inputs to forecast, by default those of the largest point with ten times the last. Raises UserError.
     """
-    _refuse(_line(fit), "extrapolation")
-    law, points = fit.problem.law, points_of(fit)
+    if no_line(fit):
+        raise UserError(f"law={fit.law!r}: {no_line(fit)}")
     if bootstrap is not None and bootstrap.fit.law != fit.law:
-        raise UserError(f"bootstrap: of law {bootstrap.fit.law}, the fit is of {fit.law}; bootstrap this fit")
-    along = [a.name for a in law.axes if a.kind in _LOGS][-1]
+        raise UserError(f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this fit")
+    if not 0 < level < 1:
+        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    law, points = fit.problem.law, points_of(fit)
+    along = [a.name for a in law.axes if a.kind in _COUNTS][-1]
     others = [name for name in law.inputs if name != along]
-    at = dict(at) if at is not None else points.loc[_farthest(law, points), others].to_dict() | {along: 10 * points[along].max()}
-    best = float(fit.predict(**at))  # refuses a missing input
+    if at is None:
+        at = points.loc[_farthest(law, points), others].to_dict() | {along: 10 * points[along].max()}
+    best = float(fit.predict(**at))  # first, as it names a missing input
     figure, axes = _axes(8.6, 4.6)
     _sizes(axes, fit, points, along, others)
-    ends = points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along])
-    x = np.unique([*np.geomspace(*ends, _GRID), at[along]])
-    grid = {name: np.full(len(x), at[name]) for name in others} | {along: x}
+    x = np.unique([*np.geomspace(points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along]), _GRID), at[along]])
+    grid = {name: np.full(len(x), float(at[name])) for name in others} | {along: x}
     band = _refits(fit, bootstrap, grid, level) if bootstrap is not None else _new_runs(fit, grid, level, seed)
     if band is not None:
         what = f"{level:.0%} of {len(bootstrap.theta)} refits" if bootstrap is not None else f"{level:.0%} of new runs"
-        axes.fill_between(x, band[0], band[1], color=TARGET, alpha=0.13, lw=0, label=what)
-        k = int(np.searchsorted(x, at[along]))
-        axes.vlines(at[along], band[0][k], band[1][k], color=TARGET, lw=1.6, zorder=4)
+        axes.fill_between(x, *band, color=TARGET, alpha=0.13, lw=0, label=what)
+        axes.vlines(at[along], *band[:, int(np.searchsorted(x, at[along]))], color=TARGET, lw=1.6, zorder=4)
     axes.plot(x, fit.predict(**grid), color=TARGET, lw=1.2, ls="--")
-    where = ", ".join(f"{k} = {human(v)}" for k, v in at.items())
-    axes.plot(at[along], best, "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label=f"forecast {best:.4g} at {where}", zorder=5)
-    _log(axes, label(law, along), label(law, law.output))
+    shown = {name: at[name] for name in law.inputs}
+    axes.plot(at[along], best, "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label=f"{best:.4g} at {_named(shown)}", zorder=5)
+    _scale(axes, law, along, label(law, law.output))
     axes.set_title(f"{fit.law} through the points, and its extrapolation")
     axes.legend(loc="best", ncols=2)
     return figure
@@ -155,19 +176,18 @@ def extrapolation(fit: Fit, bootstrap: Bootstrap | None = None, at: Mapping[str,
 def _sizes(axes: Axes, fit: Fit, points: pd.DataFrame, along: str, others: list[str]) -> None:
     """The points, a shade for each different setting (up to 1 %) of the other inputs, and the law through some of these."""
     with np.errstate(divide="ignore"):
-        same = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
-    ranked = sorted(set(same))
-    shown = {ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST_CURVES)).round().astype(int))}
-    colours = size_colours(range(len(ranked)))
-    for rank, key in enumerate(ranked):
-        rows = points[[k == key for k in same]]
-        one = rows[others].iloc[0]
-        style = {"mfc": colours[rank], "mec": "white", "mew": 0.8}
-        name = ", ".join(f"{k} = {human(v)}" for k, v in one.items()) or "points"
-        axes.plot(rows[along], rows[fit.problem.law.output], "o", ms=5, **style, label=name if key in shown else None)
-        if key in shown and others:
+        settings = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
+    ranked = sorted(set(settings))
+    chosen = np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST_CURVES)).round()
+    colours = size_colours(list(range(len(ranked))))
+    for rank, setting in enumerate(ranked):
+        rows = points[[s == setting for s in settings]]
+        same, colour = rows[others].iloc[0], colours[rank]
+        name = (_named(same) or "points") if rank in chosen else None
+        axes.plot(rows[along], rows[fit.problem.law.output], "o", ms=5, mfc=colour, mec="white", mew=0.8, label=name)
+        if others and rank in chosen:
             x = np.geomspace(rows[along].min() / 1.2, rows[along].max() * 1.2, _GRID)
-            axes.plot(x, fit.predict(**{along: x, **one}), color=colours[rank], lw=1.2)
+            axes.plot(x, fit.predict(**{along: x, **same}), color=colour, lw=1.2)
 
 
 def _refits(fit: Fit, bootstrap: Bootstrap, grid: dict[str, np.ndarray], level: float) -> np.ndarray:
@@ -189,31 +209,39 @@ def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) ->
     return np.array(out).T
 
 
+def _named(values: Mapping[str, float] | pd.Series) -> str:
+    return ", ".join(f"{name} = {human(v) if abs(v) < 1e15 else f'{v:.3g}'}" for name, v in values.items())
+
+
 def _farthest(law: Law, points: pd.DataFrame) -> Any:
     """Row of the largest point: the product of the inputs that are counts (N times D is compute)."""
-    counts = [a.name for a in law.axes if a.kind in _LOGS] or list(law.inputs)
-    return points[counts].prod(axis=1).idxmax()
+    counts = [a.name for a in law.axes if a.kind in _COUNTS] or list(law.inputs)
+    return np.log(points.loc[points["w"] > 0, counts]).sum(axis=1).idxmax()
 
 
 def _scale(axes: Axes, law: Law, name: str, y: str) -> None:
     """A logarithmic axis for a count, else a linear one."""
-    if any(a.name == name and a.kind in _LOGS for a in law.axes):
-        return _log(axes, label(law, name), y)
-    axes.set_xlabel(label(law, name))
-    axes.set_ylabel(y)
+    if any(a.name == name and a.kind in _COUNTS for a in law.axes):
+        _log(axes, label(law, name), y)
+        flops(axes.xaxis)
+    else:
+        axes.set_xlabel(label(law, name))
+        axes.set_ylabel(y)
 
 
-def _figure(width: float, height: float) -> Figure:
+def flops(axis: Any) -> None:
+    """Ticks such as 1e21 on an axis of numbers too large for k, M, B and T."""
+    if axis.get_view_interval()[1] >= 1e15:
+        axis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e+", "e"))
+
+
+def panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes, `most` in a row."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
-    """`count` axes, `most` in a row."""
     columns = min(count, most)
     rows = -(-count // columns)
-    figure = _figure(width * columns, 3.8 * rows)
+    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[count:]:
         axes.set_axis_off()

@@ -13,7 +13,9 @@ from stepladder.analysis.recommend_candidates import SHARES, Candidate, candidat
 from stepladder.analysis.recommend_simulate import SHARED, Truth, linear_errors, simulated_errors, truth_of
 from stepladder.configs.errors import UserError
 
-SIMULATED = 120  # candidates that are simulated, about: the layers of least cost and least linearised error
+SIMULATED = 80  # candidates that are simulated, about: the layers of least cost and least linearised error
+_GAIN = 0.95  # a dearer one of the same layer has at most this part of the error of the one before it
+SMALLEST = 1e6  # parameters, where the source of the law has no smallest size
 QUANTILE = 0.9
 _SURE = 1.645  # normal quantile of the 95 % upper limit of a simulated quantile
 
@@ -81,7 +83,7 @@ class Recommendation:
     def __str__(self) -> str:
         n, d = self.target
         lines = [
-            f"target N = {n:.4g}, D = {d:.4g} ({6 * n * d:.3g} FLOPs); budget {self.budget:.3g}; wanted error {self.wanted:.3g} = {self.wanted:.2%}",
+            f"target N = {n:.4g}, D = {d:.4g} ({6 * n * d:.3g} FLOPs); budget {self.budget:.3g}; wanted error {self.wanted:.3g}",
             f"{self.source}, noise {self.noise:.2%} of the loss; {len(self.options)} ladders simulated {self.draws} times each",
             ("recommended: " if self.reached else "wanted error NOT reached; the best within the budget: ") + str(self.best),
             self.runs.to_string(index=False, formatters={k: "{:.4g}".format for k in ("N", "D", "start", "flops")}),
@@ -102,23 +104,25 @@ def _flat(option: Option) -> dict:
 
 def recommend(
     budget: float, target: Sequence[float], error: float, source: Fit | Bootstrap | Mapping[str, float] | None = None, *,
-    law: str = "chinchilla", noise: float | None = None, shared: float = SHARED, shares: Sequence[float] = SHARES, smallest: float = 1e6,
+    law: str = "chinchilla", noise: float | None = None, shared: float = SHARED, shares: Sequence[float] = SHARES, smallest: float | None = None,
     draws: int = 200, seed: int = 0,
 ) -> Recommendation:  # fmt: skip
     """Which ladder forecasts the loss of the target (N, D) within `error` (0.04 = 4 %) for the least FLOPs, at most `budget`.
 
     source: the law that is simulated: a fit (its residuals are the noise), a bootstrap (so that the law's own error counts), constants by
     name with `law`, or None for the published ones. noise: s.d. of log loss of a run, of whose variance the part `shared` is common to a trunk
-    and its branches. shares: of the target's own training that may be part of the ladder. smallest: N of the smallest proxy allowed. Raises
-    UserError for bad numbers, or when even the cheapest ladder is over the budget. Protocol: arXiv 2410.11840, cooldowns: 2405.18392.
+    and its branches. shares: of the target's own training that may be part of the ladder. smallest: N of the smallest proxy allowed (that of
+    the fit, else 1e6). Raises UserError for bad numbers, or when even the cheapest ladder is over the budget. Protocol: arXiv 2410.11840,
+    cooldowns: 2405.18392.
     """
+    smallest = _smallest(source) if smallest is None else smallest
     n, d = _checked(budget, target, error, shares, smallest, draws)
     truth = truth_of(source, law=law, noise=noise, shared=shared)
     many = candidates((n, d), smallest=smallest, shares=shares)
     if not many:
         raise UserError(
-            f"target={n:.4g},{d:.4g}: smaller than a ladder of proxies with {smallest:.3g} parameters or more; name a larger target or lower "
-            "smallest"
+            f"target={n:.4g},{d:.4g}: too small for three proxies below it with {smallest:.3g} parameters or more that cost less than it "
+            "does; name a larger target or lower smallest"
         )
     kept, refused = screen(truth, many)
     if not kept:
@@ -144,7 +148,17 @@ def recommend(
     )  # fmt: skip
 
 
-def _checked(budget: float, target: Sequence[float], error: float, shares: Sequence[float], smallest: float, draws: int) -> tuple[float, float]:
+def _smallest(source: Fit | Bootstrap | Mapping[str, float] | None) -> float:
+    fit = source.fit if isinstance(source, Bootstrap) else source
+    if not isinstance(fit, Fit) or "N" not in fit.problem.law.inputs:
+        return SMALLEST
+    i = fit.problem.law.inputs.index("N")
+    return float(np.exp(fit.problem.x[fit.problem.w > 0, i].min() + fit.problem.centre[i]))
+
+
+def _checked(
+    budget: float, target: Sequence[float], error: float, shares: Sequence[float], smallest: float, draws: int
+) -> tuple[float, float]:
     if not (np.isfinite(budget) and budget > 0):
         raise UserError(f"budget={budget}: must be a positive number of FLOPs, e.g. 1e19")
     if len(target) != 2:
@@ -166,8 +180,8 @@ def _checked(budget: float, target: Sequence[float], error: float, shares: Seque
 def screen(truth: Truth, many: Sequence[Candidate], most: int = SIMULATED) -> tuple[list[Candidate], dict[str, int]]:
     """The candidates worth simulating, cheapest first, and how many were refused for which reason.
 
-    Layers of those that no other beats in both cost and linearised error, until `most` are exceeded. It looks at neither budget nor wanted
-    error, so that a larger budget chooses from a larger set of the very same numbers and never does worse.
+    Layers of those that no cheaper one beats in linearised error, until there are `most`. It looks at neither budget nor wanted error, so
+    that a larger budget chooses from a larger set of the very same numbers and never does worse.
     """
     spread, reasons = linear_errors(truth, *design_of(many))
     refused: dict[str, int] = {}
@@ -178,7 +192,7 @@ def screen(truth: Truth, many: Sequence[Candidate], most: int = SIMULATED) -> tu
     while left and len(kept) < most:
         layer, least = [], np.inf
         for i in left:  # cheapest first
-            if spread[i] < least:
+            if spread[i] < _GAIN * least:
                 layer.append(i)
                 least = spread[i]
         kept += layer
@@ -212,7 +226,9 @@ def _notes(
     if budget >= 6 * n * d:
         out.append(f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no error")
     if best.ladder.share:
-        out.append(f"{best.ladder.share:.0%} of the target's training is counted, but all except its decay is kept when the target is trained on")
+        out.append(
+            f"{best.ladder.share:.0%} of the target's training is counted, but all except its decay is kept when the target is trained on"
+        )
     for reason, count in refused.items():
         out.append(f"{count} of {made} candidates refused: {reason}")
     if made - sum(refused.values()) > len(options):

@@ -41,6 +41,10 @@ class Solution:
     converged: np.ndarray
     iterations: np.ndarray
 
+    def take(self, jobs: np.ndarray) -> "Solution":
+        """The solutions of these job numbers, which may repeat."""
+        return Solution(self.theta[jobs], self.value[jobs], self.converged[jobs], self.iterations[jobs])
+
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:

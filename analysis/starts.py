@@ -23,7 +23,15 @@ def _hoffmann(law: Law, x: np.ndarray, y: np.ndarray, w: np.ndarray, centre: np.
     return np.clip(theta, law.lower, law.upper)
 
 
-STARTS: dict[str, Callable[..., np.ndarray]] = {"spread": _spread, "hoffmann": _hoffmann}
+def _projected(law: Law, x: np.ndarray, y: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float) -> np.ndarray:
+    """The same grid with A, B and E replaced by their least-squares values: of the 4,500 only the 25 pairs of exponents stay different."""
+    grid = _hoffmann(law, x, y, w, centre, scale)
+    exponents, which = np.unique(grid[:, 3:], axis=0, return_inverse=True)
+    curved = [dict(zip(("alpha", "beta"), np.exp(pair))) for pair in exponents]
+    return np.clip(np.array([law.theta(law.projected(one, x, y, w)) for one in curved]), law.lower, law.upper)[which.ravel()]
+
+
+STARTS: dict[str, Callable[..., np.ndarray]] = {"spread": _spread, "hoffmann": _hoffmann, "hoffmann_projected": _projected}
 
 
 def starts(name: str) -> Callable[..., np.ndarray]:

@@ -32,7 +32,9 @@ def points(law, count=160, units=None, scale=1.0, seed=0):
         x[:, mixture] = np.random.default_rng(seed + 1).dirichlet(np.ones(len(mixture)), count)
     units = np.zeros(len(law.axes)) if units is None else units
     y = law.function(np, law.theta(truth(law)), x) * scale
-    raw = np.stack([np.exp(x[:, i] + units[i]) if a.kind in ("log", "raw") else x[:, i] * np.exp(units[i]) for i, a in enumerate(law.axes)], 1)
+    raw = np.stack(
+        [np.exp(x[:, i] + units[i]) if a.kind in ("log", "raw") else x[:, i] * np.exp(units[i]) for i, a in enumerate(law.axes)], 1
+    )
     return pd.DataFrame(raw, columns=law.inputs).assign(**{law.output: y}) if law.output not in law.inputs else None
 
 
