@@ -57,14 +57,21 @@ def test_commands_run_in_order(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for made in ("demo/report/index.html", "weights.npz", "store/manifest.json"):
         assert (tmp_path / made).exists()
-    (notebook,) = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    done = subprocess.run([sys.executable, "-c", notebook], cwd=tmp_path, capture_output=True, text=True)
+    ladder, table = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
+    done = subprocess.run([sys.executable, "-c", ladder], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 or "UserError" in done.stderr, done.stderr[-2000:]
+    done = subprocess.run([sys.executable, "-c", table], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 SAMPLE = """
 import json, random
+import numpy as np, pandas as pd
 import zstandard
+n, d = (v.ravel() for v in np.meshgrid([1e8, 3e8, 1e9, 3e9], [2e9, 1e10, 5e10]))
+noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(len(n)))
+loss = (1.8 + 480 / n**0.348 + 2000 / d**0.366) * noise
+pd.DataFrame({"params": n, "tokens": d, "val_loss": loss}).to_csv("runs.csv", index=False)
 rng = random.Random(0)
 words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8))) for _ in range(3000)]
 docs = [json.dumps({"text": " ".join(rng.choice(words) for _ in range(300))}) for _ in range(60)]
