@@ -1,0 +1,127 @@
+"""Prediction intervals and profiles against those that are known exactly: a law that is linear in logs has Student's and F's."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import t as student
+
+from stepladder.analysis.fit import fit
+from stepladder.analysis.interval import prediction_interval, profile
+from stepladder.configs.errors import UserError
+
+NOISE = 0.01
+
+
+def line(count=8, seed=0, noise=NOISE, groups=0):
+    """Loss 20 / C^.05; with `groups`, neighbours in that many groups have most of their noise in common."""
+    rng = np.random.default_rng(seed)
+    c = np.geomspace(1e17, 1e20, count)
+    shock = rng.standard_normal(count)
+    if groups:
+        shock = np.sqrt(0.9) * rng.standard_normal(groups)[np.arange(count) * groups // count] + np.sqrt(0.1) * shock
+    return pd.DataFrame({"C": c, "loss": 20 / c**0.05 * np.exp(noise * shock)})
+
+
+def regression(points, at):
+    """Of ln loss on ln C: residual s.d., degrees of freedom, leverage of `at`, and (value, s.e.) of ln A and alpha."""
+    x = np.stack([np.ones(len(points)), -np.log(points["C"])], 1)
+    beta, rss, *_ = np.linalg.lstsq(x, np.log(points["loss"]), rcond=None)
+    sd, inverse = float(np.sqrt(rss[0] / (len(x) - 2))), np.linalg.inv(x.T @ x)
+    new = np.array([1.0, -np.log(at)])
+    return sd, len(x) - 2, float(new @ inverse @ new), list(zip(beta, sd * np.sqrt(np.diag(inverse))))
+
+
+def test_prediction_interval_is_students():
+    points, at = line(), 1e22
+    found = fit(points, "power_c", objective="squared_log")
+    [ours] = prediction_interval(found, {"C": at}, resamples=20_000)
+    sd, freedom, leverage, _ = regression(points, at)
+    half = student.ppf(0.95, freedom) * sd * np.sqrt(1 + leverage)
+    assert np.log(ours.high / ours.value) == pytest.approx(half, rel=0.05)
+    assert np.log(ours.value / ours.low) == pytest.approx(half, rel=0.05)
+    assert ours.beyond["C"] == pytest.approx(100)
+    assert "100x the points' largest" in str(ours)
+
+
+def test_prediction_interval_covers_as_it_says():
+    """Six points, so four degrees of freedom, and a run 30 times beyond; new noise each time."""
+    hits, trials, level = 0, 150, 0.8
+    for trial in range(trials):
+        rng = np.random.default_rng([1, trial])
+        found = fit(line(6, seed=trial), "power_c", objective="squared_log")
+        [ours] = prediction_interval(found, {"C": 3e21}, level=level, resamples=200, seed=trial)
+        hits += ours.low <= 20 / 3e21**0.05 * np.exp(NOISE * rng.standard_normal()) <= ours.high
+    assert hits == pytest.approx(trials * level, abs=3 * np.sqrt(trials * level * (1 - level)))
+
+
+def test_runs_of_one_trunk_tell_less():
+    """Points that share most of their noise: the interval that knows it is wider than the one that does not."""
+    points = line(40, groups=5, seed=4)
+    found = fit(points, "power_c", objective="squared_log")
+    names = np.arange(40) * 5 // 40
+    [blind] = prediction_interval(found, {"C": 1e22}, resamples=2000)
+    [knows] = prediction_interval(found, {"C": 1e22}, resamples=2000, clusters=names)
+    assert knows.parameter_sd > 1.2 * blind.parameter_sd
+
+
+def test_prediction_interval_is_wider_further_out_and_fixed_by_its_seed():
+    found = fit(line(), "power_c", objective="squared_log")
+    rows = pd.DataFrame({"C": [1e19, 1e21, 1e23]})
+    one, same, other = (prediction_interval(found, rows, seed=s) for s in (0, 0, 1))
+    assert one == same and one != other
+    assert one[0].parameter_sd < one[1].parameter_sd < one[2].parameter_sd
+
+
+COARSE = pytest.mark.xfail(strict=True, reason="the grid's step is wider than the interval, and ends are interpolated linearly in it")
+
+
+@pytest.mark.parametrize(
+    "noise, name",
+    [
+        (0.5, "A"),
+        pytest.param(0.5, "alpha", marks=COARSE),
+        pytest.param(0.02, "alpha", marks=COARSE),
+        pytest.param(0.0005, "alpha", marks=COARSE),
+        pytest.param(0.0005, "A", marks=COARSE),
+    ],
+)
+def test_profile_is_the_f_interval(noise, name):
+    """Exactly so in logs, for wide and for narrow errors: the square of t is F with one degree of freedom."""
+    points = line(noise=noise)
+    found = fit(points, "power_c", objective="squared_log")
+    _, freedom, _, errors = regression(points, 1e22)
+    value, se = errors[("A", "alpha").index(name)]
+    half = student.ppf(0.95, freedom) * se
+    assert 0 < half < 4.0  # within the span of the grid
+    ours = profile(found, name, span=100.0 if name == "A" else 4.0)
+    ends = np.array([ours.low, ours.high], float) if name == "alpha" else np.log(np.array([ours.low, ours.high], float))
+    np.testing.assert_allclose(ends, [value - half, value + half], atol=0.02 * half)
+
+
+def test_profile_says_unbounded_where_the_points_do_not_bound():
+    """Losses far above a floor that nobody has seen: it may be next to nothing, but no higher than the losses."""
+    n = np.geomspace(1e6, 1e8, 12)
+    loss = (1.5 + 40 / n**0.15) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
+    found = fit(pd.DataFrame({"N": n, "loss": loss}), "floor_n", objective="squared_log")
+    ours = profile(found, "E")
+    assert ours.low is None and "unbounded" in str(ours)
+    assert ours.high is not None and found.params["E"] < ours.high < loss.min()
+    assert len(ours.frame) == 81 and ours.frame["ratio"].min() >= 1 - 1e-9
+
+
+def test_refusals():
+    found = fit(line(), "power_c", objective="squared_log")
+    with pytest.raises(UserError, match="'beta': not a free one; use one of A, alpha"):
+        profile(found, "beta")
+    with pytest.raises(UserError, match="no likelihood"):
+        profile(fit(line(), "power_c"), "alpha")
+    with pytest.raises(UserError, match="level=1.5"):
+        prediction_interval(found, {"C": 1e22}, level=1.5)
+    with pytest.raises(UserError, match="points=2: as many as parameters"):
+        prediction_interval(fit(line(2), "power_c", objective="squared_log", unidentified="report"), {"C": 1e22})
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="pandas' KeyError instead of a refusal")
+def test_a_missing_input_is_refused_by_name():
+    with pytest.raises(UserError, match="needs C"):
+        prediction_interval(fit(line(), "power_c", objective="squared_log"), {"N": 1e9})
