@@ -56,6 +56,12 @@ def _two_terms(p: Mapping, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     return n, d, p["E"] + p["A"] / n**alpha + p["B"] / d**beta, beta / total
 
 
+def span(found: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:
+    """(low, high) of each quantity over refits [K]."""
+    tail = (1 - level) / 2
+    return {k: tuple(float(q) for q in np.quantile(np.asarray(v, float), [tail, 1 - tail])) for k, v in found.items()}
+
+
 CLOSED: dict[str, Callable] = {"chinchilla": _two_terms, "gadre": _two_terms}
 
 
@@ -80,8 +86,7 @@ def allocate(fit: Fit, C: float, *, bootstrap: Bootstrap | None = None, level: f
         else:
             found = dict(zip(("N", "D", "loss"), np.array(_search(fit, bootstrap.theta, C, given)).T))
         found["D/N"] = found["D"] / found["N"]
-    tail = (1 - level) / 2
-    intervals = {k: tuple(float(q) for q in np.quantile(np.asarray(v, float), [tail, 1 - tail])) for k, v in found.items()}
+    intervals = span(found, level)
     notes = []
     for name, value in (("N", n), ("D", d)):
         i = p.law.inputs.index(name)

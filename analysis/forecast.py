@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis import resample
+from stepladder.analysis.allocate import CLOSED, span
 from stepladder.analysis.baselines import baselines
 from stepladder.analysis.fit import Fit, Prepared, describe, prepare
 from stepladder.analysis.identify import identified
@@ -45,6 +46,7 @@ class Forecast:
     excluded: tuple[dict, ...]
     n: str
     seed: int
+    allocation: dict  # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
     band: dict[str, list]  # prediction and interval of the parameters along D at the target's N, for the figure
 
     def to_dict(self) -> dict:
@@ -108,7 +110,7 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
         identified=identified(fit, natural, spans, points, target, moved), baselines=tuple(baselines(points, target)),
         backtest=tuple(backtest),
         points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")), excluded=tuple(excluded.to_dict("records")),
-        n=runs.n if isinstance(runs, Runs) else "N as given", seed=seed, band=_band(p, fit, draws, points, target, tail),
+        n=runs.n if isinstance(runs, Runs) else "N as given", seed=seed, allocation=_allocation(fit, natural, target, level), band=_band(p, fit, draws, points, target, tail),
     )  # fmt: skip
 
 
@@ -164,6 +166,14 @@ def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict])
         return None
     beyond = max(0.0, float(np.log(target["N"] / points["N"].max())))
     return abs(largest["bias"]) * max(1.0, beyond / largest["beyond"] if largest["beyond"] > 0 else 1.0)
+
+
+def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float) -> dict:
+    budget = 6 * target["N"] * target["D"]
+    names = ("N", "D", "loss", "a")
+    spans = span(dict(zip(names, CLOSED[fit.law](natural, budget))), level)
+    values = dict(zip(names, CLOSED[fit.law](fit.params, budget)))
+    return {"C": budget} | {k: (float(values[k]), *spans[k]) for k in names}
 
 
 def _band(p: Prepared, fit: Fit, draws: resample.Resamples, points: pd.DataFrame, target: dict[str, float], tail: float) -> dict[str, list]:

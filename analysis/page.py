@@ -202,7 +202,22 @@ def _law(results: dict, drawn: dict) -> str:
     return (
         f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv "
         f"{escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
-        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_allocation(entry)}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+    )
+
+
+def _allocation(entry: dict) -> str:
+    """What the law would have bought for the target's compute; nothing for a forecast of an older version."""
+    found = entry.get("allocation")
+    if not found:
+        return ""
+    rows = [
+        [label, f"{found[k][0]:.4g}", f"{found[k][1]:.3g} to {found[k][2]:.3g}", f"{entry['target'][k]:.4g}" if k in entry["target"] else ""]
+        for k, label in (("N", "parameters N*"), ("D", "tokens D*"), ("loss", "loss there"), ("a", "a of N* ~ C^a"))
+    ]
+    return (
+        f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>{_table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
+        '<p class="note">Closed form of the fitted law; an interval wider than the range of the proxies says that they do not settle it.</p>'
     )
 
 

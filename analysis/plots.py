@@ -13,7 +13,7 @@ from stepladder.analysis.figures import _styled
 from stepladder.analysis.fit import Fit
 from stepladder.analysis.interval import Profile
 from stepladder.analysis.isoflop import Isoflop
-from stepladder.analysis.plots_fit import contours, extrapolation, no_line, no_plane, residuals
+from stepladder.analysis.plots_fit import contours, extrapolation, no_line, no_plane, no_points, residuals
 from stepladder.analysis.plots_isoflop import isoflop
 from stepladder.analysis.plots_spread import ellipses, no_pair, profile
 from stepladder.configs.errors import UserError, nearest
@@ -38,7 +38,7 @@ class Plot:
 
 
 PLOTS = {
-    "residuals": Plot(residuals, Fit),
+    "residuals": Plot(residuals, Fit, no_points),
     "contours": Plot(contours, Fit, no_plane),
     "extrapolation": Plot(extrapolation, Fit, no_line),
     "ellipses": Plot(ellipses, Bootstrap, no_pair),

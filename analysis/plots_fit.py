@@ -47,15 +47,21 @@ def points_of(fit: Fit) -> pd.DataFrame:
     return pd.DataFrame(table | {p.law.output: p.y * p.scale, "w": p.w})
 
 
+def no_points(fit: Fit) -> str:
+    """Why `residuals` cannot draw the fit, or nothing."""
+    return "" if len(fit.problem.y) else "the points are not in a fit that was read from a file; fit them again"
+
+
 def no_plane(fit: Fit) -> str:
     """Why `contours` cannot draw the fit, or nothing."""
-    return "" if {"N", "D"} <= set(fit.problem.law.inputs) else f"has no N and D; fit a law of both for contours, not {fit.law!r}"
+    lacks = "" if {"N", "D"} <= set(fit.problem.law.inputs) else "contours are over N and D; plot the residuals, or fit a law of both"
+    return lacks or no_points(fit)
 
 
 def no_line(fit: Fit) -> str:
     """Why `extrapolation` cannot draw the fit, or nothing."""
     has = any(a.kind in _COUNTS for a in fit.problem.law.axes)
-    return "" if has else f"has no logarithmic input to extrapolate along; plot the residuals of {fit.law!r}"
+    return no_points(fit) if has else "no logarithmic input to extrapolate along; plot the residuals"
 
 
 @_styled
@@ -64,6 +70,8 @@ def residuals(fit: Fit) -> Figure:
 
     Per cent (100 ln) where the objective is of logs, else in the unit of the output. Points of weight 0 are hollow.
     """
+    if no_points(fit):
+        raise UserError(f"points=0: {no_points(fit)}")
     law, points = fit.problem.law, points_of(fit)
     logs = objective(fit.objective).log
     unit, first = 100.0 if logs else 1.0, law.inputs[0]
@@ -214,9 +222,9 @@ def _named(values: Mapping[str, float] | pd.Series) -> str:
 
 
 def _farthest(law: Law, points: pd.DataFrame) -> Any:
-    """Row of the largest point: the product of the inputs that are counts (N times D is compute)."""
-    counts = [a.name for a in law.axes if a.kind in _COUNTS] or list(law.inputs)
-    return np.log(points.loc[points["w"] > 0, counts]).sum(axis=1).idxmax()
+    """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0 counting as the least above it."""
+    counts = points.loc[points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)]
+    return np.log(counts.clip(lower=counts.where(counts > 0).min(), axis=1)).sum(axis=1).idxmax()
 
 
 def _scale(axes: Axes, law: Law, name: str, y: str) -> None:

@@ -14,6 +14,8 @@ from stepladder.configs.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_SHOWN = 4  # of a profile's rise, in rises to the limit
+
 
 def no_pair(bootstrap: Bootstrap) -> str:
     """Why `ellipses` cannot draw the bootstrap, or nothing."""
@@ -87,7 +89,10 @@ def profile(found: Profile) -> Figure:
     if ends:  # both ends lie on the limit of the likelihood ratio, which the object does not hold itself
         limit = float(np.interp(ends[0], value, ratio))
         axes.axhline(limit, color=TARGET, lw=1, ls="--", label="limit")
-        axes.set_ylim(1 - 0.3 * (limit - 1), 1 + 4 * (limit - 1))
+        top = 1 + _SHOWN * (limit - 1)
+        axes.set_ylim(1 - 0.3 * (limit - 1), top)
+        near = np.flatnonzero(ratio < top)
+        value = value[max(near[0] - 1, 0) : near[-1] + 2]  # the rest of the grid is above the frame
     axes.set_xlim(value[0], value[-1])
     even_in_logs = value[0] > 0 and np.isclose(value[1] / value[0], value[-1] / value[-2])
     axes.set_xscale("log" if even_in_logs else "linear")

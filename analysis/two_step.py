@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -65,17 +66,15 @@ class TwoStep:
         if resamples < 50:
             raise UserError(f"resamples={resamples}: too few for an interval; use 50 or more")
         loss = float(self.first.predict(**inputs))
-        back = ACCURACY[LAWS[self.second.law].output]
-        value = float(back(self.second.predict(L=loss)))
         weights, lost = self._weights(resamples, seed)
         one, two = (_refit(f, w) for f, w in zip((self.first, self.second), weights))
         good = np.isfinite(one).all(1) & np.isfinite(two).all(1)
-        rng = np.random.default_rng([seed, 1])
-        z = rng.standard_normal((2, int(good.sum())))
-        at = self.first.problem.predict(one[good], **inputs) * np.exp(_log_sd(self.first) * z[0])
-        p = self.second.problem
-        x = at / np.exp(p.centre[0]) if p.law.axes[0].kind == "linear" else np.log(at) - p.centre[0]
-        accuracy = back(p.law.call(np, _Columns(p.law.values(np, two[good])), x) * p.scale) + self.second.residual_sd * z[1]
+        rng, many = np.random.default_rng([seed, 1]), int(good.sum())
+        moved = np.log(self.first.problem.predict(one[good], **inputs) / loss) * _short(self.first, self.runs[0])
+        at = loss * np.exp(moved + self.first.residual_sd * rng.standard_t(self.first.points - self.first.rank, many))
+        value, middle = float(self._accuracy(np.array(self.second.theta), loss)), self._accuracy(np.array(self.second.theta), at)
+        accuracy = middle + (self._accuracy(two[good], at) - middle) * _short(self.second, self.runs[1])
+        accuracy = accuracy + self.second.residual_sd * rng.standard_t(self.second.points - self.second.rank, many)
         tail = [(1 - level) / 2, (1 + level) / 2]
         (loss_low, loss_high), (low, high) = np.quantile(at, tail), np.clip(np.quantile(accuracy, tail), 0.0, 1.0)
         notes = list(self.notes)
@@ -90,6 +89,14 @@ class TwoStep:
         return Accuracy(
             inputs, loss, float(loss_low), float(loss_high), value, float(low), float(high), level, int(good.sum()), lost, tuple(notes)
         )
+
+    def _accuracy(self, theta: np.ndarray, loss: np.ndarray | float) -> np.ndarray:
+        """Of theta [P] or [K, P] at losses, elementwise."""
+        p = self.second.problem
+        x = p.law.enter(np.atleast_1d(loss)[:, None], np.array(p.centre))[:, 0]
+        values = SimpleNamespace(**p.law.values(np, theta))
+        out = ACCURACY[p.law.output](p.law.call(np, values, x) * p.scale)
+        return out if np.ndim(loss) else out[0]
 
     def _weights(self, resamples: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], int]:
         """Weights [K, n] of the points of both steps from the same resampled runs, without those that lose what a law needs."""
@@ -121,13 +128,6 @@ class TwoStep:
     def __str__(self) -> str:
         lines = ["step 1, task loss", str(self.first), "step 2, from task loss", str(self.second)]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
-
-
-class _Columns:
-    """Parameters [K] by attribute."""
-
-    def __init__(self, values: dict[str, np.ndarray]):
-        vars(self).update(values)
 
 
 def two_step(
@@ -166,6 +166,9 @@ def two_step(
     if alone:
         notes.append(f"{len(alone)} runs of the second step have no point in the first: {', '.join(map(str, sorted(alone)[:5]))}")
     runs = points[run].astype(str).to_numpy(), table[run].astype(str).to_numpy()
+    for step, one in (("points", first), ("pairs", found)):
+        if one.points <= one.rank:
+            raise UserError(f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is unknown; add runs")
     return TwoStep(first, found, runs, (float(curve["L"].min()), float(curve["L"].max())), tuple(notes))
 
 
@@ -192,6 +195,7 @@ def _refit(found: Fit, weights: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(done.value)[:, None], done.theta, np.nan)
 
 
-def _log_sd(found: Fit) -> float:
-    """Residual s.d. of the first step: of log loss, since it is fitted in logs."""
-    return found.residual_sd
+def _short(found: Fit, runs: np.ndarray) -> float:
+    """Resampled refits spread too little by about sqrt(1 - parameters / runs): a run pulls the fit towards itself. Its inverse."""
+    count = len(np.unique(runs))
+    return float(np.sqrt(count / max(count - found.rank, 1)))
