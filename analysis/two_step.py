@@ -152,7 +152,7 @@ def two_step(
     elif run is None:
         raise UserError("run: not named; with two tables name the column of runs, so that both steps resample the same ones")
     table = points if pairs is None else pairs
-    for where, frame, names in (("points", points, (run, loss)), ("pairs", table, (run, loss, accuracy))):
+    for where, frame, names in (("points", points, (run, loss)), ("points" if pairs is None else "pairs", table, (run, loss, accuracy))):
         for name in names:
             if name not in frame:
                 raise UserError(f"column {name!r}: missing from {where}; {nearest(name, map(str, frame.columns))}")
