@@ -1,7 +1,7 @@
 """Which ladder to train for a compute budget, a target and a wanted error: the cheapest one that, simulated from a law, keeps the error.
 
 The promise is as good as the law. Where it holds, nine ladders of ten keep it; on public families of undecayed checkpoints, where it holds
-roughly, about three of four did, and none at three sizes (benchmarks/recommend_check.py).
+roughly, about three of four did, and none in t5-pile with its three sizes (benchmarks/recommend_check.py).
 """
 
 import dataclasses
