@@ -125,6 +125,26 @@ def _search(fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]) 
     return out
 
 
+def over_refits(
+    decide: Callable[[Mapping[str, float]], Mapping[str, float]], fit: Fit, bootstrap: Bootstrap, *, level: float = 0.9, most: int = 400
+) -> pd.DataFrame:
+    """Any decision that is a function of the parameters (the three below, or one's own), with its interval over at most `most` refits.
+
+    Columns value, low, high, refused: the share of refits for which `decide` raised UserError.
+    """
+    value, many, refused = decide(fit.params), [], 0
+    rows = bootstrap.params.iloc[np.linspace(0, len(bootstrap.params) - 1, min(most, len(bootstrap.params))).astype(int)]
+    for params in rows.to_dict("records"):
+        try:
+            many.append(decide(params))
+        except UserError:
+            refused += 1
+    frame = pd.DataFrame(many, columns=list(value))
+    tail = (1 - level) / 2
+    low, high = (frame.quantile(q) for q in (tail, 1 - tail))
+    return pd.DataFrame({"value": value, "low": low, "high": high, "refused": refused / len(rows)})
+
+
 def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> dict[str, float]:
     """Sardana (arXiv 2401.00448): least 6 N D + 2 N D_inf at a given loss under the Chinchilla law; returns N, D, flops and ratios to the unaware.
 

@@ -46,6 +46,10 @@ def prediction_interval(
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     if fit.points <= fit.rank:
         raise UserError(f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point")
+    if fit.objective.startswith("quantile"):
+        raise UserError(
+            f"objective={fit.objective!r}: a quantile has no noise to simulate; fit with 'squared_log', or bootstrap the quantile"
+        )
     table = pd.DataFrame(inputs if isinstance(inputs, pd.DataFrame) else {k: np.atleast_1d(v) for k, v in inputs.items()})
     rng = np.random.default_rng(seed)
     names = np.arange(len(p.y)).astype(str) if clusters is None else np.asarray(list(clusters)).astype(str)
@@ -83,8 +87,8 @@ class Profile:
         return plots.plot(self, kind, **options)
 
 
-def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, steps: int = 81) -> Profile:
-    """Profile one parameter (log-spaced over value / span to value * span where it is positive), all values in one batch.
+def profile(fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, steps: int = 161) -> Profile:
+    """Profile one parameter over `width` linearised standard errors to both sides (of its logarithm where it is positive), in one batch.
 
     Only for squared objectives, whose value is a sum of squares with Gaussian noise: sum / least sum <= 1 + F / (points - rank). Raises UserError.
     """
@@ -101,7 +105,10 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, ste
         raise UserError(f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point")
     i, value = p.law.parameters.index(parameter), fit.params[parameter]
     positive = p.law.params[i].positive
-    grid = value * np.geomspace(1 / span, span, steps) if positive else value + np.linspace(-span, span, steps)
+    sigma = fit.log_se[parameter]
+    reach = np.clip(width * sigma, 1e-6, 6.0) if np.isfinite(sigma) else 6.0
+    offsets = np.sort(np.append(np.linspace(-reach, reach, steps - 1), 0.0))
+    grid = value * np.exp(offsets) if positive else value + abs(value) * offsets
     held = in_units(p.law, {parameter: value}, np.array(p.centre), p.scale)
     start = np.tile(np.array(fit.theta), (steps, 1))
     start[:, i] = np.log(grid) if positive else grid
@@ -111,13 +118,13 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, span: float = 4.0, ste
     ratio = cost / min(fit.value, cost.min())
     limit = 1 + f_distribution.ppf(level, 1, fit.points - fit.rank) / (fit.points - fit.rank)
     middle = int(np.argmin(ratio))
-    below, above = np.flatnonzero(ratio[:middle] > limit), np.flatnonzero(ratio[middle:] > limit)
-    return Profile(
-        parameter, level, _crossing(grid, ratio, limit, below[-1], below[-1] + 1) if len(below) else None,
-        _crossing(grid, ratio, limit, middle + above[0] - 1, middle + above[0]) if len(above) else None,
-        pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}),
-    )  # fmt: skip
+    # The root is nearly a straight line on either side of the optimum, where the sum of squares is a parabola.
+    root, mark = np.sqrt(np.maximum(ratio - 1, 0)), np.sqrt(limit - 1)
+    below, above = np.flatnonzero(root[:middle] > mark), np.flatnonzero(root[middle:] > mark)
+    low = _crossing(grid, root, mark, below[-1], below[-1] + 1) if len(below) else None
+    high = _crossing(grid, root, mark, middle + above[0] - 1, middle + above[0]) if len(above) else None
+    return Profile(parameter, level, low, high, pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}))
 
 
-def _crossing(grid: np.ndarray, ratio: np.ndarray, limit: float, a: int, b: int) -> float:
-    return float(grid[a] + (grid[b] - grid[a]) * (limit - ratio[a]) / (ratio[b] - ratio[a]))
+def _crossing(grid: np.ndarray, root: np.ndarray, mark: float, a: int, b: int) -> float:
+    return float(grid[a] + (grid[b] - grid[a]) * (mark - root[a]) / (root[b] - root[a]))

@@ -25,7 +25,7 @@ from stepladder.analysis.objective import OBJECTIVES
 MAX_ITERATIONS = 300
 STEPS = 6  # iterations in one call
 CHUNK_VALUES = 1 << 14  # points x jobs of a chunk: its temporaries stay in a core's cache
-MOST_JOBS, FEWEST_JOBS = 256, 4  # in a chunk
+MOST_JOBS = 256  # in a chunk
 FARTHEST = 1.0  # change of a log-parameter in one step
 PAD = 32  # points are padded to a multiple
 
@@ -80,7 +80,7 @@ class _Queue:
         self.points, self.jobs = n + self.pad, len(free)
         self.x = np.pad(x, ((0, self.pad), (0, 0)), mode="edge")
         self.y, self.w, self.free, self.tau = self._rows(y, 1.0), self._rows(w, 0.0), free.astype(float), tau
-        self.size = int(np.clip(CHUNK_VALUES // self.points, FEWEST_JOBS, MOST_JOBS))
+        self.size = int(np.clip(CHUNK_VALUES // self.points, 1, MOST_JOBS))
         self.program = program(law, objective.name)
 
     def _rows(self, rows: Rows, fill: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -105,17 +105,23 @@ class _Queue:
                     converged[jobs], iterations[jobs] = state["done"], state["iteration"]
 
         threads = max(1, min(threads, -(-self.jobs // self.size)))
+        with float64():  # compile once, before the threads would each do it
+            y, w, free, state = self._idle(theta0.shape[1])
+            self.program(state, self.x, y, w, free, delta, self.tau)
         with ThreadPoolExecutor(threads) as pool:
             for future in [pool.submit(work) for _ in range(threads)]:
                 future.result()
         return Solution(theta, value, converged, iterations)
 
+    def _idle(self, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Losses, weights, free parameters and state of a chunk without a job."""
+        shape = (self.points, self.size)
+        return np.ones(shape), np.zeros(shape), np.ones((parameters, self.size)), _fresh(np.zeros((parameters, self.size)), done=True)
+
     def _chunks(self, waiting: Iterator[int], theta0: np.ndarray, delta: float) -> Iterator[tuple[np.ndarray, dict]]:
         """Yield finished jobs and their state. `waiting` is shared by the threads: a range's iterator hands out each number once."""
-        size, parameters = self.size, theta0.shape[1]
-        job = np.full(size, -1)
-        y, w = np.ones((self.points, size)), np.zeros((self.points, size))
-        free, state = np.ones((parameters, size)), _fresh(np.zeros((parameters, size)), done=True)
+        job = np.full(self.size, -1)
+        y, w, free, state = self._idle(theta0.shape[1])
         while True:
             idle = np.flatnonzero(job < 0)
             new = np.array([j for _, j in zip(idle, waiting)], int)
@@ -143,7 +149,7 @@ def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-CURVED = 12  # parameters up to which second derivatives are taken: their number grows with the square
+CURVED = 8  # parameters up to which second derivatives are taken: their number grows with the square
 
 
 @functools.cache

@@ -95,24 +95,24 @@ def test_a_held_parameter_in_the_units_of_the_data_is_the_same_law(name):
         np.testing.assert_allclose(other.function(np, other.theta(mixed), p.x), law.function(np, theta, p.x), rtol=1e-8)
 
 
-EASY = [n for n in NAMES if n not in ("farseer", "shannon", "shukor_joint_3")]
+# One law a kind in the fast suite: every law compiles its own solver, 2 to 6 s.
+QUICK = ("floor_c", "kaplan", "steplaw_lr", "sigmoid", "h2", "liew", "t2_loss", "ye_3")
+HARD = ("farseer", "shannon", "shukor_joint_3")  # many parameters, weakly identified even by exact points
 
 
-@pytest.mark.parametrize("name", EASY)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n not in HARD])
 def test_recovers_its_own_points(name):
-    """Predictions to 1e-6 within and beyond the points; parameters where the points identify them."""
+    """The law's own predictions at other points, from exact points; its parameters too wherever the points identify them."""
     law = LAWS[name]
     table, more = points(law), points(law, seed=5)
     found = fit(table, name, objective="squared_log" if not law.unitless else "squared", unidentified="report")
-    inputs = {n: more[n].to_numpy() for n in law.inputs}
-    np.testing.assert_allclose(found.predict(**inputs), more[law.output], rtol=2e-4)
+    np.testing.assert_allclose(found.predict(**{n: more[n].to_numpy() for n in law.inputs}), more[law.output], rtol=2e-4)
     assert found.residual_sd < 1e-4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(LAWS) - set(EASY)))
-def test_recovers_its_own_points_slow(name):
+@pytest.mark.parametrize("name", HARD)
+def test_comes_close_to_its_own_points(name):
     law = LAWS[name]
-    table = points(law, count=200 if len(law.params) < 20 else 400)
-    found = fit(table, name, objective="squared_log", unidentified="report")
+    found = fit(points(law, count=200 if len(law.params) < 12 else 400), name, objective="squared_log", unidentified="report")
     assert found.residual_sd < 5e-3

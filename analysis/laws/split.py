@@ -1,4 +1,9 @@
-"""Two-stage training: loss after D general and D2 specialised tokens. H0-H6 are our candidates, not any paper's own form."""
+"""Two-stage training: loss after D general and D2 specialised tokens. H0-H6 are our candidates, not any paper's own form.
+
+H6 is `shukor_additive_k` (mixture.py) on weights averaged over both stages.
+"""
+
+from dataclasses import replace
 
 from stepladder.analysis.law import Input, Law, Parameter, exp
 from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent
@@ -138,6 +143,18 @@ dcpt = Law(
     note="r is the share of domain tokens; nine parameters",
 )
 
+dcpt_cross = replace(
+    dcpt,
+    name="dcpt_cross",
+    formula="L = E + A / N^alpha + B r^eta / D^beta + C / (r + eps)^gamma + F / K^mu",
+    axes=(*dcpt.axes, Input("K", distinct=3, falls=True)),
+    params=(*_DCPT, coefficient("F"), exponent("mu")),
+    call=lambda xp, p, n, d, r, k: _dcpt(xp, p, n, d, r) + p.F * xp.exp(-p.mu * k),
+    rescale=lambda p, c, s: _common(p, c, s) | {"C": s * p.C, "F": s * p.F * exp(p.mu * c.K)},
+    linear=("E", "A", "B", "C", "F"),
+    note="across domains: K = w1 / k1 + w2 k2 of the domain's first loss k1 and its decline k2",
+)
+
 h4 = Law(
     name="h4",
     formula="L = E + A / N^alpha + B r^eta / (D + D2)^beta + C / (r + eps)^gamma,  r = D2 / (D + D2)",
@@ -177,4 +194,4 @@ zhang = Law(
     note="X is N, the pretraining tokens or the size of the adapter",
 )
 
-LAWS = (h0, h1, h2, h2b, h3, h4, h5, liew, dcpt, zhang)
+LAWS = (h0, h1, h2, h2b, h3, h4, h5, liew, dcpt, dcpt_cross, zhang)
