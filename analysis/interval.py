@@ -51,6 +51,9 @@ def prediction_interval(
             f"objective={fit.objective!r}: a quantile has no noise to simulate; fit with 'squared_log', or bootstrap the quantile"
         )
     table = pd.DataFrame(inputs if isinstance(inputs, pd.DataFrame) else {k: np.atleast_1d(v) for k, v in inputs.items()})
+    for name in p.law.inputs:
+        if name not in table:
+            raise UserError(f"inputs={sorted(map(str, table.columns))}: law {fit.law} needs {name}; add {name}=<number>")
     rng = np.random.default_rng(seed)
     names = np.arange(len(p.y)).astype(str) if clusters is None else np.asarray(list(clusters)).astype(str)
     draws = resample.simulate(p, fit, names, resamples=resamples, rng=rng)
@@ -74,6 +77,7 @@ class Profile:
     level: float
     low: float | None  # None: the interval has no end within the grid, so the points do not bound the parameter on this side
     high: float | None
+    limit: float  # of the ratio
     frame: pd.DataFrame  # value, objective, ratio: objective over the least one
 
     def __str__(self) -> str:
@@ -123,7 +127,7 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, st
     below, above = np.flatnonzero(root[:middle] > mark), np.flatnonzero(root[middle:] > mark)
     low = _crossing(grid, root, mark, below[-1], below[-1] + 1) if len(below) else None
     high = _crossing(grid, root, mark, middle + above[0] - 1, middle + above[0]) if len(above) else None
-    return Profile(parameter, level, low, high, pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}))
+    return Profile(parameter, level, low, high, float(limit), pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}))
 
 
 def _crossing(grid: np.ndarray, root: np.ndarray, mark: float, a: int, b: int) -> float:

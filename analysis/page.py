@@ -212,7 +212,12 @@ def _allocation(entry: dict) -> str:
     if not found:
         return ""
     rows = [
-        [label, f"{found[k][0]:.4g}", f"{found[k][1]:.3g} to {found[k][2]:.3g}", f"{entry['target'][k]:.4g}" if k in entry["target"] else ""]
+        [
+            label,
+            f"{found[k][0]:.4g}",
+            f"{found[k][1]:.3g} to {found[k][2]:.3g}",
+            f"{entry['target'][k]:.4g}" if k in entry["target"] else "",
+        ]
         for k, label in (("N", "parameters N*"), ("D", "tokens D*"), ("loss", "loss there"), ("a", "a of N* ~ C^a"))
     ]
     return (

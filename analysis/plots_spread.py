@@ -86,9 +86,9 @@ def profile(found: Profile) -> Figure:
     axes.plot(value, ratio, color=INK, lw=1.4)
     axes.plot(value[ratio.argmin()], ratio.min(), "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label="least")
     ends = [end for end in (found.low, found.high) if end is not None]
-    if ends:  # both ends lie on the limit of the likelihood ratio, which the object does not hold itself
-        limit = float(np.interp(ends[0], value, ratio))
-        axes.axhline(limit, color=TARGET, lw=1, ls="--", label="limit")
+    limit = found.limit
+    axes.axhline(limit, color=TARGET, lw=1, ls="--", label="limit")
+    if ends:
         top = 1 + _SHOWN * (limit - 1)
         axes.set_ylim(1 - 0.3 * (limit - 1), top)
         near = np.flatnonzero(ratio < top)

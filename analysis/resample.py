@@ -41,7 +41,8 @@ def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng
     theta = np.array(fit.theta)
     prediction = p.law.function(np, theta, p.x)
     residual = np.log(prediction) - np.log(p.y)
-    sd, rho = _noise(residual, jacobian(p.law, theta, p.x) / prediction[:, None], fit.rank, clusters, resamples, rng)
+    seen, slope = p.w > 0, jacobian(p.law, theta, p.x)[:, p.free] / prediction[:, None]  # a hidden point says nothing about the noise
+    sd, rho = _noise(residual[seen], slope[seen], fit.rank, np.asarray(clusters)[seen], resamples, rng)
     names, index = np.unique(clusters, return_inverse=True)
     shared = rng.standard_normal((resamples, len(names)))[:, index]
     own = rng.standard_normal((resamples, len(index)))

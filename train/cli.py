@@ -234,6 +234,19 @@ def predict(args) -> int:
     return command.predict(args)
 
 
+def _recommend_arguments(parser):
+    from stepladder.analysis import recommend_command
+
+    recommend_command.arguments(parser)
+
+
+def recommend(args) -> int:
+    """Which ladder to train for a target, a budget and a wanted error. Example: stepladder recommend --budget=1e19 --target=1e9,2e10 --error=4%"""
+    from stepladder.analysis import recommend_command
+
+    return recommend_command.main(args)
+
+
 def laws(args) -> int:
     """List the laws that can be fitted. Example: stepladder laws"""
     from stepladder.analysis import command
@@ -264,6 +277,7 @@ COMMANDS = {
     "data": (_data_arguments, data),
     "fit": (_fit_arguments, fit),
     "predict": (_predict_arguments, predict),
+    "recommend": (_recommend_arguments, recommend),
     "laws": (lambda parser: None, laws),
     "demo": (_demo_arguments, demo),
 }
