@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepladder.analysis.laws import LAWS
+from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ def predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--at", nargs="+", required=True, metavar="N=..,D=..", help="points to predict, e.g. N=7e9,D=2e12")
 
 
+def keep_compiled() -> None:
+    """Fits compile once for all commands of a user (2 s a law)."""
+    import jax
+
+    for name, value in cache.settings(cache.folder()).items():
+        jax.config.update(name, value)
+
+
 def read(args: argparse.Namespace):
     """The clean points of the arguments, and the law. Raises UserError."""
     from stepladder.analysis.table import read_points
@@ -84,6 +93,7 @@ def fit(args: argparse.Namespace) -> int:
     from stepladder.analysis.fit import fit as fit_law
 
     points = read(args)
+    keep_compiled()
     options = {
         "objective": args.objective, "delta": args.delta, "tau": args.tau, "starts": args.starts, "fixed": _numbers(args.fix, "fix"),
         "unidentified": args.unidentified, "loss": "loss",
@@ -154,6 +164,7 @@ def predict(args: argparse.Namespace) -> int:
     from stepladder.analysis.interval import prediction_interval
 
     points = read(args)
+    keep_compiled()
     if args.group:
         raise UserError(f"group={args.group}: predict takes one family; choose it with --where '{args.group}=...'")
     objective = "squared_log" if args.objective == "huber" else args.objective

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from stepladder.analysis.command import add_table_arguments, read
+from stepladder.analysis.command import add_table_arguments, keep_compiled, read
 from stepladder.configs.errors import UserError
 
 _COLUMNS = ("n", "d", "loss", "where", "units", "derive")  # options of the table that are offered here too
@@ -46,6 +46,7 @@ def main(args: argparse.Namespace) -> int:
     numbers |= {k: _number(v, k) for k in ("noise", "shared", "smallest") if (v := getattr(args, k)) is not None}
     if args.shares is not None:
         numbers["shares"] = [_number(v, "shares") for v in args.shares.split(",")]
+    keep_compiled()
     points, source = _source(args)
     found = recommend(source=source, **numbers)
     if args.json:

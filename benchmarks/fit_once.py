@@ -32,7 +32,7 @@ def main() -> None:
 
     from stepladder.analysis.fit import fit
 
-    frame = pd.read_csv(args.points, float_precision="round_trip")
+    frame = pd.read_csv(args.points)
     options = {"objective": "huber_log"} | ({"starts": args.starts} if args.starts else {})
     said = {"points": len(frame), "import_seconds": time.perf_counter() - BEGIN}
     found, said["fit_seconds"] = timed(fit, frame, "chinchilla", **options)

@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 from stepladder.model import layers
 
@@ -44,16 +45,9 @@ def start(machine: Machine) -> None:
     with contextlib.suppress(RuntimeError):  # jax refuses once its backend is up: then the process keeps the devices it has
         jax.config.update("jax_num_cpu_devices", machine.devices or os.cpu_count() or 1)
     if machine.compilation_cache != "off":
-        folder = cache_folder() if machine.compilation_cache == "auto" else Path(machine.compilation_cache)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def cache_folder() -> Path:
-    return (
-        Path(os.environ.get("STEPLADDER_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder") / "xla"
-    )
+        folder = cache.folder() if machine.compilation_cache == "auto" else Path(machine.compilation_cache)
+        for name, value in cache.settings(folder).items():
+            jax.config.update(name, value)
 
 
 def mesh(machine: Machine, batch_size: int) -> Mesh:
