@@ -258,8 +258,8 @@ def describe(
     residual = (spec.transform(np, prediction) - spec.transform(np, p.y))[keep]
     slope = jacobian(p.law, theta, p.x)[:, free] / (prediction[:, None] if spec.log else 1.0)
     weighted = slope[keep] * np.sqrt(p.w[keep])[:, None]
-    _, singular, directions = np.linalg.svd(weighted, full_matrices=True)
-    singular = np.pad(singular, (0, max(0, free.sum() - len(singular))))
+    square = np.pad(weighted, ((0, max(0, free.sum() - len(weighted))), (0, 0)))  # fewer points than parameters: directions without a point
+    _, singular, directions = np.linalg.svd(square, full_matrices=False)
     rank = int((singular > _RANK * singular[0]).sum())
     lost = np.zeros(len(names))
     lost[free] = np.abs(directions[rank:]).max(axis=0, initial=0.0)
