@@ -200,7 +200,7 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         if not len(b.w):
             out[i] = np.zeros((0, 5))
             continue
-        if len(b.y) < width / 4 or width == 0:
+        if width == 0 or (len(b.y) < width / 8 and width > 1024):  # a new shape is a new compilation: 2 s
             width = len(b.y)
         pad = width - len(b.y)  # points of weight 0
         logs = b.x * (0.0, 1.0) if rules.borrow else b.x  # the term of N is already subtracted: A' is one more constant

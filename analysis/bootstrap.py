@@ -74,7 +74,8 @@ def bootstrap(fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence
         raise UserError(f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point")
     if resamples < 2:
         raise UserError(f"resamples={resamples}: needs 2 at least; 4000 is the published number")
-    label, index = np.unique(names, return_inverse=True)
+    seen, index = p.w > 0, np.zeros(len(names), int)
+    label, index[seen] = np.unique(names[seen], return_inverse=True)  # a cluster whose points are all hidden is none
     if len(label) < 2:
         raise UserError("clusters: one cluster only, nothing to resample; cluster by run or by row")
 

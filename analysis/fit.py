@@ -49,7 +49,7 @@ class Prepared:
         raw = np.broadcast_arrays(*(np.asarray(inputs[name], float) for name in self.law.inputs))
         x = self.law.enter(np.stack([v.ravel() for v in raw], 1), np.array(self.centre))
         if theta.ndim == 2:
-            return np.array([self.law.function(np, t, x)[0] for t in theta]) * self.scale
+            return np.broadcast_to(self.law.function(np, theta[:, None, :], x), (len(theta), 1))[:, 0] * self.scale
         return (self.scale * self.law.function(np, theta, x)).reshape(raw[0].shape)[()]
 
 
@@ -324,6 +324,8 @@ def _minima(p: Prepared, thetas: np.ndarray, values: np.ndarray, converged: np.n
 
 def _notes(fit: Fit) -> tuple[str, ...]:
     notes = []
+    if fit.objective.startswith("quantile"):
+        notes.append("standard errors of a quantile fit are those of least squares, too small; bootstrap it")
     if fit.unidentified:
         notes.append(
             f"not identified: {', '.join(fit.unidentified)} can move together without changing any prediction at the points (rank "

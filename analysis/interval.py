@@ -26,11 +26,13 @@ class Prediction:
     parameter_sd: float
     noise_sd: float
     beyond: dict[str, float]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = ", ".join(f"{k} = {v:.4g}" for k, v in self.inputs.items())
         far = ", ".join(f"{k} {v:.3g}x the points' largest" for k, v in self.beyond.items() if v > 1)
-        return f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}] ({self.level:.0%}) at {where}" + (f"; {far}" if far else "")
+        line = f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}] ({self.level:.0%}) at {where}" + (f"; {far}" if far else "")
+        return "\n".join([line, *(f"  note: {note}" for note in self.notes)])
 
 
 def prediction_interval(
@@ -57,15 +59,17 @@ def prediction_interval(
     rng = np.random.default_rng(seed)
     names = np.arange(len(p.y)).astype(str) if clusters is None else np.asarray(list(clusters)).astype(str)
     draws = resample.simulate(p, fit, names, resamples=resamples, rng=rng)
+    loose = [*fit.unidentified, *fit.at_bound]
+    notes = (f"{', '.join(dict.fromkeys(loose))} not determined by the points: beyond them the interval may be too short",) if loose else ()
     out = []
     for row in table[list(p.law.inputs)].to_dict("records"):
         errors, moved = resample.errors_at(p, fit, draws, row, rng)
         value = float(fit.predict(**row))
-        below, above = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
+        below, above = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2], method="weibull")  # unbiased in the tails of few draws
         logs = {a.name: (a.kind in ("log", "raw"), p.x[:, i].max() + p.centre[i]) for i, a in enumerate(p.law.axes)}
         beyond = {k: float(row[k] / np.exp(top)) for k, (log, top) in logs.items() if log}
         out.append(Prediction(row, value, float(value * np.exp(below)), float(value * np.exp(above)), level, float(np.std(moved)),
-                              float(np.sqrt(np.mean(draws.sd**2))), beyond))  # fmt: skip
+                              float(np.sqrt(np.mean(draws.sd**2))), beyond, notes))  # fmt: skip
     return out
 
 
@@ -110,9 +114,12 @@ def profile(fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, st
     i, value = p.law.parameters.index(parameter), fit.params[parameter]
     positive = p.law.params[i].positive
     sigma = fit.log_se[parameter]
-    reach = np.clip(width * sigma, 1e-6, 6.0) if np.isfinite(sigma) else 6.0
-    offsets = np.sort(np.append(np.linspace(-reach, reach, steps - 1), 0.0))
-    grid = value * np.exp(offsets) if positive else value + abs(value) * offsets
+    offsets = np.linspace(-1, 1, steps)  # an odd number of them: the optimum is one
+    if positive:
+        grid = value * np.exp(offsets * (np.clip(width * sigma, 1e-6, 6.0) if np.isfinite(sigma) else 6.0))
+    else:
+        half = width * sigma * abs(value)
+        grid = value + offsets * (half if np.isfinite(half) and half > 0 else 6.0)
     held = in_units(p.law, {parameter: value}, np.array(p.centre), p.scale)
     start = np.tile(np.array(fit.theta), (steps, 1))
     start[:, i] = np.log(grid) if positive else grid

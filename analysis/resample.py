@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.fit import Fit, Prepared
+from stepladder.analysis.fit import Fit, Prepared, threshold
 from stepladder.analysis.law import jacobian
+from stepladder.analysis.objective import objective
 from stepladder.analysis.solve import solve
 
 RHO = np.arange(10) / 10
@@ -47,7 +48,16 @@ def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng
     shared = rng.standard_normal((resamples, len(names)))[:, index]
     own = rng.standard_normal((resamples, len(index)))
     noise = sd[:, None] * (np.sqrt(rho)[:, None] * shared + np.sqrt(1 - rho)[:, None] * own)
-    found = solve(p.law, fit.objective, fit.delta, p.x, prediction * np.exp(noise), p.w, np.tile(theta, (resamples, 1)), free=p.free)
+    found = solve(
+        p.law,
+        fit.objective,
+        threshold(objective(fit.objective), fit.delta),
+        p.x,
+        prediction * np.exp(noise),
+        p.w,
+        np.tile(theta, (resamples, 1)),
+        free=p.free,
+    )
     good = np.isfinite(found.value)
     return Resamples(found.theta[good], sd[good], rho[good], int((~good).sum()), int((good & ~found.converged).sum()))
 

@@ -96,7 +96,6 @@ def test_profile_is_the_f_interval(noise, name):
     np.testing.assert_allclose(ends, [value - half, value + half], atol=0.02 * half)
 
 
-@pytest.mark.xfail(strict=True, reason="the grid's reach is relative to the value, which is next to nothing")
 def test_profile_of_an_exponent_next_to_zero():
     """Its error is many times its value, and bounds it all the same."""
     points = line(seed=1).assign(loss=lambda t: t["loss"] * t["C"] ** 0.05)
