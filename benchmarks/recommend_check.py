@@ -12,10 +12,9 @@ A family is one target, so its rows in (b) are not independent. What cannot be j
 
 import argparse
 import json
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
+import colpret_methods
 import numpy as np
 import pandas as pd
 
@@ -35,12 +34,7 @@ MOST_WINDOWS = 20  # of each width: chinchilla has 42 sizes
 
 def load() -> pd.DataFrame:
     """family, model, N, D, loss: rows past the cut."""
-    root = os.environ.get("STEPLADDER_DATA")
-    if not root:
-        raise SystemExit("STEPLADDER_DATA: not set; it names the folder that holds colpret/colpret_perf.parquet")
-    names = {"scaled_set": "family", "model_name": "model", "num_params": "N", "tokens_seen": "D", "perf": "loss"}
-    table = pd.read_parquet(Path(root) / "colpret" / "colpret_perf.parquet").rename(columns=names)[[*names.values()]]
-    table = table.dropna().astype({"family": str, "model": str})
+    table = colpret_methods.load().dropna()
     return table[table["D"] > CUT].drop_duplicates(["family", "model", "N", "D"]).reset_index(drop=True)
 
 

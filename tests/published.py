@@ -1,6 +1,11 @@
-"""What the published tests found: one row a number, ours beside the published one, for the table at the end of a test session."""
+"""What the published tests read and found: the public tables, and one row a number for the table at the end of a test session."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,22 @@ def record_row(table: str, quantity: str, ours: float, published: float, toleran
     row = Row(table, quantity, float(ours), float(published), float(tolerance))
     ROWS[:] = [r for r in ROWS if (r.table, r.quantity) != (table, quantity)] + [row]
     return row
+
+
+def table(name: str) -> pd.DataFrame:
+    """A public table; the test is skipped, with the reason, where there is none."""
+    folder = os.environ.get("STEPLADDER_DATA")
+    if not folder:
+        pytest.skip("STEPLADDER_DATA is not set: it names the folder with the public tables")
+    if not (Path(folder) / name).exists():
+        pytest.skip(f"STEPLADDER_DATA={folder}: no {name} in it")
+    return pd.read_csv(Path(folder) / name)
+
+
+def check(where: str, quantity: str, ours: float, published: float, tolerance: float) -> None:
+    """Record a row, then assert it."""
+    row = record_row(where, quantity, ours, published, tolerance)
+    assert row.within, f"{where}, {quantity}: ours {ours:.9g}, published {published:.9g} +- {tolerance:.2g}"
 
 
 def text(rows: list[Row] | None = None) -> str:

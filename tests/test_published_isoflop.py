@@ -1,8 +1,5 @@
 """Published optima, exponents and pass@k, recomputed from the public tables in STEPLADDER_DATA (its README has the targets)."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,22 +8,7 @@ from stepladder.analysis.fit import fit
 from stepladder.analysis.isoflop import isoflop, power_law
 from stepladder.analysis.learning_rate import curves, fit_rule
 from stepladder.analysis.pass_at_k import coverage
-from tests.published import record_row
-
-
-def table(name: str) -> pd.DataFrame:
-    folder = os.environ.get("STEPLADDER_DATA")
-    if not folder:
-        pytest.skip("STEPLADDER_DATA is not set: it names the folder with the public tables")
-    if not (Path(folder) / name).exists():
-        pytest.skip(f"STEPLADDER_DATA={folder}: no {name} in it")
-    return pd.read_csv(Path(folder) / name)
-
-
-def check(where: str, quantity: str, ours: float, published: float, tolerance: float) -> None:
-    row = record_row(where, quantity, ours, published, tolerance)
-    assert row.within, f"{where}, {quantity}: ours {ours:.7g}, published {published:.7g} +- {tolerance:.2g}"
-
+from tests.published import check, record_row, table
 
 # --- Porian et al., 2406.19146: exponents a of N* ~ C^a in 15 configurations
 

@@ -1,8 +1,5 @@
 """Published fits, standard errors and optima of the laws of loss; the tables come from STEPLADDER_DATA (its README has the targets)."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,22 +9,7 @@ from stepladder.analysis.allocate import CLOSED, allocate, inference_aware, t2_f
 from stepladder.analysis.bootstrap import bootstrap
 from stepladder.analysis.fit import fit
 from stepladder.analysis.laws import LAWS
-from tests.published import record_row
-
-
-def table(name: str) -> pd.DataFrame:
-    folder = os.environ.get("STEPLADDER_DATA")
-    if not folder:
-        pytest.skip("STEPLADDER_DATA is not set: it names the folder with the public tables")
-    if not (Path(folder) / name).exists():
-        pytest.skip(f"STEPLADDER_DATA={folder}: no {name} in it")
-    return pd.read_csv(Path(folder) / name)
-
-
-def check(where: str, quantity: str, ours: float, published: float, tolerance: float) -> None:
-    row = record_row(where, quantity, ours, published, tolerance)
-    assert row.within, f"{where}, {quantity}: ours {ours:.9g}, published {published:.9g} +- {tolerance:.2g}"
-
+from tests.published import check, table
 
 # --- Chinchilla's Figure 4, digitised by 2404.10102
 
