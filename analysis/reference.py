@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from stepladder.configs.errors import UserError
-
 START = {"a": 6.255414, "b": 7.3049974, "e": 0.6254804, "alpha": 0.3526596, "beta": 0.3526596}  # A = e^a, B = e^b, E = e^e
 BORROWED = (float(np.exp(START["a"])), START["alpha"])  # (A, alpha) where one model alone is fitted
 
@@ -21,12 +19,10 @@ def reference_fit(
     """a, b, e, alpha, beta of least squares in loss units from the authors' start, exponents >= 0; None where SciPy gives up.
 
     n, d, loss: [rows], parameters, tokens seen and loss in any unit. borrow: (A, alpha) that stay fixed (one model).
-    arXiv 2410.11840. Raises UserError when SciPy is not installed.
+    arXiv 2410.11840.
     """
-    try:
-        from scipy.optimize import OptimizeWarning, curve_fit
-    except ImportError as error:
-        raise UserError("reference mode: SciPy is not installed; `pip install scipy`") from error
+    from scipy.optimize import OptimizeWarning, curve_fit
+
     fixed = {"a": np.log(borrow[0]), "alpha": borrow[1]} if borrow else {}
     free = [name for name in START if name not in fixed]
     if not len(loss):
