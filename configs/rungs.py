@@ -43,6 +43,9 @@ def data_spec(config: ConfigDict) -> DataSpec:
     if not names:
         raise UserError("data.domains=(): no domain to train on; name at least one, or give data.sources")
     weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
+    for name in config.data.validation:
+        if name not in names:
+            raise UserError(f"data.validation={name!r}: no such domain; use one of {', '.join(names)}")
     for name, weight in weights.items():
         if name not in names:
             raise UserError(f"data.weights.{name}={weight}: no such domain; use one of {', '.join(names)}")
@@ -53,6 +56,7 @@ def data_spec(config: ConfigDict) -> DataSpec:
     return DataSpec(
         corpus=corpus_spec(config), weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
         seq_len=config.data.seq_len, max_epochs=float(config.data.max_epochs),
+        validation=tuple(config.data.validation),
     )  # fmt: skip
 
 

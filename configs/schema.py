@@ -23,7 +23,7 @@ TRAIN, EVAL, TIMING = "train", "eval", "timing"
 REQUIRED = ("step", "tokens", "kind")
 FIELDS = {
     TRAIN: ("loss", "z_loss", "grad_norm", "learning_rate"),
-    # `domain` is "all" for the mixture under the run's own weights; `decayed` says whether the learning rate has fallen to its end
+    # `domain` is "all" for the mean under the weights of DataSpec.evaluated; `decayed` says whether the learning rate has fallen to its end
     EVAL: ("domain", "loss", "loss_se", "bits_per_byte", "windows", "tokens_evaluated", "decayed"),
     TIMING: ("seconds", "tokens_per_second", "mfu", "phase"),
 }

@@ -4,6 +4,8 @@ Every width is a multiple of its head size; d_ff is 8/3 of the width for SwiGLU,
 which keeps the MLP at about 8 D^2 parameters as with a 4x GELU. Names give the approximate non-embedding parameter count.
 """
 
+import re
+
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec
 
@@ -36,10 +38,11 @@ SIZES = {
 
 def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool = True, kv_ratio: int = 1, qk_norm: bool = True,
           rope_theta: float = 10_000.0, norm_eps: float = 1e-6, logit_cap: float = 0.0, compute_dtype: str = "float32") -> ModelSpec:  # fmt: skip
-    """The shape called `size`. `kv_ratio` query heads share one key/value head. Raises UserError for an unknown size or an impossible ratio."""
-    if size not in SIZES:
-        raise UserError(f"model.size={size!r}: unknown size; {nearest(size, SIZES)}")
-    d_model, n_layers, head_dim = SIZES[size]
+    """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`. `kv_ratio` query heads share one key/value head.
+
+    Raises UserError for an unknown size, a width that is no multiple of the head size, or an impossible ratio.
+    """
+    d_model, n_layers, head_dim = _dimensions(size)
     n_heads = d_model // head_dim
     if kv_ratio < 1 or n_heads % kv_ratio:
         raise UserError(f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a divisor")
@@ -54,3 +57,16 @@ def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool 
         head_dim=head_dim, d_ff=int(-(-hidden // multiple) * multiple), activation=activation, tied=tied, qk_norm=qk_norm,
         rope_theta=rope_theta, norm_eps=norm_eps, logit_cap=logit_cap, compute_dtype=compute_dtype,
     )  # fmt: skip
+
+
+def _dimensions(size: str) -> tuple[int, int, int]:
+    """(d_model, n_layers, head_dim) of a name in SIZES or of a spelled-out size."""
+    if size in SIZES:
+        return SIZES[size]
+    spelled = re.fullmatch(r"w(\d+)d(\d+)h(\d+)", size)
+    if not spelled:
+        raise UserError(f"model.size={size!r}: unknown size; {nearest(size, SIZES)}, or spell it out, e.g. w256d2h32")
+    width, depth, head = (int(part) for part in spelled.groups())
+    if not (width and depth and head) or width % head or head % 2:
+        raise UserError(f"model.size={size!r}: the width must be a multiple of an even head size, all above 0; e.g. w256d2h32")
+    return width, depth, head

@@ -29,6 +29,9 @@ class ModelSpec:
     norm_eps: float
     logit_cap: float  # tanh soft-cap of the logits; 0 is off
     compute_dtype: str  # float32 | bfloat16; parameters are float32 always
+    parametrization: str = "standard"  # key of configs/parametrizations.py:PARAMETRIZATIONS
+    base_width: int = 0  # the width at which every parametrisation equals the standard one; 0 for standard
+    base_depth: int = 0  # the same in layers
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class CorpusSpec:
     filters: tuple[str, ...]  # names in train/data/filters.py, in order
     dedup: str  # none | exact | minhash
     seed: int
+    variants: tuple[tuple[str, str, tuple[str, ...], str], ...] = ()  # (name, domain it is made from, filters, dedup): training text only
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,12 @@ class DataSpec:
     weights: tuple[tuple[str, float], ...]  # (domain, weight), sums to 1
     seq_len: int
     max_epochs: float  # refuse a run that would see any domain more often
+    validation: tuple[str, ...] = ()  # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
+
+    @property
+    def evaluated(self) -> tuple[tuple[str, float], ...]:
+        """(domain, weight in "all") of every domain the run is evaluated on."""
+        return tuple((d, 1 / len(self.validation)) for d in self.validation) or self.weights
 
 
 @dataclass(frozen=True)
@@ -155,9 +165,10 @@ def from_dict(body: dict) -> RunSpec:
         **{k: v for k, v in body.items() if k not in _NESTED},
         model=ModelSpec(**body["model"]),
         data=DataSpec(
-            **{k: v for k, v in body["data"].items() if k not in ("corpus", "weights")},
+            **{k: v for k, v in body["data"].items() if k not in ("corpus", "weights", "validation")},
             corpus=CorpusSpec(**_tuples(body["data"]["corpus"])),
             weights=tuple((d, w) for d, w in body["data"]["weights"]),
+            validation=tuple(body["data"].get("validation", ())),
         ),
         optimizer=OptimizerSpec(**body["optimizer"]),
         hyper=Hyper(**body["hyper"]),

@@ -23,8 +23,8 @@ class Evaluator:
 
     @classmethod
     def create(cls, spec: RunSpec, store: Store, program: Program) -> "Evaluator":
-        """Evenly spaced validation windows of every domain of the recipe, the same for every run of a ladder."""
-        weights = dict(spec.data.weights)
+        """Evenly spaced validation windows of every domain evaluated, the same for every run of a ladder."""
+        weights = dict(spec.data.evaluated)
         windows = {d: evaluation_windows(store, d, spec.data.seq_len, spec.eval_windows) for d in weights}
         token_bytes = np.asarray(store.tokenizer().token_bytes)
         bytes_per_token = {d: float(token_bytes[w[:, 1:]].mean(dtype=np.float64)) for d, w in windows.items()}
@@ -41,7 +41,7 @@ class Evaluator:
         return self.program.evaluator(self.windows_CBT.shape[0])
 
     def __call__(self, params: dict) -> list[dict]:
-        """One dict a domain, and "all" first: the mixture under the run's own weights."""
+        """One dict a domain, and "all" first: their mean under `weights`."""
         nll_W = np.asarray(self.compile()(params, self.windows_CBT), np.float64).reshape(-1)
         length = self.windows_CBT.shape[2] - 1
         rows = []
