@@ -76,6 +76,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.accumulation = 0  # micro-batches a step; 0: from the measured table in model/layout.py
     c.machine.temporary_every = 300.0  # seconds between temporary checkpoints, of which the last is kept
     c.machine.compilation_cache = "auto"  # auto (user cache folder) | off | a folder
+    c.machine.pack = "auto"  # runs of one program trained together: auto | off | how many at most
+    c.machine.pack_mode = "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
+    c.machine.memory_gb = 0.0  # memory of a device that packs may fill; 0: what the device says
     c.machine.tensorboard = True  # mirror the record's rows as event files
     if arg == "tiny":
         c.model.size, c.run.duration, c.data.max_mb_per_domain = "6k", "60 steps", 0.3

@@ -105,7 +105,7 @@ def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
     stops = iter((7, 13, 26))
     notice, at = Notice(), [next(stops)]
 
-    def progress(step, *_):
+    def progress(_, step, __):
         if at and step >= at[0]:
             notice.arrived = True
 
@@ -126,7 +126,7 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
     longer = dataclasses.replace(spec, checkpoint_steps=(10, 20, 40))
     notice = Notice()
     with pytest.raises(Preempted):
-        run(longer, tmp_path, store, MACHINE, notice=notice, progress=lambda step, *_: setattr(notice, "arrived", step >= 29))
+        run(longer, tmp_path, store, MACHINE, notice=notice, progress=lambda _, step, __: setattr(notice, "arrived", step >= 29))
     record = tmp_path / schema.RUNS / longer.run_id
     saved = sorted(int(p.name) for p in (record / schema.CHECKPOINTS).iterdir())
     assert saved[:2] == [10, 20] and len(saved) == 3

@@ -78,11 +78,13 @@ def _run_arguments(parser):
     _config(parser)
     _workdir(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--pack", default="", help="runs of one program trained together: auto, off, or how many at most (machine.pack)")
 
 
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
-    return _run(load(args.config, args.overrides), args.workdir, args.quiet)
+    pack = [("machine.pack", args.pack)] if args.pack else []
+    return _run(load(args.config, [*args.overrides, *pack]), args.workdir, args.quiet)
 
 
 def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:

@@ -1,5 +1,6 @@
 """Evaluation per domain: mean loss with its standard error, in nats a token and bits a byte."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -61,3 +62,16 @@ class Evaluator:
         }
         per_token = self.bytes_per_token | {"all": sum(self.weights[d] * b for d, b in self.bytes_per_token.items())}
         return [{**row, "bits_per_byte": row["loss"] / np.log(2) / per_token[row["domain"]]} for row in (mixture, *rows)]
+
+
+def evaluators(program: Program) -> Callable[[RunSpec, Store], Evaluator]:
+    """Evaluators of a pack's members; those with the same windows share one."""
+    made: dict[tuple, Evaluator] = {}
+
+    def of(spec: RunSpec, store: Store) -> Evaluator:
+        key = store.fingerprint, spec.data.evaluated, spec.data.seq_len, spec.eval_windows
+        if key not in made:
+            made[key] = Evaluator.create(spec, store, program)
+        return made[key]
+
+    return of

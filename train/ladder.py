@@ -46,33 +46,34 @@ def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None
     if all(state in schema.TERMINAL for state in states.values()):
         return states
     machines.start(machine)
-    from stepladder.train.run import run  # after `start`: importing it brings up jax's backend in places
+    from stepladder.train.pack import forecast_first, plan  # after `start`: importing these brings up jax's backend in places
+    from stepladder.train.run import run_pack
 
     notice, clock = Notice().watch(), Clock()
     with clock.phase("prepare"):
         by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet)
     clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
     began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
-    with _bar(loaded.specs, states, quiet) as bar:
-        for spec in loaded.specs:
-            if states[spec.run_id] in schema.TERMINAL:
-                continue
-            if spec.tag.get("role") == "target" and before_target:
-                with clock.phase("forecast"):
-                    before_target(workdir, spec)
-                faults.point("after_forecast")
-            lost = _lost_parent(spec, states, workdir)
-            if lost:
-                Record(workdir, spec).set_status(schema.FAILED, 0, reason=lost)
-                states[spec.run_id] = schema.FAILED
-                continue
+    with _bar(loaded.specs, states, quiet) as progress:
+        for pack in plan(loaded.specs, machine):
+            todo = [spec for spec in pack.specs if states[spec.run_id] not in schema.TERMINAL]
+            for spec in todo:
+                if forecast_first(spec) and before_target:
+                    with clock.phase("forecast"):
+                        before_target(workdir, spec)
+                    faults.point("after_forecast")
+                if lost := _lost_parent(spec, states, workdir):
+                    Record(workdir, spec).set_status(schema.FAILED, 0, reason=lost)
+                    states[spec.run_id] = schema.FAILED
+            todo = [spec for spec in todo if states[spec.run_id] != schema.FAILED or not _lost_parent(spec, states, workdir)]
             try:
-                states[spec.run_id] = run(
-                    spec, workdir, by_corpus[spec.data.corpus], machine, notice=notice, progress=bar(spec), clock=clock,
+                states |= run_pack(
+                    todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
                 )  # fmt: skip
             except UserError as error:
-                record = Record(workdir, spec)
-                record.set_status(schema.FAILED, record.status["step"], reason=str(error))
+                for record in (Record(workdir, spec) for spec in todo):
+                    if record.status["state"] not in schema.TERMINAL:
+                        record.set_status(schema.FAILED, record.status["step"], reason=str(error))
                 raise
     body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
     write_atomic(workdir / schema.TIMES, json.dumps(body, indent=1) + "\n")
@@ -90,7 +91,7 @@ def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | 
 
 @contextmanager
 def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[Callable]:
-    """Progress over all steps of the ladder and within the run at hand; silent when stderr is not a terminal."""
+    """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -104,21 +105,15 @@ def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[
         TextColumn("{task.fields[loss]}"),
     )
     todo = [s for s in specs if states[s.run_id] not in schema.TERMINAL]
-    cost = {s.run_id: s.steps - s.start_step for s in specs}
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        whole = progress.add_task("ladder (steps)", total=sum(cost[s.run_id] for s in todo), loss="")
-        done = [0]
+        whole = progress.add_task("ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss="")
+        tasks, done = {}, dict.fromkeys((s.run_id for s in todo), 0)
 
-        def of(spec: RunSpec):
-            task = progress.add_task(spec.run_id, total=spec.steps, loss="")
+        def update(spec: RunSpec, step: int, loss: float) -> None:
+            if spec.run_id not in tasks:
+                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, loss="")
+            done[spec.run_id] = step - spec.start_step
+            progress.update(tasks[spec.run_id], completed=step, loss=f"loss {loss:.3f}" if loss == loss else "", visible=step < spec.steps)
+            progress.update(whole, completed=sum(done.values()))
 
-            def update(step: int, last: int, loss: float) -> None:
-                progress.update(task, completed=step, loss=f"loss {loss:.3f}" if loss == loss else "")
-                progress.update(whole, completed=done[0] + step - spec.start_step)
-                if step == last:
-                    done[0] += cost[spec.run_id]
-                    progress.update(task, visible=False)
-
-            return update
-
-        yield of
+        yield update

@@ -13,6 +13,7 @@ from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 from stepladder.model import layers
 
+PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 AXES = ("run", "data", "fsdp", "tensor")
 
 
@@ -28,6 +29,9 @@ class Machine:
     temporary_every: float = 300.0
     compilation_cache: str = "auto"
     tensorboard: bool = True
+    pack: str = "auto"
+    pack_mode: str = "auto"
+    memory_gb: float = 0.0
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
@@ -35,6 +39,10 @@ class Machine:
         for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", tuple(layers.REMAT))):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
+        if machine.pack_mode not in ("auto", "map", "vmap"):
+            raise UserError(f"machine.pack_mode={machine.pack_mode!r}: unknown; {nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}")
+        if machine.pack not in ("auto", "off") and not (machine.pack.isdigit() and int(machine.pack) > 0):
+            raise UserError(f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number of at least 1")
         if machine.accumulation < 0:
             raise UserError(f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches")
         return machine
@@ -50,14 +58,46 @@ def start(machine: Machine) -> None:
             jax.config.update(name, value)
 
 
+def devices(machine: Machine) -> list[jax.Device]:
+    return jax.devices()[: machine.devices or None]
+
+
+def platform(machine: Machine) -> str:
+    """cpu | gpu | tpu."""
+    name = devices(machine)[0].platform
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def pack_mode(machine: Machine) -> str:
+    """map | vmap: how a pack executes here (train/packed.py)."""
+    return machine.pack_mode if machine.pack_mode != "auto" else PACK_MODE[platform(machine)]
+
+
+def memory(machine: Machine) -> float:
+    """Bytes of memory a device may use; CPU devices share the host's."""
+    if machine.memory_gb:
+        return machine.memory_gb * 1e9
+    stats = devices(machine)[0].memory_stats()
+    return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
 def mesh(machine: Machine, batch_size: int) -> Mesh:
     """A data-parallel mesh over as many of the machine's devices as divide a micro-batch; the batch never depends on the hardware."""
     micro = machine.accumulation or 1
     if batch_size % micro:
         raise UserError(f"machine.accumulation={micro}: does not divide the batch of {batch_size}; use a divisor")
-    devices = jax.devices()[: machine.devices or None]
-    count = max(k for k in range(1, len(devices) + 1) if batch_size // micro % k == 0)
-    return jax.make_mesh((1, count, 1, 1), AXES, devices=devices[:count], axis_types=(AxisType.Auto,) * 4)
+    found = devices(machine)
+    count = max(k for k in range(1, len(found) + 1) if batch_size // micro % k == 0)
+    return jax.make_mesh((1, count, 1, 1), AXES, devices=found[:count], axis_types=(AxisType.Auto,) * 4)
+
+
+def pack_mesh(machine: Machine, members: int, mode: str, batch_size: int) -> Mesh:
+    """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap` only: `map` runs a member on one device)."""
+    found = devices(machine)
+    runs = max(k for k in range(1, len(found) + 1) if members % k == 0)
+    rest = len(found) // runs if mode == "vmap" else 1
+    data = max(k for k in range(1, rest + 1) if batch_size // (machine.accumulation or 1) % k == 0)
+    return jax.make_mesh((runs, data, 1, 1), AXES, devices=found[: runs * data], axis_types=(AxisType.Auto,) * 4)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
@@ -102,16 +103,22 @@ class Program:
                 raise UserError(f"optimizer.{field}={value!r}: unknown; {nearest(value, known)}")
         self.mesh = machines.mesh(self.machine, self.spec.batch_size)
         self.replicated = machines.replicated(self.mesh)
-        backend, seq_len = self.mesh.devices.flat[0].platform, self.spec.data.seq_len
-        defaults = layout.DEFAULTS["gpu" if backend in ("cuda", "rocm") else backend]
+        platform, seq_len = self.mesh.devices.flat[0].platform, self.spec.data.seq_len
+        self.backend = "gpu" if platform in ("cuda", "rocm") else platform
+        defaults = layout.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
-        local = self.spec.batch_size // self.mesh.size
-        chunk = local // self.machine.accumulation if self.machine.accumulation else layout.chunk(self.spec.model, local, seq_len, backend)
         self.forward = {"layers": runner, "attention": defaults.attention}
-        self.how = {**self.forward, "remat": self.machine.remat, "chunk": chunk, "mesh": self.mesh}
+        self.how = self.how_on(self.mesh)
         self._evaluators: dict = {}  # chunks -> executable
-        self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, backend) or EVAL_BATCH)
+        self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, self.backend) or EVAL_BATCH)
         self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
+
+    def how_on(self, mesh: Mesh) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh whose axis `data` shares a batch."""
+        local, seq_len = self.spec.batch_size // mesh.shape["data"], self.spec.data.seq_len
+        micro = self.machine.accumulation
+        chunk = local // micro if micro else layout.chunk(self.spec.model, local, seq_len, self.backend)
+        return {**self.forward, "remat": self.machine.remat, "chunk": chunk, "mesh": mesh}
 
     @property
     def abstract_state(self) -> dict:
@@ -135,7 +142,7 @@ class Program:
         fn = functools.partial(initial_state, self.spec.model, self.spec.optimizer)
         # LLVM spends half a second to optimise each random draw of a program that runs once.
         options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
-        return self._compile("init", jax.jit(fn, out_shardings=self.replicated, compiler_options=options), self._hyper_shapes)
+        return self._compile("init", jax.jit(fn, out_shardings=self.replicated, compiler_options=options), self.hyper_shapes)
 
     @functools.cached_property
     def step(self):
@@ -145,7 +152,7 @@ class Program:
         batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=machines.by_batch(self.mesh, 1))
         count = jax.ShapeDtypeStruct((), np.int32)
         jitted = jax.jit(fn, donate_argnums=0, out_shardings=self.replicated)
-        return self._compile("step", jitted, self.abstract_state, self._hyper_shapes, count, batches)
+        return self._compile("step", jitted, self.abstract_state, self.hyper_shapes, count, batches)
 
     def evaluator(self, chunks: int):
         """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
@@ -158,7 +165,7 @@ class Program:
         return self._evaluators[chunks]
 
     @property
-    def _hyper_shapes(self) -> dict:
+    def hyper_shapes(self) -> dict:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), traced(self.spec))
 
     def _compile(self, name: str, jitted, *shapes):

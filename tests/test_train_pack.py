@@ -1,0 +1,200 @@
+"""Packs: a member is the run alone, whatever trains beside it; one compilation a rung; kill and resume; what is packed with what."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+from stepladder.configs.rungs import cooldown, rung, with_checkpoints
+from stepladder.train import pack as packs
+from stepladder.train import program as programs
+from stepladder.train.checkpoint import Checkpoints
+from stepladder.train.machine import Machine
+from stepladder.train.preempt import Notice, Preempted
+from stepladder.train.program import program
+from stepladder.train.run import run, run_pack
+from stepladder.train.stores import stores
+from tests import tiny
+
+ONE = Machine(devices=1, tensorboard=False)  # a member runs on one device
+MAP = Machine(devices=2, tensorboard=False, pack_mode="map")
+VMAP = Machine(devices=2, tensorboard=False, pack_mode="vmap")
+
+
+@pytest.fixture(scope="module")
+def rung8(tmp_path_factory):
+    """Eight runs that differ in all that members may differ in; the last diverges."""
+    folder = tmp_path_factory.mktemp("pack")
+    half = {"words": 0.5, "digits": 0.5}
+    changes = [
+        dict(name="plain"),
+        dict(name="rate", optimizer__learning_rate=3e-3, data__weights={"words": 1.0}),
+        dict(name="decay", optimizer__weight_decay=0.0, optimizer__beta2=0.99, data__weights={"words": 0.25, "digits": 0.75}),
+        dict(name="seed", seed=5),
+        dict(name="order", data_seed=7, data__weights=half),
+        dict(name="short", run__duration="27 steps", schedule__warmup="9 steps"),
+        dict(name="rows", run__log_every=7, run__evals=("13 steps",)),
+        dict(name="wild", optimizer__learning_rate=1e8, optimizer__clip_norm=1e9),
+    ]
+    specs = [rung(tiny.config(folder / "text", **c)) for c in changes]
+    return specs, stores(specs, folder / "data", show=False)
+
+
+@pytest.fixture(scope="module")
+def alone(rung8, tmp_path_factory):
+    specs, by_corpus = rung8
+    workdir = tmp_path_factory.mktemp("alone")
+    states = {}
+    for spec in specs:
+        states[spec.run_id] = run(spec, workdir, by_corpus[spec.data.corpus], ONE)
+    assert list(states.values()) == [schema.DONE] * 7 + [schema.DIVERGED]
+    return workdir, states
+
+
+def rows(workdir, spec):
+    parts = sorted((workdir / schema.RUNS / spec.run_id / schema.METRICS).glob("*.jsonl"))
+    return [r for part in parts for r in map(json.loads, part.read_text().splitlines()) if r["kind"] != schema.TIMING]
+
+
+def final_state(workdir, spec):
+    checkpoints = Checkpoints(workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True)
+    return jax.tree.map(np.asarray, checkpoints.restore(program(spec, ONE).abstract_state)[0])
+
+
+def status(workdir, spec):
+    return json.loads((workdir / schema.RUNS / spec.run_id / schema.STATUS).read_text())
+
+
+def assert_same_record(spec, ours, theirs):
+    assert rows(ours, spec) == rows(theirs, spec), spec.name
+    assert status(ours, spec) == status(theirs, spec)
+    if status(theirs, spec)["state"] == schema.DONE:
+        jax.tree.map(np.testing.assert_array_equal, final_state(ours, spec), final_state(theirs, spec))
+
+
+@pytest.mark.parametrize("members", [1, 3, 8])
+def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members):
+    specs, by_corpus = rung8
+    solo, states = alone
+    chosen = {1: [2], 3: [0, 4, 7], 8: range(8)}[members]
+    size = members if members == 1 else members + members % 2
+    machine = ONE if members == 1 else MAP
+    found = run_pack([specs[i] for i in chosen], tmp_path, by_corpus, machine, members=size, streams=size)
+    assert found == {specs[i].run_id: states[specs[i].run_id] for i in chosen}
+    for i in chosen:
+        assert_same_record(specs[i], tmp_path, solo)
+
+
+def test_shared_streams_are_the_same_data(rung8, tmp_path):
+    """Four seeds on one stream against four streams of one run each."""
+    specs, by_corpus = rung8
+    seeds = [dataclasses.replace(specs[0], hyper=dataclasses.replace(specs[0].hyper, seed=s)) for s in range(4)]
+    assert len({packs.timeline(s) for s in seeds}) == 1
+    for name, streams in (("one", 1), ("each", 4)):
+        run_pack(seeds, tmp_path / name, by_corpus, MAP, members=4, streams=streams)
+    for spec in seeds:
+        assert_same_record(spec, tmp_path / "one", tmp_path / "each")
+
+
+@pytest.mark.parametrize("machine", [MAP, VMAP], ids=lambda m: m.pack_mode)
+def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
+    """Stopped twice, once with one member a checkpoint behind the others (as a kill between two saves leaves it)."""
+    specs, by_corpus = rung8
+    specs = [dataclasses.replace(s, checkpoint_steps=(10, 20, 40)) for s in (specs[0], specs[3], specs[1])]
+    how = dict(members=4, streams=2)
+    run_pack(specs, tmp_path / "unbroken", by_corpus, machine, **how)
+    for stop in (8, 26):
+        notice = Notice()
+        with pytest.raises(Preempted):
+            run_pack(
+                specs, tmp_path / "broken", by_corpus, machine, **how, notice=notice,
+                progress=lambda _, step, __, stop=stop, notice=notice: setattr(notice, "arrived", step >= stop),
+            )  # fmt: skip
+    folder = tmp_path / "broken" / schema.RUNS / specs[0].run_id / schema.CHECKPOINTS
+    last = max((int(p.name) for p in folder.iterdir()), default=0)
+    assert last > 20
+    Checkpoints(folder).drop_after(20)
+    assert run_pack(specs, tmp_path / "broken", by_corpus, machine, **how) == dict.fromkeys([s.run_id for s in specs], schema.DONE)
+    for spec in specs:
+        assert_same_record(spec, tmp_path / "broken", tmp_path / "unbroken")
+
+
+def test_a_branch_leaves_from_a_member(rung8, tmp_path):
+    """Trunks trained as a pack, cooldowns of two of them as another, against all of them alone."""
+    specs, by_corpus = rung8
+    trunks = [dataclasses.replace(s, optimizer=dataclasses.replace(s.optimizer, schedule="wsd")) for s in (specs[0], specs[3])]
+    trunks = [with_checkpoints(t, 16) for t in trunks]
+    branches = [cooldown(t, 20, 0.2) for t in trunks]
+    for folder, step in ((tmp_path / "alone", 1), (tmp_path / "pack", 2)):
+        for group in (trunks, branches):
+            for i in range(0, 2, step):
+                machine = ONE if step == 1 else MAP
+                run_pack(group[i : i + step], folder, by_corpus, machine, members=step, streams=step)
+    for spec in (*trunks, *branches):
+        assert_same_record(spec, tmp_path / "pack", tmp_path / "alone")
+
+
+def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
+    """24 runs in three packs, eight rates, three seeds, two recipes: the training step is compiled once."""
+    specs, by_corpus = rung8
+    base = [dataclasses.replace(specs[i], batch_size=4, steps=6, eval_steps=(6,), checkpoint_steps=(6,)) for i in (0, 1)]
+    runs = [
+        dataclasses.replace(s, hyper=dataclasses.replace(s.hyper, learning_rate=1e-3 * (r + 1), seed=seed))
+        for s in base for r in range(4) for seed in range(3)
+    ]  # fmt: skip
+    planned = packs.plan(runs, Machine(devices=2, pack="8", pack_mode="map"))
+    assert [len(p.specs) for p in planned] == [8, 8, 8] and len({(p.members, p.streams) for p in planned}) == 1
+    programs.COMPILED.clear()
+    for p in planned:
+        run_pack(p.specs, tmp_path, by_corpus, MAP, members=p.members, streams=p.streams)
+    count = sum(n for (name, _), n in programs.COMPILED.items() if name == "step")
+    print(f"compilations of the training step for a rung of {len(runs)} runs: {count}")
+    assert count == 1
+
+
+# What is packed with what
+
+
+def test_the_plan_keeps_parents_first_and_targets_last(rung8):
+    specs, _ = rung8
+    trunk = with_checkpoints(specs[0], 16)
+    trunk = dataclasses.replace(trunk, optimizer=dataclasses.replace(trunk.optimizer, schedule="wsd"))
+    twin = dataclasses.replace(trunk, hyper=dataclasses.replace(trunk.hyper, seed=9))
+    target = dataclasses.replace(specs[3], tags=(("role", "target"),))
+    late = dataclasses.replace(specs[4], tags=())
+    ladder = [trunk, cooldown(trunk, 20, 0.2), twin, cooldown(twin, 20, 0.2), specs[1], target, late]
+    order = [[s.run_id for s in p.specs] for p in packs.plan(ladder, MAP)]
+    ids = [s.run_id for s in ladder]
+    assert order == [[ids[0], ids[2]], [ids[1], ids[3]], [ids[4]], [ids[5]], [ids[6]]]
+    studied = [dataclasses.replace(s, tags=(("role", "target"), ("study", "proxy_transfer"))) for s in specs[:4]]
+    assert len(packs.plan(studied, MAP)) == 1, "targets that nothing forecasts train together"
+
+
+def test_the_plan_does_not_depend_on_what_is_done(rung8):
+    """Packs of one rung have one size, so that a remainder runs in the same executable; off and a number are obeyed."""
+    specs, _ = rung8
+    assert {(len(p.specs), p.members) for p in packs.plan(specs[:5], MAP)} == {(5, 6)}
+    assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [1] * 5
+    assert {p.members for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))} == {2}
+    assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [2, 2, 1]
+
+
+def test_a_pack_that_does_not_fit_is_made_smaller_and_says_so(rung8, capsys):
+    specs, _ = rung8
+    small = dataclasses.replace(VMAP, pack="8", memory_gb=0.01)
+    fitting = packs.limit(specs[0], small)
+    assert 1 <= fitting < 8
+    said = capsys.readouterr().err
+    assert said == f"pack of 8 runs of 6k: does not fit the memory, {fitting} do\n"
+    assert all(p.members <= fitting for p in packs.plan(specs[:7], small))
+    assert packs.limit(specs[0], dataclasses.replace(small, memory_gb=1e-6)) <= 2, "one a device is the least"
+
+
+def test_a_bad_pack_is_refused(rung8, tmp_path):
+    config = tiny.config(tmp_path / "text", machine__pack="many")
+    with pytest.raises(UserError, match="machine.pack='many': not a number of runs; use auto, off or a number of at least 1"):
+        Machine.from_config(config)

@@ -1,0 +1,113 @@
+"""Which runs train together: equal programs at one depth of the ladder, as many as memory and speed allow.
+
+The plan depends on the whole ladder and the machine, never on what is done already, so a resumed ladder executes as the unbroken one.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stepladder.configs import counting
+from stepladder.configs.spec import RunSpec
+from stepladder.model import layout
+from stepladder.train import machine as machines
+from stepladder.train.machine import Machine
+from stepladder.train.member import timeline
+
+# Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it saves one dispatch in ten steps), and
+# a crash loses less with fewer. `vmap` stops where a step's FLOPs keep the accelerator busy: 4e12 are about 10 ms at 40 % of an H100.
+MAP_MEMBERS = 8
+BUSY_FLOPS = 4e12
+# Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
+LIVE = 8
+FILL = 0.8  # of the device's memory
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs that train together; `members` and `streams` size the executable, the same for all packs of a rung."""
+
+    specs: tuple[RunSpec, ...]
+    members: int  # 1: alone, data-parallel over all devices
+    streams: int  # different data streams, at most
+
+
+def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
+    """Packs in the order in which they run: parents before branches; a target that is forecast waits for all runs before it."""
+    depth: dict[str, int] = {}
+    groups: dict[tuple, list[RunSpec]] = {}
+    segment = 0
+    for spec in specs:
+        depth[spec.run_id] = depth[spec.parent.run_id] + 1 if spec.parent else 0
+        segment += forecast_first(spec)
+        groups.setdefault((segment, spec.program_key, depth[spec.run_id]), []).append(spec)
+        segment += forecast_first(spec)
+    packs = [pack for group in _parents_first(list(groups.values())) for pack in _divide(group, machine)]
+    return packs
+
+
+def forecast_first(spec: RunSpec) -> bool:
+    """Whether a forecast is written before the run's first step: it is the target of a ladder that extrapolates."""
+    return spec.tag.get("role") == "target" and spec.tag.get("study", "extrapolate") == "extrapolate"
+
+
+def _parents_first(groups: list[list[RunSpec]]) -> list[list[RunSpec]]:
+    done: set[str] = set()
+    ordered = []
+    while groups:
+        ready = next(g for g in groups if all(s.parent is None or s.parent.run_id in done for s in g))
+        groups.remove(ready)
+        ordered.append(ready)
+        done |= {spec.run_id for spec in ready}
+    return ordered
+
+
+def _divide(group: list[RunSpec], machine: Machine) -> list[Pack]:
+    """Equal packs of runs of like length; runs that read the same batches come together."""
+    most = 1 if machine.pack == "off" or len(group) == 1 else limit(group[0], machine)
+    if most == 1:
+        return [Pack((spec,), 1, 1) for spec in group]
+    packs = -(-len(group) // most)
+    members = -(-len(group) // packs)
+    devices = len(machines.devices(machine))
+    if machines.pack_mode(machine) == "map":  # padding is free, and every device then has its share
+        members = -(-members // devices) * devices
+    ordered = sorted(group, key=lambda s: (s.start_step - s.steps, timeline(s)))
+    parts = [ordered[i : i + members] for i in range(0, len(ordered), members)]
+    streams = max(len({timeline(s) for s in part}) for part in parts)
+    return [Pack(tuple(part), members, streams) for part in parts]
+
+
+def limit(spec: RunSpec, machine: Machine) -> int:
+    """Members of `spec`'s program that fit the memory of the machine, and that are worth it when machine.pack is "auto"."""
+    fitting = _fitting(spec, machine)
+    if machine.pack != "auto":
+        wanted = int(machine.pack)
+        if wanted > fitting:
+            print(f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do", file=sys.stderr)
+        return min(wanted, fitting)
+    if machines.pack_mode(machine) == "map":
+        return min(fitting, MAP_MEMBERS * len(machines.devices(machine)))
+    step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
+    return min(fitting, len(machines.devices(machine)) * max(1, round(BUSY_FLOPS / step)))
+
+
+def _fitting(spec: RunSpec, machine: Machine) -> int:
+    """Members whose state and activations fit: all devices together, at least 1."""
+    devices, mode = machines.devices(machine), machines.pack_mode(machine)
+    budget = FILL * machines.memory(machine)
+    params = LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total
+    rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, machines.platform(machine)) or spec.batch_size
+    work = rows * activations(spec)
+    if mode == "map":  # one member at a time has activations
+        each = budget / len(devices) if machines.platform(machine) == "cpu" else budget
+        return max(1, int((each - work) / params) * len(devices))
+    return max(1, int(budget / (params + work)) * len(devices))
+
+
+def activations(spec: RunSpec) -> float:
+    """Bytes a sequence that the backward pass finds saved, with nothing rematerialised: an estimate from the shapes."""
+    m, L = spec.model, spec.data.seq_len
+    width = 8 * m.d_model + 4 * m.d_ff + 3 * (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
+    size = 2 if m.compute_dtype == "bfloat16" else 4
+    return float(size * m.n_layers * L * (width + 2 * m.n_heads * L) + 4 * 3 * L * m.vocab_size)

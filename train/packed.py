@@ -1,0 +1,198 @@
+"""How a pack executes: K members' states with a leading axis, one executable, sharded over the mesh axis `run`.
+
+`map`: every device takes its members one after another (lax.map): bit for bit the run alone on one device. For backends that a single
+member already keeps busy, such as a CPU core. `vmap`: all members of a device at once, for accelerators that a small model leaves idle.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
+from stepladder.train import machine as machines
+from stepladder.train.machine import Machine
+from stepladder.train.program import COMPILED, DISPATCH, Program, program, train_step, train_steps
+
+RUN, WHOLE = PartitionSpec("run"), PartitionSpec()
+
+
+def map_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, state_K, hyper_K, count_K, stream_K, tokens_USBT):
+    """`train_steps` of every member, a device's members in turn: member k takes count[k] of the S batches of stream[k]."""
+
+    def one(state, hyper, count, stream, tokens_USBT):
+        return train_steps(model, optim, how, state, hyper, count, jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False))
+
+    def local(state_k, hyper_k, count_k, stream_k, tokens_USBT):
+        return jax.lax.map(lambda member: one(*member, tokens_USBT), (state_k, hyper_k, count_k, stream_k))
+
+    split = jax.shard_map(local, mesh=mesh, in_specs=(RUN, RUN, RUN, RUN, WHOLE), out_specs=(RUN, RUN), check_vma=False)
+    return split(state_K, hyper_K, count_K, stream_K, tokens_USBT)
+
+
+def vmap_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, state_K, hyper_K, count_K, stream_K, tokens_USBT):
+    """The same with all members in one step; a member that has taken its count keeps its state.
+
+    One stream is broadcast; as many streams as members are read in place (then stream[k] must be k); else a step gathers its batches.
+    """
+    (members,), streams = count_K.shape, tokens_USBT.shape[0]
+    one = functools.partial(train_step, model, optim, how)
+    step_K = jax.vmap(one, in_axes=(0, 0, None if streams == 1 else 0), spmd_axis_name="run")
+
+    def batch(i):
+        tokens_UBT = jax.lax.dynamic_index_in_dim(tokens_USBT, i, axis=1, keepdims=False)
+        return tokens_UBT[0] if streams == 1 else tokens_UBT if streams == members else tokens_UBT[stream_K]
+
+    def body(i, carry):
+        active_K = i < count_K
+        keep = lambda new, old: jnp.where(active_K.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
+        return jax.tree.map(keep, step_K(carry[0], hyper_K, batch(i)), carry)
+
+    shapes = jax.eval_shape(step_K, state_K, hyper_K, batch(0))[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, count_K.max(), body, (state_K, nothing))
+
+
+MODES = {"map": map_steps, "vmap": vmap_steps}
+
+
+class Alone:
+    """One member, without the leading axis: the run's own executable, data-parallel over all devices."""
+
+    def __init__(self, program: Program):
+        self.program, self.members, self.streams = program, 1, 1
+
+    def compile(self):
+        return self.program.step
+
+    def hyper(self, values: Sequence[dict]):
+        return self.program.put(values[0])
+
+    def place(self, states: Sequence[dict]) -> dict:
+        return states[0]
+
+    def take(self, state: dict, member: int) -> dict:
+        return state
+
+    def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
+        return self.program.put_batches(tokens[0])
+
+    def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
+        return {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+
+    def step(self, state: dict, hyper: dict, *batch) -> tuple[dict, dict]:
+        return self.program.step(state, hyper, *batch)
+
+
+class Packed:
+    """K members of one program. Members beyond those given are padding: they take no step."""
+
+    def __init__(self, spec: RunSpec, machine: Machine, members: int, streams: int):
+        self.program = program(spec, machine)
+        self.members, self.streams = members, streams
+        self.mode = machines.pack_mode(machine)
+        self.mesh = machines.pack_mesh(machine, members, self.mode, spec.batch_size)
+        each = members // self.mesh.shape["run"]
+        # Members are dealt to the devices in turn: the padding, and what ends early, is then shared.
+        self.rows = [k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)]  # of member k
+        self.by_run, self.whole = NamedSharding(self.mesh, RUN), NamedSharding(self.mesh, WHOLE)
+        how = self.program.how_on(self.mesh)
+        self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
+        self._tokens_shape = (streams, DISPATCH, spec.batch_size, spec.data.seq_len + 1)
+        self._tokens_sharding = machines.by_batch(self.mesh, 2)
+
+    def compile(self):
+        return self.executable
+
+    @functools.cached_property
+    def executable(self):
+        """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading K; the state is donated."""
+        stacked = lambda tree: jax.tree.map(  # noqa: E731
+            lambda x: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=self.by_run), tree
+        )
+        index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
+        tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
+        jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_run, self.by_run))
+        COMPILED["step", self.program.spec.program_key] += 1
+        return jitted.lower(stacked(self.program.abstract_state), stacked(self.program.hyper_shapes), index, index, tokens).compile()
+
+    def hyper(self, values: Sequence[dict]) -> dict:
+        rows = self._by_row(values, values[0])
+        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows), self.by_run)
+
+    def place(self, states: Sequence[dict]) -> dict:
+        """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
+        empty = lambda: jax.tree.map(lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.abstract_state)  # noqa: E731
+        stacked = jax.jit(empty, out_shardings=self.by_run)()
+        for row, state in zip(self.rows, states):
+            stacked = self._put(stacked, jax.device_put(state, self.whole), np.int32(row))
+        return stacked
+
+    def take(self, state: dict, member: int) -> dict:
+        """The state of one member, on its own program's mesh."""
+        return jax.device_put(self._take(state, np.int32(self.rows[member])), self.program.replicated)
+
+    def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
+        """Arguments of `step` after state and hypers: how many steps each member takes, of which stream, and the streams' batches."""
+        if self.streams == self.members:  # read in place
+            tokens, streams = self._by_row([tokens[u] for u in streams], []), range(self.members)
+        else:
+            streams = self._by_row(streams, 0)
+        tokens_USBT = np.zeros(self._tokens_shape, np.int32)
+        for u, batches in enumerate(tokens):
+            tokens_USBT[u, : len(batches)] = batches
+        index = np.array(self._by_row(counts, 0), np.int32), np.array(streams, np.int32)
+        return *jax.device_put(index, self.by_run), jax.device_put(tokens_USBT, self._tokens_sharding)
+
+    def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
+        """Metrics on the host, by member."""
+        return {name: values[self.rows] for name, values in jax.device_get(metrics).items()}
+
+    def _by_row(self, values: Sequence, padding) -> list:
+        rows = [padding] * self.members
+        for row, value in zip(self.rows, values):
+            rows[row] = value
+        return rows
+
+    def step(self, state: dict, hyper: dict, *batch) -> tuple[dict, dict]:
+        return self.executable(state, hyper, *batch)
+
+    @functools.cached_property
+    def _put(self):
+        def local(stacked, state, member):
+            own = member - jax.lax.axis_index("run") * (self.members // self.mesh.shape["run"])
+            mine = jax.lax.dynamic_update_index_in_dim
+            return jax.tree.map(
+                lambda xs, x: jnp.where((own >= 0) & (own < xs.shape[0]), mine(xs, x, jnp.clip(own, 0, xs.shape[0] - 1), 0), xs),
+                stacked, state,
+            )  # fmt: skip
+
+        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=(RUN, WHOLE, WHOLE), out_specs=RUN, check_vma=False), donate_argnums=0)
+
+    @functools.cached_property
+    def _take(self):
+        def local(stacked, member):
+            size = self.members // self.mesh.shape["run"]
+            pick = lambda xs: jax.lax.dynamic_index_in_dim(xs, member % size, 0, keepdims=False)  # noqa: E731
+            return jax.tree.map(lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked)
+
+        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=(RUN, WHOLE), out_specs=WHOLE, check_vma=False))
+
+
+class Fetched:
+    """Metrics of one dispatch, brought to the host once for all members, when first asked for."""
+
+    def __init__(self, pack: Alone | Packed, metrics: dict):
+        self.pack, self.metrics, self._host = pack, metrics, None
+
+    @property
+    def ready(self) -> bool:
+        return self.metrics["last_loss"].is_ready()
+
+    def __call__(self, member: int) -> dict[str, float]:
+        if self._host is None:
+            self._host = self.pack.fetch(self.metrics)
+        return {name: float(values[member]) for name, values in self._host.items()}
