@@ -20,7 +20,7 @@ from stepladder.train.run import run, run_pack
 from stepladder.train.stores import stores
 from tests import tiny
 
-ONE = Machine(devices=1, tensorboard=False)  # a member runs on one device
+ONE = Machine(devices=1, tensorboard=False, pack_mode="map")  # the mesh on which a run alone and a mapped member are one program
 MAP = Machine(devices=2, tensorboard=False, pack_mode="map")
 VMAP = Machine(devices=2, tensorboard=False, pack_mode="vmap")
 
@@ -76,17 +76,23 @@ def assert_same_record(spec, ours, theirs):
         jax.tree.map(np.testing.assert_array_equal, final_state(ours, spec), final_state(theirs, spec))
 
 
-@pytest.mark.parametrize("members", [1, 3, 8])
-def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members):
+@pytest.mark.parametrize("members, chosen", [(1, [2]), (2, [5]), (3, [0, 4, 7]), (8, range(8))], ids=["1", "1 of 2", "3", "8"])
+def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members, chosen):
     specs, by_corpus = rung8
     solo, states = alone
-    chosen = {1: [2], 3: [0, 4, 7], 8: range(8)}[members]
-    size = members if members == 1 else members + members % 2
-    machine = ONE if members == 1 else MAP
-    found = run_pack([specs[i] for i in chosen], tmp_path, by_corpus, machine, members=size, streams=size)
+    found = run_pack([specs[i] for i in chosen], tmp_path, by_corpus, ONE, members=members, streams=members)
     assert found == {specs[i].run_id: states[specs[i].run_id] for i in chosen}
     for i in chosen:
         assert_same_record(specs[i], tmp_path, solo)
+
+
+def test_over_two_devices_a_member_is_bitwise_itself_whatever_trains_beside_it(rung8, tmp_path):
+    """A program over several devices is compiled apart from that of one device, so bits are compared within it: with seven others, alone."""
+    specs, by_corpus = rung8
+    run_pack(specs, tmp_path / "eight", by_corpus, MAP, members=8, streams=8)
+    for spec in (specs[0], specs[5], specs[7]):
+        run_pack([spec], tmp_path / "one", by_corpus, MAP, members=2, streams=2)
+        assert_same_record(spec, tmp_path / "one", tmp_path / "eight")
 
 
 def test_shared_streams_are_the_same_data(rung8, tmp_path):
@@ -126,14 +132,13 @@ def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
 def test_a_branch_leaves_from_a_member(rung8, tmp_path):
     """Trunks trained as a pack, cooldowns of two of them as another, against all of them alone."""
     specs, by_corpus = rung8
-    trunks = [dataclasses.replace(s, optimizer=dataclasses.replace(s.optimizer, schedule="wsd")) for s in (specs[0], specs[3])]
+    trunks = [specs[0], specs[3]]
     trunks = [with_checkpoints(t, 16) for t in trunks]
     branches = [cooldown(t, 20, 0.2) for t in trunks]
     for folder, step in ((tmp_path / "alone", 1), (tmp_path / "pack", 2)):
         for group in (trunks, branches):
             for i in range(0, 2, step):
-                machine = ONE if step == 1 else MAP
-                run_pack(group[i : i + step], folder, by_corpus, machine, members=step, streams=step)
+                run_pack(group[i : i + step], folder, by_corpus, ONE, members=step, streams=step)
     for spec in (*trunks, *branches):
         assert_same_record(spec, tmp_path / "pack", tmp_path / "alone")
 
@@ -162,11 +167,11 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
 def test_the_plan_keeps_parents_first_and_targets_last(rung8):
     specs, _ = rung8
     trunk = with_checkpoints(specs[0], 16)
-    trunk = dataclasses.replace(trunk, optimizer=dataclasses.replace(trunk.optimizer, schedule="wsd"))
     twin = dataclasses.replace(trunk, hyper=dataclasses.replace(trunk.hyper, seed=9))
+    other = dataclasses.replace(specs[1], batch_size=4)
     target = dataclasses.replace(specs[3], tags=(("role", "target"),))
     late = dataclasses.replace(specs[4], tags=())
-    ladder = [trunk, cooldown(trunk, 20, 0.2), twin, cooldown(twin, 20, 0.2), specs[1], target, late]
+    ladder = [trunk, cooldown(trunk, 20, 0.2), twin, cooldown(twin, 20, 0.2), other, target, late]
     order = [[s.run_id for s in p.specs] for p in packs.plan(ladder, MAP)]
     ids = [s.run_id for s in ladder]
     assert order == [[ids[0], ids[2]], [ids[1], ids[3]], [ids[4]], [ids[5]], [ids[6]]]

@@ -90,9 +90,9 @@ class Alone:
 class Packed:
     """K members of one program. Members beyond those given are padding: they take no step."""
 
-    def __init__(self, spec: RunSpec, machine: Machine, members: int, streams: int):
-        self.program = program(spec, machine)
-        self.members, self.streams = members, streams
+    def __init__(self, program: Program, members: int, streams: int):
+        self.program, self.members, self.streams = program, members, streams
+        spec, machine = program.spec, program.machine
         self.mode = machines.pack_mode(machine)
         self.mesh = machines.pack_mesh(machine, members, self.mode, spec.batch_size)
         each = members // self.mesh.shape["run"]
@@ -143,7 +143,8 @@ class Packed:
             streams = self._by_row(streams, 0)
         tokens_USBT = np.zeros(self._tokens_shape, np.int32)
         for u, batches in enumerate(tokens):
-            tokens_USBT[u, : len(batches)] = batches
+            if len(batches):
+                tokens_USBT[u, : len(batches)] = batches
         index = np.array(self._by_row(counts, 0), np.int32), np.array(streams, np.int32)
         return *jax.device_put(index, self.by_run), jax.device_put(tokens_USBT, self._tokens_sharding)
 
@@ -180,6 +181,19 @@ class Packed:
             return jax.tree.map(lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked)
 
         return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=(RUN, WHOLE), out_specs=WHOLE, check_vma=False))
+
+
+_PACKED: dict[tuple[str, Machine, int, int], Packed] = {}
+
+
+def packed(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
+    """What executes `members` runs of the program of `spec`, shared in this process by all packs of that size."""
+    if members == 1:
+        return Alone(program(spec, machine))
+    key = (spec.program_key, machine, members, streams)
+    if key not in _PACKED:
+        _PACKED[key] = Packed(program(spec, machine), members, streams)
+    return _PACKED[key]
 
 
 class Fetched:

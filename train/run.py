@@ -15,7 +15,7 @@ from stepladder.train.data.store import Store
 from stepladder.train.evaluate import evaluators
 from stepladder.train.machine import Machine
 from stepladder.train.member import Member, check_data, timeline
-from stepladder.train.packed import Alone, Fetched, Packed
+from stepladder.train.packed import Alone, Fetched, Packed, packed
 from stepladder.train.preempt import Notice, Preempted
 from stepladder.train.program import program, traced
 from stepladder.train.record import Record
@@ -49,7 +49,7 @@ def run_pack(
     for spec in todo:
         check_data(spec, stores[spec.data.corpus])
     own = program(todo[0], machine)
-    pack = Alone(own) if members == 1 else Packed(todo[0], machine, members, streams)
+    pack = packed(todo[0], machine, members, streams)
     evaluator = evaluators(own)
     hypers = [traced(spec) for spec in todo]
 
