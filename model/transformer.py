@@ -44,7 +44,7 @@ class Transformer(nnx.Module):
         x_BLD = stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat)
         x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, -1)
         unembed_DV = (self.embed[...].T if cfg.tied else self.unembed[...]).astype(dtype)
-        logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.float32).reshape(B, L, -1)
+        logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.promote_types(dtype, jnp.float32)).reshape(B, L, -1)
         return cfg.logit_cap * jnp.tanh(logits_BLV / cfg.logit_cap) if cfg.logit_cap else logits_BLV
 
 

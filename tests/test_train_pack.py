@@ -1,16 +1,22 @@
 """Packs: a member is the run alone, whatever trains beside it; one compilation a rung; kill and resume; what is packed with what."""
 
 import dataclasses
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import cooldown, rung, with_checkpoints
+from stepladder.train import machine as machines
 from stepladder.train import pack as packs
+from stepladder.train import packed
 from stepladder.train import program as programs
 from stepladder.train.checkpoint import Checkpoints
 from stepladder.train.machine import Machine
@@ -159,6 +165,80 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
     count = sum(n for (name, _), n in programs.COMPILED.items() if name == "step")
     print(f"compilations of the training step for a rung of {len(runs)} runs: {count}")
     assert count == 1
+
+
+# All members at once
+
+
+def numeric(spec, steps, machine, members, dtype, nudge=0.0):
+    """Loss of every step, [members, steps], of `members` copies of `spec` at different rates: in a vmapped pack, and each alone.
+
+    Pure functions only: from equal states, on random tokens. nudge: relative change of one parameter before the first step of the runs alone.
+    """
+    model = dataclasses.replace(spec.model, compute_dtype=dtype)
+    how = {"layers": "unroll", "attention": "xla", "remat": "none", "chunk": 0}
+    rates = np.geomspace(1e-3, 1e-2, members)
+    hypers = [{**programs.traced(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)} for i, rate in enumerate(rates)]
+    states = [jax.jit(lambda h: programs.initial_state(model, spec.optimizer, h))(h) for h in hypers]
+    wide = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree)  # noqa: E731
+    states, hypers = [wide(s) for s in states], [wide(h) for h in hypers]
+    tokens_SBT = np.random.default_rng(0).integers(0, 257, (steps, 4, 17)).astype(np.int32)
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
+
+    mesh = machines.pack_mesh(machine, members, "vmap", 4)
+    together = jax.jit(functools.partial(packed.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh))
+    alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, how))
+    ones, zeros = np.ones(members, np.int32), np.zeros(members, np.int32)
+    state_K, hyper_K = jax.device_put((stack(states), stack(hypers)), NamedSharding(mesh, PartitionSpec("run")))
+    losses_K, losses = [], []
+    for s in range(steps):
+        state_K, metrics = together(state_K, hyper_K, ones, zeros, tokens_SBT[None, s : s + 1])
+        losses_K.append(np.asarray(metrics["last_loss"]))
+    for state, hyper in zip(states, hypers):
+        state["params"]["embed"] = state["params"]["embed"].at[0, 0].multiply(1 + nudge)
+        row = []
+        for s in range(steps):
+            state, metrics = alone(state, hyper, np.int32(1), tokens_SBT[s : s + 1])
+            row.append(float(metrics["last_loss"]))
+        losses.append(row)
+    return np.array(losses_K).T, np.array(losses)
+
+
+@pytest.mark.parametrize("members", [1, 3, 8])
+def test_vmapped_step_is_the_step_alone_to_1e_6(rung8, members):
+    specs, _ = rung8
+    together, alone = numeric(specs[0], 1, VMAP, members, "float32")
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("members", [3, 8])
+def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members):
+    with jax.enable_x64(True):
+        together, alone = numeric(rung8[0][0], 200, VMAP, members, "float64")
+    assert together.dtype == np.float64 and np.ptp(together[:, -1]) > 1e-3, "the members' rates differ, and so must their losses"
+    np.testing.assert_allclose(together, alone, rtol=1e-9)
+
+
+def test_float32_drift_of_a_pack_is_that_of_rounding(rung8, capsys):
+    """Over 200 steps a pack and the runs alone part by rounding: not more than ten times what one ulp in one parameter does."""
+    together, alone = numeric(rung8[0][0], 200, VMAP, 3, "float32")
+    _, nudged = numeric(rung8[0][0], 200, VMAP, 3, "float32", nudge=2**-23)
+    drift, rounding = (np.abs(other / alone - 1).max() for other in (together, nudged))
+    print(f"largest relative drift of the loss over 200 steps: pack {drift:.1e}, one-ulp perturbation {rounding:.1e}")
+    assert rounding > 0 and drift < max(10 * rounding, 1e-5)
+
+
+def test_a_diverging_member_leaves_a_vmapped_pack_alone(rung8, alone, tmp_path):
+    """Records of a vmapped pack with the wild run in it: the others as without it bitwise, and close to the runs alone."""
+    specs, by_corpus = rung8
+    solo, states = alone
+    chosen = [specs[0], specs[7], specs[5]]
+    assert run_pack(chosen, tmp_path / "wild", by_corpus, VMAP, members=4, streams=4) == {s.run_id: states[s.run_id] for s in chosen}
+    run_pack([specs[0], specs[2], specs[5]], tmp_path / "tame", by_corpus, VMAP, members=4, streams=4)
+    for spec in (specs[0], specs[5]):
+        assert_same_record(spec, tmp_path / "wild", tmp_path / "tame")
+        ours, theirs = (pd.DataFrame(rows(folder, spec)).set_index(["kind", "step"])["loss"] for folder in (tmp_path / "wild", solo))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 # What is packed with what
