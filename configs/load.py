@@ -47,7 +47,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         if part not in node or not isinstance(node[part], ConfigDict):
             raise UserError(f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; {nearest(key, _leaves(config))}")
         node = node[part]
-    free = parents in (["data", "weights"], ["data", "sources"])  # the two maps whose keys are the user's
+    free = parents in (["data", "weights"], ["data", "sources"], ["data", "variants"])  # the maps whose keys are the user's
     if last not in node and not free:
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
     current = node[last] if last in node else (0.0 if parents[-1] == "weights" else "")
