@@ -10,16 +10,18 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from stepladder.configs.errors import UserError, nearest
+from stepladder.configs.probe import Probe
 from stepladder.configs.spec import RunSpec
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config with its overrides applied, and the run specs it yields, parents before branches."""
+    """A config with its overrides applied, the run specs it yields, parents before branches, and the probes it asks for."""
 
     path: str
     config: ConfigDict
     specs: list[RunSpec]
+    probes: tuple[Probe, ...] = ()
 
 
 def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
@@ -36,7 +38,9 @@ def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
         override(config, key, text)
     config.lock()
     expand: Callable[[ConfigDict], list[RunSpec]] = getattr(module, "ladder", None) or _single
-    return Loaded(path, config, _checked(expand(config)))
+    specs = _checked(expand(config))
+    asked: Callable[[ConfigDict, list[RunSpec]], list[Probe]] = getattr(module, "probes", None) or (lambda config, specs: [])
+    return Loaded(path, config, specs, tuple(asked(config, specs)))
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:

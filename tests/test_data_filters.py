@@ -22,7 +22,7 @@ CASES = {
     "cut_500": ("x" * 600, "x" * 500, None),
     "stop_words": (PROSE + "to be", PROSE + "to be", "x = y + z\n" * 30),
 }
-SPOIL = ("noise_5", "shuffle_half", "repeat_8")  # not idempotent: tested below
+SPOIL = ("noise_5", "shuffle_half", "repeat_8", "repeat_some")  # not idempotent: tested below
 
 
 def test_every_step_has_a_test():
@@ -59,10 +59,12 @@ def test_shuffling_keeps_the_words_and_spares_half_of_the_documents():
     assert 0.4 < sum(s == d for s, d in zip(spoilt, DOCUMENTS)) / len(DOCUMENTS) < 0.6
 
 
-def test_repetition_keeps_the_amount_of_text():
-    spoilt = [filters.repeat_8(d) for d in DOCUMENTS]
-    kept = [(s, d) for s, d in zip(spoilt, DOCUMENTS) if s]
-    assert all(s == d * 8 for s, d in kept) and 0.7 < 8 * len(kept) / len(DOCUMENTS) < 1.3
+@pytest.mark.parametrize(("name", "allowed", "share"), [("repeat_8", {8}, 1 / 8), ("repeat_some", {1, 2, 4, 8}, 15 / 32)])
+def test_repetition_keeps_the_amount_of_text(name, allowed, share):
+    spoilt = [filters.FILTERS[name](d) for d in DOCUMENTS]
+    times = [len(s) // len(d) for s, d in zip(spoilt, DOCUMENTS) if s]
+    assert all(s == d * (len(s) // len(d)) for s, d in zip(spoilt, DOCUMENTS) if s) and set(times) == allowed
+    assert 0.7 < sum(times) / len(DOCUMENTS) < 1.3 and 0.7 * share < len(times) / len(DOCUMENTS) < 1.3 * share
 
 
 def test_steps_apply_in_order_and_the_dropping_one_is_named():

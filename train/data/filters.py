@@ -113,6 +113,13 @@ def repeat_8(text: str) -> str | None:
     return text * 8 if _random(text).random() < 1 / 8 else None
 
 
+def repeat_some(text: str) -> str | None:
+    """Repeat documents unevenly, as a crawl does: by hash a quarter once, an eighth twice, and so on to 8 times; drop the others."""
+    draw = _random(text).random()
+    times = next((t for t, below in ((1, 8 / 32), (2, 12 / 32), (4, 14 / 32), (8, 15 / 32)) if draw < below), 0)
+    return text * times if times else None
+
+
 def _random(text: str) -> random.Random:
     return random.Random(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest())
 
@@ -121,7 +128,7 @@ FILTERS: dict[str, Step] = {
     step.__name__: step
     for step in (
         min_length, max_line_length, printable, mostly_letters, no_repeated_lines, no_repeated_words,
-        word_length, stop_words, strip_trailing, collapse_blank_lines, lower_case, cut_500, noise_5, shuffle_half, repeat_8,
+        word_length, stop_words, strip_trailing, collapse_blank_lines, lower_case, cut_500, noise_5, shuffle_half, repeat_8, repeat_some,
     )
 }  # fmt: skip
 
