@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.sources = ConfigDict()  # domain -> path or glob of text, .jsonl(.gz|.zst) or .parquet
     c.data.domains = ("python_numeric", "python_jax", "c_cpp", "docstrings", "python_numeric_tests", "tables")
     c.data.weights = ConfigDict()  # domain -> weight; empty is equal weights over `domains` (or over `sources`)
+    c.data.variants = ConfigDict()  # name -> 'domain|filter,filter|dedup': training text made from a domain; `weights` may name it
     c.data.validation = ()  # domains to evaluate on; empty: those of `weights`
     c.data.tokenizer = "bytes"  # bytes | bpe:<vocabulary>
     c.data.max_mb_per_domain = 8.0  # cap on the text of a domain, 0 is none

@@ -10,16 +10,18 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from stepladder.configs.errors import UserError, nearest
+from stepladder.configs.probe import Probe
 from stepladder.configs.spec import RunSpec
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config with its overrides applied, and the run specs it yields, parents before branches."""
+    """A config with its overrides applied, the run specs it yields, parents before branches, and the probes it asks for."""
 
     path: str
     config: ConfigDict
     specs: list[RunSpec]
+    probes: tuple[Probe, ...] = ()
 
 
 def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
@@ -36,7 +38,9 @@ def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
         override(config, key, text)
     config.lock()
     expand: Callable[[ConfigDict], list[RunSpec]] = getattr(module, "ladder", None) or _single
-    return Loaded(path, config, _checked(expand(config)))
+    specs = _checked(expand(config))
+    asked: Callable[[ConfigDict, list[RunSpec]], list[Probe]] = getattr(module, "probes", None) or (lambda config, specs: [])
+    return Loaded(path, config, specs, tuple(asked(config, specs)))
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
@@ -47,7 +51,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         if part not in node or not isinstance(node[part], ConfigDict):
             raise UserError(f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; {nearest(key, _leaves(config))}")
         node = node[part]
-    free = parents in (["data", "weights"], ["data", "sources"])  # the two maps whose keys are the user's
+    free = parents in (["data", "weights"], ["data", "sources"], ["data", "variants"])  # the maps whose keys are the user's
     if last not in node and not free:
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
     current = node[last] if last in node else (0.0 if parents[-1] == "weights" else "")

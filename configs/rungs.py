@@ -26,8 +26,26 @@ def corpus_spec(config: ConfigDict) -> CorpusSpec:
     return CorpusSpec(
         name=d.corpus, sources=tuple(sorted(d.sources.items())), domains=() if d.sources else tuple(d.domains), tokenizer=d.tokenizer,
         max_mb_per_domain=float(d.max_mb_per_domain), validation_fraction=float(d.validation_fraction), filters=tuple(d.filters),
-        dedup=d.dedup, seed=int(d.seed),
+        dedup=d.dedup, seed=int(d.seed), variants=tuple(_variant(name, text, config) for name, text in sorted(d.variants.items())),
     )  # fmt: skip
+
+
+def _variant(name: str, text: str, config: ConfigDict) -> tuple[str, str, tuple[str, ...], str]:
+    """(name, domain, filters, dedup) of 'domain|filter,filter|dedup'; the last two may be left out: no filter, the corpus' dedup."""
+    field, parts = f"data.variants.{name}={text!r}", [part.strip() for part in text.split("|")]
+    known = _domains(config)
+    if len(parts) > 3:
+        raise UserError(f"{field}: more than three parts; write 'domain|filter,filter|dedup'")
+    if name in known:
+        raise UserError(f"{field}: {name} is a domain already; choose another name")
+    if parts[0] not in known:
+        raise UserError(f"{field}: no domain {parts[0]!r} to make it from; use one of {', '.join(known)}")
+    base, filters, dedup = (*parts, "", "")[:3]
+    return name, base, tuple(f.strip() for f in filters.split(",") if f.strip()), dedup or config.data.dedup
+
+
+def _domains(config: ConfigDict) -> tuple[str, ...]:
+    return tuple(config.data.sources) or tuple(config.data.domains)
 
 
 def model_spec(config: ConfigDict) -> ModelSpec:
@@ -39,22 +57,28 @@ def model_spec(config: ConfigDict) -> ModelSpec:
 
 
 def data_spec(config: ConfigDict) -> DataSpec:
-    names = tuple(config.data.sources) or tuple(config.data.domains)
+    names = _domains(config)
     if not names:
         raise UserError("data.domains=(): no domain to train on; name at least one, or give data.sources")
+    corpus = corpus_spec(config)
     weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
     for name in config.data.validation:
+        if name in config.data.variants:
+            raise UserError(f"data.validation={name!r}: a variant is training text only; evaluate on one of {', '.join(names)}")
         if name not in names:
             raise UserError(f"data.validation={name!r}: no such domain; use one of {', '.join(names)}")
+    known = (*names, *config.data.variants)
     for name, weight in weights.items():
-        if name not in names:
-            raise UserError(f"data.weights.{name}={weight}: no such domain; use one of {', '.join(names)}")
+        if name not in known:
+            raise UserError(f"data.weights.{name}={weight}: no such domain; use one of {', '.join(known)}")
         if weight < 0:
             raise UserError(f"data.weights.{name}={weight}: negative; use a weight of 0 or more")
+        if weight > 0 and name in config.data.variants and not config.data.validation:
+            raise UserError(f"data.weights.{name}={weight}: a variant has no validation text; say in data.validation where to evaluate")
     if abs(sum(weights.values()) - 1) > 1e-6:
         raise UserError(f"data.weights: sum is {sum(weights.values()):.6g}; make the weights sum to 1")
     return DataSpec(
-        corpus=corpus_spec(config), weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
+        corpus=corpus, weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
         seq_len=config.data.seq_len, max_epochs=float(config.data.max_epochs),
         validation=tuple(config.data.validation),
     )  # fmt: skip

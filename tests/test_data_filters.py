@@ -1,5 +1,7 @@
 """Every filter step on one text that it keeps (or changes) and one that it drops."""
 
+import re
+
 import pytest
 
 from stepladder.configs.errors import UserError
@@ -18,16 +20,51 @@ CASES = {
     "collapse_blank_lines": ("a\n\n\n \n\nb", "a\n\nb", None),
     "lower_case": ("Ab Ä", "ab ä", None),
     "cut_500": ("x" * 600, "x" * 500, None),
+    "stop_words": (PROSE + "to be", PROSE + "to be", "x = y + z\n" * 30),
 }
+SPOIL = ("noise_5", "shuffle_half", "repeat_8", "repeat_some")  # not idempotent: tested below
 
 
-@pytest.mark.parametrize("name", filters.FILTERS)
+def test_every_step_has_a_test():
+    assert sorted(filters.FILTERS) == sorted([*CASES, *SPOIL])
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_step(name):
     before, after, dropped = CASES[name]
     assert filters.FILTERS[name](before) == after
     assert filters.FILTERS[name](after) == after  # a step applied twice changes nothing more
     if dropped is not None:
         assert filters.FILTERS[name](dropped) is None
+
+
+DOCUMENTS = [f"{PROSE} number {i} of many" for i in range(400)]
+
+
+@pytest.mark.parametrize("name", SPOIL)
+def test_spoiling_is_a_function_of_the_text_alone(name):
+    step = filters.FILTERS[name]
+    assert [step(d) for d in DOCUMENTS[:20]] == [step(d) for d in reversed(DOCUMENTS[:20])][::-1]
+
+
+def test_noise_changes_five_percent_of_the_characters():
+    changed = [sum(a != b for a, b in zip(d, filters.noise_5(d), strict=True)) / len(d) for d in DOCUMENTS]
+    assert 0.04 < sum(changed) / len(changed) < 0.055
+
+
+def test_shuffling_keeps_the_words_and_spares_half_of_the_documents():
+    spoilt = [filters.shuffle_half(d) for d in DOCUMENTS]
+    words = lambda text: sorted(re.findall(r"\w+", text))  # noqa: E731
+    assert all(words(s) == words(d) for s, d in zip(spoilt, DOCUMENTS))
+    assert 0.4 < sum(s == d for s, d in zip(spoilt, DOCUMENTS)) / len(DOCUMENTS) < 0.6
+
+
+@pytest.mark.parametrize(("name", "allowed", "share"), [("repeat_8", {8}, 1 / 8), ("repeat_some", {1, 2, 4, 8}, 15 / 32)])
+def test_repetition_keeps_the_amount_of_text(name, allowed, share):
+    spoilt = [filters.FILTERS[name](d) for d in DOCUMENTS]
+    times = [len(s) // len(d) for s, d in zip(spoilt, DOCUMENTS) if s]
+    assert all(s == d * (len(s) // len(d)) for s, d in zip(spoilt, DOCUMENTS) if s) and set(times) == allowed
+    assert 0.7 < sum(times) / len(DOCUMENTS) < 1.3 and 0.7 * share < len(times) / len(DOCUMENTS) < 1.3 * share
 
 
 def test_steps_apply_in_order_and_the_dropping_one_is_named():

@@ -118,6 +118,16 @@ def _write_forecast(workdir: Path, spec) -> None:
         print(f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}")
 
 
+def probe(args) -> int:
+    """Measure a study's checkpoints and data: what its config's probes() asks for. Example: stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W"""
+    from stepladder.train.probes import run_probes
+
+    loaded = load(args.config, args.overrides)
+    written = run_probes(loaded, args.workdir, (lambda line: None) if args.quiet else (lambda line: print(line, flush=True)))
+    print(f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} were there")
+    return 0
+
+
 def _status_arguments(parser):
     _workdir(parser)
 
@@ -271,6 +281,7 @@ def demo(args) -> int:
 COMMANDS = {
     "plan": (_plan_arguments, plan),
     "run": (_run_arguments, run),
+    "probe": (_run_arguments, probe),
     "status": (_status_arguments, status),
     "report": (_report_arguments, report),
     "eval": (_checkpoint, evaluate),

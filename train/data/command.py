@@ -78,7 +78,7 @@ def table(store: Store) -> str:
     """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation with training."""
     lines = [f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}{'val. tokens':>13s}{'overlap':>9s}  dropped"]
     for domain, entry in store.manifest["domains"].items():
-        train, validation = entry["train"], entry["validation"]
+        train, validation = entry["train"], entry.get("validation", {"documents": 0, "bytes": 0, "tokens": 0})
         dropped = ", ".join(f"{reason} {n:,}" for reason, n in entry["dropped"].items()) or "-"
         size = (train["bytes"] + validation["bytes"]) / 1e6
         lines.append(

@@ -1,8 +1,11 @@
 """Named filter steps: text -> text, or None to drop the document.
 
-Each step is pure and looks at one document; `CorpusSpec.filters` names them in the order in which they apply.
+Each step is pure and looks at one document; `CorpusSpec.filters` names them in the order in which they apply. Steps that spoil text on
+purpose (controls of a study of recipes) draw from the document's own hash: the same text is spoilt the same way everywhere.
 """
 
+import hashlib
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -57,6 +60,14 @@ def word_length(text: str) -> str | None:
     return text if words and 3 <= sum(map(len, words)) / len(words) <= 10 else None
 
 
+def stop_words(text: str) -> str | None:
+    """Gopher's rule: drop documents with fewer than two different words of the, be, to, of, and, that, have, with."""
+    return text if len(_STOP_WORDS & set(_WORD.findall(text.lower()))) >= 2 else None
+
+
+_STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
+
+
 def strip_trailing(text: str) -> str | None:
     """Remove blanks at line ends and blank lines at both ends of the document."""
     return re.sub(r"[ \t\r\f\v]+(?=\n|\Z)", "", text).strip("\n") + "\n" if text.strip() else None
@@ -77,11 +88,47 @@ def cut_500(text: str) -> str | None:
     return text[:500]
 
 
+def noise_5(text: str) -> str | None:
+    """Replace 5 % of the characters by random printable ASCII."""
+    rng, characters = _random(text), list(text)
+    for i in range(len(characters)):
+        if rng.random() < 0.05:
+            characters[i] = chr(rng.randrange(32, 127))
+    return "".join(characters)
+
+
+def shuffle_half(text: str) -> str | None:
+    """Shuffle the words of every second document (by hash); what stands between the words stays in place."""
+    rng = _random(text)
+    if rng.random() < 0.5:
+        return text
+    words = _WORD.findall(text)
+    rng.shuffle(words)
+    following = iter(words)
+    return _WORD.sub(lambda match: next(following), text)
+
+
+def repeat_8(text: str) -> str | None:
+    """Keep one document in eight (by hash), eight times over."""
+    return text * 8 if _random(text).random() < 1 / 8 else None
+
+
+def repeat_some(text: str) -> str | None:
+    """Repeat documents unevenly, as a crawl does: by hash a quarter once, an eighth twice, and so on to 8 times; drop the others."""
+    draw = _random(text).random()
+    times = next((t for t, below in ((1, 8 / 32), (2, 12 / 32), (4, 14 / 32), (8, 15 / 32)) if draw < below), 0)
+    return text * times if times else None
+
+
+def _random(text: str) -> random.Random:
+    return random.Random(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest())
+
+
 FILTERS: dict[str, Step] = {
     step.__name__: step
     for step in (
         min_length, max_line_length, printable, mostly_letters, no_repeated_lines, no_repeated_words,
-        word_length, strip_trailing, collapse_blank_lines, lower_case, cut_500,
+        word_length, stop_words, strip_trailing, collapse_blank_lines, lower_case, cut_500, noise_5, shuffle_half, repeat_8, repeat_some,
     )
 }  # fmt: skip
 

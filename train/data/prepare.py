@@ -1,4 +1,4 @@
-"""From a corpus spec to a token store, in stages that each commit: collect, select, tokenizer, encode, manifest.
+"""From a corpus spec to a token store, in stages that each commit: collect, select, tokenizer, encode, variants, manifest.
 
 Killed anywhere and repeated, the store comes out byte for byte the same; repeated when done, nothing is written.
 """
@@ -15,13 +15,13 @@ import numpy as np
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import CorpusSpec, to_dict
-from stepladder.train.data import dedup, documents, embedded, filters, progress, select, split
+from stepladder.train.data import dedup, documents, embedded, filters, progress, select, split, variants
 from stepladder.train.data import tokenizer as tokenizers
+from stepladder.train.data.encode import encode
 from stepladder.train.data.spool import Spool, SpoolWriter
-from stepladder.train.data.store import MANIFEST, SPLITS, SplitWriter, Store, close, dtype_name, write_atomic, write_manifest
+from stepladder.train.data.store import MANIFEST, SPLITS, Store, close, dtype_name, write_atomic, write_manifest
 
 WORK = ".work"
-BATCH_BYTES = 1 << 20  # text encoded at once
 TOKENIZER_BYTES = 20_000_000  # text a tokenizer is trained on, evenly over the domains
 
 
@@ -42,6 +42,7 @@ def check(corpus: CorpusSpec) -> None:
     """Raise UserError for a field that cannot be."""
     filters.check(corpus.filters)
     dedup.check(corpus.dedup)
+    variants.check(corpus)
     tokenizers.check(corpus.tokenizer)
     if not 0 < corpus.validation_fraction <= 0.5:
         raise UserError(f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; e.g. 0.05")
@@ -74,6 +75,7 @@ def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
             "groups": len(np.unique(spool.facts["group"])),
             "dropped": {reason: n for reason, n in dropped.items() if n},
         }
+    domains |= variants.write_all(corpus, spools, sides, tokenizer, out, work, show)
     manifest = {
         "corpus": to_dict(corpus),
         "dtype": dtype_name(tokenizer.vocab_size),
@@ -120,7 +122,7 @@ def _still_there(corpus: CorpusSpec) -> Iterator[tuple[str, str]]:
 
 def _same_spec(corpus: CorpusSpec, have: dict, out: Path) -> None:
     for field, value in to_dict(corpus).items():
-        if have.get(field) != value:
+        if have.get(field, []) != value:  # a store from before variants has none
             raise UserError(
                 f"{field}={value}: the folder {out} holds a corpus prepared with {field}={have.get(field)}; choose another --out"
             )
@@ -225,31 +227,10 @@ def _tokenizer(corpus: CorpusSpec, spools: dict[str, Spool], sides: dict, out: P
 def _encode(domain: str, spool: Spool, side: np.ndarray, tokenizer: tokenizers.Tokenizer, out: Path, work: Path, show: bool) -> dict:
     done = work / f"{domain}.encoded"
     if not done.is_file():
-        counts = {}
-        with progress.bar(f"encode {domain}", float(spool.sizes[side != select.DROPPED].sum()), show) as advance:
-            for number, name in enumerate(SPLITS):
-                writer = SplitWriter(out, domain, name, dtype_name(tokenizer.vocab_size), tokenizer.eos, tokenizer.token_bytes)
-                try:
-                    for batch in _batches(spool.texts(side == number)):
-                        writer.write(tokenizer.encode_batch([data.decode("utf-8") for data in batch]))
-                        advance(sum(map(len, batch)))
-                    counts[name] = writer.commit()
-                finally:
-                    writer.abandon()
+        with progress.bar(f"encode {domain}", float(spool.sizes[side < select.DROPPED].sum()), show) as advance:
+            counts = {name: encode(spool.texts(side == n), out, domain, name, tokenizer, advance) for n, name in enumerate(SPLITS)}
         write_atomic(done, json.dumps(counts))
     return json.loads(done.read_text(encoding="utf-8"))
-
-
-def _batches(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
-    batch, size = [], 0
-    for data in texts:
-        batch.append(data)
-        size += len(data)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 _DISK = {

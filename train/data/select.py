@@ -12,6 +12,7 @@ from stepladder.train.data import dedup, split
 from stepladder.train.data.spool import Spool
 
 DROPPED = 2  # beside split.TRAIN and split.VALIDATION
+DUPLICATE = 3  # dropped as a copy: text that a variant of the domain may still train on (train/data/variants.py)
 NEAR_PASSES = {"none": (), "exact": ("exact",), "minhash": ("exact", "near")}
 
 
@@ -31,28 +32,30 @@ def select(corpus: CorpusSpec, spools: dict[str, Spool], work: Path) -> tuple[di
         reasons["exact_duplicate"][candidates[dedup.exact_duplicates(hashes[candidates])]] = True
         keep &= ~reasons["exact_duplicate"]
     if "near" in NEAR_PASSES[corpus.dedup]:
-        reasons["near_duplicate"] = _near(spools, keep, work)
+        reasons["near_duplicate"] = near(spools, keep, work)
         keep &= ~reasons["near_duplicate"]
     sides = {}
     for domain, spool in spools.items():
         mine = keep[place[domain]]
         side = split.assign(spool.facts["group"], spool.sizes, mine, corpus.validation_fraction, corpus.seed, domain)
-        sides[domain] = np.where(mine, side, np.uint8(DROPPED))
+        away = np.where(spool.facts["kept"].astype(bool), np.uint8(DUPLICATE), np.uint8(DROPPED))
+        sides[domain] = np.where(mine, side, away)
     facts = {d: {"dropped": {r: int(m[place[d]].sum()) for r, m in reasons.items() if r != "capped"}} for d in spools}
     _overlap(spools, sides, facts)
     return sides, facts
 
 
-def _near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
+def near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
+    """bool [documents of all spools]: the near duplicates among those in `keep`."""
     together = work / "signatures"  # one file, mapped: signatures of millions of documents do not fit the memory bound
     with together.open("wb") as out:
         for spool in spools.values():
             with spool.signatures.open("rb") as file:
                 shutil.copyfileobj(file, out, 1 << 20)
     signatures = np.memmap(together, np.uint32, "r").reshape(-1, dedup.PERMUTATIONS)
-    near = dedup.near_duplicates(signatures, keep, release=lambda: _forget(signatures))
+    found = dedup.near_duplicates(signatures, keep, release=lambda: _forget(signatures))
     together.unlink()
-    return near
+    return found
 
 
 def _forget(mapped: np.ndarray) -> None:

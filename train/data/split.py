@@ -52,26 +52,32 @@ def overlap(validation: Callable[[], Iterable[bytes]], validation_bytes: int, tr
 
     `validation` is called twice and must yield the same texts; `train` is streamed once.
     """
-    keep_one_in = max(1, -(-validation_bytes // (4 * MAX_GRAMS)))  # a word is above four bytes in nearly every text
-    sample = lambda text: _sampled(text, keep_one_in)  # noqa: E731
+    keep_one_in = sampling(validation_bytes)
+    sample = lambda text: sampled(text, keep_one_in)  # noqa: E731
     held = np.unique(np.concatenate([np.empty(0, np.uint64), *(sample(text) for text in validation())]))
     hit = np.zeros(len(held) + 1, bool)
     for text in train:
-        found, where = _find(held, sample(text))
+        found, where = find(held, sample(text))
         hit[where[found]] = True
     shares = []
     for text in validation():
         mine = sample(text)
-        shares.append(hit[_find(held, mine)[1]].mean() if len(mine) else 0.0)
+        shares.append(hit[find(held, mine)[1]].mean() if len(mine) else 0.0)
     return np.array(shares)
 
 
-def _sampled(text: bytes, keep_one_in: int) -> np.ndarray:
+def sampling(validation_bytes: int) -> int:
+    """One 13-gram in how many is looked at, so that MAX_GRAMS bound those of a validation side of this size."""
+    return max(1, -(-validation_bytes // (4 * MAX_GRAMS)))  # a word is above four bytes in nearly every text
+
+
+def sampled(text: bytes, keep_one_in: int) -> np.ndarray:
+    """The distinct 13-grams of a text that are looked at: sorted uint64 hashes."""
     hashes = words.grams(words.word_hashes(text), GRAM)
     return np.unique(hashes if keep_one_in == 1 else hashes[hashes % np.uint64(keep_one_in) == 0])
 
 
-def _find(held: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find(held: np.ndarray, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """bool [n] whether each hash is held, and int [n] where."""
     where = np.searchsorted(held, hashes)
     inside = where < len(held)

@@ -28,6 +28,11 @@ def dtype_name(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
 
+def splits(entry: dict) -> tuple[str, ...]:
+    """The splits of a domain's entry in the manifest: a variant, which has a `base`, is training text only."""
+    return SPLITS[:1] if "base" in entry else SPLITS
+
+
 class Store:
     """A prepared corpus, opened for reading. Files are mapped when first asked for, so a store pickles as its path."""
 
@@ -55,6 +60,7 @@ class Store:
 
     @property
     def domains(self) -> list[str]:
+        """Everything `weights` may name: domains, then variants."""
         return list(self.manifest["domains"])
 
     @property
@@ -78,10 +84,13 @@ class Store:
         return np.fromfile(self.path / f"{domain}.{split}.idx", "<i8").reshape(-1, 2)
 
     def count(self, domain: str, split: str) -> int:
-        """Tokens of a split, from the manifest. Raises UserError for an unknown domain."""
+        """Tokens of a split, from the manifest. Raises UserError for an unknown domain, and for a variant's validation."""
         if domain not in self.manifest["domains"]:
             raise UserError(f"domain={domain}: not in the store {self.path}; {nearest(domain, self.domains)}")
-        return self.manifest["domains"][domain][split]["tokens"]
+        entry = self.manifest["domains"][domain]
+        if split not in splits(entry):
+            raise UserError(f"domain={domain}: a variant of {entry['base']} has no {split} text in {self.path}; use {entry['base']}")
+        return entry[split]["tokens"]
 
     def tokenizer(self) -> "tokenizers.Tokenizer":
         """The tokenizer the store was made with."""
@@ -132,7 +141,7 @@ class SplitWriter:
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Commit the store: everything else must be in place. Adds format and fingerprint."""
     content = [manifest["tokenizer"]["hash"]]
-    content += [f"{d}.{s}:{e[s]['sha256']}" for d, e in sorted(manifest["domains"].items()) for s in SPLITS]
+    content += [f"{d}.{s}:{e[s]['sha256']}" for d, e in sorted(manifest["domains"].items()) for s in splits(e)]
     fingerprint = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
     write_atomic(folder / MANIFEST, json.dumps({"format": FORMAT, "fingerprint": fingerprint, **manifest}, indent=1, sort_keys=True) + "\n")
 
@@ -196,7 +205,7 @@ def _check_tokenizer(path: Path, manifest: dict, tokenizer) -> None:
 def _check_files(path: Path, manifest: dict) -> None:
     width = DTYPES[manifest["dtype"]].itemsize
     for domain, entry in manifest["domains"].items():
-        for split in SPLITS:
+        for split in splits(entry):
             if entry[split]["tokens"] == 0:
                 raise UserError(f"store={path}: domain {domain} has no {split} tokens; prepare again with more text, or without it")
             for suffix, want in ((".bin", entry[split]["tokens"] * width), (".idx", entry[split]["documents"] * 16)):

@@ -1,0 +1,82 @@
+"""First and second derivatives of a loss along directions: gradients, Hessian-vector products, and the largest eigenvalue.
+
+Vectors are flat: P is the number of parameters, in the order of `jax.flatten_util.ravel_pytree`. Windows come in C chunks of B sequences
+with a weight each, so that a padded chunk costs nothing but time: the loss is the weighted sum of the windows' mean nats a token.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from stepladder.model.loss import token_nll
+from stepladder.model.shape import Shape
+
+
+def _chunk_loss(cfg: Shape, how: dict, params: dict, tokens_BT: jax.Array, weight_B: jax.Array) -> jax.Array:
+    return weight_B @ token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
+
+
+def gradient(cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(loss, its gradient (P,)). `how` is passed to `logits`."""
+
+    def add(sums: tuple, chunk: tuple) -> tuple:
+        loss, grads = jax.value_and_grad(lambda p: _chunk_loss(cfg, how, p, *chunk))(params)
+        return jax.tree.map(jnp.add, sums, (loss, ravel_pytree(grads)[0])), None
+
+    zero = (jnp.float32(0), jnp.zeros_like(ravel_pytree(params)[0]))
+    return jax.lax.scan(add, zero, (tokens_CBT, weight_CB))[0]
+
+
+def hessian_vector(cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, vector_P: jax.Array) -> jax.Array:
+    """H v (P,): forward over reverse, so about three gradients' work and no second backward pass."""
+    flat_P, unravel = ravel_pytree(params)
+
+    def add(sum_P: jax.Array, chunk: tuple) -> tuple:
+        slope = jax.grad(lambda flat_P: _chunk_loss(cfg, how, unravel(flat_P), *chunk))
+        return sum_P + jax.jvp(slope, (flat_P,), (vector_P,))[1], None
+
+    return jax.lax.scan(add, jnp.zeros_like(flat_P), (tokens_CBT, weight_CB))[0]
+
+
+class Eigenvalue(NamedTuple):
+    """The largest eigenvalue, in magnitude or of all, and how it was found."""
+
+    value: jax.Array
+    residual: jax.Array  # |A v - value v| / |value|: the eigenvalue of a symmetric matrix is within residual * |value|
+    iterations: jax.Array
+
+
+def largest_magnitude(apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float) -> Eigenvalue:
+    """Power iteration on a symmetric `apply`, until the residual is below `tolerance` or `iterations` products are spent; traceable."""
+
+    def unfinished(state: tuple) -> jax.Array:
+        return (state[1].iterations < iterations) & (state[1].residual > tolerance)
+
+    def step(state: tuple) -> tuple:
+        vector_P, found = state
+        product_P = apply(vector_P)
+        value = vector_P @ product_P
+        residual = jnp.linalg.norm(product_P - value * vector_P) / jnp.maximum(jnp.abs(value), 1e-30)
+        return product_P / jnp.maximum(jnp.linalg.norm(product_P), 1e-30), Eigenvalue(value, residual, found.iterations + 1)
+
+    start = (start_P / jnp.linalg.norm(start_P), Eigenvalue(jnp.float32(0), jnp.float32(jnp.inf), jnp.int32(0)))
+    return jax.lax.while_loop(unfinished, step, start)[1]
+
+
+def largest(apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float) -> Eigenvalue:
+    """The largest eigenvalue of a symmetric `apply`: when the largest in magnitude is negative, it is the shift of a second iteration.
+
+    `iterations` bounds each of the two; the count returned is their sum, and the residual is relative to the value returned.
+    """
+    first = largest_magnitude(apply, start_P, iterations, tolerance)
+
+    def shifted(first: Eigenvalue) -> Eigenvalue:
+        found = largest_magnitude(lambda v_P: apply(v_P) - first.value * v_P, start_P, iterations, tolerance)
+        value = found.value + first.value
+        residual = found.residual * jnp.abs(found.value) / jnp.maximum(jnp.abs(value), 1e-30)
+        return Eigenvalue(value, residual, found.iterations + first.iterations)
+
+    return jax.lax.cond(first.value < 0, shifted, lambda first: first, first)
