@@ -47,7 +47,7 @@ def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool 
     Raises UserError for an unknown size, a width that is no multiple of the head size, an impossible ratio, or a base that does not fit
     the parametrisation.
     """
-    d_model, n_layers, head_dim = _dimensions(size)
+    d_model, n_layers, head_dim = dimensions(size)
     n_heads = d_model // head_dim
     if kv_ratio < 1 or n_heads % kv_ratio:
         raise UserError(f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a divisor")
@@ -78,7 +78,7 @@ def _check_parametrization(name: str, bases: dict[str, int]) -> None:
             raise UserError(f"model.{field}={base}: {name} does not read it; use 0, or model.parametrization={users}")
 
 
-def _dimensions(size: str) -> tuple[int, int, int]:
+def dimensions(size: str) -> tuple[int, int, int]:
     """(d_model, n_layers, head_dim) of a name in SIZES or of a spelled-out size."""
     if size in SIZES:
         return SIZES[size]

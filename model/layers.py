@@ -31,19 +31,12 @@ class Layer(nnx.Module):
         self.mlp = MLP(cfg, init)
 
     def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
-        x_BLD = x_BLD + self.attended(x_BLD, angles_BLK, mask_BLM, implementation)
-        return x_BLD + self.fed_forward(x_BLD)
-
-    def attended(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
-        """What attention adds to the residual stream."""
         normed_BLD = rms_norm(x_BLD, self.attention_norm[...], self.eps)
-        return self._scaled(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation))
+        x_BLD = x_BLD + self.scaled(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation))
+        return x_BLD + self.scaled(self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))
 
-    def fed_forward(self, x_BLD: jax.Array) -> jax.Array:
-        """What the MLP adds to the residual stream."""
-        return self._scaled(self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))
-
-    def _scaled(self, branch_BLD: jax.Array) -> jax.Array:
+    def scaled(self, branch_BLD: jax.Array) -> jax.Array:
+        """What a branch adds to the residual stream: its output times the parametrisation's multiplier."""
         return branch_BLD if self.branch == 1 else self.branch * branch_BLD
 
 
