@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import track
 
 from stepladder.configs import schema, sizes
 from stepladder.configs.errors import UserError
@@ -19,10 +21,11 @@ from stepladder.configs.files import write_atomic
 from stepladder.configs.rungs import rung
 from stepladder.configs.spec import RunSpec
 from stepladder.model.activations import MADE_BY, activations
+from stepladder.train.data.batches import BatchSource
 from stepladder.train.program import initial_state, traced, train_step
+from stepladder.train.stores import stores
 
 STEPS = 10
-AXES = {"width": "d_model", "depth": "n_layers"}
 
 
 def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
@@ -80,6 +83,22 @@ def specs(config: ConfigDict, parametrizations: Sequence[str], axis: str, values
                 for field, at in base.items():
                     c.model[field] = at if field in sizes.BASES.get(name, ()) else 0
                 yield rung(c)
+
+
+def run(
+    config: ConfigDict, workdir: Path, axis: str, values: Sequence[int], parametrizations: Sequence[str], seeds: int = 1, show: bool = True
+) -> Path:
+    """Check every size and parametrisation on the config's text, and write the result. Raises UserError as `specs` does."""
+    planned = list(specs(config, parametrizations, axis, values, seeds))
+    store = stores([planned[0]], Path(config.machine.store) if config.machine.store else Path(workdir) / "data", show=show)[
+        planned[0].data.corpus
+    ]
+    data = planned[0].data
+    batches = list(BatchSource(store, data.weights, data.seq_len, planned[0].batch_size, planned[0].hyper.data_seed).steps(0, STEPS))
+    found, console = [], Console(stderr=True)
+    for spec in track(planned, "coordinates", console=console, disable=not (show and console.is_terminal)):
+        found.append((spec, check(spec, batches)))
+    return write(workdir, axis, found)
 
 
 def write(workdir: Path, axis: str, found: list[tuple[RunSpec, list[dict]]]) -> Path:
