@@ -25,6 +25,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.norm_eps = 1e-6
     c.model.logit_cap = 0.0  # tanh soft-cap of the logits, 0 is off
     c.model.compute_dtype = "float32"  # float32 | bfloat16; parameters stay float32
+    c.model.parametrization = "standard"  # standard | mup | completep: how rates and init change with width and depth
+    c.model.base_width = 0  # of mup and completep: the width the rates were tuned at
+    c.model.base_depth = 0  # of completep: the number of layers they were tuned at
 
     c.data = ConfigDict()
     c.data.corpus = "embedded"  # the text every installation carries, or a label for `sources`

@@ -53,6 +53,7 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     return sizes.shape(
         m.size, vocab_size=vocabulary(config.data.tokenizer), activation=m.activation, tied=m.tied, kv_ratio=m.kv_ratio, qk_norm=m.qk_norm,
         rope_theta=m.rope_theta, norm_eps=m.norm_eps, logit_cap=m.logit_cap, compute_dtype=m.compute_dtype,
+        parametrization=m.parametrization, base_width=m.base_width, base_depth=m.base_depth,
     )  # fmt: skip
 
 
@@ -115,6 +116,11 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
         )
     evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
     saves = {durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints} | {steps}
+    if model.parametrization != "standard" and not o.learning_rate:
+        raise UserError(
+            f"optimizer.learning_rate=0: the rule's rate is for standard; model.parametrization={model.parametrization} needs the rate tuned "
+            f"at base_width={model.base_width}"
+        )
     rate = o.learning_rate or advice.learning_rate
     return RunSpec(
         name=config.name, model=model, data=data,

@@ -15,6 +15,7 @@ SPEC, LINEAGE, STATUS, HEARTBEAT = "spec.json", "lineage.json", "status.json", "
 METRICS, CHECKPOINTS = "metrics", "checkpoints"
 FORECAST = "forecast.json"  # at the top of the workdir, one entry a target, written before the target's step 0
 TIMES = "timing.json"  # at the top of the workdir: seconds by phase of the last `run` command that ran something
+STUDIES = "studies"  # at the top of the workdir: numbers that probes of the model leave for the analysis
 LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and its run ids
 
 # Row kinds. `train`: loss (nats/token, mean over the steps since the previous row's), grad_norm, learning_rate.

@@ -9,6 +9,9 @@ import re
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec
 
+# parametrisation -> what it is relative to; the rules themselves are model/parametrization.py's
+BASES = {"standard": (), "mup": ("base_width",), "completep": ("base_width", "base_depth")}
+
 # name: (d_model, n_layers, head_dim)
 SIZES = {
     "6k": (16, 2, 8),
@@ -37,12 +40,14 @@ SIZES = {
 
 
 def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool = True, kv_ratio: int = 1, qk_norm: bool = True,
-          rope_theta: float = 10_000.0, norm_eps: float = 1e-6, logit_cap: float = 0.0, compute_dtype: str = "float32") -> ModelSpec:  # fmt: skip
+          rope_theta: float = 10_000.0, norm_eps: float = 1e-6, logit_cap: float = 0.0, compute_dtype: str = "float32",
+          parametrization: str = "standard", base_width: int = 0, base_depth: int = 0) -> ModelSpec:  # fmt: skip
     """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`. `kv_ratio` query heads share one key/value head.
 
-    Raises UserError for an unknown size, a width that is no multiple of the head size, or an impossible ratio.
+    Raises UserError for an unknown size, a width that is no multiple of the head size, an impossible ratio, or a base that does not fit
+    the parametrisation.
     """
-    d_model, n_layers, head_dim = _dimensions(size)
+    d_model, n_layers, head_dim = dimensions(size)
     n_heads = d_model // head_dim
     if kv_ratio < 1 or n_heads % kv_ratio:
         raise UserError(f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a divisor")
@@ -50,16 +55,30 @@ def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool 
         raise UserError(f"model.activation={activation!r}: unknown; {nearest(activation, ('swiglu', 'gelu'))}")
     if compute_dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.compute_dtype={compute_dtype!r}: unknown; {nearest(compute_dtype, ('float32', 'bfloat16'))}")
+    _check_parametrization(parametrization, {"base_width": base_width, "base_depth": base_depth})
     multiple = 128 if d_model >= 512 else 8
     hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
     return ModelSpec(
         size=size, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_heads // kv_ratio,
         head_dim=head_dim, d_ff=int(-(-hidden // multiple) * multiple), activation=activation, tied=tied, qk_norm=qk_norm,
         rope_theta=rope_theta, norm_eps=norm_eps, logit_cap=logit_cap, compute_dtype=compute_dtype,
+        parametrization=parametrization, base_width=base_width, base_depth=base_depth,
     )  # fmt: skip
 
 
-def _dimensions(size: str) -> tuple[int, int, int]:
+def _check_parametrization(name: str, bases: dict[str, int]) -> None:
+    """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal specs."""
+    if name not in BASES:
+        raise UserError(f"model.parametrization={name!r}: unknown; {nearest(name, BASES)}")
+    for field, base in bases.items():
+        if field in BASES[name] and base < 1:
+            raise UserError(f"model.{field}={base}: {name} is relative to a base; give the {field[5:]} its rates were tuned at")
+        if field not in BASES[name] and base:
+            users = " or ".join(other for other, fields in BASES.items() if field in fields)
+            raise UserError(f"model.{field}={base}: {name} does not read it; use 0, or model.parametrization={users}")
+
+
+def dimensions(size: str) -> tuple[int, int, int]:
     """(d_model, n_layers, head_dim) of a name in SIZES or of a spelled-out size."""
     if size in SIZES:
         return SIZES[size]

@@ -29,9 +29,9 @@ class ModelSpec:
     norm_eps: float
     logit_cap: float  # tanh soft-cap of the logits; 0 is off
     compute_dtype: str  # float32 | bfloat16; parameters are float32 always
-    parametrization: str = "standard"  # key of configs/parametrizations.py:PARAMETRIZATIONS
-    base_width: int = 0  # the width at which every parametrisation equals the standard one; 0 for standard
-    base_depth: int = 0  # the same in layers
+    parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
+    base_width: int = 0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
+    base_depth: int = 0  # the same in layers; 0 for standard and mup
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from stepladder.model import rope
+from stepladder.model import parametrization, rope
 from stepladder.model.attention import Attention
 from stepladder.model.init import Init
 from stepladder.model.mlp import MLP
@@ -24,16 +24,20 @@ class Layer(nnx.Module):
     """Pre-norm residual layer. Parameters carry a leading N; `__call__` runs on one layer's slice of them."""
 
     def __init__(self, cfg: Shape, init: Init):
-        self.eps = cfg.norm_eps
-        self.attention_norm = init("attention_norm", "norm", (cfg.n_layers, cfg.d_model))
+        self.eps, self.branch = cfg.norm_eps, parametrization.residual(cfg)
+        self.attention_norm = init("attention_norm", (cfg.n_layers, cfg.d_model))
         self.attention = Attention(cfg, init)
-        self.mlp_norm = init("mlp_norm", "norm", (cfg.n_layers, cfg.d_model))
+        self.mlp_norm = init("mlp_norm", (cfg.n_layers, cfg.d_model))
         self.mlp = MLP(cfg, init)
 
     def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
         normed_BLD = rms_norm(x_BLD, self.attention_norm[...], self.eps)
-        x_BLD = x_BLD + self.attention(normed_BLD, angles_BLK, mask_BLM, implementation)
-        return x_BLD + self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps))
+        x_BLD = x_BLD + self.scaled(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation))
+        return x_BLD + self.scaled(self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))
+
+    def scaled(self, branch_BLD: jax.Array) -> jax.Array:
+        """What a branch adds to the residual stream: its output times the parametrisation's multiplier."""
+        return branch_BLD if self.branch == 1 else self.branch * branch_BLD
 
 
 def _scan(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:

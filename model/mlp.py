@@ -29,8 +29,8 @@ class MLP(nnx.Module):
     def __init__(self, cfg: Shape, init: Init):
         D, F, N = cfg.d_model, cfg.d_ff, cfg.n_layers
         self.activation = cfg.activation
-        self.up = init("mlp.up", "hidden", (N, D, ACTIVATIONS[cfg.activation].inputs, F), fan_in=D)
-        self.down = init("mlp.down", "output", (N, F, D), fan_in=F)
+        self.up = init("mlp.up", (N, D, ACTIVATIONS[cfg.activation].inputs, F), fan_in=D)
+        self.down = init("mlp.down", (N, F, D), fan_in=F)
 
     def __call__(self, x_BLD: jax.Array) -> jax.Array:
         (B, L, D), dtype = x_BLD.shape, x_BLD.dtype

@@ -20,3 +20,6 @@ class Shape(Protocol):
     norm_eps: float
     logit_cap: float  # 0 is off
     compute_dtype: str  # float32 | bfloat16
+    parametrization: str  # key of parametrization.PARAMETRIZATIONS
+    base_width: int  # the width the ratio m_N is relative to; 0 is d_model itself
+    base_depth: int  # the same in layers

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stepladder.model import layers as stack
-from stepladder.model import rope
+from stepladder.model import parametrization, rope
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
@@ -18,12 +18,12 @@ class Transformer(nnx.Module):
 
     def __init__(self, cfg: Shape, key: jax.Array):
         init = Init(cfg, key)
-        self.cfg = cfg
-        self.embed = init("embed", "embed", (cfg.vocab_size, cfg.d_model))
+        self.cfg, self.logit_scale = cfg, parametrization.logits(cfg)
+        self.embed = init("embed", (cfg.vocab_size, cfg.d_model))
         self.layers = stack.Layer(cfg, init)
-        self.final_norm = init("final_norm", "norm", (cfg.d_model,))
+        self.final_norm = init("final_norm", (cfg.d_model,))
         if not cfg.tied:
-            self.unembed = init("unembed", "unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
+            self.unembed = init("unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
 
     def __call__(
         self,
@@ -36,13 +36,20 @@ class Transformer(nnx.Module):
         mask_BLM: jax.Array | None = None,
     ) -> jax.Array:
         """Logits (B, L, V), float32."""
-        cfg, (B, L) = self.cfg, tokens_BL.shape
-        dtype = jnp.dtype(cfg.compute_dtype)
-        positions_BL = jnp.arange(L)[None] if positions_BL is None else positions_BL
-        x_BLD = self.embed[...].astype(dtype)[tokens_BL]
-        angles_BLK = rope.angles(positions_BL, cfg.head_dim, cfg.rope_theta)
-        x_BLD = stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat)
-        x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, -1)
+        positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
+        x_BLD = self.embedded(tokens_BL)
+        angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
+        return self.read_out(stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat))
+
+    def embedded(self, tokens_BL: jax.Array) -> jax.Array:
+        """The residual stream before the first layer, in the compute dtype."""
+        return self.embed[...].astype(jnp.dtype(self.cfg.compute_dtype))[tokens_BL]
+
+    def read_out(self, x_BLD: jax.Array) -> jax.Array:
+        """Logits (B, L, V), float32, of the residual stream after the last layer."""
+        cfg, dtype, (B, L, D) = self.cfg, x_BLD.dtype, x_BLD.shape
+        x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, D)
+        x_XD = x_XD if self.logit_scale == 1 else self.logit_scale * x_XD  # D wide, where the logits are V wide
         unembed_DV = (self.embed[...].T if cfg.tied else self.unembed[...]).astype(dtype)
         logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.promote_types(dtype, jnp.float32)).reshape(B, L, -1)
         return cfg.logit_cap * jnp.tanh(logits_BLV / cfg.logit_cap) if cfg.logit_cap else logits_BLV

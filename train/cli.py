@@ -266,6 +266,37 @@ def laws(args) -> int:
     return command.laws()
 
 
+def _coordinates_arguments(parser):
+    from stepladder.configs.sizes import BASES
+
+    numbers = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731
+    _config(parser)
+    _workdir(parser)
+    grown = parser.add_mutually_exclusive_group(required=True)
+    grown.add_argument("--widths", type=numbers, metavar="W,W,...", help="grow the width, e.g. 64,128,256,512,1024")
+    grown.add_argument("--depths", type=numbers, metavar="N,N,...", help="grow the number of layers, e.g. 2,4,8,16")
+    parser.add_argument("--parametrizations", default=",".join(BASES), help="default: all of them")
+    parser.add_argument("--seeds", type=int, default=1, help="initialisations to average over")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def coordinates(args) -> int:
+    """Coordinate check: do activations change alike at every width or depth in ten steps? Example: stepladder coordinates --config=configs/studies/parametrization.py:cpu --widths=64,128,256 --workdir=W"""
+    from stepladder.train import machine
+
+    config, axis = load(args.config, args.overrides).config, "width" if args.widths else "depth"
+    machine.start(machine.Machine.from_config(config))
+    from stepladder.analysis import coordinates as analysis
+    from stepladder.train import coordinates as probe
+
+    names = tuple(args.parametrizations.split(","))
+    probe.run(config, args.workdir, axis, args.widths or args.depths, names, args.seeds, show=not args.quiet)
+    check = analysis.read(args.workdir, axis)
+    print(check)
+    print(f"figure: {analysis.write(check, args.workdir)}")
+    return 0
+
+
 def _demo_arguments(parser):
     parser.add_argument("--workdir", type=Path, default=Path("demo"), help="default: ./demo")
     parser.add_argument("--config", default=str(Path(__file__).parent.parent / "configs" / "demo.py") + ":cpu", help=CONFIG_HELP)
@@ -292,6 +323,7 @@ COMMANDS = {
     "predict": (_predict_arguments, predict),
     "recommend": (_recommend_arguments, recommend),
     "laws": (lambda parser: None, laws),
+    "coordinates": (_coordinates_arguments, coordinates),
     "demo": (_demo_arguments, demo),
 }
 

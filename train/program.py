@@ -43,7 +43,7 @@ WINDOW = ("loss", "z_loss", "grad_norm", "count")
 def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
     """State before the first step; traceable in the seed."""
     params = transformer.init(model, jax.random.key(hyper["seed"]))
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, 1.0, optim.weight_decay_mode)
+    tx = optimizer.OPTIMIZERS[optim.name](hyper, 1.0, optim.weight_decay_mode, model)
     return {
         "params": params,
         "opt": tx.init(params),
@@ -57,7 +57,7 @@ def train_step(model: ModelSpec, optim: OptimizerSpec, how: dict, state: dict, h
     params, step = state["params"], state["step"]
     aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], **how)
     factor = schedule.factor(optim.schedule, step, hyper)
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode)
+    tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, model)
     updates, opt = tx.update(grads, state["opt"], params)
     new = {**aux, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
     window = {name: state["window"][name] + new[name] for name in WINDOW}

@@ -1,0 +1,72 @@
+"""Does the best learning rate stay where it is as width grows? Standard against muP, at a fixed depth, on real text.
+
+    stepladder run --config=configs/studies/parametrization.py:cpu --workdir=W      then `stepladder report --workdir=W --study=learning_rate`
+    stepladder coordinates --config=configs/studies/parametrization.py:cpu --widths=64,128,256,512,1024 --workdir=W
+
+`:tiny` is the same in seconds, for tests; `:gpu` goes from width 64 to 1024. A grid may differ by width and parametrisation: it has to hold
+the optimum, with steps of sqrt 2 around it.
+"""
+
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from stepladder.configs import base, sizes
+from stepladder.configs.rungs import rung
+
+
+@dataclass(frozen=True)
+class Study:
+    """One argument of this config. `rates`: parametrisation -> width -> (lowest, highest) k of the learning rates 2^(k/2)."""
+
+    rates: dict[str, dict[int, tuple[int, int]]]
+    seeds: int
+    steps: int
+    batch: int  # sequences
+    seq_len: int
+    depth: int
+    head: int
+    mb: float  # of text a domain
+
+
+STUDIES = {
+    "cpu": Study(
+        rates={"standard": {32: (-18, -6), 128: (-18, -6)}, "mup": {32: (-18, -6), 128: (-18, -6)}},
+        seeds=1, steps=300, batch=16, seq_len=64, depth=2, head=16, mb=1.0,
+    ),
+}  # fmt: skip
+
+
+def get_config(arg: str = "cpu") -> ConfigDict:
+    if arg not in STUDIES:
+        raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(STUDIES)}")
+    study = STUDIES[arg]
+    c = base.get_config()
+    c.name = "parametrization"
+    c.model.size = f"w64d{study.depth}h{study.head}"  # of a coordinate check; the ladder has its own widths
+    c.optimizer.learning_rate = 3e-3  # the same
+    c.data.seq_len, c.data.max_mb_per_domain = study.seq_len, study.mb
+    c.run.batch_size, c.run.duration, c.run.evals, c.run.log_every = study.batch, f"{study.steps} steps", (), 50
+    c.machine.tensorboard = False
+    c.study = ConfigDict()
+    c.study.arg = arg
+    c.study.seeds = study.seeds
+    return c
+
+
+def ladder(config: ConfigDict) -> list:
+    """Every seed at every learning rate of every width and parametrisation; the smallest width is muP's base."""
+    study, runs = STUDIES[config.study.arg], []
+    for name, by_width in study.rates.items():
+        base_width = min(by_width) if "base_width" in sizes.BASES[name] else 0
+        for width, (low, high) in sorted(by_width.items()):
+            for k in range(low, high + 1):
+                for seed in range(config.study.seeds):
+                    c = config.copy_and_resolve_references()
+                    c.unlock()
+                    c.model.size, c.model.parametrization = f"w{width}d{study.depth}h{study.head}", name
+                    c.model.base_width, c.model.base_depth = base_width, 0
+                    c.optimizer.learning_rate, c.seed, c.data_seed = 2 ** (k / 2), config.seed + seed, config.data_seed + seed
+                    c.name = f"{name}-w{width}-lr{2 ** (k / 2):.2g}-s{seed}"
+                    runs.append(rung(c, role="sweep", study="parametrization"))
+    return runs
