@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stepladder.analysis.learning_rate import curves, fit_rule
+from stepladder.analysis.learning_rate import curves
 from stepladder.analysis.load import load
+from stepladder.analysis.rate_rule import fit_rule
 from stepladder.configs.errors import UserError
 from tests import synthetic_records as records
 

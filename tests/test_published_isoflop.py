@@ -6,8 +6,9 @@ import pytest
 
 from stepladder.analysis.fit import fit
 from stepladder.analysis.isoflop import isoflop, power_law
-from stepladder.analysis.learning_rate import curves, fit_rule
+from stepladder.analysis.learning_rate import curves
 from stepladder.analysis.pass_at_k import coverage
+from stepladder.analysis.rate_rule import fit_rule
 from tests.published import check, record_row, table
 
 # --- Porian et al., 2406.19146: exponents a of N* ~ C^a in 15 configurations
