@@ -11,6 +11,7 @@ from stepladder.configs.errors import UserError
 
 _DRAWS = 2000
 LEAST_BRACKETS = 3
+EXCESS = 1.0  # nats per token
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,19 @@ class BoundaryLaw:
     notes: tuple[str, ...]
 
 
-def boundaries(points: RatePoints, *, above: float = 0.0) -> list[Boundary]:
-    """The bracket of every setting. A run diverged when its record says so, or when it ends `above` nats per token over its initial loss."""
-    return [_boundary(rows, points.settings, above) for rows in points.groups() if rows["learning_rate"].nunique() > 1]
+def boundaries(points: RatePoints, *, above: float = 0.0, excess: float = EXCESS) -> list[Boundary]:
+    """The bracket of every setting with two rates or more.
+
+    A run broke when its record says that it diverged, when it ends `above` nats per token over its initial loss, or `excess` over the
+    lowest mean loss of its setting: it lived, and learned nothing of use.
+    """
+    return [_boundary(rows, points.settings, above, excess) for rows in points.groups() if rows["learning_rate"].nunique() > 1]
 
 
-def _boundary(rows: pd.DataFrame, settings: list[str], above: float) -> Boundary:
+def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: float) -> Boundary:
     l0, _ = initial_loss(rows)
-    lost = rows["diverged"] | ((rows["loss"] > l0 + above) if l0 is not None else False)
+    limit = rows.groupby("learning_rate")["loss"].mean().min() + excess
+    lost = rows["diverged"] | (rows["loss"] > (limit if l0 is None else min(limit, l0 + above)))
     table = rows.assign(lost=lost).groupby("learning_rate")["lost"].agg(["sum", "count"]).sort_index()
     broken = table.index[table["sum"] > 0]
     diverges = float(broken[0]) if len(broken) else None

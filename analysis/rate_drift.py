@@ -16,7 +16,7 @@ _SURE = 0.95
 class Drift:
     """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the smallest to the largest: (value, low, high).
 
-    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression. scatter: s.d. in ln lr* beyond the
+    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression, and its slope in them. scatter: s.d. in ln lr* beyond the
     optima's own intervals. draws: of the slope.
     """
 
@@ -28,6 +28,7 @@ class Drift:
     span: tuple[float, float]
     optima: int
     held: tuple[str, ...]
+    held_slope: float
     scatter: float
     notes: tuple[str, ...]
     draws: np.ndarray
@@ -61,10 +62,10 @@ def drifts(found: list[Curve], axis: str = "width", *, level: float = 0.9, seed:
     for i, ((kind, recipe), curves) in enumerate(sorted(groups.items())):
         name = " ".join(w for w in (kind, recipe) if w) or "all runs"
         refused = tuple(f"left out: size {c.size}, D = {c.D:.3g}: {c.refused}" for c in curves if c.optimum is None)
-        good = [c for c in curves if c.optimum is not None and np.isfinite(_at(c, axis)) and _at(c, axis) > 0]
-        if len({_at(c, axis) for c in good}) < 2:
+        good = [c for c in curves if c.optimum is not None and np.isfinite(at(c, axis)) and at(c, axis) > 0]
+        if len({at(c, axis) for c in good}) < 2:
             notes.append(
-                f"{name}: {len({_at(c, axis) for c in good})} values of {axis} have an optimum, a drift needs two; add sizes"
+                f"{name}: {len({at(c, axis) for c in good})} values of {axis} have an optimum, a drift needs two; add sizes"
                 + "".join(f"; {r}" for r in refused)
             )
             continue
@@ -73,32 +74,37 @@ def drifts(found: list[Curve], axis: str = "width", *, level: float = 0.9, seed:
 
 
 def compare(found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9) -> list[Comparison]:
-    """For every recipe that has both parametrisations: does `first` drift less than `other`, does it not, or is it not settled?"""
-    out = []
+    """For every recipe that has both parametrisations, and for all together: does `first` drift less than `other`, or is it not settled?"""
+    pairs = []
     for recipe in sorted({d.recipe for d in found}):
         mine = {d.parametrization: d for d in found if d.recipe == recipe}
-        if not {first, other} <= mine.keys():
-            continue
-        a, b = mine[first], mine[other]
-        drawn = np.abs(b.draws) - np.abs(a.draws)
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        probability = float((drawn > 0).mean())
-        winner = (first, other) if probability >= _SURE else (other, first) if probability <= 1 - _SURE else None
-        said = f"{winner[0]} drifts less than {winner[1]}" if winner else f"not settled whether {first} drifts less than {other}"
-        verdict = f"{said} with {a.axis}{f' ({recipe})' if recipe else ''}: probability {probability:.3f} that {first} does"
-        value = float(abs(b.slope[0]) - abs(a.slope[0]))
-        out.append(Comparison(first, other, recipe, a.axis, (value, float(low), float(high)), probability, verdict))
-    return out
+        if {first, other} <= mine.keys():
+            pairs.append((recipe, [(mine[first], mine[other])]))
+    if len(pairs) > 1:
+        pairs.append((f"mean of {len(pairs)} recipes", [both for _, (both,) in pairs]))
+    return [_compare(recipe, both, first, other, level) for recipe, both in pairs]
 
 
-def _at(curve: Curve, axis: str) -> float:
+def _compare(recipe: str, both: list[tuple[Drift, Drift]], first: str, other: str, level: float) -> Comparison:
+    drawn = np.mean([np.abs(b.draws) - np.abs(a.draws) for a, b in both], axis=0)
+    value = float(np.mean([abs(b.slope[0]) - abs(a.slope[0]) for a, b in both]))
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    probability, axis = float((drawn > 0).mean()), both[0][0].axis
+    winner = (first, other) if probability >= _SURE else (other, first) if probability <= 1 - _SURE else None
+    said = f"{winner[0]} drifts less than {winner[1]}" if winner else f"not settled whether {first} drifts less than {other}"
+    verdict = f"{said} with {axis}{f' ({recipe})' if recipe else ''}: probability {probability:.3f} that {first} does"
+    return Comparison(first, other, recipe, axis, (value, float(low), float(high)), probability, verdict)
+
+
+def at(curve: Curve, axis: str) -> float:
+    """The value of an axis of `AXES` for a curve; NaN where the source does not have it."""
     return float({"N": curve.N, "D": curve.D}.get(axis, curve.settings.get(axis, np.nan)))
 
 
 def _drift(kind: str, recipe: str, axis: str, good: list[Curve], refused: tuple, level: float, rng: np.random.Generator) -> Drift:
-    x, y = np.log([_at(c, axis) for c in good]), np.log([c.optimum for c in good])
+    x, y = np.log([at(c, axis) for c in good]), np.log([c.optimum for c in good])
     other = "N" if axis == "D" else "D"
-    z = np.log([_at(c, other) for c in good])
+    z = np.log([at(c, other) for c in good])
     columns, held = [np.ones(len(x)), x - x.mean()], ()
     wide = np.column_stack([*columns, z - z.mean()])
     singular = np.linalg.svd(wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False)
@@ -128,7 +134,20 @@ def _drift(kind: str, recipe: str, axis: str, good: list[Curve], refused: tuple,
     reach = float(np.ptp(x))
     factor = tuple(float(np.exp(s * reach)) for s in (beta[1], low, high))
     span = (float(np.exp(x.min())), float(np.exp(x.max())))
-    return Drift(kind, recipe, axis, (float(beta[1]), float(low), float(high)), factor, span, len(good), held, scatter, tuple(notes), draws)
+    return Drift(
+        kind,
+        recipe,
+        axis,
+        (float(beta[1]), float(low), float(high)),
+        factor,
+        span,
+        len(good),
+        held,
+        float(beta[2]) if held else 0.0,
+        scatter,
+        tuple(notes),
+        draws,
+    )
 
 
 def _scatter(design: np.ndarray, y: np.ndarray, sd: np.ndarray) -> float:

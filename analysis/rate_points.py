@@ -98,7 +98,8 @@ def _of_runs(runs: Runs) -> RatePoints:
 
 def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> RatePoints:
     if isinstance(source, pd.DataFrame):
-        name, table = "the DataFrame", refuse_empty(source, "the DataFrame").reset_index(drop=True)
+        name = str(source.attrs.get("source", "the DataFrame"))
+        table = refuse_empty(source, name).reset_index(drop=True)
     else:
         name, table = str(source), read_file(source).reset_index(drop=True)
     known = {"N", "D", "C", "loss", "learning_rate", "diverged", *_TEXT, *_NUMBERS}
