@@ -35,13 +35,18 @@ class Boundary:
 
 @dataclass(frozen=True)
 class BoundaryLaw:
-    """lr_max = c N^a through the brackets: (value, low, high) each, the brackets used, and what was left out."""
+    """lr_max = rate (N / centre)^a through the brackets, rate and a as (value, low, high); the brackets used, and what was left out."""
 
-    c: tuple[float, float, float]
+    centre: float
+    rate: tuple[float, float, float]
     a: tuple[float, float, float]
     brackets: int
     level: float
     notes: tuple[str, ...]
+
+    def at(self, n: float) -> float:
+        """The boundary for N parameters."""
+        return float(self.rate[0] * (n / self.centre) ** self.a[0])
 
 
 def boundaries(points: RatePoints, *, above: float = 0.0, excess: float = EXCESS) -> list[Boundary]:
@@ -99,13 +104,8 @@ def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) ->
         if np.ptp(x[pick]) > 0:
             y = low[pick] + (high - low)[pick] * rng.uniform(size=len(x))
             a, b = np.polyfit(x[pick] - x.mean(), y, 1)
-            drawn.append((np.exp(b - a * x.mean()), a))
+            drawn.append((np.exp(b), a))
     spans = np.quantile(np.array(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
     notes = tuple(f"left out: size {b.size}, D = {b.D:.3g}: {b.note}" for b in found if b not in closed)
-    return BoundaryLaw(
-        (float(np.exp(level_0 - slope * x.mean())), *map(float, spans[:, 0])),
-        (float(slope), *map(float, spans[:, 1])),
-        len(closed),
-        level,
-        notes,
-    )
+    rate = (float(np.exp(level_0)), *map(float, spans[:, 0]))
+    return BoundaryLaw(float(np.exp(x.mean())), rate, (float(slope), *map(float, spans[:, 1])), len(closed), level, notes)

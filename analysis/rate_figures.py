@@ -106,10 +106,10 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
             continue
         value = np.array([s.value for _, s in mine])
         reach = np.array([[s.value - s.low, s.high - s.value] if s.low is not None else [0, 0] for _, s in mine]).T
-        axes.errorbar([c.N for c, _ in mine], value, yerr=np.maximum(reach, 0), fmt=_MARKS[k % len(_MARKS)], ms=6, color=_KINDS[k % len(_KINDS)], mec="white", capsize=3, lw=1.2, label=kind or None)  # fmt: skip
+        axes.errorbar([c.N * (1 + 0.03 * (k - (len(kinds) - 1) / 2)) for c, _ in mine], value, yerr=np.maximum(reach, 0), fmt=_MARKS[k % len(_MARKS)], ms=6, color=_KINDS[k % len(_KINDS)], mec="white", capsize=3, lw=1.2, label=kind or None)  # fmt: skip
     _log(axes, "N, parameters", "sensitivity, nats per token")
     axes.set_ylim(bottom=0)
-    axes.set_title("What a wrong learning rate costs: mean of min(loss, initial loss) - lowest")
+    axes.set_title("What a wrong learning rate costs, on average over the rates tried")
     if any(kinds):
         axes.legend(loc="best")
     return figure
@@ -133,9 +133,10 @@ def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
                 axes.plot(x, b.diverges, "x", ms=6, color=TARGET)
     if law is not None:
         n = np.geomspace(min(b.N for b in found), max(b.N for b in found), 40)
-        axes.plot(n, law.c[0] * n ** law.a[0], color=INK, lw=1.3, ls="--", label=f"{law.c[0]:.3g} N^{law.a[0]:.2f} ({law.a[1]:.2f} to {law.a[2]:.2f})")  # fmt: skip
+        label = f"N^{law.a[0]:.2f} ({law.a[1]:.2f} to {law.a[2]:.2f})"
+        axes.plot(n, [law.at(v) for v in n], color=INK, lw=1.3, ls="--", label=label)
     _log(axes, "N, parameters", "learning rate", y=True)
-    axes.set_title("Largest rate that survives (dot; triangle: nothing diverged), smallest that diverges (cross)")
+    axes.set_title("Where runs diverge: survives (dot, triangle: at all rates), diverges (cross)")
     if law is not None or any(kinds):
         axes.legend(loc="best")
     return figure

@@ -44,9 +44,10 @@ def verdict(found: RateStudy) -> list[str]:
         out.append(f"through the {n.runs} runs within {n.within:.2%} of the best of their {n.cells} (N, D): lr {said}")
         if n.batch:
             out.append(f"the same for the batch ({n.batch_unit}): " + ", ".join(f"{k} {_span(v)}" for k, v in n.batch.items()))
-    if found.boundary_law is not None:
+    law = found.boundary_law
+    if law is not None:
         out.append(
-            f"runs begin to diverge at {_span(found.boundary_law.c)} N^{_span(found.boundary_law.a)} ({found.boundary_law.brackets} brackets)"
+            f"runs begin to diverge at {_span(law.rate)} for N = {human(law.centre)}, and as N^{_span(law.a)} ({law.brackets} brackets; {len(law.notes)} settings have none and are left out)"
         )
     return [*out, *(f"missing: {what}" for what in found.missing)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.figures import human
 from stepladder.analysis.load import EXCLUDED, Runs, load
 from stepladder.analysis.select import final_points
 from stepladder.analysis.table_columns import Columns, numbers
@@ -118,7 +119,7 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
     if "run_id" not in frame:
         frame["run_id"] = [f"row {i}" for i in table.index]
     if "size" not in frame:
-        frame["size"] = [f"{n:.3g}" for n in frame["N"]]
+        frame["size"] = [human(n) if np.isfinite(n) else "" for n in frame["N"]]
     frame["diverged"] = _diverged(frame, mapping.get("diverged", "diverged"), table)
     reasons = _bad(frame, {n: data.text[n] for n in ("N", "D", "learning_rate", "loss")})
     excluded = join(*(why(frame.loc[[i]], text) for i, text in reasons.items())) if reasons else pd.DataFrame(columns=list(EXCLUDED))
