@@ -17,7 +17,7 @@ _RUN = (
     "run_id", "name", "role", "study", "recipe", "size", "width", "depth", "parametrization", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
     "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate",
     "weight_decay",
-    "warmup_steps", "schedule", "batch_size", "seq_len", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer",
+    "warmup_steps", "schedule", "batch_size", "seq_len", "vocab_size", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer",
     "spec_hash", "created",
     "machine", "error",
 )  # fmt: skip
@@ -172,6 +172,7 @@ def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
             **{k: lineage[k] for k in ("flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference")},
             **{k: hyper[k] for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")},
             "schedule": spec["optimizer"]["schedule"], "batch_size": spec["batch_size"], "seq_len": spec["data"]["seq_len"],
+            "vocab_size": spec["model"]["vocab_size"],
             "parent": parent.get("run_id"), "parent_step": parent.get("step"), "root": folder.name,
             "corpus": spec["data"]["corpus"]["name"],
             "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "created": lineage.get("created_utc"),

@@ -2,40 +2,9 @@
 
 from html import escape
 
+from stepladder.analysis.document import document, figure, left_out, missing, number, percent, table
 from stepladder.analysis.figures import human
 
-_CSS = """
-:root{--ink:#1f2933;--muted:#616e7c;--line:#e4e7eb;--soft:#f5f7fa;--target:#c8384f;--blue:#0b3c5d;--good:#1b7f5c}
-*{box-sizing:border-box}
-body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff;margin:0}
-main{max-width:980px;margin:0 auto;padding:32px 24px 80px}
-h1{font-size:30px;line-height:1.2;margin:0 0 4px}
-h2{font-size:21px;margin:48px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
-h3{font-size:16px;margin:24px 0 6px}
-p{margin:8px 0;max-width:76ch}
-.sub,.note,figcaption{color:var(--muted);font-size:14px}
-.hero{background:var(--soft);border-radius:14px;padding:22px 26px;margin:22px 0}
-.tiles{display:flex;flex-wrap:wrap;gap:14px 30px;margin-bottom:10px}
-.tile b{display:block;font-size:27px;line-height:1.15;font-variant-numeric:tabular-nums}
-.tile span{color:var(--muted);font-size:14px}
-.red b{color:var(--target)}.good b{color:var(--good)}
-table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums;margin:10px 0}
-th{text-align:left;color:var(--muted);font-weight:600;border-bottom:2px solid var(--line)}
-th,td{padding:5px 12px 5px 0;vertical-align:top}
-td{border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right}
-.scroll{overflow-x:auto}
-figure{margin:18px 0}
-figure svg{width:100%;height:auto;display:block}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:20px}
-@media(max-width:760px){.pair{grid-template-columns:1fr}}
-code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;background:var(--soft);border-radius:6px}
-code{padding:1px 5px}pre{padding:12px 16px;overflow-x:auto}
-ul{padding-left:20px;margin:8px 0}li{margin:4px 0}
-.missing{border-left:4px solid #e0a100;background:#fff8e5;padding:10px 16px;border-radius:0 8px 8px 0}
-.share{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:10px 0}
-details summary{cursor:pointer;color:var(--muted)}
-"""
 _PHASES = {
     "steps": "#0b3c5d", "compile": "#328cc1", "eval": "#8cc7d8", "checkpoint": "#e0a100", "data": "#c8384f", "restore": "#9aa5b1",
     "other": "#cbd2d9",
@@ -45,11 +14,7 @@ _PHASES = {
 def page(results: dict, drawn: dict[str, str]) -> str:
     """The whole document. `drawn`: figure name -> inline SVG; a figure that is not there is left out."""
     body = "".join(section(results, drawn) for section in _SECTIONS)
-    title = escape(f"stepladder: {results['workdir']}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{_CSS}</style></head><body><main>{body}</main></body></html>\n"
-    )
+    return document(f"stepladder: {results['workdir']}", body)
 
 
 def _head(results: dict, drawn: dict) -> str:
@@ -58,7 +23,7 @@ def _head(results: dict, drawn: dict) -> str:
         f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; '
         f"{escape(results['generated_utc'])}</p>"
     )
-    return out + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results)) + _missing(results)
+    return out + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results)) + missing(results["missing"])
 
 
 def _hero(entry: dict) -> str:
@@ -123,13 +88,6 @@ def _no_forecast(results: dict) -> str:
     return f'<div class="hero"><div class="tile"><b>No forecast yet</b><span>{said}</span></div></div>'
 
 
-def _missing(results: dict) -> str:
-    if not results["missing"]:
-        return ""
-    items = "".join(f"<li>{escape(what)}</li>" for what in results["missing"])
-    return f'<div class="missing"><b>Not here yet</b><ul>{items}</ul></div>'
-
-
 def _before(results: dict, drawn: dict) -> str:
     out = ""
     for e in results["forecasts"]:
@@ -165,13 +123,13 @@ def _beside(results: dict, drawn: dict) -> str:
         rows = [
             [
                 "law in N and D",
-                _number(e["prediction"]),
-                _percent(e.get("error")),
+                number(e["prediction"]),
+                percent(e.get("error")),
                 f"{results['law']['formula']}, 5 parameters, least squares in log loss",
             ]
         ]
-        rows += [[b["name"], _number(b["prediction"]), _percent(b.get("error")), b["how"]] for b in e["baselines"]]
-        out += _table(["", "nats per token#", "error#", "how"], rows)
+        rows += [[b["name"], number(b["prediction"]), percent(b.get("error")), b["how"]] for b in e["baselines"]]
+        out += table(["", "nats per token#", "error#", "how"], rows)
     return f"<h2>Beside three baselines</h2>{out}" if out else ""
 
 
@@ -185,7 +143,7 @@ def _law(results: dict, drawn: dict) -> str:
         [
             name,
             f"{value:.4g}",
-            f"{spans[name][0]:.3g} to {spans[name][1]:.3g}" if name in spans else f"relative s.e. {_percent(law['log_se'][name], False)}",
+            f"{spans[name][0]:.3g} to {spans[name][1]:.3g}" if name in spans else f"relative s.e. {percent(law['log_se'][name], False)}",
         ]
         for name, value in law["params"].items()
     ]
@@ -198,11 +156,11 @@ def _law(results: dict, drawn: dict) -> str:
     )
     known = "".join(f"<li>{escape(s)}</li>" for s in (*entry.get("identified", ()), *law["notes"]))
     known = f"<h3>What is and what is not identified</h3><ul>{known}</ul>" if known else ""
-    pair = "".join(_figure(drawn, k) for k in ("contours", "residuals"))
+    pair = "".join(figure(drawn, k) for k in ("contours", "residuals"))
     return (
         f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv "
-        f"{escape(law['source'])})</p>{_table(['parameter', 'value#', 'interval'], rows)}"
-        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_allocation(entry)}{_figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+        f"{escape(law['source'])})</p>{table(['parameter', 'value#', 'interval'], rows)}"
+        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_allocation(entry)}{figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
     )
 
 
@@ -221,7 +179,7 @@ def _allocation(entry: dict) -> str:
         for k, label in (("N", "parameters N*"), ("D", "tokens D*"), ("loss", "loss there"), ("a", "a of N* ~ C^a"))
     ]
     return (
-        f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>{_table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
+        f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>{table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
         '<p class="note">Closed form of the fitted law; an interval wider than the range of the proxies says that they do not settle it.</p>'
     )
 
@@ -246,15 +204,15 @@ def _backtest(results: dict, drawn: dict) -> str:
                 b["size"] + (" (largest)" if b["largest"] else ""),
                 human(b["N"]),
                 str(b["points"]),
-                _percent(b["are"], False),
-                _percent(-b["bias"]),
+                percent(b["are"], False),
+                percent(-b["bias"]),
             ]
         )
     if not rows:
         return ""
     return (
         "<h2>Back-test: hide a size, forecast it from the others</h2>"
-        + _table(["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows)
+        + table(["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows)
         + '<p class="note">Only the largest is an extrapolation like the target\'s; the others show how much single sizes matter.</p>'
     )
 
@@ -267,7 +225,7 @@ def _rates(results: dict, drawn: dict) -> str:
         [c["size"], human(c["D"]), f"{c['optimum']:.3g}" if c["optimum"] else "none",
          f"{c['low']:.3g} to {c['high']:.3g}" if c["low"] else "", c["refused"] or f"noise: {c['noise_source']}"] for c in curves
     ]  # fmt: skip
-    return f"<h2>Learning-rate curves</h2>{_figure(drawn, 'learning_rate')}{_table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
+    return f"<h2>Learning-rate curves</h2>{figure(drawn, 'learning_rate')}{table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
 
 
 def _trained(results: dict, drawn: dict) -> str:
@@ -281,12 +239,12 @@ def _trained(results: dict, drawn: dict) -> str:
         for r in sorted(results["runs"], key=lambda r: (r["role"] == "target", r["role"] == "sweep", r["params_total"], r["D"]))
     ]  # fmt: skip
     main, sweep = ([x for x in rows if (x[1] == "sweep") == s] for s in (False, True))
-    more = f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{_table(head, sweep)}</details>" if sweep else ""
+    more = f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{table(head, sweep)}</details>" if sweep else ""
     note = (
         "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A "
         "branch's D includes its parent's."
     )
-    return f'<h2>What was trained</h2>{_figure(drawn, "loss_curves")}{_table(head, main) if main else ""}{more}<p class="note">{note}</p>'
+    return f'<h2>What was trained</h2>{figure(drawn, "loss_curves")}{table(head, main) if main else ""}{more}<p class="note">{note}</p>'
 
 
 def _domains(results: dict, drawn: dict) -> str:
@@ -299,16 +257,16 @@ def _domains(results: dict, drawn: dict) -> str:
             rows.append(
                 [
                     name,
-                    _number(d.get("prediction")),
+                    number(d.get("prediction")),
                     span,
-                    _number(d.get("truth")),
-                    _percent(d.get("error")),
+                    number(d.get("truth")),
+                    percent(d.get("error")),
                     inside,
-                    _number(d.get("bits_per_byte")),
+                    number(d.get("bits_per_byte")),
                 ]
             )
         if rows:
-            out += _table(["domain", "forecast#", "interval", "truth#", "error#", "", "bits per byte#"], rows)
+            out += table(["domain", "forecast#", "interval", "truth#", "error#", "", "bits per byte#"], rows)
     return f"<h2>By domain</h2>{out}" if out else ""
 
 
@@ -322,8 +280,8 @@ def _time(results: dict, drawn: dict) -> str:
         for phase, share in ordered
     )
     rows = [[phase, f"{timing['seconds'][phase]:.1f}", f"{share:.1%}"] for phase, share in ordered]
-    speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), _percent(t["mfu"], False)] for t in timing["throughput"]]
-    tables = _table(["phase", "seconds#", "share#"], rows) + (_table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
+    speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), percent(t["mfu"], False)] for t in timing["throughput"]]
+    tables = table(["phase", "seconds#", "share#"], rows) + (table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
     return (
         f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.</p><div class="share">{bar}</div><div '
         f'class="pair">{tables}</div>'
@@ -334,13 +292,7 @@ def _excluded(results: dict, drawn: dict) -> str:
     rows = results["excluded"]
     if not rows:
         return "<h2>Left out</h2><p>Nothing was left out of the law.</p>"
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["reason"]] = counts.get(row["reason"], 0) + 1
-    short = _table(["reason", "count#"], [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])])
-    step = lambda v: "" if v is None else f"{v:.0f}"  # noqa: E731
-    full = _table(["run", "step#", "domain", "reason"], [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows])
-    return f"<h2>Left out of the law, and why</h2>{short}<details><summary>all {len(rows)}</summary>{full}</details>"
+    return f"<h2>Left out of the law, and why</h2>{left_out(rows)}"
 
 
 def _again(results: dict, drawn: dict) -> str:
@@ -349,26 +301,6 @@ def _again(results: dict, drawn: dict) -> str:
         f"<h2>To make this page again</h2><pre>{escape(command)}</pre><p class='note'>Every number on it stands in "
         f"<code>results.json</code> beside it.</p>"
     )
-
-
-def _figure(drawn: dict[str, str], name: str) -> str:
-    return f"<figure>{drawn[name]}</figure>" if name in drawn else ""
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A heading that ends in # is a column of numbers."""
-    css = [' class="n"' if h.endswith("#") else "" for h in head]
-    top = "".join(f"<th{c}>{escape(h.removesuffix('#'))}</th>" for h, c in zip(head, css))
-    body = "".join("<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _percent(value: float | None, sign: bool = True) -> str:
-    return "" if value is None else f"{value:+.2%}" if sign else f"{value:.2%}"
 
 
 _SECTIONS = (_head, _before, _beside, _law, _backtest, _domains, _rates, _trained, _time, _excluded, _again)

@@ -1,8 +1,5 @@
 """The fitter against known parameters, SciPy, finite differences and published numbers."""
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +8,7 @@ from scipy.optimize import least_squares
 from stepladder.analysis.fit import fit, prepare
 from stepladder.analysis.objective import OBJECTIVES
 from stepladder.configs.errors import UserError
+from tests import published
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 
@@ -139,10 +137,7 @@ def test_fit_prints_its_parameters():
 
 @pytest.fixture(scope="module")
 def chinchilla():
-    folder = os.environ.get("STEPLADDER_DATA")
-    if not folder or not (Path(folder) / "chinchilla").exists():
-        pytest.skip("STEPLADDER_DATA does not name the folder with the public tables")
-    raw = pd.read_csv(Path(folder) / "chinchilla" / "svg_extracted_data.csv")
+    raw = published.table("chinchilla/svg_extracted_data.csv")
     return pd.DataFrame({"N": raw["Model Size"], "D": raw["Training FLOP"] / 6 / raw["Model Size"], "loss": raw["loss"]})
 
 

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from stepladder.analysis.load import load
 from stepladder.analysis.select import final_points
 from stepladder.analysis.table import read_points
 from stepladder.configs.errors import UserError
+from tests import published
 from tests import synthetic_records as records
 
 
@@ -63,8 +63,6 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_reads_the_same(tmp_path, name):
-    if "parquet" in name:
-        pytest.importorskip("pyarrow")
     table = good()
     WRITERS[name](table, tmp_path / name)
     points = read_points(tmp_path / name, group="family")
@@ -348,10 +346,7 @@ def test_a_workdir_gives_its_decayed_points_and_all_exclusions(tmp_path):
 
 
 def test_the_chinchilla_table_as_its_replication_reads_it():
-    folder = os.environ.get("STEPLADDER_DATA")
-    if not folder:
-        pytest.skip("STEPLADDER_DATA does not name the folder with the public tables")
-    points = read_points(Path(folder) / "chinchilla" / "svg_extracted_data.csv", drop_highest=5)
+    points = read_points(published.path("chinchilla/svg_extracted_data.csv"), drop_highest=5)
     assert dict(points.counts) == {"read": 245, "after drop_highest=5": 240}
     assert points.excluded["row"].tolist() == [0, 1, 2, 3, 4]
     assert set(points.notes) == {"N is column 'Model Size'", "C is column 'Training FLOP'", "D = C / (6 N)"}

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests import published
+
 PATH = Path(__file__).resolve().parent.parent / "docs" / "notebook.ipynb"
 NOTEBOOK = json.loads(PATH.read_text())
 CELLS = ["".join(c["source"]) for c in NOTEBOOK["cells"] if c["cell_type"] == "code"]
@@ -80,8 +82,8 @@ def test_recovers_the_law_it_states(tmp_path, capsys, monkeypatch):
     assert "L = E + A / N^alpha + B / D^beta" in printed and "(90%) at N = 7e+10, D = 1.4e+12" in printed and "isoFLOP minima" in printed
 
 
-@pytest.mark.skipif("STEPLADDER_DATA" not in os.environ, reason="STEPLADDER_DATA is not set: it names the folder with the public tables")
 def test_published_table_in_place_of_ours(tmp_path, capsys):
+    published.path("chinchilla/svg_extracted_data.csv")
     space, shown = run(tmp_path, capsys)
     check(space, shown, tmp_path)
     assert len(space["points"].frame) == 240 and len(space["points"].excluded) == 5

@@ -1,8 +1,6 @@
 """The published back-tests of arXiv 2410.11840 (table colpret): targets, the authors' own mode, and every cell of their maps."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,7 @@ import pytest
 from stepladder.analysis.backtest import backtest
 from stepladder.analysis.backtest_rules import REFERENCE, Rules
 from stepladder.analysis.reference import BORROWED
-from tests.published import record_row
+from tests.published import path, record_row
 
 CUT = {True: Rules(cut=1e10), False: Rules()}
 PERCENT = 1e-2  # tolerance of an ARE in per cent
@@ -19,11 +17,7 @@ PERCENT = 1e-2  # tolerance of an ARE in per cent
 
 @pytest.fixture(scope="module")
 def folder():
-    root = os.environ.get("STEPLADDER_DATA")
-    path = Path(root or "") / "colpret"
-    if not root or not path.exists():
-        pytest.skip("STEPLADDER_DATA does not name the folder with the public tables")
-    return path
+    return path("colpret")
 
 
 @pytest.fixture(scope="module")

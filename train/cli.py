@@ -141,12 +141,32 @@ def status(args) -> int:
 
 
 def _report_arguments(parser):
-    _workdir(parser)
-    parser.add_argument("--out", type=Path, help="folder of the report (default WORKDIR/report)")
+    from stepladder.analysis.studies import STUDIES
+
+    parser.add_argument("--workdir", type=Path, help="the folder that holds the records")
+    parser.add_argument(
+        "--table", type=Path, help="with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of --workdir"
+    )
+    parser.add_argument(
+        "--column",
+        nargs="+",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="columns of --table, e.g. loss='smooth loss', or one number for all rows, e.g. seq_len=2048",
+    )
+    asked = "; ".join(f"{name}: {study.question}" for name, study in STUDIES.items())
+    parser.add_argument("--study", help=f"one question of its own instead of the forecast's report. {asked}")
+    parser.add_argument("--out", type=Path, help="folder of the report (default WORKDIR/report, of a study WORKDIR/report/STUDY)")
 
 
 def report(args) -> int:
     """Write report/index.html and results.json from the records. Example: stepladder report --workdir=W"""
+    if args.study:
+        return _study(args.study, args.workdir, args.table, args.out, dict(c.partition("=")[::2] for c in args.column))
+    if args.table:
+        raise UserError(f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it with `stepladder fit`")
+    if not args.workdir:
+        raise UserError("workdir=None: nothing to report on; give --workdir=DIR")
     return _report(args.workdir, args.out)
 
 
@@ -156,6 +176,16 @@ def _report(workdir: Path, out: Path | None = None) -> int:
 
     page = write(workdir, out)
     print(summary(json.loads((page.parent / "results.json").read_text())))
+    print(f"report: {page}")
+    return 0
+
+
+def _study(name: str, workdir: Path | None, table: Path | None, out: Path | None, columns: dict[str, str]) -> int:
+    from stepladder.analysis.studies import run_study
+
+    page = run_study(name, workdir, table, out, columns=columns)
+    for sentence in json.loads((page.parent / "results.json").read_text()).get("verdict", ()):
+        print(sentence)
     print(f"report: {page}")
     return 0
 

@@ -1,0 +1,156 @@
+"""The learning-rate study: curves, optima, their drift and law, what a wrong rate costs and where runs break; numbers, verdict, page."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis import figures, rate_figures, rate_page
+from stepladder.analysis.learning_rate import LEAST_RATES, Curve, curves
+from stepladder.analysis.load import Runs
+from stepladder.analysis.rate_divergence import Boundary, BoundaryLaw, boundaries, boundary_law
+from stepladder.analysis.rate_drift import Comparison, Drift, compare, drifts
+from stepladder.analysis.rate_points import RatePoints, rate_points
+from stepladder.analysis.rate_rule import NearBest, Rule, best_batch, fit_rule, near_best
+from stepladder.analysis.rate_sensitivity import Sensitivity, sensitivity_of
+from stepladder.analysis.studies import write_study
+from stepladder.configs.errors import UserError
+
+# arXiv 2503.04715, drawn beside a rule for comparison: N without embeddings, D in tokens, fitted from 60M parameters.
+STEP_LAW, _STEP_LAW_FROM = Rule(1.79, -0.713, 0.307, {}, None, 0, ()), 6e7
+
+
+@dataclass(frozen=True)
+class RateStudy:
+    """Everything the study says. curves: all of them; chosen: of those that differ in the batch size alone the best, which the rest is about.
+
+    missing: what cannot be said and why.
+    """
+
+    points: RatePoints
+    level: float
+    curves: list[Curve]
+    sensitivities: list[Sensitivity]  # of `curves`, in their order
+    chosen: list[Curve]
+    drifts: list[Drift]
+    comparisons: list[Comparison]
+    boundaries: list[Boundary]
+    boundary_law: BoundaryLaw | None
+    rule: Rule | None
+    near: NearBest | None
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+    missing: list[str]
+
+    def to_dict(self) -> dict:
+        """JSON-able but for NumPy scalars."""
+        costs = [dataclasses.asdict(s) for s in self.sensitivities]
+        return {
+            "source": self.points.source, "level": self.level, "runs": len(self.points.frame), "settings": self.points.settings,
+            "diverged": int(self.points.frame["diverged"].sum()),
+            "curves": [dataclasses.asdict(c) | {"chosen": c in self.chosen, "sensitivity": s} for c, s in zip(self.curves, costs)],
+            "drift": [{f.name: getattr(d, f.name) for f in dataclasses.fields(d) if f.name != "draws"} for d in self.drifts],
+            "comparisons": [dataclasses.asdict(c) for c in self.comparisons],
+            "boundaries": [dataclasses.asdict(b) for b in self.boundaries],
+            "boundary_law": self.boundary_law and dataclasses.asdict(self.boundary_law),
+            "rule": self.rule and dataclasses.asdict(self.rule) | {"spans": self.rule.spans(self.level)},
+            "near_best": self.near and dataclasses.asdict(self.near),
+            "excluded": self.excluded.to_dict("records"), "notes": [*self.points.notes, *self.notes], "missing": self.missing,
+        }  # fmt: skip
+
+    def verdict(self) -> list[str]:
+        """The sentences that the command prints; every number with its interval."""
+        return rate_page.verdict(self)
+
+    def figures(self) -> dict[str, str]:
+        """Name -> inline SVG of every figure there is data for."""
+        return _draw(self)
+
+
+def study(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0) -> RateStudy:
+    """All of the study, of a workdir, a table or a DataFrame (rate_points.py says what they need); raises UserError when nothing can be read.
+
+    What the points do not support stands in `missing`, with what to add.
+    """
+    points = rate_points(source)
+    found, excluded = curves(points, level=level, seed=seed)
+    groups = [rows for rows in points.groups() if rows["learning_rate"].nunique() >= LEAST_RATES]
+    costs = [sensitivity_of(rows, c.noise, level=level, seed=seed + i) for i, (rows, c) in enumerate(zip(groups, found, strict=True))]
+    chosen, notes = best_batch(found)
+    missing = [] if found else ["curves: no setting has three learning rates; sweep the rate with everything else held"]
+    drifted, comparisons, more = _drifts(chosen, level, seed)
+    missing += more
+    kinds = {rate_figures.kind_of(c) for c in chosen}
+    rule = law = near = None
+    if len(kinds) > 1:
+        missing.append(
+            f"rule: {len(kinds)} recipes or parametrisations have different ones; filter the table to one, or see the drift of each"
+        )
+    else:
+        rule = _try(lambda: fit_rule(chosen), "rule through the optima", missing)
+        near = _try(lambda: near_best(points, level=level, seed=seed), "rule near the best runs", missing)
+    at_best = {_key(c) for c in chosen}
+    brackets = [b for b in boundaries(points) if _key(b) in at_best or _key(b) not in {_key(c) for c in found}]
+    if any(b.diverges is not None for b in brackets):
+        by_kind = {rate_figures.kind_of(b) for b in brackets}
+        if len(by_kind) == 1:
+            law = _try(lambda: boundary_law(brackets, level=level, seed=seed), "law of the boundary", missing)
+    elif brackets:
+        missing.append("boundary: nothing diverged; add larger rates to find it")
+    return RateStudy(points, level, found, costs, chosen, drifted, comparisons, brackets, law, rule, near, excluded, notes, missing)
+
+
+def _drifts(chosen: list[Curve], level: float, seed: int) -> tuple[list[Drift], list[Comparison], list[str]]:
+    """With the width where the source has several, else with N; and with D where it moves on its own."""
+    if not chosen:
+        return [], [], []
+    widths = {w for c in chosen if (w := float(c.settings.get("width", np.nan))) == w}
+    out, notes = drifts(chosen, "width" if len(widths) > 1 else "N", level=level, seed=seed)
+    comparisons = compare(out, level=level)
+    with_d, _ = drifts(chosen, "D", level=level, seed=seed)
+    return [*out, *(d for d in with_d if d.held)], comparisons, [f"drift: {note}" for note in notes]
+
+
+def _key(of: Curve | Boundary) -> tuple:
+    return (of.N, of.D, *((k, str(v)) for k, v in of.settings.items()))
+
+
+def _try(make, what: str, missing: list[str]):
+    try:
+        return make()
+    except UserError as error:
+        missing.append(f"{what}: {error}")
+        return None
+
+
+def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
+    """Write the study's page of a workdir or a table; see studies.Study."""
+    found = study(table if workdir is None else workdir)
+    drawn = found.figures()
+    results = found.to_dict()
+    return write_study(out, "stepladder: learning rate", rate_page.body(found, drawn), results, drawn, found.verdict())
+
+
+def comparable(found: RateStudy) -> bool:
+    """Whether the sizes are ones that the published law was fitted to."""
+    return bool(found.chosen) and min(c.N for c in found.chosen) >= _STEP_LAW_FROM
+
+
+def _draw(found: RateStudy) -> dict[str, str]:
+    drawn = {}
+    if found.chosen:
+        drawn["curves"] = figures.svg(rate_figures.curves(found.chosen), "final loss against learning rate, with optima")
+    for axis in dict.fromkeys(d.axis for d in found.drifts):
+        mine = [d for d in found.drifts if d.axis == axis]
+        drawn[f"drift_{axis}"] = figures.svg(rate_figures.drift(found.chosen, mine), f"best learning rate against {axis}")
+    pairs = [(c, s) for c, s in zip(found.curves, found.sensitivities) if c in found.chosen and s.value is not None]
+    if pairs:
+        drawn["sensitivity"] = figures.svg(rate_figures.sensitivity(pairs), "cost of a wrong learning rate against N")
+    if any(b.diverges is not None for b in found.boundaries):
+        drawn["divergence"] = figures.svg(rate_figures.divergence(found.boundaries, found.boundary_law), "where runs diverge, against N")
+    if found.rule is not None:
+        published = STEP_LAW if comparable(found) else None
+        drawn["plane"] = figures.svg(rate_figures.plane(found.chosen, found.rule, published), "the rule over N and D, and its optima")
+    return drawn
