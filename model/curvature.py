@@ -49,15 +49,20 @@ class Eigenvalue(NamedTuple):
     iterations: jax.Array
 
 
-def largest_magnitude(apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float) -> Eigenvalue:
-    """Power iteration on a symmetric `apply`, until the residual is below `tolerance` or `iterations` products are spent; traceable."""
+def largest_magnitude(
+    apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float, shift: jax.Array | float = 0.0
+) -> Eigenvalue:
+    """Power iteration on a symmetric `apply` less `shift` times the identity; traceable.
+
+    It ends when the residual is below `tolerance` or `iterations` products are spent.
+    """
 
     def unfinished(state: tuple) -> jax.Array:
         return (state[1].iterations < iterations) & (state[1].residual > tolerance)
 
     def step(state: tuple) -> tuple:
         vector_P, found = state
-        product_P = apply(vector_P)
+        product_P = apply(vector_P) - shift * vector_P
         value = vector_P @ product_P
         residual = jnp.linalg.norm(product_P - value * vector_P) / jnp.maximum(jnp.abs(value), 1e-30)
         return product_P / jnp.maximum(jnp.linalg.norm(product_P), 1e-30), Eigenvalue(value, residual, found.iterations + 1)
@@ -66,17 +71,16 @@ def largest_magnitude(apply: Callable[[jax.Array], jax.Array], start_P: jax.Arra
     return jax.lax.while_loop(unfinished, step, start)[1]
 
 
-def largest(apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float) -> Eigenvalue:
-    """The largest eigenvalue of a symmetric `apply`: when the largest in magnitude is negative, it is the shift of a second iteration.
+def largest(iterate: Callable[[jax.Array | float], Eigenvalue]) -> Eigenvalue:
+    """The largest eigenvalue, not the largest in magnitude; `iterate` is `largest_magnitude` as a function of its shift.
 
-    `iterations` bounds each of the two; the count returned is their sum, and the residual is relative to the value returned.
+    When the largest in magnitude is negative, shifting by it leaves no negative one, and a second iteration finds the top. Iterations are
+    summed; the residual is relative to the value returned. Calls `iterate` from Python, so that it compiles once.
     """
-    first = largest_magnitude(apply, start_P, iterations, tolerance)
-
-    def shifted(first: Eigenvalue) -> Eigenvalue:
-        found = largest_magnitude(lambda v_P: apply(v_P) - first.value * v_P, start_P, iterations, tolerance)
-        value = found.value + first.value
-        residual = found.residual * jnp.abs(found.value) / jnp.maximum(jnp.abs(value), 1e-30)
-        return Eigenvalue(value, residual, found.iterations + first.iterations)
-
-    return jax.lax.cond(first.value < 0, shifted, lambda first: first, first)
+    first = iterate(jnp.float32(0))
+    if first.value >= 0:
+        return first
+    found = iterate(first.value)
+    value = found.value + first.value
+    residual = found.residual * jnp.abs(found.value) / jnp.maximum(jnp.abs(value), 1e-30)
+    return Eigenvalue(value, residual, found.iterations + first.iterations)

@@ -64,13 +64,14 @@ def _top_eigenvalue(probe: Alignment, params: dict, windows: dict, shares: dict,
     weight_W = np.concatenate([np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()])
     chunks = _chunks(program, np.concatenate(list(windows.values())), weight_W)
 
-    @jax.jit
-    def top(params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, start_P: jax.Array) -> curvature.Eigenvalue:
-        apply = functools.partial(curvature.hessian_vector, model, how, params, tokens_CBT, weight_CB)
-        return curvature.largest(apply, start_P, probe.iterations, probe.tolerance)
+    start_P = jax.random.normal(jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),))
 
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return top(params, *chunks, jax.random.normal(jax.random.key(0), (size,)))
+    @jax.jit
+    def iterate(params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, shift: jax.Array) -> curvature.Eigenvalue:
+        apply = functools.partial(curvature.hessian_vector, model, how, params, tokens_CBT, weight_CB)
+        return curvature.largest_magnitude(apply, start_P, probe.iterations, probe.tolerance, shift)
+
+    return curvature.largest(functools.partial(iterate, params, *chunks))
 
 
 def _chunks(program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float) -> tuple[jax.Array, np.ndarray]:

@@ -87,9 +87,10 @@ _PAPER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3)
 _SHORT = ("only_c_cpp", "cut_500", "dedup_none", "dedup_exact", "dedup_minhash")  # recipes with too little text for a longer target
 STUDIES = {
     "tiny": Study(
-        proxies=(Rung("6k", 2, 4, (1e-3, 3e-3, 1e-2), 1e-2, 1e-3),), target=Rung("25k", 1, 4, (1e-3, 3e-3, 1e-2), 3e-3, 1e-3),
-        arms={"batch/4": SAME_TOKENS["batch/4"], "wd0": SAME_TOKENS["wd0"], **_tokens(4, 1)}, recipes=("uniform", "only_docstrings", "noise_5"),
-        validation=("docstrings", "python_numeric", "c_cpp"), reference="uniform", mb=0.15, windows=8, probe_windows=2,
+        proxies=(Rung("6k", 1, 4, (1e-3, 3e-3, 1e-2), 1e-2, 1e-3),),
+        target=Rung("25k", 0.5, 4, (1e-3, 3e-3, 1e-2), 3e-3, 1e-3),
+        arms={"batch/4": SAME_TOKENS["batch/4"], "wd0": SAME_TOKENS["wd0"], **_tokens(2, 0.5)}, recipes=("uniform", "only_docstrings", "noise_5"),
+        validation=("docstrings", "python_numeric", "c_cpp"), reference="uniform", mb=0.15, seq_len=32, windows=8, probe_windows=2,
     ),
     "cpu": Study(
         proxies=(Rung("6k", 50, 4, _WIDE, 1e-2, 3e-4, seeds=2), Rung("14k", 30, 4, _WIDE, 1e-2, 3e-4, seeds=2)),
