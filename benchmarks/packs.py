@@ -59,7 +59,7 @@ def main() -> None:
         store, cache, result = Path(shared) / "store", Path(shared) / "cache", {}
         for size in args.sizes.split(","):
             for way in WAYS:  # compile: the number of steps is no part of a program
-                seconds(size, way, store, cache, "--config.run.duration=10 steps")
+                seconds(size, way, store, cache, "--config.run.duration=20 steps")
             rounds = [{way: seconds(size, way, store, cache) for way in WAYS} for _ in range(args.repeats)]
             result[size] = {way: round(statistics.median(r[way] for r in rounds), 2) for way in WAYS}
     if args.json:
