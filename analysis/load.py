@@ -14,10 +14,11 @@ from stepladder.configs.errors import UserError
 
 COUNTS = ("params_total", "params_non_embedding")
 _RUN = (
-    "run_id", "name", "role", "study", "recipe", "size", "width", "depth", "parametrization", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
+    "run_id", "name", "role", "study", "recipe", "arm", "size", "width", "depth", "parametrization", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
     "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate",
     "weight_decay",
-    "warmup_steps", "schedule", "batch_size", "seq_len", "vocab_size", "seed", "data_seed", "parent", "parent_step", "root", "corpus", "tokenizer",
+    "warmup_steps", "schedule", "batch_size", "seq_len", "vocab_size", "compute_dtype", "seed", "data_seed", "parent", "parent_step", "root", "corpus",
+    "tokenizer",
     "spec_hash", "created",
     "machine", "error",
 )  # fmt: skip
@@ -162,6 +163,7 @@ def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
         planned = spec["steps"] * tokens_per_step
         return {
             "run_id": folder.name, "name": spec["name"], "role": tags.get("role", ""), "study": tags.get("study", ""), "recipe": tags.get("recipe", ""),
+            "arm": tags.get("arm", ""), "compute_dtype": spec["model"].get("compute_dtype", ""),
             "size": spec["model"]["size"], "width": spec["model"]["d_model"], "depth": spec["model"]["n_layers"],
             "parametrization": spec["model"].get("parametrization", "standard"),
             "state": status.get("state", schema.PENDING), "step": status.get("step", 0),

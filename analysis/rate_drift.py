@@ -16,8 +16,8 @@ _SURE = 0.95
 class Drift:
     """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the smallest to the largest: (value, low, high).
 
-    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression, and its slope in them. scatter: s.d. in ln lr* beyond the
-    optima's own intervals. draws: of the slope.
+    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression; held_slope: the slope in them. scatter:
+    s.d. of ln lr* beyond the optima's own intervals. draws: of the slope.
     """
 
     parametrization: str

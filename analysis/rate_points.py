@@ -12,13 +12,26 @@ from stepladder.analysis.figures import human
 from stepladder.analysis.load import EXCLUDED, Runs, load
 from stepladder.analysis.select import final_points
 from stepladder.analysis.table_columns import Columns, numbers
-from stepladder.analysis.table_file import extension, read_file, refuse_empty
+from stepladder.analysis.table_file import extension, read_file
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
 # What two runs must share to lie on one curve, where the source has it; they differ in the rate and the seeds alone.
-SETTINGS = ("N", "D", "recipe", "parametrization", "study", "width", "depth", "schedule", "weight_decay", "batch_size", "warmup_steps")
-_TEXT = ("recipe", "parametrization", "study", "schedule", "size", "state", "run_id", "seed", "domain")
+SETTINGS = (
+    "N",
+    "D",
+    "recipe",
+    "parametrization",
+    "study",
+    "arm",
+    "width",
+    "depth",
+    "schedule",
+    "weight_decay",
+    "batch_size",
+    "warmup_steps",
+)
+_TEXT = ("recipe", "parametrization", "study", "arm", "schedule", "size", "state", "run_id", "seed", "domain")
 _NUMBERS = ("width", "depth", "weight_decay", "batch_size", "warmup_steps", "loss_se", "initial_loss", "vocab_size", "seq_len", "step")
 # Beside its own name, compared without case, spaces and signs; N, D and loss have theirs in table_columns.ALIASES.
 _NAMES = {
@@ -98,11 +111,8 @@ def _of_runs(runs: Runs) -> RatePoints:
 
 
 def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> RatePoints:
-    if isinstance(source, pd.DataFrame):
-        name = str(source.attrs.get("source", "the DataFrame"))
-        table = refuse_empty(source, name).reset_index(drop=True)
-    else:
-        name, table = str(source), read_file(source).reset_index(drop=True)
+    name = str(source.attrs.get("source", "the DataFrame")) if isinstance(source, pd.DataFrame) else str(source)
+    table = read_file(source).reset_index(drop=True)
     known = {"N", "D", "C", "loss", "learning_rate", "diverged", *_TEXT, *_NUMBERS}
     for wanted in mapping:
         if wanted not in known:

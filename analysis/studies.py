@@ -32,8 +32,8 @@ def run_study(
 ) -> Path:
     """Write a study's page (out: `<workdir>/report/<name>`, of a table `report/<name>`) and return its path.
 
-    `columns` maps names of the study to columns of the table, e.g. {"loss": "smooth loss"}, or to a number, the same in all rows. Raises UserError for an unknown study or column,
-    and unless exactly one of `workdir` and `table` is given.
+    `columns` maps names of the study to columns of the table, e.g. {"loss": "smooth loss"}, or to a number, the same in all rows.
+    Raises UserError for an unknown study or column, and unless exactly one of `workdir` and `table` is given.
     """
     if name not in STUDIES:
         raise UserError(f"study={name!r}: unknown; {nearest(name, STUDIES)}")

@@ -79,8 +79,10 @@ def extension(path: str | Path) -> str:
     return suffix if suffix in READERS else ""
 
 
-def read_file(path: str | Path) -> pd.DataFrame:
-    """The raw table. Raises UserError for a missing, unreadable or empty file, an unknown extension, or a column name given twice."""
+def read_file(path: str | Path | pd.DataFrame) -> pd.DataFrame:
+    """The raw table; a DataFrame is one already (attrs["source"]: its name). Raises UserError for a missing, unreadable or empty file, an unknown extension, or a column name given twice."""
+    if isinstance(path, pd.DataFrame):
+        return refuse_empty(path, str(path.attrs.get("source", "the DataFrame")))
     known = ", ".join((*READERS, ".gz of each"))
     if "://" in str(path):
         raise UserError(f"source={str(path)!r}: not a file on this machine; download it first")
