@@ -120,9 +120,12 @@ def _write_forecast(workdir: Path, spec) -> None:
 
 def probe(args) -> int:
     """Measure a study's checkpoints and data: what its config's probes() asks for. Example: stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W"""
-    from stepladder.train.probes import run_probes
+    from stepladder.train import machine
 
     loaded = load(args.config, args.overrides)
+    machine.start(machine.Machine.from_config(loaded.config))
+    from stepladder.train.probes import run_probes
+
     written = run_probes(loaded, args.workdir, (lambda line: None) if args.quiet else (lambda line: print(line, flush=True)))
     print(f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} were there")
     return 0

@@ -10,7 +10,7 @@ from stepladder.configs.files import write_atomic
 from stepladder.configs.load import Loaded
 from stepladder.configs.probe import Alignment, Ngrams, Probe
 from stepladder.configs.spec import CorpusSpec
-from stepladder.train import inspect, machine, stores
+from stepladder.train import inspect, stores
 from stepladder.train.alignment import alignment
 from stepladder.train.data import ngrams
 from stepladder.train.data.batches import evaluation_windows
@@ -72,7 +72,7 @@ def path_of(workdir: Path, probe: Probe) -> Path:
 
 
 def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> list[Path]:
-    """Make what is missing, in order; returns the files written. A finished one is left as it is.
+    """Make what is missing, in order; returns the files written. A finished one is left as it is. `machine.start` comes before.
 
     Raises UserError when the config asks for none, or a run has not been trained to a probe's step.
     """
@@ -83,7 +83,6 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     if not missing:
         return []
     how = Machine.from_config(loaded.config)
-    machine.start(how)
     opened: dict[CorpusSpec, Store] = {}
     written = []
     for i, probe in enumerate(missing, 1):
