@@ -1,1 +1,7 @@
-"""x"""
+"""Proxy transfer: do small runs rank data recipes as tuned targets do, and does a reduced learning rate help? (arXiv 2512.24503)"""
+
+from stepladder.analysis.proxy_transfer.alignment import crossover
+from stepladder.analysis.proxy_transfer.rank import decision_accuracy, regret_at_k, spearman
+from stepladder.analysis.proxy_transfer.study import Result, study
+
+__all__ = ["Result", "crossover", "decision_accuracy", "regret_at_k", "spearman", "study"]

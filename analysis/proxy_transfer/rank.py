@@ -65,7 +65,7 @@ def signs(x: np.ndarray) -> np.ndarray:
 
 def spearman_of(sx: np.ndarray, sy: np.ndarray, w: np.ndarray) -> np.ndarray:
     """`spearman` from the signs of both sides [..., R, R]: an average rank is a row's weighted sum of signs, up to a constant and a half."""
-    one, two = (np.einsum("...ij,...j->...i", s, w, optimize=False) if s.ndim > 2 and s.shape[0] > 1 else _rows(s, w) for s in (sx, sy))
+    one, two = (_apply(s, w) for s in (sx, sy))
     total = w.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         one, two = (v - (w * v).sum(-1, keepdims=True) / total[..., None] for v in (one, two))
@@ -84,13 +84,9 @@ def accuracy_of(sx: np.ndarray, sy: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 def _apply(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
     """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix product."""
-    if matrix.ndim > 2 and matrix.shape[0] > 1:
-        return np.einsum("...ij,...j->...i", matrix, w)
-    return _rows(matrix, w)
-
-
-def _rows(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
-    return w @ (matrix[0] if matrix.ndim > 2 else matrix).T.astype(float)
+    if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
+        return w @ matrix.reshape(matrix.shape[-2:]).T.astype(float)
+    return np.matmul(matrix.astype(np.float32), w.astype(np.float32)[..., None])[..., 0].astype(float)
 
 
 def _prepare(x, y, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

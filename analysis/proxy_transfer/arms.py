@@ -1,0 +1,91 @@
+"""A6 and G3: the agreement with the tuned target when batch, weight decay, tokens or steps change, beside what the learning rate changes."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from stepladder.analysis.proxy_transfer.agree import Agreement, Sample, Side, agreement, flat, side
+from stepladder.analysis.proxy_transfer.draws import Estimate, estimate
+from stepladder.analysis.proxy_transfer.grid import Grid
+from stepladder.analysis.proxy_transfer.tuned import Tuned
+
+LEARNING_RATE = "learning rate"
+FAMILIES = {"batch": "batch size", "wd": "weight decay", "tokens": "tokens per parameter", "more_steps": "more steps", "steps": "more steps"}
+MORE_STEPS = "more steps"
+CONTROLS = (MORE_STEPS,)  # families that answer G3, not A6
+
+
+@dataclass(frozen=True)
+class Range:
+    """Largest minus smallest rho of the settings of one family; draws [B] for differences. The range of noisy numbers is above zero even
+    when the setting does nothing: `expected` is not subtracted, so compare ranges of as many settings."""
+
+    size: str
+    family: str
+    rate: float | None  # of an arm; None for the learning rate's own
+    settings: tuple[str, ...]
+    range: Estimate
+    draws: np.ndarray = field(repr=False)
+
+
+def family(arm: str) -> str:
+    """"batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its own."""
+    if "+" in arm:
+        return arm
+    head = re.match(r"[A-Za-z_]+", arm)
+    return FAMILIES.get(head.group(0).rstrip("_x"), arm) if head else arm
+
+
+def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample) -> tuple[list[dict], dict]:
+    """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same rate; and the Agreements by the same key.
+
+    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 1 %.
+    """
+    truth = Side(tuned.loss[:, 0], tuned.draw(sample.many, 0))
+    rows, found = [], {}
+    for grid in grids:
+        base = main[grid.size]
+        for e, rate in enumerate(grid.rates):
+            mine = agreement(side(grid, e, 0, sample), truth, sample)
+            found[grid.size, grid.arm, rate] = mine
+            same = next((points[grid.size, r] for r in base.rates if abs(r / rate - 1) < 1e-4), None)
+            change = _difference(mine, same, sample) if same else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
+            ratio = {name: getattr(grid, field_) / getattr(base, field_) for name, field_ in (("steps", "steps"), ("tokens", "D"), ("batch", "batch_size"))}
+            rows.append({
+                "size": grid.size, "arm": grid.arm, "family": family(grid.arm), "learning_rate": rate, **flat("rho", mine.rho),
+                **flat("accuracy", mine.accuracy), "main_rho": same.rho.value if same else np.nan, **flat("change", change),
+                "weight_decay": grid.weight_decay, **{f"{k}_ratio": v for k, v in ratio.items()},
+                "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.01) if np.isfinite(ratio["tokens"]) else None,
+                "recipes": mine.rho.used, "of": mine.rho.of,
+            })  # fmt: skip
+    return rows, found
+
+
+def ranges(size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample) -> list[Range]:
+    """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard one and its reductions), and over each
+    family's settings (the main one included) at every one of these rates the arms were run at."""
+    usual = {f"{r:g}": points[size, r] for r in dict.fromkeys(r for r in rates.values() if r is not None) if (size, r) in points}
+    out = [_range(size, LEARNING_RATE, None, usual, sample)] if len(usual) > 1 else []
+    for rate in dict.fromkeys(r for r in rates.values() if r is not None):
+        groups: dict[str, dict[str, Agreement]] = {}
+        for (s, arm, r), found in arms.items():
+            if s == size and abs(r / rate - 1) < 1e-4 and family(arm) not in CONTROLS:
+                groups.setdefault(family(arm), {})[arm] = found
+        for name, members in groups.items():
+            if (size, rate) in points:
+                out.append(_range(size, name, rate, {"main": points[size, rate], **members}, sample))
+    return out
+
+
+def _range(size: str, name: str, rate: float | None, members: Mapping[str, Agreement], sample: Sample) -> Range:
+    draws = np.stack([a.draws for a in members.values()])
+    value = np.array([a.rho.value for a in members.values()])
+    used = min(a.rho.used for a in members.values())
+    spread = estimate(value.max() - value.min(), draws.max(0) - draws.min(0), sample.level, used, len(sample.recipes))
+    return Range(size, name, rate, tuple(members), spread, draws.max(0) - draws.min(0))
+
+
+def _difference(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
+    return estimate(one.rho.value - two.rho.value, one.draws - two.draws, sample.level, min(one.rho.used, two.rho.used), one.rho.of)

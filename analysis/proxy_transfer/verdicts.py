@@ -1,0 +1,221 @@
+"""The five acceptance checks of the study, each with its number, interval, threshold and one of three words.
+
+seen: the claim holds and its whole interval is on the right side. not seen at this scale: the claim fails at the estimate itself. not
+settled: it holds at the estimate but not over the interval, or a guard says that the numbers behind it are no evidence. Thresholds in (c)
+are ours; the checks are agreement in kind with arXiv 2512.24503, not a replication of its numbers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stepladder.analysis.proxy_transfer.agree import Agreements, Sample
+from stepladder.analysis.proxy_transfer.arms import LEARNING_RATE, Range
+from stepladder.analysis.proxy_transfer.draws import Estimate, estimate
+from stepladder.analysis.proxy_transfer.flips import ADJACENT, BEYOND, chance
+from stepladder.analysis.proxy_transfer.grid import Grid
+from stepladder.analysis.proxy_transfer.tuned import Tuned, nearest_rate, standard_rate
+
+SEEN, NOT_SEEN, NOT_SETTLED = "seen", "not seen at this scale", "not settled"
+RHO = 0.9  # of (c)
+FALSE_ALARM = 0.05  # chance of so many flips by noise alone
+REDUCTIONS = (3, 10, 30)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One claim. `size`: the proxy it is about, or "" for all. number, low, high, threshold: in the unit that `measure` names."""
+
+    id: str
+    claim: str
+    size: str
+    verdict: str
+    measure: str
+    number: float
+    low: float
+    high: float
+    threshold: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one proxy: the standard rate, its reductions (divisor -> nearest rate of the grid, None when none is within a factor of 2), and
+    the tiny rate of the checks."""
+
+    size: str
+    standard: float
+    note: str
+    reduced: Mapping[int, float | None]
+    tiny: float | None
+
+    def named(self) -> dict[str, float | None]:
+        return {"eta_std": self.standard if math.isfinite(self.standard) else None} | {f"eta_std/{k}": r for k, r in self.reduced.items()}
+
+
+def choose_rates(grid: Grid, eta_std: float | None, eta_tiny: float | None) -> Rates:
+    """The given rates, or the standard one of `standard_rate` and a thirtieth of it as the tiny one (where check (c) wants rho > 0.9)."""
+    standard, note = (float(eta_std), "given") if eta_std is not None else standard_rate(grid)
+    near = nearest_rate(grid, standard)
+    if eta_std is not None and near is not None and abs(near / standard - 1) > 1e-4:
+        note, standard = f"given as {eta_std:g}; the grid's nearest rate", near
+    reduced = {k: nearest_rate(grid, standard / k) for k in REDUCTIONS}
+    tiny = nearest_rate(grid, eta_tiny) if eta_tiny is not None else reduced[REDUCTIONS[-1]]
+    return Rates(grid.size, standard, note, reduced, tiny if tiny != standard else None)
+
+
+def word(holds: bool, clear: bool) -> str:
+    """The word for a claim that holds at the estimate, or not, and whose interval is clear of the threshold, or not."""
+    return NOT_SEEN if not holds else SEEN if clear else NOT_SETTLED
+
+
+def flips_verdict(grids: Sequence[Grid], events: Sequence[Mapping], rates: Sequence[Mapping], left_out: Mapping[str, str]) -> Verdict:
+    """(a): flips on the mean domain over rates at most 3.3x apart, against the number that noise alone would make (Poisson)."""
+    claim = "at least one pair of recipes flips between two learning rates at most 3.3x apart, beyond seed noise"
+    near = lambda r: r["rate_high"] / r["rate_low"] <= ADJACENT and r["size"] not in left_out  # noqa: E731
+    mine = [r for r in rates if r["domain"] == "mean" and near(r) and r["pairs"]]
+    count = sum(near(e) for e in events)
+    expected = sum(r["by_chance"] for r in mine)
+    threshold = f"at least 1, and more than noise makes ({expected:.2g} expected)"
+    if not mine:
+        why = "no size has repeated seeds, or no two rates are that close" if not left_out else "; ".join(left_out.values())
+        return Verdict("a", claim, "", NOT_SETTLED, "flips", math.nan, math.nan, math.nan, threshold, why)
+    pairs = sum(r["pairs"] for r in mine)
+    low, high = (sum(r[f"flip_rate_{end}"] * r["pairs"] for r in mine) for end in ("low", "high"))
+    luck = _poisson_tail(count, expected)
+    lower_bound = all("lower bound" in g.noise_source for g in grids if g.noise_source)
+    clear = luck < FALSE_ALARM and not lower_bound
+    why = f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise alone would make so many with probability {luck:.2g}"
+    why += "; without repeated seeds the noise is only a lower bound" if lower_bound else ""
+    return Verdict("a", claim, "", word(count > 0, clear), "flips", count, low, high, threshold, why)
+
+
+def argmin_verdict(tuned: Tuned, level: float) -> Verdict:
+    """(b): recipes whose best rate is not the most common one and whose loss at the common one is worse beyond seed noise."""
+    claim = "the best learning rate differs across recipes"
+    grid = tuned.grids[0]
+    loss = grid.mean()[0]
+    best = np.array([grid.rates[int(np.argmin(np.where(np.isnan(row), np.inf, row)))] if np.isfinite(row).any() else np.nan for row in loss])
+    known = best[~np.isnan(best)]
+    threshold = "at least 1 recipe beyond seed noise, and more than noise makes"
+    if not len(known):
+        return Verdict("b", claim, "", NOT_SETTLED, "recipes", math.nan, math.nan, math.nan, threshold, "no recipe has a tuned target loss")
+    values, counts = np.unique(known, return_counts=True)
+    common = values[counts.argmax()]
+    e = grid.at(float(common))
+    cost = loss[:, e] - np.where(np.isnan(loss), np.inf, loss).min(-1)
+    limit = BEYOND * math.sqrt(2) * grid.noise[e, 0]
+    differ, beyond = int((known != common).sum()), int((cost > limit).sum()) if limit >= 0 else 0
+    # At equal losses a recipe would be beyond the limit at one of the other rates with this probability.
+    others = len(grid.rates) - 1
+    seeds = np.isfinite(grid.losses[:, :, 0]).sum(-1)
+    expected = len(known) * others * math.sqrt(chance(grid) / 2)
+    luck = _poisson_tail(beyond, expected)
+    share = _wilson(beyond, len(known), level)
+    why = f"{differ} of {len(known)} recipes have another best rate than {common:g}; for {beyond} of them {common:g} costs more than {BEYOND:g} sqrt(2) seed SD"
+    if not grid.noise_source:
+        return Verdict("b", claim, "", word(differ > 0, False), "recipes", differ, math.nan, math.nan, threshold, why + "; the target has no repeated seeds")
+    why += f"; noise alone would do this to {expected:.2g} ({int(seeds.max(initial=0))} seeds)"
+    clear = luck < FALSE_ALARM and "lower bound" not in grid.noise_source
+    return Verdict("b", claim, "", word(differ > 0, clear), "recipes", beyond, share[0] * len(known), share[1] * len(known), threshold, why)
+
+
+def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
+    """(c): rho at eta_std / 30 above rho at eta_std, and above 0.9."""
+    claim = "rho rises as the learning rate falls below about eta_std / 3, and exceeds 0.9 by eta_std / 30"
+    threshold = f"rho > {RHO} at eta_tiny, and above rho at eta_std"
+    pair = _pair(rates, found.points)
+    if isinstance(pair, str):
+        return _unsettled("c", claim, rates.size, "rho at eta_tiny", threshold, pair)
+    tiny, standard = pair
+    rise = estimate(tiny.rho.value - standard.rho.value, tiny.draws - standard.draws, sample.level, tiny.rho.used, tiny.rho.of)
+    holds, clear = tiny.rho.value > RHO and rise.value > 0, tiny.rho.low > RHO and rise.low > 0
+    why = f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
+    return _guarded(Verdict("c", claim, rates.size, word(holds, clear), "rho at eta_tiny", tiny.rho.value, tiny.rho.low, tiny.rho.high, threshold, why), blocked)
+
+
+def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
+    """(d): regret@1 at the tiny rate minus regret@1 at the standard one."""
+    claim = "regret@1 is lower at the tiny learning rate than at the standard one"
+    pair = _pair(rates, found.regret_draws)
+    if isinstance(pair, str):
+        return _unsettled("d", claim, rates.size, "nats per token", "below 0", pair)
+    (tiny, many), (standard, others) = pair
+    with np.errstate(invalid="ignore"):
+        gain = estimate(tiny - standard, many - others, sample.level, len(sample.recipes), len(sample.recipes))
+    why = f"regret@1 {tiny:.4f} at {rates.tiny:g} and {standard:.4f} at {rates.standard:g}"
+    why += "; both pick the best recipe" if tiny == standard == 0 else ""
+    return _guarded(Verdict("d", claim, rates.size, word(gain.value < 0, gain.high < 0), "nats per token", gain.value, gain.low, gain.high, "below 0", why), blocked)
+
+
+def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked: str) -> Verdict:
+    """(e): range of rho over the standard rate and its reductions minus the largest range of the other families."""
+    claim = "the learning rate moves rho more than batch size, weight decay or tokens per parameter do"
+    mine = [r for r in ranges if r.size == rates.size]
+    own = next((r for r in mine if r.family == LEARNING_RATE), None)
+    others = [r for r in mine if r.family != LEARNING_RATE]
+    if own is None or not others:
+        return _unsettled("e", claim, rates.size, "range of rho", "above 0", "no arm of another setting was run" if own else "fewer than two of the rates are in the grid")
+    top = max(others, key=lambda r: r.range.value)
+    draws = own.draws - np.stack([r.draws for r in others]).max(0)
+    gain = estimate(own.range.value - top.range.value, draws, sample.level, own.range.used, own.range.of)
+    why = f"range {own.range.value:.3f} over {len(own.settings)} learning rates; the largest other is {top.range.value:.3f} over {top.family} ({', '.join(top.settings)}) at {top.rate:g}"
+    return _guarded(Verdict("e", claim, rates.size, word(gain.value > 0, gain.low > 0), "range of rho", gain.value, gain.low, gain.high, "above 0", why), blocked)
+
+
+def overall(verdicts: Sequence[Verdict]) -> list[dict]:
+    """Per claim, one word over its proxies: theirs when they agree, else not settled."""
+    out = []
+    for key in dict.fromkeys(v.id for v in verdicts):
+        mine = [v for v in verdicts if v.id == key]
+        words = {v.verdict for v in mine}
+        out.append({"id": key, "claim": mine[0].claim, "verdict": words.pop() if len(words) == 1 else NOT_SETTLED,
+                    "by_size": {v.size: v.verdict for v in mine if v.size}})  # fmt: skip
+    return out
+
+
+def _pair(rates: Rates, values: Mapping):
+    """The entries at the tiny and the standard rate, or why there are none."""
+    if rates.tiny is None or not math.isfinite(rates.standard):
+        return f"the grid has no rate near eta_std / {REDUCTIONS[-1]}" if math.isfinite(rates.standard) else f"no standard rate: {rates.note}"
+    found = [next((v for (s, r), v in values.items() if s == rates.size and abs(r / rate - 1) < 1e-4), None) for rate in (rates.tiny, rates.standard)]
+    return "one of the two rates has no ranking" if any(v is None for v in found) else tuple(found)
+
+
+def _guarded(verdict: Verdict, blocked: str) -> Verdict:
+    """Numbers that a guard rejects settle nothing, whichever way they point."""
+    if not blocked:
+        return verdict
+    return Verdict(**{**verdict.__dict__, "verdict": NOT_SETTLED, "why": f"{blocked}; {verdict.why}"})
+
+
+def _unsettled(key: str, claim: str, size: str, measure: str, threshold: str, why: str) -> Verdict:
+    return Verdict(key, claim, size, NOT_SETTLED, measure, math.nan, math.nan, math.nan, threshold, why)
+
+
+def _said(e: Estimate) -> str:
+    return f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]"
+
+
+def _count(e: Estimate) -> str:
+    return f"{e.used} of {e.of} recipes"
+
+
+def _poisson_tail(count: int, expected: float) -> float:
+    """P(at least `count`) of a Poisson number."""
+    term, below = math.exp(-expected), 0.0
+    for k in range(count):
+        below += term
+        term *= expected / (k + 1)
+    return max(0.0, 1 - below)
+
+
+def _wilson(count: int, of: int, level: float) -> tuple[float, float]:
+    """Wilson's interval of a share."""
+    from statistics import NormalDist
+
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    middle, half = (count + z * z / 2) / (of + z * z), z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
+    return max(0.0, middle - half), min(1.0, middle + half)
