@@ -31,7 +31,15 @@ def onset(rate: float, at: float = 5e-5) -> float:
 
 
 def table(
-    recipes: int = 12, *, seeds: int = 3, noise: float = 0.002, helps: bool = True, rates=RATES, sizes=None, seed: int = 0, domains=DOMAINS,
+    recipes: int = 12,
+    *,
+    seeds: int = 3,
+    noise: float = 0.002,
+    helps: bool = True,
+    rates=RATES,
+    sizes=None,
+    seed: int = 0,
+    domains=DOMAINS,
     drop: float = 3.0,
 ) -> pd.DataFrame:
     """`helps`: the lure acts at large rates only; otherwise at every rate, so a smaller one changes nothing."""
@@ -61,7 +69,10 @@ def arms(frame: pd.DataFrame, *, sizes=("4M", "10M"), rates=(1e-5, 3e-4), shift:
         "batch/4": {"batch_size": 16}, "batch*4": {"batch_size": 256}, "wd0": {"weight_decay": 0.0}, "wd0.3": {"weight_decay": 0.3},
         "tokens5": {"D": main["N"] * 5}, "tokens40": {"D": main["N"] * 40}, "more_steps": {"D": main["N"] * 40},
     }  # fmt: skip
-    return pd.concat([frame.assign(arm="main"), *(main.assign(arm=arm, loss=main["loss"] + shift, **change) for arm, change in settings.items())], ignore_index=True)
+    return pd.concat(
+        [frame.assign(arm="main"), *(main.assign(arm=arm, loss=main["loss"] + shift, **change) for arm, change in settings.items())],
+        ignore_index=True,
+    )
 
 
 def ngrams(recipes: int = 12, *, above: float = 0.5, frame: pd.DataFrame | None = None, order=None) -> dict:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from stepladder.analysis.proxy_transfer.draws import Draws, Estimate, estimate, fisher
+from stepladder.analysis.proxy_transfer.draws import Draws, Estimate, difference, estimate, fisher
 from stepladder.analysis.proxy_transfer.grid import Grid
 from stepladder.analysis.proxy_transfer.rank import accuracy_of, regret_at_k, signs, spearman_of
 from stepladder.analysis.proxy_transfer.tidy import MEAN
@@ -78,7 +78,9 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
     rhos = spearman_of(one.signs, two.signs, weights)
     accuracies = accuracy_of(one.signs, two.signs, weights)
     return Agreement(
-        estimate(rho, rhos, sample.level, count, of, bound=1.0), estimate(accuracy, accuracies, sample.level, count, of), rhos
+        estimate(rho, rhos, sample.level, count, of, kind="rho"),
+        estimate(accuracy, accuracies, sample.level, count, of, kind="share"),
+        rhos,
     )
 
 
@@ -100,9 +102,10 @@ def agreements(proxies: Sequence[Grid], target: Grid, tuned: Tuned, nulls: Mappi
         truth = Side(tuned.loss[:, v], tuned.draw(sample.many, v))
         null = {name: agreement(fixed(score[:, v]), truth, sample) for name, score in nulls.items()}
         for grid in proxies:
-            best = Side(least(grid.mean(None, v))[0], least(grid.mean(sample.many, v)))
+            plain, many = grid.mean(None, v)[0], grid.mean(sample.many, v)
+            best = Side(least(plain), least(many))
             for e, rate in enumerate(grid.rates):
-                x = side(grid, e, v, sample)
+                x = Side(plain[:, e], many[:, :, e])
                 same = target.at(rate)
                 others = {TUNED_TARGET: truth, TUNED_PROXY: best} | ({SAME_RATE: side(target, same, v, sample)} if same is not None else {})
                 for against, y in others.items():
@@ -118,7 +121,9 @@ def agreements(proxies: Sequence[Grid], target: Grid, tuned: Tuned, nulls: Mappi
     return Agreements(rows, regret, {(s, r): a for (s, r, d), a in points.items() if d == MEAN}, drawn)
 
 
-def _row(grid: Grid, rate: float, domain: str, against: str, x: Side, y: Side, found: Agreement, nulls: Mapping[str, Agreement], sample: Sample) -> dict:
+def _row(
+    grid: Grid, rate: float, domain: str, against: str, x: Side, y: Side, found: Agreement, nulls: Mapping[str, Agreement], sample: Sample
+) -> dict:
     gone = [name for name, there in zip(sample.recipes, x.there & y.there) if not there]
     low, high = fisher(found.rho.value, found.rho.used, sample.level)
     out = {
@@ -127,8 +132,7 @@ def _row(grid: Grid, rate: float, domain: str, against: str, x: Side, y: Side, f
         "missing": gone, "diverged": [n for n, value in zip(sample.recipes, x.value) if np.isposinf(value)], "note": found.rho.note,
     }  # fmt: skip
     for name, other in nulls.items():
-        gain = estimate(found.rho.value - other.rho.value, found.draws - other.draws, sample.level, found.rho.used, found.rho.of)
-        out |= flat(f"{name}_rho", other.rho) | flat(f"above_{name}", gain)
+        out |= flat(f"{name}_rho", other.rho) | flat(f"above_{name}", change(found, other, sample))
     return out
 
 
@@ -157,10 +161,17 @@ def _averages(proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, 
         for rate in grid.rates:
             mine = [points[grid.size, rate, d] for d in domains[1:]]
             used = min(a.rho.used for a in mine)
-            rho = estimate(np.mean([a.rho.value for a in mine]), np.mean([a.draws for a in mine], 0), sample.level, used, mine[0].rho.of)
+            rho = estimate(
+                np.mean([a.rho.value for a in mine]), np.mean([a.draws for a in mine], 0), sample.level, used, mine[0].rho.of, kind="rho"
+            )
             rows.append({"size": grid.size, "N": grid.N, "learning_rate": rate, "domain": AVERAGE, "against": TUNED_TARGET,
                          **flat("rho", rho), "recipes": used, "of": rho.of, "missing": [], "diverged": [], "note": rho.note})  # fmt: skip
     return rows
+
+
+def change(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
+    """Rho of one minus rho of two, paired."""
+    return difference(one.rho, two.rho, one.draws, two.draws, sample.level)
 
 
 def flat(name: str, found: Estimate) -> dict:

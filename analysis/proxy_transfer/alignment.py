@@ -70,7 +70,9 @@ def alignment_rows(found: Sequence[Probe], truth: Side, lowest: Mapping[str, Sid
     return rows
 
 
-def crossing_rows(found: Sequence[Probe], seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]], sample: Sample) -> tuple[list[dict], list[dict]]:
+def crossing_rows(
+    found: Sequence[Probe], seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]], sample: Sample
+) -> tuple[list[dict], list[dict]]:
     """Predicted against observed crossovers of sizes that have both. `seen`: (role, size) -> pair -> observed rate.
 
     The prediction is for one plain gradient step and the runs use the trainer's optimizer, so its scale need not fit: rank agreement over
@@ -95,9 +97,9 @@ def crossing_rows(found: Sequence[Probe], seen: Mapping[tuple[str, str], Mapping
         for name, (hit, of) in shares.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 value, draws = hit.sum() / np.float64(of.sum()), (together @ hit) / (together @ of)
-            row |= flat(name, estimate(value, draws, sample.level, used, count))
+            row |= flat(name, estimate(value, draws, sample.level, used, count, kind="share"))
         x, y = np.log(predicted), np.log(observed)
-        rho = estimate(spearman(x, y), spearman(x[None], y[None], together), sample.level, used, count)
+        rho = estimate(spearman(x, y), spearman(x[None], y[None], together), sample.level, used, count, kind="rho")
         log_ratio = np.where(both, y - x, np.nan)
         middle = estimate(_median(log_ratio, both[None].astype(float))[0], _median(log_ratio, together), sample.level, used, count)
         row |= flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}

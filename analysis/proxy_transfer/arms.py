@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepladder.analysis.proxy_transfer.agree import Agreement, Sample, Side, agreement, flat, side
-from stepladder.analysis.proxy_transfer.draws import Estimate, estimate
+from stepladder.analysis.proxy_transfer.agree import Agreement, Sample, Side, agreement, change, flat, side
+from stepladder.analysis.proxy_transfer.draws import Estimate, difference
 from stepladder.analysis.proxy_transfer.grid import Grid
 from stepladder.analysis.proxy_transfer.tuned import Tuned
 
 LEARNING_RATE = "learning rate"
-FAMILIES = {"batch": "batch size", "wd": "weight decay", "tokens": "tokens per parameter", "more_steps": "more steps", "steps": "more steps"}
+FAMILIES = {
+    "batch": "batch size",
+    "wd": "weight decay",
+    "tokens": "tokens per parameter",
+    "more_steps": "more steps",
+    "steps": "more steps",
+}
 MORE_STEPS = "more steps"
 CONTROLS = (MORE_STEPS,)  # families that answer G3, not A6
 
@@ -31,7 +37,7 @@ class Range:
 
 
 def family(arm: str) -> str:
-    """"batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its own."""
+    """ "batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its own."""
     if "+" in arm:
         return arm
     head = re.match(r"[A-Za-z_]+", arm)
@@ -51,11 +57,14 @@ def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, poin
             mine = agreement(side(grid, e, 0, sample), truth, sample)
             found[grid.size, grid.arm, rate] = mine
             same = next((points[grid.size, r] for r in base.rates if abs(r / rate - 1) < 1e-4), None)
-            change = _difference(mine, same, sample) if same else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
-            ratio = {name: getattr(grid, field_) / getattr(base, field_) for name, field_ in (("steps", "steps"), ("tokens", "D"), ("batch", "batch_size"))}
+            moved = change(mine, same, sample) if same else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
+            ratio = {
+                name: getattr(grid, field_) / getattr(base, field_)
+                for name, field_ in (("steps", "steps"), ("tokens", "D"), ("batch", "batch_size"))
+            }
             rows.append({
                 "size": grid.size, "arm": grid.arm, "family": family(grid.arm), "learning_rate": rate, **flat("rho", mine.rho),
-                **flat("accuracy", mine.accuracy), "main_rho": same.rho.value if same else np.nan, **flat("change", change),
+                **flat("accuracy", mine.accuracy), "main_rho": same.rho.value if same else np.nan, **flat("change", moved),
                 "weight_decay": grid.weight_decay, **{f"{k}_ratio": v for k, v in ratio.items()},
                 "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.01) if np.isfinite(ratio["tokens"]) else None,
                 "recipes": mine.rho.used, "of": mine.rho.of,
@@ -81,11 +90,6 @@ def ranges(size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float 
 
 def _range(size: str, name: str, rate: float | None, members: Mapping[str, Agreement], sample: Sample) -> Range:
     draws = np.stack([a.draws for a in members.values()])
-    value = np.array([a.rho.value for a in members.values()])
-    used = min(a.rho.used for a in members.values())
-    spread = estimate(value.max() - value.min(), draws.max(0) - draws.min(0), sample.level, used, len(sample.recipes))
+    top, bottom = (f(members.values(), key=lambda a: a.rho.value) for f in (max, min))
+    spread = difference(top.rho, bottom.rho, draws.max(0), draws.min(0), sample.level)
     return Range(size, name, rate, tuple(members), spread, draws.max(0) - draws.min(0))
-
-
-def _difference(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
-    return estimate(one.rho.value - two.rho.value, one.draws - two.draws, sample.level, min(one.rho.used, two.rho.used), one.rho.of)

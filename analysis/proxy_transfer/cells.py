@@ -46,7 +46,9 @@ def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[dict]:
             there = mine[(mine["recipe"] == g.recipes[r]) & (mine["learning_rate"] == g.rates[e])]
             lacking = sorted(set(g.domains[1:]) - set(there["domain"])) if len(g.domains) > 1 else []
             reason = f"no loss on {', '.join(lacking) or 'a domain that the other runs have'}" if len(there) else "no run"
-            rows.append({"role": g.role, "size": g.size, "arm": g.arm, "learning_rate": g.rates[e], "recipe": g.recipes[r], "reason": reason})
+            rows.append(
+                {"role": g.role, "size": g.size, "arm": g.arm, "learning_rate": g.rates[e], "recipe": g.recipes[r], "reason": reason}
+            )
     return rows
 
 
@@ -70,5 +72,7 @@ def twins(grids: Sequence[Grid]) -> list[str]:
     for a, b in combinations(range(len(together)), 2):
         both = np.isfinite(together[a]) & np.isfinite(together[b])
         if both.sum() and np.allclose(together[a, both], together[b, both], rtol=1e-12, atol=0):
-            out.append(f"recipes {grids[0].recipes[a]!r} and {grids[0].recipes[b]!r} have the same loss in all {int(both.sum())} cells they share: one recipe under two names?")
+            out.append(
+                f"recipes {grids[0].recipes[a]!r} and {grids[0].recipes[b]!r} have the same loss in all {int(both.sum())} cells they share: one recipe under two names?"
+            )
     return out

@@ -56,15 +56,39 @@ def interval(values: np.ndarray, level: float) -> tuple[float, float]:
     return float(values[int(tail * len(values))]), float(values[min(len(values) - 1, int((1 - tail) * len(values)))])
 
 
-def estimate(value: float, draws: np.ndarray, level: float, used: int, of: int, *, bound: float | None = None) -> Estimate:
-    """An estimate from its draws. `bound`: the end of the scale (1 for rho), where all resamples may agree and the bootstrap sees no error."""
+def estimate(value: float, draws: np.ndarray, level: float, used: int, of: int, *, kind: str = "") -> Estimate:
+    """An estimate from its draws. `kind` "rho" or "share": at the end of the scale all resamples may agree, and the bootstrap then sees no
+    error; the interval is taken from `perfect_low` or `share_reach` instead, and the note says so."""
     value, (low, high) = float(value), interval(np.asarray(draws, float), level)
-    note = ""
-    if bound is not None and np.isfinite(value) and low == high == value == bound:
-        low, note = perfect_low(used, level), "all resamples agree: the low end is Fisher's for a ranking one swap of neighbours away"
     if math.isnan(value):
-        low = high = math.nan
-    return Estimate(value, low, high, used, of, note)
+        return Estimate(value, math.nan, math.nan, used, of)
+    if kind and low == high == value and abs(value) in (0.0, 1.0):
+        one = perfect_low(used, level) if kind == "rho" else 1 - share_reach(used, level)
+        if kind == "rho" and abs(value) == 1:
+            low, high = (one, 1.0) if value > 0 else (-1.0, -one)
+            return Estimate(value, low, high, used, of, "all resamples agree: Fisher's interval for a ranking one swap of neighbours away")
+        if kind == "share":
+            low, high = (one, 1.0) if value else (0.0, 1 - one)
+            return Estimate(value, low, high, used, of, "all resamples agree: exact bound from the pairs that share no recipe")
+    return Estimate(value, low, high, used, of)
+
+
+def difference(one: Estimate, two: Estimate, draws_one: np.ndarray, draws_two: np.ndarray, level: float) -> Estimate:
+    """one - two from paired draws. Where an interval is not from the resamples (see `estimate`), at least as long as the two intervals
+    combined in quadrature (MOVER)."""
+    with np.errstate(invalid="ignore"):
+        found = estimate(one.value - two.value, draws_one - draws_two, level, min(one.used, two.used), one.of)
+    if not (one.note or two.note) or math.isnan(found.value):
+        return found
+    down, up = math.hypot(one.value - one.low, two.high - two.value), math.hypot(one.high - one.value, two.value - two.low)
+    return Estimate(
+        found.value, min(found.low, found.value - down), max(found.high, found.value + up), found.used, found.of, one.note or two.note
+    )
+
+
+def share_reach(recipes: int, level: float) -> float:
+    """Upper bound of a share of pairs that was zero: 1 - (1 - level)^(1 / m) with the m = recipes // 2 pairs that share no recipe."""
+    return 1 - (1 - level) ** (1 / (recipes // 2)) if recipes > 1 else 1.0
 
 
 def fisher(rho: float, n: int, level: float) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """A1: pairs of recipes whose order changes between neighbouring learning rates, beyond the noise of the seeds; and where they cross."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -38,7 +39,7 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
     rows = []
     for grid in grids:
         for v, domain in enumerate(grid.domains):
-            flipped, both, _ = _flips(grid, v)
+            flipped, both, gap = _flips(grid, v)
             for e in range(len(grid.rates) - 1):
                 mine, pairs = flipped[..., e], both[..., e]
                 count, of = int(mine.sum()) // 2, int(pairs.sum()) // 2
@@ -46,13 +47,30 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
                 with np.errstate(invalid="ignore", divide="ignore"):
                     draws = ((w @ mine.astype(float)) * w).sum(-1) / ((w @ pairs.astype(float)) * w).sum(-1)
                 recipes = int(pairs.any(-1).sum())
-                found = estimate(count / of if of else np.nan, draws, sample.level, recipes, len(grid.recipes))
+                found = estimate(count / of if of else np.nan, draws, sample.level, recipes, len(grid.recipes), kind="share")
                 rows.append({
                     "size": grid.size, "role": grid.role, "N": grid.N, "domain": domain, "rate_low": grid.rates[e], "rate_high": grid.rates[e + 1],
-                    "flips": count, "pairs": of, **flat("flip_rate", _never(found, recipes, sample.level)), "by_chance": of * chance(grid),
+                    "flips": count, "pairs": of, "sign_changes": _changes(gap[..., e], gap[..., e + 1]), **flat("flip_rate", found), "by_chance": of * chance(grid),
                     "noise_source": grid.noise_source,
                 })  # fmt: skip
     return rows
+
+
+def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
+    """Flips on the mean domain over all neighbouring rates at most ADJACENT apart of all these sizes, with their interval over recipes; and
+    the number of pair steps looked at."""
+    mine, both = np.zeros((2, len(sample.recipes), len(sample.recipes)))
+    for grid in grids:
+        flipped, there, _ = _flips(grid, 0)
+        near = [e for e in range(len(grid.rates) - 1) if grid.rates[e + 1] / grid.rates[e] <= ADJACENT]
+        mine, both = mine + flipped[..., near].sum(-1), both + there[..., near].sum(-1)
+    w, of = sample.many.weights, int(both.sum()) // 2
+    if not of:
+        return Estimate(np.nan, np.nan, np.nan, 0, len(sample.recipes)), 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = ((w @ mine) * w).sum(-1) / ((w @ both) * w).sum(-1)
+    share = estimate(mine.sum() / both.sum(), draws, sample.level, int(both.any(-1).sum()), len(sample.recipes), kind="share")
+    return Estimate(round(share.value * of), share.low * of, share.high * of, share.used, share.of, share.note), of
 
 
 def flip_events(grids: Sequence[Grid]) -> list[dict]:
@@ -82,7 +100,7 @@ def crossings(grid: Grid, domain: int = 0) -> dict[tuple[int, int], float]:
     out, logs = {}, np.log(grid.rates)
     for a, b in zip(*np.triu_indices(len(grid.recipes), 1)):
         sure = np.flatnonzero(size[a, b] > BEYOND)
-        for low, high in zip(sure, sure[1:]):
+        for low, high in itertools.pairwise(sure):
             one, two = gap[a, b, low], gap[a, b, high]
             if one * two < 0:
                 share = one / (one - two) if np.isfinite([one, two]).all() else 0.5
@@ -102,12 +120,7 @@ def _flips(grid: Grid, domain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return flipped & off, there[..., 1:] & there[..., :-1] & off, gap
 
 
-def _never(found: Estimate, recipes: int, level: float) -> Estimate:
-    """No flip (or nothing but flips) in any resample: the exact bound from the recipes // 2 pairs that share no recipe."""
-    independent = recipes // 2
-    if not independent or not found.low == found.high == found.value:
-        return found
-    reach = 1 - (1 - level) ** (1 / independent)
-    note = "never in any resample: bound from the pairs without a common recipe"
-    low, high = (0.0, reach) if found.value == 0 else (1 - reach, 1.0) if found.value == 1 else (found.low, found.high)
-    return Estimate(found.value, low, high, found.used, found.of, note)
+def _changes(low: np.ndarray, high: np.ndarray) -> int:
+    """Pairs whose gap changes its sign, whatever the noise."""
+    with np.errstate(invalid="ignore"):
+        return int((np.sign(low) * np.sign(high) < 0).sum()) // 2

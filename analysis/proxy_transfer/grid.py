@@ -65,7 +65,9 @@ def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -
         seeds = sorted(whole["seed"].unique())
         for (arm, decay), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
             out.append(_grid(rows, str(role), str(size), str(arm), float(decay), tuple(recipes), tuple(domains), tuple(seeds)))
-    return sorted(out, key=lambda g: (g.role == "target", np.nan_to_num(g.N), g.size, g.arm != "main", g.arm, np.nan_to_num(g.weight_decay)))
+    return sorted(
+        out, key=lambda g: (g.role == "target", np.nan_to_num(g.N), g.size, g.arm != "main", g.arm, np.nan_to_num(g.weight_decay))
+    )
 
 
 def domain_names(frame: pd.DataFrame) -> tuple[str, ...]:
@@ -78,7 +80,10 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
     rates = sorted(rows["learning_rate"].unique())
     real = domains[1:] or (rows["domain"].iloc[0],)
     shape = (len(recipes), len(rates), len(real), len(seeds))
-    where = [pd.Index(axis).get_indexer(rows[name]) for axis, name in ((recipes, "recipe"), (rates, "learning_rate"), (real, "domain"), (seeds, "seed"))]
+    where = [
+        pd.Index(axis).get_indexer(rows[name])
+        for axis, name in ((recipes, "recipe"), (rates, "learning_rate"), (real, "domain"), (seeds, "seed"))
+    ]
     losses, init = np.full(shape, np.nan), np.full(shape, np.nan)
     losses[tuple(where)], init[tuple(where)] = rows["loss"], rows["loss_init"]
     # The mean needs every domain: a run without one of them has no mean (and is listed as missing).
@@ -117,7 +122,9 @@ def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Mean over seeds [B, R, E] of cell [R, E, S] with counts [B, R, S]; NaN where no seed counts."""
     there, lost = ~np.isnan(cell), np.isposinf(cell)
     filled = np.where(np.isfinite(cell), cell, 0.0)
-    total, number, worst = (np.matmul(filled_, counts.transpose(1, 2, 0).astype(float)) for filled_ in (filled, there.astype(float), lost.astype(float)))
+    total, number, worst = (
+        np.matmul(filled_, counts.transpose(1, 2, 0).astype(float)) for filled_ in (filled, there.astype(float), lost.astype(float))
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         value = np.where(worst > 0, np.inf, np.where(number > 0, total / number, np.nan))  # [R, E, B]
     return np.moveaxis(value, -1, 0)
@@ -128,4 +135,3 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     there = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(there, values, 0.0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
-

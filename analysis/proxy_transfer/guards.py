@@ -1,5 +1,6 @@
 """G1, G2, G5, G6: did the runs train, in which precision, is the model better than counting bigrams, and is the spread more than noise."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -49,7 +50,9 @@ def precision(frame: pd.DataFrame) -> dict:
     if not named:
         return {"precisions": [], "ok": None, "said": "the table does not say in which precision the weights were kept"}
     bad = [p for p in named if p not in ("float32", "fp32", "float64")]
-    said = f"{', '.join(bad)}: check that |update| / |w| stays above its epsilon at the lowest rates" if bad else "master weights in float32"
+    said = (
+        f"{', '.join(bad)}: check that |update| / |w| stays above its epsilon at the lowest rates" if bad else "master weights in float32"
+    )
     return {"precisions": named, "ok": not bad, "said": said}
 
 
@@ -99,6 +102,7 @@ def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
     return rows
 
 
+@functools.cache
 def normal_range(n: int) -> float:
     """Expected range of n standard normals: the integral of 1 - F^n - (1 - F)^n."""
     x = np.linspace(-9, 9, 4001)

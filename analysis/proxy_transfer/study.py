@@ -9,10 +9,10 @@ import pandas as pd
 
 from stepladder.analysis.forecast import plain
 from stepladder.analysis.proxy_transfer import alignment, arms, cells, flips, guards, verdicts
-from stepladder.analysis.proxy_transfer.agree import Sample, Side, agreements, agreement, fixed, flat, side
+from stepladder.analysis.proxy_transfer.agree import Sample, Side, agreement, agreements, fixed, flat, side
 from stepladder.analysis.proxy_transfer.draws import observed, resampled
 from stepladder.analysis.proxy_transfer.grid import Grid, domain_names, grids
-from stepladder.analysis.proxy_transfer.tidy import MAIN, PROXY, TARGET, tidy
+from stepladder.analysis.proxy_transfer.tidy import MAIN, MEAN, PROXY, TARGET, tidy
 from stepladder.analysis.proxy_transfer.tuned import Tuned, tune
 from stepladder.configs.errors import UserError, nearest
 
@@ -122,7 +122,7 @@ def study(
     absent += [f"arms: {_arm_gap(main, arm_rows, c)}" for c in chosen if _arm_gap(main, arm_rows, c)]
     below = {r["size"]: f"the {r['size']} model does not beat the bigram counts" for r in counts
              if r["null"] == DECIDES and r["domain"] == domains[0] and r["counts"] is False}  # fmt: skip
-    judged = _judge(chosen, whole, events, flip_rows, truth, scored, spans, sample, below, trained, snr, level)
+    judged = _judge(chosen, whole, flip_rows, truth, scored, spans, sample, below, trained, snr, level)
     left = [clean.excluded] + ([excluded] if excluded is not None else [])
     holes, twins = cells.missing_cells([*proxies, *arm_grids, *targets], frame), cells.twins(found)
     edges = cells.edges(truth)
@@ -170,13 +170,31 @@ def _null_rows(nulls: Mapping[str, np.ndarray], truth: Tuned, sample: Sample) ->
     for name, score in nulls.items():
         for v, domain in enumerate(truth.domains):
             found = agreement(fixed(score[:, v]), Side(truth.loss[:, v], truth.draw(sample.many, v)), sample)
-            rows.append({"null": name, "domain": domain, **flat("rho", found.rho), **flat("accuracy", found.accuracy), "recipes": found.rho.used, "of": found.rho.of})
+            rows.append(
+                {
+                    "null": name,
+                    "domain": domain,
+                    **flat("rho", found.rho),
+                    **flat("accuracy", found.accuracy),
+                    "recipes": found.rho.used,
+                    "of": found.rho.of,
+                }
+            )
     return rows
 
 
 def _rates_row(chosen: verdicts.Rates, grid: Grid) -> dict:
     reduced = {f"eta_std/{k}": r for k, r in chosen.reduced.items()}
-    return {"size": chosen.size, "N": grid.N, "D": grid.D, "eta_std": chosen.standard, "note": chosen.note, **reduced, "eta_tiny": chosen.tiny, "grid": list(grid.rates)}
+    return {
+        "size": chosen.size,
+        "N": grid.N,
+        "D": grid.D,
+        "eta_std": chosen.standard,
+        "note": chosen.note,
+        **reduced,
+        "eta_tiny": chosen.tiny,
+        "grid": list(grid.rates),
+    }
 
 
 def _aligned(probes, whole: Sequence[Grid], chosen: Sequence[verdicts.Rates], truth: Tuned, trained: Sequence[Mapping], sample: Sample):
@@ -202,8 +220,8 @@ def _arm_gap(main: Mapping[str, Grid], rows: Sequence[Mapping], chosen: verdicts
     return f"{chosen.size} was not run with other {', '.join(lacking)}" if lacking else ""
 
 
-def _judge(chosen, whole, events, flip_rows, truth, scored, spans, sample, below, trained, snr, level) -> list[verdicts.Verdict]:
-    out = [verdicts.flips_verdict(whole, events, flip_rows, below), verdicts.argmin_verdict(truth, level)]
+def _judge(chosen, whole, flip_rows, truth, scored, spans, sample, below, trained, snr, level) -> list[verdicts.Verdict]:
+    out = [verdicts.flips_verdict(whole, flip_rows, below, sample), verdicts.argmin_verdict(truth, level)]
     checks = (lambda c, b: verdicts.rise_verdict(c, scored, sample, b), lambda c, b: verdicts.regret_verdict(c, scored, sample, b),
               lambda c, b: verdicts.range_verdict(c, spans, sample, b))  # fmt: skip
     blocked = {c.size: below.get(c.size, "") or _untrusted(c, trained, snr) for c in chosen}
@@ -212,11 +230,12 @@ def _judge(chosen, whole, events, flip_rows, truth, scored, spans, sample, below
 
 def _untrusted(chosen: verdicts.Rates, trained: Sequence[Mapping], snr: Sequence[Mapping]) -> str:
     """Which of G1 and G6 the standard or the tiny rate of a proxy fails; "" when none does."""
-    for rate in (chosen.tiny, chosen.standard):
-        at = lambda r, rate=rate: r["role"] == PROXY and r["size"] == chosen.size and rate is not None and abs(r["learning_rate"] / rate - 1) < 1e-4  # noqa: E731
-        if any(at(r) and r["trained"] is False for r in trained):
+    for rate in (r for r in (chosen.tiny, chosen.standard) if r is not None):
+        here = [[r for r in rows if r["role"] == PROXY and r["size"] == chosen.size and abs(r["learning_rate"] / rate - 1) < 1e-4]
+                for rows in (trained, snr)]  # fmt: skip
+        if any(r["trained"] is False for r in here[0]):
             return f"at {rate:g} the {chosen.size} proxy did not train"
-        for r in snr:
-            if at(r) and r["domain"] == "mean" and r["passes"] is False:
+        for r in here[1]:
+            if r["domain"] == MEAN and r["passes"] is False:
                 return f"at {rate:g} the spread of the recipes is {r['snr']:.2g} seed SD, and noise alone makes {r['by_noise']:.2g}"
     return ""

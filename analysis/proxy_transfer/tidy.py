@@ -24,7 +24,7 @@ NEEDED = ("recipe", "learning_rate", "loss")
 _NUMBERS = ("N", "D", "learning_rate", "weight_decay", "batch_size", "loss", "loss_se", "loss_init", "steps")
 _DEFAULTS: Mapping[str, object] = {"domain": "all", "seed": 0, "arm": MAIN, "state": "", "precision": "", "run_id": "", "role": ""}
 CELL = ("role", "size", "arm", "recipe", "learning_rate", "weight_decay", "seed", "domain")
-EXCLUDED = ("recipe", "size", "learning_rate", "seed", "domain", "arm", "reason")
+EXCLUDED = ("run_id", "recipe", "size", "learning_rate", "seed", "domain", "arm", "reason")
 # What makes a run of the main arm another arm: (column, name of the arm from its value and the usual value, or from the row).
 _DEVIATIONS = {
     "weight_decay": lambda row, usual: f"wd{row.weight_decay:g}",
@@ -71,7 +71,9 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
     frame, chosen, more = _roles(frame, target)
     excluded += more
     if set(frame["domain"]) - {"all"} and (whole := frame["domain"].eq("all")).any():
-        notes.append(f"{int(whole.sum())} rows of domain 'all' are not used: the mean is taken over the {frame['domain'].nunique() - 1} domains")
+        notes.append(
+            f"{int(whole.sum())} rows of domain 'all' are not used: the mean is taken over the {frame['domain'].nunique() - 1} domains"
+        )
         frame = frame[~whole]
     frame, said = _arms(frame)
     notes += said
@@ -95,7 +97,9 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 notes.append(f"{name} is column {str(hit)!r}")
     for name in NEEDED:
         if name not in found:
-            raise UserError(f"columns={', '.join(map(str, table.columns))}: no column of {name}; {nearest(name, map(str, table.columns))}, rename it")
+            raise UserError(
+                f"columns={', '.join(map(str, table.columns))}: no column of {name}; {nearest(name, map(str, table.columns))}, rename it"
+            )
     frame = pd.DataFrame(found).reset_index(drop=True)
     for name in _NUMBERS:
         frame[name] = numbers(frame[name])[0] if name in frame else np.nan
@@ -135,7 +139,9 @@ def _roles(frame: pd.DataFrame, target: str | None) -> tuple[pd.DataFrame, str, 
     frame = frame[frame["role"].isin([PROXY, TARGET])]
     sizes = frame[frame["role"] == TARGET].groupby("size")["N"].max().fillna(0)
     if not len(sizes) or frame["role"].eq(PROXY).sum() == 0:
-        raise UserError(f"role={', '.join(sorted(set(frame['role'])))}: the study needs runs of a target and of at least one smaller proxy; add them")
+        raise UserError(
+            f"role={', '.join(sorted(set(frame['role'])))}: the study needs runs of a target and of at least one smaller proxy; add them"
+        )
     chosen = str(target if target is not None else sizes.idxmax())
     other = (frame["role"] == TARGET) & (frame["size"] != chosen)
     out.append(frame[other].assign(reason=f"another target than {chosen}, which the study is about"))
@@ -154,7 +160,11 @@ def _arms(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             usual = values.round(12).mode().iloc[-1]
             away = rows[(np.abs(rows[column] - usual) > 0.01 * abs(usual)) & rows[column].notna()]
             arm[away.index] = [named(row, usual) for row in away.itertuples()]
-            notes += [f"{size}: {column} {usual:g} is the main arm; others became the arms {', '.join(sorted(set(arm[away.index])))}"] if len(away) else []
+            notes += (
+                [f"{size}: {column} {usual:g} is the main arm; others became the arms {', '.join(sorted(set(arm[away.index])))}"]
+                if len(away)
+                else []
+            )
     return frame.assign(arm=arm), notes
 
 

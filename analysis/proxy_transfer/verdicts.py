@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.proxy_transfer.agree import Agreements, Sample
+from stepladder.analysis.proxy_transfer.agree import Agreements, Sample, change
 from stepladder.analysis.proxy_transfer.arms import LEARNING_RATE, Range
-from stepladder.analysis.proxy_transfer.draws import Estimate, estimate
-from stepladder.analysis.proxy_transfer.flips import ADJACENT, BEYOND, chance
+from stepladder.analysis.proxy_transfer.draws import Estimate, difference, estimate
+from stepladder.analysis.proxy_transfer.flips import ADJACENT, BEYOND, chance, total_flips
 from stepladder.analysis.proxy_transfer.grid import Grid
+from stepladder.analysis.proxy_transfer.tidy import MEAN
 from stepladder.analysis.proxy_transfer.tuned import Tuned, nearest_rate, standard_rate
 
 SEEN, NOT_SEEN, NOT_SETTLED = "seen", "not seen at this scale", "not settled"
@@ -71,25 +72,25 @@ def word(holds: bool, clear: bool) -> str:
     return NOT_SEEN if not holds else SEEN if clear else NOT_SETTLED
 
 
-def flips_verdict(grids: Sequence[Grid], events: Sequence[Mapping], rates: Sequence[Mapping], left_out: Mapping[str, str]) -> Verdict:
+def flips_verdict(grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Mapping[str, str], sample: Sample) -> Verdict:
     """(a): flips on the mean domain over rates at most 3.3x apart, against the number that noise alone would make (Poisson)."""
     claim = "at least one pair of recipes flips between two learning rates at most 3.3x apart, beyond seed noise"
-    near = lambda r: r["rate_high"] / r["rate_low"] <= ADJACENT and r["size"] not in left_out  # noqa: E731
-    mine = [r for r in rates if r["domain"] == "mean" and near(r) and r["pairs"]]
-    count = sum(near(e) for e in events)
-    expected = sum(r["by_chance"] for r in mine)
+    grids = [g for g in grids if g.size not in left_out]
+    found, pairs = total_flips(grids, sample)
+    expected = sum(
+        r["by_chance"] for r in rates if r["domain"] == MEAN and r["size"] not in left_out and r["rate_high"] / r["rate_low"] <= ADJACENT
+    )
     threshold = f"at least 1, and more than noise makes ({expected:.2g} expected)"
-    if not mine:
-        why = "no size has repeated seeds, or no two rates are that close" if not left_out else "; ".join(left_out.values())
-        return Verdict("a", claim, "", NOT_SETTLED, "flips", math.nan, math.nan, math.nan, threshold, why)
-    pairs = sum(r["pairs"] for r in mine)
-    low, high = (sum(r[f"flip_rate_{end}"] * r["pairs"] for r in mine) for end in ("low", "high"))
+    if not pairs:
+        why = "; ".join(left_out.values()) or "no size has repeated seeds, or no two rates are that close"
+        return _unsettled("a", claim, "", "flips", threshold, why)
+    count = int(found.value)
     luck = _poisson_tail(count, expected)
-    lower_bound = all("lower bound" in g.noise_source for g in grids if g.noise_source)
-    clear = luck < FALSE_ALARM and not lower_bound
-    why = f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise alone would make so many with probability {luck:.2g}"
+    lower_bound = any("lower bound" in g.noise_source for g in grids)
+    why = f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise alone makes so many with probability {luck:.2g}"
     why += "; without repeated seeds the noise is only a lower bound" if lower_bound else ""
-    return Verdict("a", claim, "", word(count > 0, clear), "flips", count, low, high, threshold, why)
+    clear = luck < FALSE_ALARM and not lower_bound
+    return Verdict("a", claim, "", word(count > 0, clear), "flips", count, found.low, found.high, threshold, why)
 
 
 def argmin_verdict(tuned: Tuned, level: float) -> Verdict:
@@ -97,7 +98,9 @@ def argmin_verdict(tuned: Tuned, level: float) -> Verdict:
     claim = "the best learning rate differs across recipes"
     grid = tuned.grids[0]
     loss = grid.mean()[0]
-    best = np.array([grid.rates[int(np.argmin(np.where(np.isnan(row), np.inf, row)))] if np.isfinite(row).any() else np.nan for row in loss])
+    best = np.array(
+        [grid.rates[int(np.argmin(np.where(np.isnan(row), np.inf, row)))] if np.isfinite(row).any() else np.nan for row in loss]
+    )
     known = best[~np.isnan(best)]
     threshold = "at least 1 recipe beyond seed noise, and more than noise makes"
     if not len(known):
@@ -116,7 +119,18 @@ def argmin_verdict(tuned: Tuned, level: float) -> Verdict:
     share = _wilson(beyond, len(known), level)
     why = f"{differ} of {len(known)} recipes have another best rate than {common:g}; for {beyond} of them {common:g} costs more than {BEYOND:g} sqrt(2) seed SD"
     if not grid.noise_source:
-        return Verdict("b", claim, "", word(differ > 0, False), "recipes", differ, math.nan, math.nan, threshold, why + "; the target has no repeated seeds")
+        return Verdict(
+            "b",
+            claim,
+            "",
+            word(differ > 0, False),
+            "recipes",
+            differ,
+            math.nan,
+            math.nan,
+            threshold,
+            why + "; the target has no repeated seeds",
+        )
     why += f"; noise alone would do this to {expected:.2g} ({int(seeds.max(initial=0))} seeds)"
     clear = luck < FALSE_ALARM and "lower bound" not in grid.noise_source
     return Verdict("b", claim, "", word(differ > 0, clear), "recipes", beyond, share[0] * len(known), share[1] * len(known), threshold, why)
@@ -130,10 +144,15 @@ def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) 
     if isinstance(pair, str):
         return _unsettled("c", claim, rates.size, "rho at eta_tiny", threshold, pair)
     tiny, standard = pair
-    rise = estimate(tiny.rho.value - standard.rho.value, tiny.draws - standard.draws, sample.level, tiny.rho.used, tiny.rho.of)
+    rise = change(tiny, standard, sample)
     holds, clear = tiny.rho.value > RHO and rise.value > 0, tiny.rho.low > RHO and rise.low > 0
-    why = f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
-    return _guarded(Verdict("c", claim, rates.size, word(holds, clear), "rho at eta_tiny", tiny.rho.value, tiny.rho.low, tiny.rho.high, threshold, why), blocked)
+    why = (
+        f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
+    )
+    return _guarded(
+        Verdict("c", claim, rates.size, word(holds, clear), "rho at eta_tiny", tiny.rho.value, tiny.rho.low, tiny.rho.high, threshold, why),
+        blocked,
+    )
 
 
 def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
@@ -147,7 +166,12 @@ def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str
         gain = estimate(tiny - standard, many - others, sample.level, len(sample.recipes), len(sample.recipes))
     why = f"regret@1 {tiny:.4f} at {rates.tiny:g} and {standard:.4f} at {rates.standard:g}"
     why += "; both pick the best recipe" if tiny == standard == 0 else ""
-    return _guarded(Verdict("d", claim, rates.size, word(gain.value < 0, gain.high < 0), "nats per token", gain.value, gain.low, gain.high, "below 0", why), blocked)
+    return _guarded(
+        Verdict(
+            "d", claim, rates.size, word(gain.value < 0, gain.high < 0), "nats per token", gain.value, gain.low, gain.high, "below 0", why
+        ),
+        blocked,
+    )
 
 
 def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked: str) -> Verdict:
@@ -157,12 +181,23 @@ def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked
     own = next((r for r in mine if r.family == LEARNING_RATE), None)
     others = [r for r in mine if r.family != LEARNING_RATE]
     if own is None or not others:
-        return _unsettled("e", claim, rates.size, "range of rho", "above 0", "no arm of another setting was run" if own else "fewer than two of the rates are in the grid")
+        return _unsettled(
+            "e",
+            claim,
+            rates.size,
+            "range of rho",
+            "above 0",
+            "no arm of another setting was run" if own else "fewer than two of the rates are in the grid",
+        )
     top = max(others, key=lambda r: r.range.value)
-    draws = own.draws - np.stack([r.draws for r in others]).max(0)
-    gain = estimate(own.range.value - top.range.value, draws, sample.level, own.range.used, own.range.of)
+    gain = difference(own.range, top.range, own.draws, np.stack([r.draws for r in others]).max(0), sample.level)
     why = f"range {own.range.value:.3f} over {len(own.settings)} learning rates; the largest other is {top.range.value:.3f} over {top.family} ({', '.join(top.settings)}) at {top.rate:g}"
-    return _guarded(Verdict("e", claim, rates.size, word(gain.value > 0, gain.low > 0), "range of rho", gain.value, gain.low, gain.high, "above 0", why), blocked)
+    return _guarded(
+        Verdict(
+            "e", claim, rates.size, word(gain.value > 0, gain.low > 0), "range of rho", gain.value, gain.low, gain.high, "above 0", why
+        ),
+        blocked,
+    )
 
 
 def overall(verdicts: Sequence[Verdict]) -> list[dict]:
@@ -179,8 +214,13 @@ def overall(verdicts: Sequence[Verdict]) -> list[dict]:
 def _pair(rates: Rates, values: Mapping):
     """The entries at the tiny and the standard rate, or why there are none."""
     if rates.tiny is None or not math.isfinite(rates.standard):
-        return f"the grid has no rate near eta_std / {REDUCTIONS[-1]}" if math.isfinite(rates.standard) else f"no standard rate: {rates.note}"
-    found = [next((v for (s, r), v in values.items() if s == rates.size and abs(r / rate - 1) < 1e-4), None) for rate in (rates.tiny, rates.standard)]
+        return (
+            f"the grid has no rate near eta_std / {REDUCTIONS[-1]}" if math.isfinite(rates.standard) else f"no standard rate: {rates.note}"
+        )
+    found = [
+        next((v for (s, r), v in values.items() if s == rates.size and abs(r / rate - 1) < 1e-4), None)
+        for rate in (rates.tiny, rates.standard)
+    ]
     return "one of the two rates has no ranking" if any(v is None for v in found) else tuple(found)
 
 
