@@ -66,6 +66,8 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
     ):
         excluded.append(frame[bad.reindex(frame.index)].assign(reason=reason))
         frame = frame[~bad.reindex(frame.index)]
+    if not len(frame):
+        raise UserError("table: no row is left; every exclusion has its reason, e.g. " + _first_reason(excluded))
     frame["learning_rate"] = [float(f"{v:.6g}") for v in frame["learning_rate"]]
     frame = _sizes(frame)
     frame, chosen, more = _roles(frame, target)
@@ -80,8 +82,6 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
     repeated = frame.duplicated(list(CELL), keep="last")
     excluded.append(frame[repeated].assign(reason="a second row of the same cell; the last one stands"))
     frame = frame[~repeated].reset_index(drop=True)
-    if not len(frame):
-        raise UserError("table: no row is left; every exclusion has its reason, e.g. " + _first_reason(excluded))
     out = pd.concat([t for t in excluded if len(t)] or [frame.iloc[:0].assign(reason="")], ignore_index=True)
     return Tidy(frame, chosen, out[list(EXCLUDED)], _listed(frame[np.isinf(frame["loss"])]), tuple(notes))
 
