@@ -8,7 +8,7 @@ import numpy as np
 
 from stepladder.analysis.proxy_transfer.draws import Draws, Estimate, difference, estimate, fisher
 from stepladder.analysis.proxy_transfer.grid import Grid
-from stepladder.analysis.proxy_transfer.rank import accuracy_of, regret_at_k, signs, spearman_of
+from stepladder.analysis.proxy_transfer.rank import accuracy_of, decision_accuracy, regret_at_k, row_sums, signs, spearman, spearman_of
 from stepladder.analysis.proxy_transfer.tidy import MEAN
 from stepladder.analysis.proxy_transfer.tuned import Tuned, least
 
@@ -34,18 +34,22 @@ class Side:
 
     value: np.ndarray
     draws: np.ndarray = field(repr=False)
+    _kept: dict = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def there(self) -> np.ndarray:
         return ~np.isnan(self.value)
 
     @cached_property
-    def sign(self) -> np.ndarray:
-        return signs(_filled(self.value))[None]
-
-    @cached_property
     def signs(self) -> np.ndarray:
         return signs(_filled(self.draws))
+
+    def sums(self, weights: np.ndarray, there: np.ndarray, absolute: bool = False) -> np.ndarray:
+        """Row sums of the signs, or of their absolute values, under weights * there: the same for every score this one is compared with."""
+        key = (id(weights), there.tobytes(), absolute)
+        if key not in self._kept:
+            self._kept[key] = row_sums(np.abs(self.signs) if absolute else self.signs, weights * there)
+        return self._kept[key]
 
 
 def side(grid: Grid, rate: int, domain: int, sample: Sample) -> Side:
@@ -72,11 +76,11 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
     """Of two scores, over the recipes that have both."""
     there = one.there & two.there
     count, of = int(there.sum()), len(there)
-    weights = sample.many.weights * there
-    rho = spearman_of(one.sign, two.sign, there[None].astype(float))[0]
-    accuracy = accuracy_of(one.sign, two.sign, there[None].astype(float))[0]
-    rhos = spearman_of(one.signs, two.signs, weights)
-    accuracies = accuracy_of(one.signs, two.signs, weights)
+    rho = spearman(one.value, two.value, there.astype(float))
+    accuracy = decision_accuracy(one.value, two.value, there.astype(float))
+    draw = sample.many.weights
+    rhos = spearman_of(one.sums(draw, there), two.sums(draw, there), draw * there)
+    accuracies = accuracy_of(one.signs, two.signs, two.sums(draw, there, absolute=True), draw * there)
     return Agreement(
         estimate(rho, rhos, sample.level, count, of, kind="rho"),
         estimate(accuracy, accuracies, sample.level, count, of, kind="share"),

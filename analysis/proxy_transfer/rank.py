@@ -14,7 +14,7 @@ def spearman(x, y, weights=None) -> np.ndarray:
     NaN with fewer than 3 recipes or when one side is all ties.
     """
     x, y, w = _prepare(x, y, weights)
-    return spearman_of(signs(x), signs(y), w)
+    return spearman_of(row_sums(signs(x), w), row_sums(signs(y), w), w)
 
 
 def decision_accuracy(x, y, weights=None) -> np.ndarray:
@@ -23,7 +23,8 @@ def decision_accuracy(x, y, weights=None) -> np.ndarray:
     A pair tied in y is no decision and leaves the count; a pair tied in x alone is a coin toss and counts half: (1 + Somers' D) / 2.
     """
     x, y, w = _prepare(x, y, weights)
-    return accuracy_of(signs(x), signs(y), w)
+    sy = signs(y)
+    return accuracy_of(signs(x), sy, row_sums(np.abs(sy), w), w)
 
 
 def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndarray:
@@ -59,13 +60,20 @@ def _first(w: np.ndarray, order: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
 
 
 def signs(x: np.ndarray) -> np.ndarray:
-    """[..., R, R] of int8: 1 where x of the row is above x of the column, -1 below, 0 tied."""
-    return (x[..., :, None] > x[..., None, :]).astype(np.int8) - (x[..., :, None] < x[..., None, :]).astype(np.int8)
+    """[..., R, R] of float32: 1 where x of the row is above x of the column, -1 below, 0 tied."""
+    return np.subtract(x[..., :, None] > x[..., None, :], x[..., :, None] < x[..., None, :], dtype=np.float32)
 
 
-def spearman_of(sx: np.ndarray, sy: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """`spearman` from the signs of both sides [..., R, R]: an average rank is a row's weighted sum of signs, up to a constant and a half."""
-    one, two = (_apply(s, w) for s in (sx, sy))
+def row_sums(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix product. Of signs, a row's average rank up to
+    a factor and a constant."""
+    if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
+        return w @ matrix.reshape(matrix.shape[-2:]).T
+    return np.matmul(matrix, w.astype(np.float32)[..., None])[..., 0]  # sums of small integers: exact
+
+
+def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """`spearman` from the row sums of the signs of both sides."""
     total = w.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         one, two = (v - (w * v).sum(-1, keepdims=True) / total[..., None] for v in (one, two))
@@ -74,19 +82,11 @@ def spearman_of(sx: np.ndarray, sy: np.ndarray, w: np.ndarray) -> np.ndarray:
     return np.where((total >= 3) & (spread > 1e-9 * total), np.clip(rho, -1, 1), np.nan)
 
 
-def accuracy_of(sx: np.ndarray, sy: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """`decision_accuracy` from the signs of both sides."""
-    agree, decided = sx * sy, (sy != 0).astype(np.int8)
-    sums = [(w * _apply(m, w)).sum(-1) for m in (agree, decided)]
+def accuracy_of(sx: np.ndarray, sy: np.ndarray, decided: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """`decision_accuracy` from the signs of both sides; `decided`: row sums of the absolute signs of the truth."""
+    agree, of = (w * row_sums(sx * sy, w)).sum(-1), (w * decided).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(sums[1] > 0, 0.5 + 0.5 * sums[0] / sums[1], np.nan)
-
-
-def _apply(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix product."""
-    if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
-        return w @ matrix.reshape(matrix.shape[-2:]).T.astype(float)
-    return np.matmul(matrix.astype(np.float32), w.astype(np.float32)[..., None])[..., 0].astype(float)
+        return np.where(of > 0, 0.5 + 0.5 * agree / of, np.nan)
 
 
 def _prepare(x, y, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
