@@ -131,6 +131,8 @@ def test_arms_and_their_ranges(helps):
     assert (arms["rho"] == arms["main_rho"]).all()  # the arms are copies
     more = arms.query("arm == 'more_steps'")
     assert (more["tokens_ratio"] == 2).all() and not more["equal_tokens"].any()
+    control = helps.frame("more_steps").set_index("size").loc["4M"]
+    assert (control["tiny_rho"], control["standard_rho"], control["gain"]) == (1, -1, 2) and control["gain_low"] > 1.9
     spans = helps.frame("ranges").query("size == '4M'").set_index("family")["range"]
     assert spans["learning rate"] == 2 and spans["batch size"].max() == 0
     assert helps.absent == []
@@ -215,6 +217,7 @@ def test_an_optimum_on_the_edge_is_said():
 def test_one_seed_leaves_the_noise_unknown():
     result = study(made.table(seeds=1))
     assert words(result)["a"] == "not settled" and words(result)["b"] == "not settled"
+    assert "without repeated seeds" in next(v["why"] for v in result.verdicts if v["id"] == "b")
     assert all(s["passes"] is None for s in result.snr) and all(f["pairs"] == 0 for f in result.flip_rates)
     assert main(result, "4M", 1e-5)["rho"] == 1 and words(result)["c"] == "seen"
     with_se = study(made.table(seeds=1).assign(loss_se=0.002))

@@ -110,14 +110,14 @@ def crossing_rows(
 
 
 def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
-    """A8, a row a probe with an eigenvalue: lambda_max with the bounds its residual gives (an eigenvalue lies within |H v - lambda v| of it),
+    """A8, a row a probe with an eigenvalue: lambda_max with the bounds its relative residual gives (an eigenvalue lies within |H v - lambda v| of it),
     and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
     rows = []
     for probe in probes:
         top = probe.get("lambda_max")
         if top is None or not np.isfinite(top) or top <= 0:
             continue
-        error, rate = float(probe.get("lambda_residual") or 0.0), standard.get(str(probe["size"]), np.nan)
+        error, rate = float(probe.get("lambda_residual") or 0.0) * top, standard.get(str(probe["size"]), np.nan)
         bound = np.nanmin([1 / top, rate])
         rows.append({
             "size": str(probe["size"]), "role": probe["role"], "run_id": probe.get("run_id", ""), "step": probe.get("step"), "fraction": probe["fraction"],

@@ -72,20 +72,32 @@ def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, poin
     return rows, found
 
 
+def control_rows(arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample) -> list[dict]:
+    """G3 of one proxy, a row an arm of more steps that has both rates: rho at the tiny rate minus rho at the standard one, both with the
+    arm's tokens, so that the steps no longer differ with the rate."""
+    rows = []
+    for arm in dict.fromkeys(a for s, a, _ in arms if s == size and family(a) in CONTROLS):
+        ends = [next((f for (s, a, r), f in arms.items() if (s, a) == (size, arm) and rate and abs(r / rate - 1) < 1e-4), None)
+                for rate in (tiny, rates["eta_std"])]  # fmt: skip
+        if None not in ends:
+            one, two = ends
+            rows.append({"size": size, "arm": arm, "eta_tiny": tiny, "eta_std": rates["eta_std"], **flat("tiny_rho", one.rho),
+                         **flat("standard_rho", two.rho), **flat("gain", change(one, two, sample)), "recipes": one.rho.used, "of": one.rho.of})  # fmt: skip
+    return rows
+
+
 def ranges(size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample) -> list[Range]:
     """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard one and its reductions), and over each
-    family's settings (the main one included) at every one of these rates the arms were run at."""
+    family's settings (the main one included) at every rate that its arms were run at."""
     usual = {f"{r:g}": points[size, r] for r in dict.fromkeys(r for r in rates.values() if r is not None) if (size, r) in points}
     out = [_range(size, LEARNING_RATE, None, usual, sample)] if len(usual) > 1 else []
-    for rate in dict.fromkeys(r for r in rates.values() if r is not None):
-        groups: dict[str, dict[str, Agreement]] = {}
-        for (s, arm, r), found in arms.items():
-            if s == size and abs(r / rate - 1) < 1e-4 and family(arm) not in CONTROLS:
-                groups.setdefault(family(arm), {})[arm] = found
-        for name, members in groups.items():
-            if (size, rate) in points:
-                out.append(_range(size, name, rate, {"main": points[size, rate], **members}, sample))
-    return out
+    groups: dict[tuple[float, str], dict[str, Agreement]] = {}
+    for (s, arm, rate), found in arms.items():
+        if s == size and family(arm) not in CONTROLS and (size, rate) in points:
+            groups.setdefault((rate, family(arm)), {})[arm] = found
+    return out + [
+        _range(size, name, rate, {"main": points[size, rate], **members}, sample) for (rate, name), members in sorted(groups.items())
+    ]
 
 
 def _range(size: str, name: str, rate: float | None, members: Mapping[str, Agreement], sample: Sample) -> Range:

@@ -131,10 +131,16 @@ def _arms(results: dict, drawn: dict) -> str:
         [r["size"], r["family"], _number(r["learning_rate"]) or "over rates", ", ".join(r["settings"]), _span(r, "range")]
         for r in results["ranges"]
     ]
+    more = [[r["size"], r["arm"], *(_span(r, k) for k in ("tiny_rho", "standard_rho", "gain"))] for r in results["more_steps"]]
+    equal = (
+        f"<h3>G3: the tiny against the standard rate at equal tokens, with more steps</h3>{table(['proxy', 'arm', 'rho at the tiny rate#', 'at the standard rate#', 'difference#'], more)}"
+        if more
+        else ""
+    )
     return (
         f"<h2>Batch size, weight decay, tokens and steps</h2>{figure(drawn, 'arms')}"
         f"{table(['proxy', 'arm', 'learning rate#', 'rho#', 'main arm#', 'change#', 'steps, times main#', 'tokens, times main#', ''], rows)}"
-        f"<h3>Range of rho</h3>{table(['proxy', 'family', 'at rate#', 'settings', 'range of rho#'], spans)}"
+        f"{equal}<h3>Range of rho</h3>{table(['proxy', 'family', 'at rate#', 'settings', 'range of rho#'], spans)}"
         '<p class="note">A range over noisy numbers is above zero by itself: compare ranges of about as many settings.</p>'
     )
 

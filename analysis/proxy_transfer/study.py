@@ -39,6 +39,7 @@ class Result:
     losses: list[dict]
     arms: list[dict]
     ranges: list[dict]
+    more_steps: list[dict]
     alignment: list[dict]
     crossovers: list[dict]
     crossover_pairs: list[dict]
@@ -113,6 +114,7 @@ def study(
     arm_grids = [g for g in mine(PROXY, False) if g.size in main]
     arm_rows, arm_found = arms.arm_rows(arm_grids, main, truth, scored.points, sample)
     spans = [r for c in chosen for r in arms.ranges(c.size, scored.points, arm_found, c.named(), sample)]
+    controls = [r for c in chosen for r in arms.control_rows(arm_found, c.named(), c.tiny, c.size, sample)]
     whole = [*proxies, goal]
     events, flip_rows = flips.flip_events(whole), flips.flip_rates(whole, sample)
     trained, counts, snr = guards.trained_rows(whole, sample), guards.ngram_rows(whole, nulls, sample), guards.snr_rows(whole, level)
@@ -122,7 +124,7 @@ def study(
     absent += [f"arms: {_arm_gap(main, arm_rows, c)}" for c in chosen if _arm_gap(main, arm_rows, c)]
     below = {r["size"]: f"the {r['size']} model does not beat the bigram counts" for r in counts
              if r["null"] == DECIDES and r["domain"] == domains[0] and r["counts"] is False}  # fmt: skip
-    judged = _judge(chosen, whole, flip_rows, truth, scored, spans, sample, below, trained, snr, level)
+    judged = _judge(chosen, whole, flip_rows, scored, spans, sample, below, trained, snr, level)
     left = [clean.excluded] + ([excluded] if excluded is not None else [])
     holes, twins = cells.missing_cells([*proxies, *arm_grids, *targets], frame), cells.twins(found)
     edges = cells.edges(truth)
@@ -133,6 +135,7 @@ def study(
         rates=[_rates_row(c, main[c.size]) for c in chosen], tuned=cells.tuned_rows(truth, level), agreement=scored.rows,
         nulls=_null_rows(nulls, truth, sample), regret=scored.regret, flip_rates=flip_rows, flips=events, losses=cells.loss_rows(whole),
         arms=arm_rows, ranges=[{"size": r.size, "family": r.family, "learning_rate": r.rate, "settings": list(r.settings), **flat("range", r.range)} for r in spans],
+        more_steps=controls,
         alignment=lined, crossovers=crossed, crossover_pairs=pairs, sharpness=sharp, trained=trained, precision=guards.precision(frame), ngrams=counts,
         snr=snr, verdicts=[v.__dict__ for v in judged], claims=verdicts.overall(judged), missing_cells=holes,
         excluded=pd.concat([t for t in left if len(t)] or left[:1], ignore_index=True).to_dict("records"),
@@ -220,8 +223,8 @@ def _arm_gap(main: Mapping[str, Grid], rows: Sequence[Mapping], chosen: verdicts
     return f"{chosen.size} was not run with other {', '.join(lacking)}" if lacking else ""
 
 
-def _judge(chosen, whole, flip_rows, truth, scored, spans, sample, below, trained, snr, level) -> list[verdicts.Verdict]:
-    out = [verdicts.flips_verdict(whole, flip_rows, below, sample), verdicts.argmin_verdict(truth, level)]
+def _judge(chosen, whole, flip_rows, scored, spans, sample, below, trained, snr, level) -> list[verdicts.Verdict]:
+    out = [verdicts.flips_verdict(whole, flip_rows, below, sample), verdicts.argmin_verdict(whole, below, level)]
     checks = (lambda c, b: verdicts.rise_verdict(c, scored, sample, b), lambda c, b: verdicts.regret_verdict(c, scored, sample, b),
               lambda c, b: verdicts.range_verdict(c, spans, sample, b))  # fmt: skip
     blocked = {c.size: below.get(c.size, "") or _untrusted(c, trained, snr) for c in chosen}

@@ -17,7 +17,7 @@ from stepladder.analysis.proxy_transfer.draws import Estimate, difference, estim
 from stepladder.analysis.proxy_transfer.flips import ADJACENT, BEYOND, chance, total_flips
 from stepladder.analysis.proxy_transfer.grid import Grid
 from stepladder.analysis.proxy_transfer.tidy import MEAN
-from stepladder.analysis.proxy_transfer.tuned import Tuned, nearest_rate, standard_rate
+from stepladder.analysis.proxy_transfer.tuned import nearest_rate, standard_rate
 
 SEEN, NOT_SEEN, NOT_SETTLED = "seen", "not seen at this scale", "not settled"
 RHO = 0.9  # of (c)
@@ -93,47 +93,48 @@ def flips_verdict(grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Map
     return Verdict("a", claim, "", word(count > 0, clear), "flips", count, found.low, found.high, threshold, why)
 
 
-def argmin_verdict(tuned: Tuned, level: float) -> Verdict:
-    """(b): recipes whose best rate is not the most common one and whose loss at the common one is worse beyond seed noise."""
+def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: float) -> Verdict:
+    """(b): recipes, over all sizes, whose best rate is not their size's most common one and whose loss there is worse beyond seed noise.
+
+    At equal losses a recipe would be beyond the limit at one of the other rates with probability (rates - 1) Phi(-2 sqrt(seeds)).
+    """
     claim = "the best learning rate differs across recipes"
-    grid = tuned.grids[0]
-    loss = grid.mean()[0]
-    best = np.array(
-        [grid.rates[int(np.argmin(np.where(np.isnan(row), np.inf, row)))] if np.isfinite(row).any() else np.nan for row in loss]
-    )
-    known = best[~np.isnan(best)]
     threshold = "at least 1 recipe beyond seed noise, and more than noise makes"
-    if not len(known):
-        return Verdict("b", claim, "", NOT_SETTLED, "recipes", math.nan, math.nan, math.nan, threshold, "no recipe has a tuned target loss")
-    values, counts = np.unique(known, return_counts=True)
-    common = values[counts.argmax()]
-    e = grid.at(float(common))
-    cost = loss[:, e] - np.where(np.isnan(loss), np.inf, loss).min(-1)
-    limit = BEYOND * math.sqrt(2) * grid.noise[e, 0]
-    differ, beyond = int((known != common).sum()), int((cost > limit).sum()) if limit >= 0 else 0
-    # At equal losses a recipe would be beyond the limit at one of the other rates with this probability.
-    others = len(grid.rates) - 1
-    seeds = np.isfinite(grid.losses[:, :, 0]).sum(-1)
-    expected = len(known) * others * math.sqrt(chance(grid) / 2)
-    luck = _poisson_tail(beyond, expected)
-    share = _wilson(beyond, len(known), level)
-    why = f"{differ} of {len(known)} recipes have another best rate than {common:g}; for {beyond} of them {common:g} costs more than {BEYOND:g} sqrt(2) seed SD"
-    if not grid.noise_source:
-        return Verdict(
-            "b",
-            claim,
-            "",
-            word(differ > 0, False),
-            "recipes",
-            differ,
-            math.nan,
-            math.nan,
-            threshold,
-            why + "; the target has no repeated seeds",
-        )
-    why += f"; noise alone would do this to {expected:.2g} ({int(seeds.max(initial=0))} seeds)"
-    clear = luck < FALSE_ALARM and "lower bound" not in grid.noise_source
-    return Verdict("b", claim, "", word(differ > 0, clear), "recipes", beyond, share[0] * len(known), share[1] * len(known), threshold, why)
+    differ = beyond = known = tested = 0
+    expected, said = 0.0, []
+    for grid in (g for g in grids if g.size not in left_out):
+        loss = grid.mean()[0]
+        filled = np.where(np.isnan(loss), np.inf, loss)
+        here = np.isfinite(filled).any(-1)
+        if not here.any():
+            continue
+        best = filled.argmin(-1)
+        common = int(np.bincount(best[here]).argmax())
+        limit = BEYOND * math.sqrt(2) * grid.noise[common, 0]
+        others, known = int((best[here] != common).sum()), known + int(here.sum())
+        differ += others
+        line = f"{grid.size}: {others} of {int(here.sum())} recipes have another best rate than {grid.rates[common]:g}"
+        if math.isfinite(limit):
+            with np.errstate(invalid="ignore"):
+                mine = int((here & (loss[:, common] - filled.min(-1) > limit)).sum())
+            beyond, tested = beyond + mine, tested + int(here.sum())
+            expected += int(here.sum()) * (len(grid.rates) - 1) * math.sqrt(chance(grid) / 2)
+            line += f", for {mine} it costs more than {BEYOND:g} sqrt(2) seed SD"
+        said.append(line)
+    why = "; ".join(said) or "no recipe has a finite loss at a size that counts"
+    if not known:
+        return _unsettled("b", claim, "", "recipes", threshold, why)
+    if not tested:
+        number, why = differ / known, why + "; without repeated seeds none of it can be told from noise"
+        low, high = _wilson(differ, known, level)
+        return Verdict("b", claim, "", word(differ > 0, False), "share of recipes", number, low, high, threshold, why)
+    low, high = _wilson(beyond, tested, level)
+    lower_bound = any("lower bound" in g.noise_source for g in grids)
+    why += f"; noise alone would do this to {expected:.2g} of {tested}" + (
+        "; the noise of some size is only a lower bound" if lower_bound else ""
+    )
+    clear = _poisson_tail(beyond, expected) < FALSE_ALARM and not lower_bound
+    return Verdict("b", claim, "", word(differ > 0, clear), "share of recipes", beyond / tested, low, high, threshold, why)
 
 
 def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
