@@ -259,4 +259,4 @@ def _wilson(count: int, of: int, level: float) -> tuple[float, float]:
 
     z = NormalDist().inv_cdf((1 + level) / 2)
     middle, half = (count + z * z / 2) / (of + z * z), z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))  # rounding at 0 and 1
