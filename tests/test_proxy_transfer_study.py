@@ -319,3 +319,15 @@ def test_options_are_checked():
             study(made.table(seeds=1), **options)
     with pytest.raises(UserError, match="frame="):
         study(made.table(seeds=1, recipes=4)).frame("nothing")
+
+
+def test_sizes_that_cannot_answer_have_no_vote():
+    """Arms of one proxy only, and a bigram model that only the other proxy beats."""
+    table = made.arms(made.table(), sizes=("10M",))
+    table.loc[table["size"] == "4M", "loss"] += 2.0
+    result = study(table, ngrams=made.ngrams(above=0.5))
+    counts = result.frame("ngrams").query("null == 'bigram' and domain == 'mean'").set_index("size")["counts"]
+    assert counts.to_dict() == {"4M": False, "10M": True, "60M": True}
+    assert words(result) == dict.fromkeys("abcde", "seen")
+    by_size = {c["id"]: c["by_size"] for c in result.claims}
+    assert by_size["c"] == by_size["e"] == {"4M": "not settled", "10M": "seen"}

@@ -47,7 +47,7 @@ def family(arm: str) -> str:
 def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample) -> tuple[list[dict], dict]:
     """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same rate; and the Agreements by the same key.
 
-    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 1 %.
+    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 2 % (whole steps).
     """
     truth = Side(tuned.loss[:, 0], tuned.draw(sample.many, 0))
     rows, found = [], {}
@@ -66,7 +66,7 @@ def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, poin
                 "size": grid.size, "arm": grid.arm, "family": family(grid.arm), "learning_rate": rate, **flat("rho", mine.rho),
                 **flat("accuracy", mine.accuracy), "main_rho": same.rho.value if same else np.nan, **flat("change", moved),
                 "weight_decay": grid.weight_decay, **{f"{k}_ratio": v for k, v in ratio.items()},
-                "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.01) if np.isfinite(ratio["tokens"]) else None,
+                "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.02) if np.isfinite(ratio["tokens"]) else None,
                 "recipes": mine.rho.used, "of": mine.rho.of,
             })  # fmt: skip
     return rows, found

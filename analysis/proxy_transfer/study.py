@@ -137,7 +137,7 @@ def study(
         arms=arm_rows, ranges=[{"size": r.size, "family": r.family, "learning_rate": r.rate, "settings": list(r.settings), **flat("range", r.range)} for r in spans],
         more_steps=controls,
         alignment=lined, crossovers=crossed, crossover_pairs=pairs, sharpness=sharp, trained=trained, precision=guards.precision(frame), ngrams=counts,
-        snr=snr, verdicts=[v.__dict__ for v in judged], claims=verdicts.overall(judged), missing_cells=holes,
+        snr=snr, verdicts=[v.__dict__ for v in judged], claims=verdicts.overall(judged, below), missing_cells=holes,
         excluded=pd.concat([t for t in left if len(t)] or left[:1], ignore_index=True).to_dict("records"),
         diverged=clean.diverged.to_dict("records"), absent=absent, warnings=[*warnings, *twins, *edges],
         notes=[*notes, *clean.notes], grids=tuple(found), ground_truth=truth,

@@ -201,12 +201,13 @@ def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked
     )
 
 
-def overall(verdicts: Sequence[Verdict]) -> list[dict]:
-    """Per claim, one word over its proxies: theirs when they agree, else not settled."""
+def overall(verdicts: Sequence[Verdict], left_out: Mapping[str, str]) -> list[dict]:
+    """Per claim, one word over its proxies: theirs when they agree, else not settled. A size that does not count (left_out), or that the
+    question could not be put to (no number), has no vote while another one has."""
     out = []
     for key in dict.fromkeys(v.id for v in verdicts):
         mine = [v for v in verdicts if v.id == key]
-        words = {v.verdict for v in mine}
+        words = {v.verdict for v in mine if v.size not in left_out and math.isfinite(v.number)}
         out.append({"id": key, "claim": mine[0].claim, "verdict": words.pop() if len(words) == 1 else NOT_SETTLED,
                     "by_size": {v.size: v.verdict for v in mine if v.size}})  # fmt: skip
     return out
