@@ -81,7 +81,7 @@ def _learning_rate(workdir: Path | None, table: Path | pd.DataFrame | None, out:
     return rate_study.run(workdir, table, out)
 
 
-def _proxy_transfer(workdir: Path | None, table: Path | None, out: Path) -> Path:
+def _proxy_transfer(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
     from stepladder.analysis.proxy_transfer import command
 
     return command.run(workdir, table, out)

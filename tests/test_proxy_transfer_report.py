@@ -11,6 +11,7 @@ import pytest
 
 from stepladder.analysis.proxy_transfer import read, study
 from stepladder.analysis.proxy_transfer.records import NGRAMS
+from stepladder.analysis.studies import run_study
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.train import cli
@@ -95,6 +96,9 @@ def test_without_baselines_or_probes_the_page_says_so(tmp_path):
     for said in ("bigram ranking: not given", "probes: none given", "No n-gram baseline was given", "unknown: no repeated seeds"):
         assert said in html
     assert "What the gradients alone say" not in html
+    again = run_study("proxy_transfer", None, made.table(recipes=5, seeds=1), tmp_path / "frame")
+    same = lambda path: json.loads((path / "results.json").read_text())["agreement"]  # noqa: E731
+    assert same(again.parent) == same(tmp_path)
 
 
 def _write(workdir, *, recipes=5, rates=(1e-5, 3e-4, 3e-3), seeds=(0, 1), states=None, arms=()) -> list[str]:

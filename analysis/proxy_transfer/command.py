@@ -14,9 +14,13 @@ from stepladder.analysis.studies import write_study
 from stepladder.analysis.table_file import read_file
 
 
-def run(workdir: Path | None, table: Path | None, out: Path) -> Path:
+def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
     """Write the study's page to `out` and return its path. Raises UserError for a table or workdir that holds no such study."""
-    inputs = read(workdir) if workdir is not None else _table(read_file(table))
+    if workdir is not None:
+        inputs = read(workdir)
+    else:
+        inputs = _table(table if isinstance(table, pd.DataFrame) else read_file(table))
+        table = "TABLE" if isinstance(table, pd.DataFrame) else table
     result = study(inputs.table, inputs.ngrams, inputs.probes, excluded=inputs.excluded, notes=inputs.notes, warnings=inputs.warnings)
     results = {"source": str(workdir or table), "command": _command(workdir, table)} | result.to_dict()
     drawn = draw(result)
@@ -60,5 +64,5 @@ def _table(frame: pd.DataFrame) -> Inputs:
     return Inputs(frame, found or None, [], pd.DataFrame(columns=list(EXCLUDED)), (), ())
 
 
-def _command(workdir: Path | None, table: Path | None) -> str:
+def _command(workdir: Path | None, table: Path | str | None) -> str:
     return "stepladder report --study=proxy_transfer " + (f"--workdir={workdir}" if workdir is not None else f"--table={table}")

@@ -2,8 +2,9 @@
 
 A resample counts how often every recipe was drawn (weights) and, for every model size, how often every seed of a recipe was. Copies of a
 recipe share their seeds, else two copies would be a decision of their own. The interval is the percentile one. Each recipe carries the
-noise of its own seeds already, so seeds resampled inside make the interval longer than it must be, never shorter: in
-tests/test_proxy_transfer_rank.py a nominal 95 % covers 95 to 99 % (without the seeds inside 94 to 98 %; BCa with them down to 91 %).
+noise of its own seeds already, so seeds resampled inside make the interval longer than it must be, not shorter: over 12 settings (12 and 23
+recipes, 1 and 3 seeds, rho 0 to 0.9; 400 simulations each) a nominal 95 % covered 95 to 99.8 %, without the seeds inside 94 to 98 %, BCa with
+them down to 91 %. tests/test_proxy_transfer_rank.py holds the first.
 """
 
 import math
