@@ -81,6 +81,13 @@ def _learning_rate(workdir: Path | None, table: Path | pd.DataFrame | None, out:
     return rate_study.run(workdir, table, out)
 
 
+def _proxy_transfer(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
+    from stepladder.analysis.proxy_transfer import command
+
+    return command.run(workdir, table, out)
+
+
 STUDIES: dict[str, Study] = {
     "learning_rate": Study(_learning_rate, "which learning rate is best, how does it move with the scale, and what does a wrong one cost?"),
+    "proxy_transfer": Study(_proxy_transfer, "do small runs rank data recipes as tuned targets do, and does a reduced learning rate help?"),
 }
