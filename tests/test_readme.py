@@ -51,11 +51,12 @@ def test_commands_run_in_order(tmp_path):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "texts").mkdir()
     subprocess.run([sys.executable, "-c", SAMPLE], cwd=tmp_path, check=True)
-    script = "\n".join(line for line in LINES if not line.startswith("make")).replace("demo.py:cpu", "demo.py:tiny")
+    script = "\n".join(line for line in LINES if not line.startswith("make")).replace(":cpu", ":tiny")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    for made in ("demo/report/index.html", "weights.npz", "store/manifest.json"):
+    studies = ("transfer/report/proxy_transfer", "widths/report/learning_rate", "sweep-report")
+    for made in ("demo/report/index.html", "weights.npz", "store/manifest.json", *(f"{study}/index.html" for study in studies)):
         assert (tmp_path / made).exists()
     ladder, table = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
     done = subprocess.run([sys.executable, "-c", ladder], cwd=tmp_path, capture_output=True, text=True)
@@ -72,6 +73,9 @@ n, d = (v.ravel() for v in np.meshgrid([1e8, 3e8, 1e9, 3e9], [2e9, 1e10, 5e10]))
 noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(len(n)))
 loss = (1.8 + 480 / n**0.348 + 2000 / d**0.366) * noise
 pd.DataFrame({"params": n, "tokens": d, "val_loss": loss}).to_csv("runs.csv", index=False)
+z = np.log(np.array([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]))
+sweep = [{"params": n, "tokens": d, "lr": np.exp(x), "val_loss": 3 + 0.05 * (x - np.log(4e-3 * (n / 1e8) ** -0.3)) ** 2} for n in (1e8, 2e8) for d in (2e9,) for x in z]
+pd.DataFrame(sweep).to_csv("sweep.csv", index=False)
 rng = random.Random(0)
 words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8))) for _ in range(3000)]
 docs = [json.dumps({"text": " ".join(rng.choice(words) for _ in range(300))}) for _ in range(60)]

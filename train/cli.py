@@ -74,10 +74,14 @@ def plan(args) -> int:
     return 0
 
 
-def _run_arguments(parser):
+def _probe_arguments(parser):
     _config(parser)
     _workdir(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _run_arguments(parser):
+    _probe_arguments(parser)
     parser.add_argument("--pack", default="", help="runs of one program trained together: auto, off, or how many at most (machine.pack)")
 
 
@@ -345,7 +349,7 @@ def demo(args) -> int:
 COMMANDS = {
     "plan": (_plan_arguments, plan),
     "run": (_run_arguments, run),
-    "probe": (_run_arguments, probe),
+    "probe": (_probe_arguments, probe),
     "status": (_status_arguments, status),
     "report": (_report_arguments, report),
     "eval": (_checkpoint, evaluate),
