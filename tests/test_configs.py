@@ -18,7 +18,8 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "configs.json"
-SHIPPED = ("configs/base.py", "configs/base.py:tiny", "configs/demo.py:cpu", "configs/sweep.py:rate", "configs/sweep.py:decay")
+SHIPPED = ("configs/base.py", "configs/base.py:tiny", "configs/demo.py:cpu", "configs/sweep.py:rate", "configs/sweep.py:decay",
+           "configs/studies/parametrization.py:tiny")  # fmt: skip
 
 
 @pytest.mark.parametrize(

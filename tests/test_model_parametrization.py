@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 
 from stepladder.configs import sizes
 from stepladder.configs.errors import UserError
+from stepladder.configs.load import load
 from stepladder.configs.rungs import rung
 from stepladder.configs.spec import ModelSpec, OptimizerSpec
 from stepladder.model import parametrization, transformer
@@ -213,3 +215,21 @@ def test_refused(tmp_path, change, says):
         rung(tiny.config(tmp_path, **change))
     spec = rung(tiny.config(tmp_path, model__parametrization="completep", model__base_width=8, model__base_depth=1))
     assert (spec.model.parametrization, spec.model.base_width, spec.hyper.learning_rate) == ("completep", 8, 1e-2)
+
+
+def test_the_study_of_drift(root):
+    """Grids in steps of sqrt 2, muP and standard at the same widths and one depth; the base rate is what the record calls the learning rate."""
+    for arg in ("tiny", "cpu", "gpu"):
+        specs = load(f"{root / 'configs/studies/parametrization.py'}:{arg}").specs
+        sweeps = {}
+        for spec in specs:
+            sweeps.setdefault((spec.model.parametrization, spec.model.d_model), {}).setdefault(spec.hyper.learning_rate, set()).add(
+                spec.hyper.seed
+            )
+            assert spec.tag == {"role": "sweep", "study": "parametrization"}
+        assert {w for name, w in sweeps if name == "mup"} == {w for name, w in sweeps if name == "standard"}
+        for rates in sweeps.values():
+            grid = sorted(rates)
+            assert len(grid) >= 3 and max(b / a for a, b in itertools.pairwise(grid)) < 1.42
+            assert len({frozenset(seeds) for seeds in rates.values()}) == 1
+        assert len({(s.steps, s.batch_size, s.model.n_layers, s.hyper.weight_decay) for s in specs}) == 1

@@ -34,14 +34,16 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
     batches: tokens (B, L + 1), one a step, the learning rate of `spec` throughout (no warm-up: ten steps would not see its end). Activations
     are those of the first batch. loss in nats a token, before the step's update (NaN at step 0, which has none).
     """
-    model, optim, how = spec.model, spec.optimizer, {"layers": "unroll"}
+    model, optim, how = spec.model, spec.optimizer, {"layers": "scan"}
     hyper = traced(spec) | {"warmup_steps": np.int32(0), "decay_start": np.int32(len(batches)), "total_steps": np.int32(len(batches))}
     hyper["end_factor"] = np.float32(1)
-    state = jax.jit(functools.partial(initial_state, model, optim))(hyper)
-    step = jax.jit(functools.partial(train_step, model, optim, how), donate_argnums=0)
+    # Ten steps of a program are not worth LLVM's optimisation, which takes longer than they do.
+    jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None)
+    state = jit(functools.partial(initial_state, model, optim))(hyper)
+    step = jit(functools.partial(train_step, model, optim, how), donate_argnums=0)
     tokens_BL = jnp.asarray(batches[0][:, :-1])
-    measure = jax.jit(functools.partial(_measure, model))
-    first = jax.jit(functools.partial(activations, model))(state["params"], tokens_BL)
+    measure = jit(functools.partial(_measure, model))
+    first = jit(functools.partial(activations, model))(state["params"], tokens_BL)
     rows = _rows(0, measure(state["params"], tokens_BL, first), np.nan)
     for i, tokens_BT in enumerate(batches, 1):
         state, metrics = step(state, hyper, jnp.asarray(tokens_BT))
@@ -71,6 +73,8 @@ def specs(config: ConfigDict, parametrizations: Sequence[str], axis: str, values
     if len(set(values)) < 2:
         raise UserError(f"{axis}s={','.join(map(str, values))}: a slope needs at least two sizes")
     width, depth, head = sizes.dimensions(config.model.size)
+    if seeds < 1:
+        raise UserError(f"seeds={seeds}: must be at least 1")
     base = {"base_width": config.model.base_width or (min(values) if axis == "width" else width),
             "base_depth": config.model.base_depth or (min(values) if axis == "depth" else depth)}  # fmt: skip
     for name in parametrizations:
