@@ -13,6 +13,7 @@ import numpy as np
 
 from stepladder.configs import counting
 from stepladder.configs.probe import Alignment
+from stepladder.configs.spec import ModelSpec
 from stepladder.model import curvature, layout
 from stepladder.train.data.batches import BatchSource, evaluation_windows
 from stepladder.train.data.store import Store
@@ -25,10 +26,9 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
     `params` are the run's after `probe.step` steps, on the program's mesh. Losses are in nats a token, so a and c are in nats a token and
     unit of rate (squared). lambda_residual is |H v - lambda v|: an eigenvalue is within it of lambda_max.
     """
-    spec = probe.run
-    how = program.forward
-    gradient = jax.jit(functools.partial(curvature.gradient, spec.model, how))
-    product = jax.jit(functools.partial(curvature.hessian_vector, spec.model, how))
+    spec, how = probe.run, tuple(program.forward.items())
+    gradient = functools.partial(_gradient, spec.model, how)
+    product = functools.partial(_product, spec.model, how)
     shares = dict(spec.data.evaluated)
     windows = {domain: evaluation_windows(store, domain, spec.data.seq_len, probe.windows) for domain in shares}
     validation = {domain: _chunks(program, rows_WT, 1 / len(rows_WT)) for domain, rows_WT in windows.items()}
@@ -60,18 +60,31 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
 
 def _top_eigenvalue(probe: Alignment, params: dict, windows: dict, shares: dict, program: Program) -> curvature.Eigenvalue:
     """Of the Hessian of the validation loss "all": every domain by its share."""
-    model, how = probe.run.model, program.forward
     weight_W = np.concatenate([np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()])
     chunks = _chunks(program, np.concatenate(list(windows.values())), weight_W)
-
     start_P = jax.random.normal(jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),))
+    static = probe.run.model, tuple(program.forward.items()), probe.iterations, probe.tolerance
+    return curvature.largest(lambda shift: _iterate(*static, params, *chunks, start_P, shift))
 
-    @jax.jit
-    def iterate(params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, shift: jax.Array) -> curvature.Eigenvalue:
-        apply = functools.partial(curvature.hessian_vector, model, how, params, tokens_CBT, weight_CB)
-        return curvature.largest_magnitude(apply, start_P, probe.iterations, probe.tolerance, shift)
 
-    return curvature.largest(functools.partial(iterate, params, *chunks))
+# Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be hashable.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient(model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return curvature.gradient(model, dict(how), params, tokens_CBT, weight_CB)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _product(model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, vector_P: jax.Array) -> jax.Array:
+    return curvature.hessian_vector(model, dict(how), params, tokens_CBT, weight_CB, vector_P)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _iterate(
+    model: ModelSpec, how: tuple, iterations: int, tolerance: float, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array,
+    start_P: jax.Array, shift: jax.Array,
+) -> curvature.Eigenvalue:  # fmt: skip
+    apply = functools.partial(curvature.hessian_vector, model, dict(how), params, tokens_CBT, weight_CB)
+    return curvature.largest_magnitude(apply, start_P, iterations, tolerance, shift)
 
 
 def _chunks(program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float) -> tuple[jax.Array, np.ndarray]:
