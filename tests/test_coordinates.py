@@ -72,7 +72,7 @@ def test_width_to_1024_on_real_text(tmp_path, root):
 def test_depth_to_32_on_real_text(tmp_path, root):
     """4 to 32 layers: CompleteP's stream changes alike at every depth, muP's grows.
 
-    From 2 to 4 layers CompleteP's MLP output still halves (a stack of two is far from the limit), so the check begins at four.
+    From 2 to 4 layers the change of CompleteP's MLP output still falls by a third (a stack of two is far from the limit), so the check begins at four.
     """
     check = run(tmp_path, root, "--depths=4,8,16,32", "--parametrizations=mup,completep")
     print(check)
