@@ -91,7 +91,7 @@ def run_pack(
             member.rates.charge((time.perf_counter() - began) / len(going))
         for k, member in going:
             if not member.ended:
-                member.record.heartbeat(member.step)
+                member.record.heartbeat(member.step, every=min(len(going), 20.0))  # one file a second for the whole pack
                 if progress:
                     progress(member.spec, member.step, member.last_loss)
                 if member.due or late:
@@ -105,7 +105,8 @@ def run_pack(
             batch = read.again()
         if stopping and batch:
             for member in runs:
-                member.checkpoints.close()
+                if not member.closed:
+                    member.checkpoints.close()
             raise Preempted(", ".join(f"{member.spec.run_id}: saved at step {member.step}" for member in runs if member.group))
 
     # Done
