@@ -46,6 +46,7 @@ def seconds(size: str, way: str, store: Path, cache: Path, *more: str) -> float:
     shutil.rmtree(root)
     if any(codes):
         raise SystemExit(f"{way}: exit status {codes}")
+    print(f"{size}, {way}{', compiling' if more else ''}: {taken:.2f} s", file=sys.stderr, flush=True)
     return taken
 
 

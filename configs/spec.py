@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 
@@ -133,7 +134,7 @@ class RunSpec:
     def tag(self) -> dict[str, str]:
         return dict(self.tags)
 
-    @property
+    @cached_property
     def hash(self) -> str:
         body = to_dict(self)
         del body["tags"], body["name"]
@@ -143,7 +144,7 @@ class RunSpec:
     def run_id(self) -> str:
         return f"{self.name}-{self.hash[:8]}"
 
-    @property
+    @cached_property
     def program_key(self) -> str:
         """Equal keys share one compiled train step."""
         static = (to_dict(self.model), to_dict(self.optimizer), self.batch_size, self.data.seq_len)

@@ -98,6 +98,7 @@ def run_pack(
                     with clock.phase("checkpoint"):
                         taken = pack.take(state, k)
                     _evaluate_and_save(member, taken, late, machine, clock, earlier, len(runs))
+        for _, member in going:  # after all saves have begun: they are written at the same time
             if member.over:
                 with clock.phase("checkpoint"):
                     states[member.spec.run_id] = member.close(machine)
