@@ -169,6 +169,8 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
 
 # All members at once
 
+SIZES = pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 8])
+
 
 def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     """Loss of every step, [members, steps], of `members` copies of `spec` at different rates: in a vmapped pack, and each alone.
@@ -204,18 +206,19 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     return np.array(losses_K).T, np.array(losses)
 
 
-@pytest.mark.parametrize("members", [1, 3, 8])
+@SIZES
 def test_vmapped_step_is_the_step_alone_to_1e_6(rung8, members):
     specs, _ = rung8
     together, alone = numeric(specs[0], 1, VMAP, members, "float32")
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
-@pytest.mark.parametrize("members", [3, 8])
+@SIZES
 def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members):
     with jax.enable_x64(True):
         together, alone = numeric(rung8[0][0], 200, VMAP, members, "float64")
-    assert together.dtype == np.float64 and np.ptp(together[:, -1]) > 1e-3, "the members' rates differ, and so must their losses"
+    assert together.dtype == np.float64
+    assert members == 1 or np.ptp(together[:, -1]) > 1e-3, "the members' rates differ, and so must their losses"
     np.testing.assert_allclose(together, alone, rtol=1e-9)
 
 
