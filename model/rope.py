@@ -14,9 +14,9 @@ def angles(positions_BL: jax.Array, head_dim: int, theta: float) -> Angles:
 
 
 def rotate(x_BLHK: jax.Array, cos_BLK: jax.Array, sin_BLK: jax.Array) -> jax.Array:
-    """Rotates each pair by its angle; computed in float32, returned in the dtype of x."""
-    x32_BLHK = x_BLHK.astype(jnp.float32)
-    first, second = jnp.split(x32_BLHK, 2, axis=-1)
+    """Rotates each pair by its angle; computed in float32 at least, returned in the dtype of x."""
+    wide_BLHK = x_BLHK.astype(jnp.promote_types(x_BLHK.dtype, jnp.float32))
+    first, second = jnp.split(wide_BLHK, 2, axis=-1)
     turned_BLHK = jnp.concatenate([-second, first], axis=-1)
     cos_BL1K, sin_BL1K = cos_BLK[..., :, None, :], sin_BLK[..., :, None, :]
-    return (x32_BLHK * cos_BL1K + turned_BLHK * sin_BL1K).astype(x_BLHK.dtype)
+    return (wide_BLHK * cos_BL1K + turned_BLHK * sin_BL1K).astype(x_BLHK.dtype)
