@@ -262,7 +262,7 @@ def test_the_plan_keeps_parents_first_and_targets_last(rung8):
     assert len(packs.plan(studied, MAP)) == 1, "targets that nothing forecasts train together"
 
 
-def test_the_plan_does_not_depend_on_what_is_done(rung8):
+def test_packs_of_a_rung_have_one_size(rung8):
     """Packs of one rung have one size, so that a remainder runs in the same executable; off and a number are obeyed."""
     specs, _ = rung8
     assert {(len(p.specs), p.members) for p in packs.plan(specs[:5], MAP)} == {(5, 6)}

@@ -91,7 +91,7 @@ def _chunks(program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float)
     """((C, B, T) windows on the mesh, (C, B) weights): as many at once as the layout handles, the last padded by windows of weight 0."""
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
-    rows = devices * (layout.chunk(spec.model, each, spec.data.seq_len, program.mesh.devices.flat[0].platform) or each)
+    rows = devices * (layout.chunk(spec.model, each, spec.data.seq_len, program.backend) or each)
     padding = -len(rows_WT) % rows
     weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
     padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)

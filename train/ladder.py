@@ -62,10 +62,11 @@ def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None
                     with clock.phase("forecast"):
                         before_target(workdir, spec)
                     faults.point("after_forecast")
-                if lost := _lost_parent(spec, states, workdir):
-                    Record(workdir, spec).set_status(schema.FAILED, 0, reason=lost)
-                    states[spec.run_id] = schema.FAILED
-            todo = [spec for spec in todo if states[spec.run_id] != schema.FAILED or not _lost_parent(spec, states, workdir)]
+            orphans = {spec: reason for spec in todo if (reason := _lost_parent(spec, states, workdir))}
+            for spec, reason in orphans.items():
+                Record(workdir, spec).set_status(schema.FAILED, 0, reason=reason)
+                states[spec.run_id] = schema.FAILED
+            todo = [spec for spec in todo if spec not in orphans]
             try:
                 states |= run_pack(
                     todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
