@@ -15,7 +15,7 @@ from stepladder.analysis.rate_drift import Comparison, Drift, compare, drifts
 from stepladder.analysis.rate_points import RatePoints, rate_points
 from stepladder.analysis.rate_rule import NearBest, Rule, best_batch, fit_rule, near_best
 from stepladder.analysis.rate_sensitivity import Sensitivity, sensitivity_of
-from stepladder.analysis.studies import write_study
+from stepladder.analysis.studies import write_study, write_table
 from stepladder.configs.errors import UserError
 
 # arXiv 2503.04715, drawn beside a rule for comparison: N without embeddings, D in tokens, fitted from 60M parameters.
@@ -126,10 +126,12 @@ def _try(make, what: str, missing: list[str]):
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page of a workdir or a table; see studies.Study."""
+    """Write the study's page of a workdir or a table, and of a workdir its runs as a table; see studies.Study."""
     found = study(table if workdir is None else workdir)
     drawn = found.figures()
     results = found.to_dict()
+    if workdir is not None:
+        write_table(out, "runs", found.points.frame)
     return write_study(out, "stepladder: learning rate", rate_page.body(found, drawn), results, drawn, found.verdict())
 
 

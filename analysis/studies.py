@@ -1,5 +1,6 @@
 """The studies that `stepladder report --study=NAME` knows: one entry a question, in one table."""
 
+import gzip
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,6 +74,13 @@ def write_study(out: Path, title: str, body: str, results: Mapping, drawn: Mappi
     write_atomic(out / "results.json", text + "\n", field="out")
     write_atomic(out / "index.html", document(title, body), field="out")
     return out / "index.html"
+
+
+def write_table(out: Path, name: str, frame: pd.DataFrame) -> Path:
+    """<out>/NAME.csv.gz, which `report --table=` reads: what to keep or send of a workdir. Equal frames give equal bytes."""
+    path = out / f"{name}.csv.gz"
+    write_atomic(path, gzip.compress(frame.to_csv(index=False).encode(), mtime=0), field="out")
+    return path
 
 
 def _learning_rate(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:

@@ -7,16 +7,16 @@ from pathlib import Path
 from stepladder.configs.errors import UserError
 
 
-def write_atomic(path: Path, text: str, sync: bool = True, field: str = "workdir") -> None:
-    """Write `text` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
+def write_atomic(path: Path, content: str | bytes, sync: bool = True, field: str = "workdir") -> None:
+    """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
 
     `sync` waits for the disk: for what must survive a power cut. `field` is the option an error names.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w") as f:
-            f.write(text)
+        with open(beside, "wb") as f:
+            f.write(content.encode() if isinstance(content, str) else content)
             if sync:
                 f.flush()
                 os.fsync(f.fileno())

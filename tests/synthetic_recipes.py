@@ -94,5 +94,5 @@ def probes(recipes: int = 12, *, sizes=("4M", "10M", "60M"), at: float = 5e-5, f
             values = {n: {"a": float(x), "c": float(y), "grad_norm": 1.0} for n, x, y in zip(names, a, c)}
             out.append({"run_id": f"{size}-x", "size": size, "N": SIZES[size], "role": "target" if size == "60M" else "proxy", "step": int(1000 * fraction),
                         "fraction": fraction, "tokens": 65536, "recipes": values, "per_domain": {d: values for d in DOMAINS}, "lambda_max": 200.0,
-                        "lambda_iterations": 30, "lambda_residual": 0.01, "warmup_end": fraction == 0.01})  # fmt: skip
+                        "lambda_iterations": 30, "lambda_residual": 2.0, "warmup_end": fraction == 0.01})  # fmt: skip
     return out

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from stepladder.analysis.proxy_transfer import read, study
@@ -151,7 +152,28 @@ def test_from_records(tmp_path):
     assert result.precision["ok"] and result.frame("trained")["trained"].all() and len(result.alignment) == 2
     assert {d["recipe"] for d in result.diverged} == {"r1"}
     assert cli.main(["report", "--study=proxy_transfer", f"--workdir={tmp_path}"]) == 0
-    assert "What the gradients alone say" in (tmp_path / "report" / "proxy_transfer" / "index.html").read_text()
+    out = tmp_path / "report" / "proxy_transfer"
+    assert "What the gradients alone say" in (out / "index.html").read_text()
+    assert cli.main(["report", "--study=proxy_transfer", f"--table={out / 'runs.csv.gz'}", f"--out={tmp_path / 'again'}"]) == 0
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again"))
+    assert "2 probes are from probes.json beside the table" in two["notes"] and one["verdict"][1:6] == two["verdict"][1:6]
+    for name in (
+        "agreement",
+        "nulls",
+        "regret",
+        "flips",
+        "arms",
+        "alignment",
+        "crossovers",
+        "sharpness",
+        "ngrams",
+        "snr",
+        "claims",
+        "diverged",
+    ):
+        assert pd.testing.assert_frame_equal(pd.DataFrame(one[name]), pd.DataFrame(two[name]), rtol=1e-6) is None, name
+    (out / "probes.json").write_text("{")
+    assert cli.main(["report", "--study=proxy_transfer", f"--table={out / 'runs.csv.gz'}", f"--out={tmp_path / 'again'}"]) == 1
 
 
 def test_records_with_the_same_weights_are_warned(tmp_path):

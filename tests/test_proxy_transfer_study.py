@@ -81,6 +81,20 @@ def test_the_planted_crossing_is_found(helps):
     assert pairs["predicted"].to_numpy() == pytest.approx(np.full(len(pairs), 5e-5), rel=1e-6)
 
 
+def test_each_direction_of_a_step_has_its_own_prediction():
+    """Signs that put the crossing ten times lower than the gradients do, and none for a probe that lacks them."""
+    probes = made.probes()
+    for probe in probes[1:]:
+        for values in (probe["recipes"], *probe["per_domain"].values()):
+            for found in values.values():
+                found |= {"a_sign": found["a"], "c_sign": 10 * found["c"]}
+    result = study(made.table(), ngrams=made.ngrams(), probes=probes, resamples=200)
+    pairs = result.frame("crossover_pairs").dropna().groupby("along")["predicted"].unique()
+    assert np.concatenate([np.unique(np.round(v, 9)) for v in pairs]) == pytest.approx([5e-5, 5e-6])
+    lined = result.frame("alignment").groupby(["size", "fraction"])["along"].agg(list)
+    assert lined["4M", 0.0] == ["gradient"] and lined["4M", 0.01] == ["gradient", "sign of the gradient"]
+
+
 def test_gradients_and_sharpness(helps):
     row = helps.frame("alignment").query("size == '4M' and fraction == 0.01").iloc[0]
     assert row["tuned_target_rho"] == row["lowest_rate_rho"] == row["target_alignment_rho"] == 1

@@ -12,15 +12,19 @@ from stepladder.analysis.proxy_transfer.rank import spearman
 from stepladder.configs.errors import UserError
 
 TINY = (0.01, 0.1)  # of min(1 / lambda_max, eta_std): the protocol's A8
+# The direction of the step whose effect is predicted -> what the trainer appends to a and c. Adam's first steps go along the sign.
+ALONG = {"gradient": "", "sign of the gradient": "_sign"}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Mean of all probes of one size at one fraction of training: a, c [R, V] (the first domain is the mean; NaN: recipe not probed)."""
+    """Mean of all probes of one size at one fraction of training: a, c [R, V] along one direction of ALONG (the first domain is the mean;
+    NaN: recipe not probed)."""
 
     size: str
     role: str
     fraction: float
+    along: str
     a: np.ndarray
     c: np.ndarray
     runs: int
@@ -36,7 +40,8 @@ def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def gather(probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]) -> list[Probe]:
-    """Probes by (size, role, fraction), averaged over runs. Raises UserError for one without its fields."""
+    """Probes by (size, role, fraction) and direction, averaged over runs; no direction that was not probed. Raises UserError for one without
+    its fields."""
     groups: dict[tuple, list[Mapping]] = {}
     for probe in probes:
         for name in ("size", "role", "fraction", "recipes"):
@@ -45,24 +50,26 @@ def gather(probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[
         groups.setdefault((str(probe["role"]), str(probe["size"]), round(float(probe["fraction"]), 3)), []).append(probe)
     out = []
     for (role, size, fraction), members in sorted(groups.items()):
-        a, c = (np.stack([_values(p, name, recipes, domains) for p in members]) for name in ("a", "c"))
-        out.append(Probe(size, role, fraction, _mean(a), _mean(c), len(members)))
+        for along, suffix in ALONG.items():
+            a, c = (_mean(np.stack([_values(p, name + suffix, recipes, domains) for p in members])) for name in ("a", "c"))
+            if not np.isnan(a).all():
+                out.append(Probe(size, role, fraction, along, a, c, len(members)))
     return out
 
 
 def alignment_rows(found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample) -> list[dict]:
-    """A row a (size, fraction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked), with the
+    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked), with the
     losses of that size at its lowest trained rate, and with the target's own alignment at the same fraction."""
-    of_target = {p.fraction: p for p in found if p.size == target and p.role == "target"}
+    of_target = {(p.fraction, p.along): p for p in found if p.size == target and p.role == "target"}
     rows = []
     for probe in found:
         score = fixed(-probe.a[:, 0])
-        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "runs": probe.runs}
+        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "along": probe.along, "runs": probe.runs}
         others = {"tuned_target": truth}
         if probe.size in lowest:
             others["lowest_rate"] = lowest[probe.size]
-        if probe.role != "target" and probe.fraction in of_target:
-            others["target_alignment"] = fixed(-of_target[probe.fraction].a[:, 0])
+        if probe.role != "target" and (twin := of_target.get((probe.fraction, probe.along))):
+            others["target_alignment"] = fixed(-twin.a[:, 0])
         for name, other in others.items():
             one = agreement(score, other, sample)
             row |= flat(f"{name}_rho", one.rho) | flat(f"{name}_accuracy", one.accuracy) | {f"{name}_recipes": one.rho.used}
@@ -75,8 +82,8 @@ def crossing_rows(
 ) -> tuple[list[dict], list[dict]]:
     """Predicted against observed crossovers of sizes that have both. `seen`: (role, size) -> pair -> observed rate.
 
-    The prediction is for one plain gradient step and the runs use the trainer's optimizer, so its scale need not fit: rank agreement over
-    pairs, sensitivity and specificity carry the claim, and the median ratio observed / predicted says how far off the scale is.
+    The prediction is for one step along the gradient (or its sign) and the runs are many steps of the trainer's optimizer, so its scale
+    need not fit: rank agreement over pairs, sensitivity and specificity carry the claim, and the median ratio observed / predicted says how far off the scale is.
     """
     summary, pairs = [], []
     count = len(sample.recipes)
@@ -92,8 +99,8 @@ def crossing_rows(
         flips, calls = ~np.isnan(observed) & probed, ~np.isnan(predicted) & probed
         used = int((~np.isnan(probe.a[:, 0])).sum())
         shares = {"sensitivity": (calls & flips, flips), "specificity": (~calls & ~flips & probed, ~flips & probed)}
-        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "pairs": int(probed.sum()), "observed": int(flips.sum()),
-               "predicted": int(calls.sum()), "both": int(both.sum())}  # fmt: skip
+        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "along": probe.along, "pairs": int(probed.sum()),
+               "observed": int(flips.sum()), "predicted": int(calls.sum()), "both": int(both.sum())}  # fmt: skip
         for name, (hit, of) in shares.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 value, draws = hit.sum() / np.float64(of.sum()), (together @ hit) / (together @ of)
@@ -104,20 +111,19 @@ def crossing_rows(
         middle = estimate(_median(log_ratio, both[None].astype(float))[0], _median(log_ratio, together), sample.level, used, count)
         row |= flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
         summary.append(row)
-        pairs += [{"size": probe.size, "fraction": probe.fraction, "first": sample.recipes[i], "second": sample.recipes[j], "predicted": p, "observed": o}
-                  for i, j, p, o in zip(a, b, predicted, observed) if not (np.isnan(p) and np.isnan(o))]  # fmt: skip
+        pairs += [{"size": probe.size, "fraction": probe.fraction, "along": probe.along, "first": sample.recipes[i], "second": sample.recipes[j],
+                   "predicted": p, "observed": o} for i, j, p, o in zip(a, b, predicted, observed) if not (np.isnan(p) and np.isnan(o))]  # fmt: skip
     return summary, pairs
 
 
 def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
-    """A8, a row a probe with an eigenvalue: lambda_max with the bounds its relative residual gives (an eigenvalue lies within |H v - lambda v| of it),
-    and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
+    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within it of lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
     rows = []
     for probe in probes:
         top = probe.get("lambda_max")
         if top is None or not np.isfinite(top) or top <= 0:
             continue
-        error, rate = float(probe.get("lambda_residual") or 0.0) * top, standard.get(str(probe["size"]), np.nan)
+        error, rate = float(probe.get("lambda_residual") or 0.0), standard.get(str(probe["size"]), np.nan)
         bound = np.nanmin([1 / top, rate])
         rows.append({
             "size": str(probe["size"]), "role": probe["role"], "run_id": probe.get("run_id", ""), "step": probe.get("step"), "fraction": probe["fraction"],

@@ -1,7 +1,9 @@
 """`stepladder report --study=proxy_transfer`: records or a table in, the page, results.json and figures out."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from stepladder.analysis import figures
@@ -10,17 +12,28 @@ from stepladder.analysis.proxy_transfer.records import Inputs, read
 from stepladder.analysis.proxy_transfer.study import NULLS, Result, study
 from stepladder.analysis.proxy_transfer.text import sentences
 from stepladder.analysis.proxy_transfer.tidy import EXCLUDED
-from stepladder.analysis.studies import write_study
+from stepladder.analysis.studies import write_study, write_table
 from stepladder.analysis.table_file import read_file
+from stepladder.configs.errors import UserError
+from stepladder.configs.files import write_atomic
+
+BESIDE = "probes.json"
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page to `out` and return its path. Raises UserError for a table or workdir that holds no such study."""
+    """Write the study's page to `out` and return its path. Raises UserError for a table or workdir that holds no such study.
+
+    Of a workdir also runs.csv.gz and probes.json: as `table` the one, with the other beside it, gives the same page.
+    """
     if workdir is not None:
         inputs = read(workdir)
+        write_table(out, "runs", _with_baselines(inputs))
+        if inputs.probes:
+            write_atomic(out / BESIDE, json.dumps(inputs.probes) + "\n", field="out")
     else:
-        inputs = _table(table if isinstance(table, pd.DataFrame) else read_file(table))
-        table = "TABLE" if isinstance(table, pd.DataFrame) else table
+        frame = read_file(table)
+        source = frame.attrs.get("source") if isinstance(table, pd.DataFrame) else table
+        inputs, table = _table(frame, source and Path(source).parent / BESIDE), source or "TABLE"
     result = study(inputs.table, inputs.ngrams, inputs.probes, excluded=inputs.excluded, notes=inputs.notes, warnings=inputs.warnings)
     results = {"source": str(workdir or table), "command": _command(workdir, table)} | result.to_dict()
     drawn = draw(result)
@@ -52,8 +65,18 @@ def draw(result: Result) -> dict[str, str]:
     return drawn
 
 
-def _table(frame: pd.DataFrame) -> Inputs:
-    """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain."""
+def _with_baselines(inputs: Inputs) -> pd.DataFrame:
+    """What `_table` reads: the runs with the n-gram baselines of each row's recipe and domain as columns."""
+    cells = list(zip(inputs.table["recipe"], inputs.table["domain"]))
+    found = {name: inputs.ngrams[name] for name in NULLS if name in (inputs.ngrams or {})}
+    return inputs.table.assign(
+        **{n: [(body.get(recipe) or {}).get(domain, np.nan) for recipe, domain in cells] for n, body in found.items()}
+    )
+
+
+def _table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
+    """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain, and the
+    file `beside` it holds the probes."""
     found = {}
     for name in NULLS:
         if name in frame and "recipe" in frame:
@@ -61,7 +84,19 @@ def _table(frame: pd.DataFrame) -> Inputs:
             domain = rows["domain"].astype(str) if "domain" in rows else pd.Series("all", rows.index)
             pairs = rows.groupby([rows["recipe"].astype(str), domain])[name].mean()
             found[name] = {r: pairs[r].to_dict() for r in pairs.index.get_level_values(0).unique()}
-    return Inputs(frame, found or None, [], pd.DataFrame(columns=list(EXCLUDED)), (), ())
+    probes = _probes(beside) if beside and beside.is_file() else []
+    notes = (f"{len(probes)} probes are from {beside.name} beside the table",) if probes else ()
+    return Inputs(frame, found or None, probes, pd.DataFrame(columns=list(EXCLUDED)), notes, ())
+
+
+def _probes(path: Path) -> list[dict]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"table={path}: the probes beside the table are unreadable ({error}); mend or move the file") from None
+    if not isinstance(found, list) or not all(isinstance(p, dict) for p in found):
+        raise UserError(f"table={path}: not a list of probes, as `report --workdir` writes beside runs.csv.gz; mend or move the file")
+    return found
 
 
 def _command(workdir: Path | None, table: Path | str | None) -> str:

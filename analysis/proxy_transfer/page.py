@@ -152,6 +152,7 @@ def _gradients(results: dict, drawn: dict) -> str:
         [
             r["size"],
             f"{r['fraction']:.1%}",
+            r["along"],
             *(_span(r, k) for k in ("tuned_target_rho", "tuned_target_accuracy", "lowest_rate_rho", "target_alignment_rho")),
         ]
         for r in results["alignment"]
@@ -160,6 +161,7 @@ def _gradients(results: dict, drawn: dict) -> str:
         [
             r["size"],
             f"{r['fraction']:.1%}",
+            r["along"],
             f"{r['both']} of {r['pairs']}",
             _span(r, "sensitivity"),
             _span(r, "specificity"),
@@ -182,10 +184,11 @@ def _gradients(results: dict, drawn: dict) -> str:
     ]
     return (
         "<h2>What the gradients alone say</h2><p>Alignment a = &lt;grad l_val, grad l_i&gt; ranks the recipes without training. The crossover rate of a pair is "
-        "2 (a_A - a_B) / (c_A - c_B), for one plain gradient step: the runs' optimizer has a scale of its own, so ranks matter and the ratio only says how far off it is.</p>"
-        f"{table(['size', 'of training#', 'rho with tuned target#', 'accuracy#', 'rho with the lowest rate#', 'rho with target alignment#'], lined)}"
+        "2 (a_A - a_B) / (c_A - c_B), for one step along the gradient or, nearer to Adam, along its sign. The runs take many steps, so ranks matter and the ratio only says "
+        "how far off the scale is.</p>"
+        f"{table(['size', 'of training#', 'along', 'rho with tuned target#', 'accuracy#', 'rho with the lowest rate#', 'rho with target alignment#'], lined)}"
         f"<h3>Predicted and observed crossovers</h3>{figure(drawn, 'crossovers')}"
-        f"{table(['size', 'of training#', 'pairs with both#', 'sensitivity#', 'specificity#', 'rank agreement#', 'observed / predicted#'], crossed)}"
+        f"{table(['size', 'of training#', 'along', 'pairs with both#', 'sensitivity#', 'specificity#', 'rank agreement#', 'observed / predicted#'], crossed)}"
         f"<h3>Top eigenvalue of the validation loss</h3>{table(['size', 'run', 'of training#', 'lambda_max#', '1 / lambda_max#', 'tiny rate#', 'bound by'], sharp)}"
     )
 

@@ -101,33 +101,26 @@ def flip_matrix(result: Result) -> Figure:
 
 @_styled
 def crossovers(result: Result) -> Figure:
-    """Predicted against observed crossover rate of each pair that has both, a colour a size, at every fraction of training probed."""
-    figure, axes = _axes(5.6, 4.6)
+    """Predicted against observed crossover rate of each pair that has both, a panel a direction, a colour a size, a mark a fraction."""
+    from matplotlib.figure import Figure
+
     pairs = [p for p in result.crossover_pairs if np.isfinite(p["predicted"]) and np.isfinite(p["observed"])]
-    sizes = list(dict.fromkeys(p["size"] for p in pairs))
+    directions = list(dict.fromkeys(p["along"] for p in pairs))
+    figure = Figure(figsize=(max(5.6, 4.6 * len(directions)), 4.6), layout="constrained")
     ns = {g.size: g.N for g in result.grids}
-    colours = size_colours([ns[s] for s in sizes])
+    colours = size_colours([ns[s] for s in dict.fromkeys(p["size"] for p in pairs)])
     marks = dict(zip(sorted({p["fraction"] for p in pairs}), "os^Dv<>"))
-    for size in sizes:
-        for fraction, mark in marks.items():
-            mine = [p for p in pairs if (p["size"], p["fraction"]) == (size, fraction)]
-            if mine:
-                axes.plot(
-                    [p["predicted"] for p in mine],
-                    [p["observed"] for p in mine],
-                    mark,
-                    ms=4,
-                    mfc=colours[ns[size]],
-                    mec="white",
-                    mew=0.4,
-                    ls="none",
-                    label=f"{size} at {fraction:.0%}",
-                )
-    both = [v for p in pairs for v in (p["predicted"], p["observed"])]
-    axes.plot([min(both), max(both)], [min(both), max(both)], color=INK, lw=1, ls="--")
-    _log(axes, "predicted from gradients and curvature", "observed", y=True)
-    axes.set_title("Learning rate at which a pair crosses")
-    axes.legend(fontsize=8)
+    for axes, along in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions):
+        mine = [p for p in pairs if p["along"] == along]
+        for size, fraction in dict.fromkeys((p["size"], p["fraction"]) for p in mine):
+            x, y = zip(*((p["predicted"], p["observed"]) for p in mine if (p["size"], p["fraction"]) == (size, fraction)))
+            look = {"ms": 4, "mfc": colours[ns[size]], "mec": "white", "mew": 0.4, "ls": "none"}
+            axes.plot(x, y, marks[fraction], label=f"{size} at {fraction:.0%}", **look)
+        ends = [f(v for p in mine for v in (p["predicted"], p["observed"])) for f in (min, max)]
+        axes.plot(ends, ends, color=INK, lw=1, ls="--")
+        _log(axes, f"predicted along the {along}", "observed" if along == directions[0] else "", y=True)
+        axes.set_title("Learning rate at which a pair crosses" if along == directions[0] else "")
+        axes.legend(fontsize=8)
     return figure
 
 
