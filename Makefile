@@ -31,7 +31,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,tpu-plan,dev]'
 	touch $@
 
 clean:

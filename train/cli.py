@@ -64,14 +64,30 @@ def _plan_arguments(parser):
     _config(parser)
     parser.add_argument("--rate", type=float, default=0, help="achieved FLOP/s for the time estimate (default: a table by backend)")
     parser.add_argument("--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table")
+    parser.add_argument("--topology", default="", help="compile every program for a TPU slice, e.g. v5e:16x16; needs no TPU, but libtpu")
 
 
 def plan(args) -> int:
     """Show what would run, at what cost; nothing runs. Example: stepladder plan --config=configs/demo.py:cpu"""
     from stepladder.train import plan as plans
 
-    print(plans.table(load(args.config, args.overrides).specs, args.rate or plans.ACHIEVED[args.backend]))
-    return 0
+    loaded = load(args.config, args.overrides)
+    print(plans.table(loaded.specs, args.rate or plans.ACHIEVED["tpu" if args.topology else args.backend]))
+    return _compile(loaded, args.topology) if args.topology else 0
+
+
+def _compile(loaded: Loaded, topology: str) -> int:
+    import dataclasses
+
+    from stepladder.train import compiled
+    from stepladder.train.machine import Machine
+
+    machine = dataclasses.replace(Machine.from_config(loaded.config), topology=topology, compilation_cache="off")
+    fits = []
+    for found in compiled.compile_all(loaded.specs, machine):
+        print(compiled.row(found), flush=True)
+        fits.append(found.fits)
+    return 0 if all(fits) else 1
 
 
 def _probe_arguments(parser):

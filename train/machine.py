@@ -1,17 +1,20 @@
 """How to execute on this machine: devices, mesh, compilation cache. No part of a run's identity."""
 
 import contextlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 from stepladder.model import layers
+from stepladder.train import topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 AXES = ("run", "data", "fsdp", "tensor")
@@ -19,7 +22,7 @@ AXES = ("run", "data", "fsdp", "tensor")
 
 @dataclass(frozen=True)
 class Machine:
-    """The `machine` section of a config."""
+    """The `machine` section of a config. topology: a TPU slice to compile for that is not here; `plan` alone sets it."""
 
     store: str = ""
     devices: int = 0
@@ -32,6 +35,7 @@ class Machine:
     pack: str = "auto"
     pack_mode: str = "auto"
     memory_gb: float = 0.0
+    topology: str = ""
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
@@ -59,7 +63,8 @@ def start(machine: Machine) -> None:
 
 
 def devices(machine: Machine) -> list[jax.Device]:
-    return jax.devices()[: machine.devices or None]
+    found = topology.devices(machine.topology) if machine.topology else jax.devices()
+    return list(found[: machine.devices or None])
 
 
 def platform(machine: Machine) -> str:
@@ -77,6 +82,8 @@ def memory(machine: Machine) -> float:
     """Bytes of memory a device may use; CPU devices share the host's."""
     if machine.memory_gb:
         return machine.memory_gb * 1e9
+    if machine.topology:
+        return topology.memory(machine.topology)
     stats = devices(machine)[0].memory_stats()
     return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
@@ -88,7 +95,13 @@ def mesh(machine: Machine, batch_size: int) -> Mesh:
         raise UserError(f"machine.accumulation={micro}: does not divide the batch of {batch_size}; use a divisor")
     found = devices(machine)
     count = max(k for k in range(1, len(found) + 1) if batch_size // micro % k == 0)
-    return jax.make_mesh((1, count, 1, 1), AXES, devices=found[:count], axis_types=(AxisType.Auto,) * 4)
+    return _mesh((1, count, 1, 1), found)
+
+
+def pack_size(machine: Machine, members: int) -> int:
+    """`members` with padding, so that the axis `run` leaves no device out: a multiple of the devices, or a divisor of their number."""
+    count = len(devices(machine))
+    return -(-members // count) * count if members > count else next(k for k in range(members, count + 1) if count % k == 0)
 
 
 def pack_mesh(machine: Machine, members: int, mode: str, batch_size: int) -> Mesh:
@@ -97,7 +110,15 @@ def pack_mesh(machine: Machine, members: int, mode: str, batch_size: int) -> Mes
     runs = max(k for k in range(1, len(found) + 1) if members % k == 0)
     rest = len(found) // runs if mode == "vmap" else 1
     data = max(k for k in range(1, rest + 1) if batch_size // (machine.accumulation or 1) % k == 0)
-    return jax.make_mesh((runs, data, 1, 1), AXES, devices=found[: runs * data], axis_types=(AxisType.Auto,) * 4)
+    return _mesh((runs, data, 1, 1), found)
+
+
+def _mesh(shape: tuple[int, ...], found: list[jax.Device]) -> Mesh:
+    """By the wiring of the devices when all take part; jax knows no wiring of, say, three chips of four."""
+    count, kinds = math.prod(shape), (AxisType.Auto,) * len(AXES)
+    if count == len(found):
+        return jax.make_mesh(shape, AXES, devices=found, axis_types=kinds)
+    return Mesh(np.array(found[:count]).reshape(shape), AXES, axis_types=kinds)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -68,10 +68,7 @@ def _divide(group: list[RunSpec], machine: Machine) -> list[Pack]:
     if most == 1:
         return [Pack((spec,), 1, 1) for spec in group]
     packs = -(-len(group) // most)
-    members = -(-len(group) // packs)
-    devices = len(machines.devices(machine))
-    if machines.pack_mode(machine) == "map":  # padding is free, and every device then has its share
-        members = -(-members // devices) * devices
+    members = machines.pack_size(machine, -(-len(group) // packs))  # what pads it runs on devices that were idle
     ordered = sorted(group, key=lambda s: (s.start_step - s.steps, timeline(s)))
     parts = [ordered[i : i + members] for i in range(0, len(ordered), members)]
     streams = max(len({timeline(s) for s in part}) for part in parts)

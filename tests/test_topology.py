@@ -1,0 +1,58 @@
+"""Programs compiled for TPU slices that are not here: what fits, what does not, and what libtpu does not know."""
+
+import dataclasses
+import re
+
+import pytest
+
+from stepladder.configs.errors import UserError
+from stepladder.configs.load import load
+from stepladder.train import cli, compiled, topology
+from stepladder.train import machine as machines
+from stepladder.train.machine import Machine
+
+
+@pytest.mark.parametrize("name", ["v9:2x2", "v5e:3x", "gpu"])
+def test_an_unknown_slice_is_refused(name, root, capsys):
+    assert cli.main(["plan", f"--config={root}/configs/studies/proxy_transfer.py:tiny", f"--topology={name}"]) == 1
+    assert f"topology={name!r}" in capsys.readouterr().err
+
+
+def test_without_libtpu_the_fix_is_named(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="stepladder\\[tpu-plan\\]"):
+        topology.devices("v5e:4x4")
+
+
+@pytest.mark.parametrize(("name", "count", "gib"), [("v5e:16x16", 256, 16), ("v5p:2x2x4", 16, 95), ("v6e:4x4", 16, 32)])
+def test_slices_have_their_devices_and_memory(name, count, gib):
+    assert len(topology.devices(name)) == count and topology.memory(name) == gib * 2**30
+    with pytest.raises(RuntimeError):  # compiled for, never run on
+        machines.jax.device_put(0, topology.devices(name)[0])
+
+
+@pytest.mark.slow
+def test_the_tiny_study_compiles_for_a_slice(root, capsys):
+    """Packs of any number of runs leave no chip out, and every executable is small beside a chip's memory."""
+    assert cli.main(["plan", f"--config={root}/configs/studies/proxy_transfer.py:tiny", "--topology=v5e:2x2"]) == 0
+    rows = re.findall(r"(\d+) runs, +(\d+) at once on +(\d+) devices: +([\d,.]+) MiB a device, (\d+)% of 16.0 GiB", capsys.readouterr().out)
+    assert len(rows) == 3 and sum(int(r[0]) for r in rows) == 42
+    for _, members, devices, mib, share in rows:
+        assert int(members) % 4 == 0 and int(devices) == 4 and 0 < float(mib) < 100 and share == "0"
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_said_with_its_size(root):
+    loaded = load(f"{root}/benchmarks/rung24.py:84k", [("run.batch_size", "16384"), ("data.seq_len", "1024")])
+    machine = dataclasses.replace(Machine.from_config(loaded.config), topology="v5e:2x2", compilation_cache="off", pack="off")
+    (found,) = compiled.compile_all(loaded.specs[:1], machine)
+    assert not found.fits and found.bytes > 100 * 2**30 and 15 * 2**30 < found.memory < 16 * 2**30
+    assert "DOES NOT FIT" in compiled.row(found)
+
+
+def test_a_pack_leaves_no_chip_out():
+    """Padding to a multiple of the chips, or to a divisor of their number, whose rest shares the batch."""
+    machine = Machine(topology="v5e:16x16")
+    assert [machines.pack_size(machine, k) for k in (2, 3, 5, 207, 256, 300)] == [2, 4, 8, 256, 256, 512]
+    assert dict(machines.pack_mesh(machine, 8, "vmap", 64).shape) == {"run": 8, "data": 32, "fsdp": 1, "tensor": 1}
+    assert machines.pack_mesh(machine, 8, "vmap", 3).size == 24  # a batch of 3 cannot be shared by more than 3

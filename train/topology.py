@@ -1,0 +1,43 @@
+"""A TPU slice that is not here: its devices, to compile for on a machine without a TPU (libtpu, `pip install stepladder[tpu-plan]`)."""
+
+import functools
+import importlib.util
+import os
+
+import jax
+from jax.experimental import topologies
+
+from stepladder.configs.errors import UserError
+
+HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # of a chip, by device kind; cloud.google.com/tpu/docs
+EXAMPLES = "v5e:16x16, v4:2x2x2, v5p:2x2x4 or v6e:4x4"
+# libtpu takes this machine for a TPU host: it would ask the cloud's metadata server, warn about what it does not find, and lock other processes out.
+_QUIET = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+@functools.cache
+def devices(name: str) -> tuple[jax.Device, ...]:
+    """The devices of a slice like "v5e:16x16". Raises UserError for a name libtpu does not know, or without libtpu."""
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(f"topology={name!r}: compiling for a TPU needs libtpu; pip install 'stepladder[tpu-plan]'")
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    try:
+        return tuple(topologies.get_topology_desc(name, "tpu").devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}") from error
+
+
+def memory(name: str) -> float:
+    """Bytes of memory of one device of the slice."""
+    found = devices(name)
+    kind = found[0].device_kind
+    if kind not in HBM_GIB:
+        raise UserError(f"topology={name!r}: the memory of a {kind} is unknown; add it to train/topology.py")
+    chips = len({tuple(d.coords) for d in found})
+    return HBM_GIB[kind] * 2**30 * chips / len(found)
