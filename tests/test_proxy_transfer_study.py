@@ -69,6 +69,24 @@ def test_rates_and_regret(helps):
     assert mean == pytest.approx(0.03 * 7, abs=0.02)
 
 
+def test_the_standard_rate_is_that_of_the_arms(helps):
+    """The arms of A6 are run at the standard and the tiny rate; a size without arms has its least mean loss."""
+    assert set(helps.frame("rates")["note"]) == {"the highest rate of the arms"}
+    result = study(made.arms(made.table(), sizes=("4M",), rates=(3e-5, 1e-3)), resamples=200)
+    rates = result.frame("rates").set_index("size")
+    assert rates.loc["4M", ["eta_std", "eta_tiny"]].tolist() == [1e-3, 3e-5] and rates.loc["10M", "note"] != rates.loc["4M", "note"]
+    assert rates.loc["10M", ["eta_std", "eta_tiny"]].tolist() == [3e-4, 1e-5]
+    assert set(result.frame("more_steps")["eta_std"]) == {1e-3}
+
+
+def test_rho_is_compared_with_that_of_the_standard_rate(helps):
+    rows = helps.frame("agreement").query("domain == 'mean' and against == 'tuned target'").dropna(subset="above_standard")
+    assert len(rows) == len(rows.query("size == '4M'")) + len(rows.query("size == '10M'")) > 10
+    usual = {size: main(helps, size, 3e-4)["rho"] for size in ("4M", "10M")}
+    assert rows["above_standard"].to_numpy() == pytest.approx(rows["rho"].to_numpy() - rows["size"].map(usual).to_numpy())
+    assert 3e-4 not in set(rows["learning_rate"]), "nothing is above itself"
+
+
 def test_the_planted_crossing_is_found(helps):
     """Quality 0.03 and lure -0.06 a recipe: all pairs of a proxy cross where the lure is half of its full size, at 5e-5."""
     flips = helps.frame("flip_rates").query("domain == 'mean' and size == '4M'").set_index("rate_low")

@@ -31,6 +31,17 @@ def test_slices_have_their_devices_and_memory(name, count, gib):
         machines.jax.device_put(0, topology.devices(name)[0])
 
 
+def test_a_tpu_host_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
+    (tmp_path / "accel0").touch()
+    topology.hush(tmp_path)
+    assert "TPU_WORKER_HOSTNAMES" not in topology.os.environ
+    (tmp_path / "accel0").unlink()
+    topology.hush(tmp_path)
+    assert topology.os.environ["TPU_WORKER_HOSTNAMES"] == "localhost"
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
+
+
 @pytest.mark.slow
 def test_the_tiny_study_compiles_for_a_slice(root, capsys):
     """Packs of any number of runs leave no chip out, and every executable is small beside a chip's memory."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.load import Loaded, load
+from stepladder.train.topology import hush
 
 CONFIG_HELP = "FILE[:ARG], e.g. configs/demo.py:cpu; override any knob with --config.key=value"
 
@@ -21,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     if overrides and not hasattr(args, "config"):
         parser.error(f"{args.command} takes no --config.key")
     args.overrides = [(key, value) for key, _, value in overrides]
+    hush()
     try:
         return COMMANDS[args.command][1](args)
     except UserError as error:

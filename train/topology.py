@@ -1,23 +1,35 @@
 """A TPU slice that is not here: its devices, to compile for on a machine without a TPU (libtpu, `pip install stepladder[tpu-plan]`)."""
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 import os
-
-import jax
-from jax.experimental import topologies
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepladder.configs.errors import UserError
 
+if TYPE_CHECKING:
+    import jax
+
 HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # of a chip, by device kind; cloud.google.com/tpu/docs
 EXAMPLES = "v5e:16x16, v4:2x2x2, v5p:2x2x4 or v6e:4x4"
-# libtpu takes this machine for a TPU host: it would ask the cloud's metadata server, warn about what it does not find, and lock other processes out.
-_QUIET = {
+# libtpu takes any machine for a TPU host: it would ask the cloud's metadata server, warn about what it does not find, and lock other processes out.
+_NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
+_CHIPS = ("accel*", "vfio/[0-9]*")
+
+
+def hush(dev: Path = Path("/dev")) -> None:
+    """Tell libtpu, before jax loads it, that this machine is no TPU host; where it is one, nothing changes."""
+    if not any(found for pattern in _CHIPS for found in dev.glob(pattern)):
+        for variable, value in _NO_HOST.items():
+            os.environ.setdefault(variable, value)
 
 
 @functools.cache
@@ -25,8 +37,10 @@ def devices(name: str) -> tuple[jax.Device, ...]:
     """The devices of a slice like "v5e:16x16". Raises UserError for a name libtpu does not know, or without libtpu."""
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"topology={name!r}: compiling for a TPU needs libtpu; pip install 'stepladder[tpu-plan]'")
-    for variable, value in _QUIET.items():
-        os.environ.setdefault(variable, value)
+    import jax
+    from jax.experimental import topologies
+
+    hush()
     try:
         return tuple(topologies.get_topology_desc(name, "tpu").devices)
     except jax.errors.JaxRuntimeError as error:

@@ -173,6 +173,19 @@ def _averages(proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, 
     return rows
 
 
+def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[dict]:
+    """`found.rows`, those of A4 on the mean domain with how much rho lies above the same proxy's at its standard rate, paired."""
+    usual = {size: found.points.get((size, rate)) for size, rate in standard.items()}
+
+    def more(row: dict) -> dict:
+        mine, other = found.points.get((row["size"], row["learning_rate"])), usual.get(row["size"])
+        if (row["domain"], row["against"]) != (MEAN, TUNED_TARGET) or other is None or mine is other:
+            return {}
+        return flat("above_standard", change(mine, other, sample))
+
+    return [row | more(row) for row in found.rows]
+
+
 def change(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
     """Rho of one minus rho of two, paired."""
     return difference(one.rho, two.rho, one.draws, two.draws, sample.level)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepladder.analysis.proxy_transfer.agree import Sample, Side, agreement, fixed, flat
-from stepladder.analysis.proxy_transfer.draws import estimate
+from stepladder.analysis.proxy_transfer.draws import Estimate, estimate
 from stepladder.analysis.proxy_transfer.rank import spearman
 from stepladder.configs.errors import UserError
 
 TINY = (0.01, 0.1)  # of min(1 / lambda_max, eta_std): the protocol's A8
+LEAST_PAIRS = 10  # for a rank agreement of predicted and observed crossovers
 # The direction of the step whose effect is predicted -> what the trainer appends to a and c. Adam's first steps go along the sign.
 ALONG = {"gradient": "", "sign of the gradient": "_sign"}
 
@@ -109,6 +110,8 @@ def crossing_rows(
         rho = estimate(spearman(x, y), spearman(x[None], y[None], together), sample.level, used, count, kind="rho")
         log_ratio = np.where(both, y - x, np.nan)
         middle = estimate(_median(log_ratio, both[None].astype(float))[0], _median(log_ratio, together), sample.level, used, count)
+        if both.sum() < LEAST_PAIRS:  # few pairs look alike in every resample
+            rho = Estimate(np.nan, np.nan, np.nan, used, count)
         row |= flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
         summary.append(row)
         pairs += [{"size": probe.size, "fraction": probe.fraction, "along": probe.along, "first": sample.recipes[i], "second": sample.recipes[j],

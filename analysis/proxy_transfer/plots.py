@@ -21,10 +21,14 @@ _TITLES = {
 
 @_styled
 def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
-    """rho or accuracy (what) against the learning rate, a line a proxy with its band; hollow: did not train; dashes: the bigram ranking."""
+    """rho or accuracy (what) against the learning rate, a line a proxy with its band; dashes: the n-gram rankings.
+
+    Hollow: a guard rejects the point, for the runs did not train or the spread of the recipes is noise.
+    """
     figure, axes = _axes(8.6, 4.4)
     rows = [r for r in result.agreement if r["against"] == "tuned target" and r["domain"] == domain]
-    untrained = {(t["size"], t["learning_rate"]) for t in result.trained if t["role"] == "proxy" and t["trained"] is False}
+    guards = [r | {"domain": domain, "passes": r["trained"]} for r in result.trained] + result.snr
+    rejected = {(r["size"], r["learning_rate"]) for r in guards if (r["role"], r["domain"]) == ("proxy", domain) and r["passes"] is False}
     colours = size_colours([r["N"] for r in result.rates])
     for proxy in result.rates:
         mine = [r for r in rows if r["size"] == proxy["size"]]
@@ -33,7 +37,7 @@ def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
         axes.fill_between(x, [r[f"{what}_low"] for r in mine], [r[f"{what}_high"] for r in mine], color=colour, alpha=0.14, lw=0)
         axes.plot(x, y, color=colour, lw=1.6, label=f"proxy {proxy['size']}")
         for rate, value in zip(x, y):
-            hollow = (proxy["size"], rate) in untrained
+            hollow = (proxy["size"], rate) in rejected
             axes.plot(rate, value, "o", ms=6, mfc="white" if hollow else colour, mec=colour, mew=1.3)
         if np.isfinite(proxy["eta_std"]):
             axes.axvline(proxy["eta_std"], color=colour, lw=1, ls=":")
@@ -47,7 +51,7 @@ def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
     axes.axhline(0.5 if what == "accuracy" else 0, color=MUTED, lw=1)
     title, label = _TITLES[what]
     _log(axes, "proxy's peak learning rate", label)
-    axes.set_title(f"{title.capitalize()}, {domain} domain" + ("; hollow: did not train" if untrained else ""))
+    axes.set_title(f"{title.capitalize()}, {domain} domain" + ("; hollow: not trained, or noise" if rejected else ""))
     axes.legend(loc="best")
     return figure
 

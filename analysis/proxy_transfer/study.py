@@ -9,7 +9,7 @@ import pandas as pd
 
 from stepladder.analysis.forecast import plain
 from stepladder.analysis.proxy_transfer import alignment, arms, cells, flips, guards, verdicts
-from stepladder.analysis.proxy_transfer.agree import Sample, Side, agreement, agreements, fixed, flat, side
+from stepladder.analysis.proxy_transfer.agree import Sample, Side, above_standard, agreement, agreements, fixed, flat, side
 from stepladder.analysis.proxy_transfer.draws import observed, resampled
 from stepladder.analysis.proxy_transfer.grid import Grid, domain_names, grids
 from stepladder.analysis.proxy_transfer.tidy import MAIN, MEAN, PROXY, TARGET, tidy
@@ -108,10 +108,12 @@ def study(
     truth, nulls = tune(targets), _nulls(ngrams, recipes, domains)
     goal = targets[0]
     scored = agreements(proxies, goal, truth, nulls, sample)
-    chosen = [verdicts.choose_rates(g, eta_std.get(g.size) if isinstance(eta_std, Mapping) else eta_std, eta_tiny) for g in proxies]
-    absent = [f"{name} ranking: not given, so no rho stands beside a {name} baseline" for name in NULLS if name not in nulls]
     main = {g.size: g for g in proxies}
     arm_grids = [g for g in mine(PROXY, False) if g.size in main]
+    given = lambda g: eta_std.get(g.size) if isinstance(eta_std, Mapping) else eta_std  # noqa: E731
+    run_at = lambda g: [r for a in arm_grids if a.size == g.size for r in a.rates]  # noqa: E731
+    chosen = [verdicts.choose_rates(g, given(g), eta_tiny, run_at(g)) for g in proxies]
+    absent = [f"{name} ranking: not given, so no rho stands beside a {name} baseline" for name in NULLS if name not in nulls]
     arm_rows, arm_found = arms.arm_rows(arm_grids, main, truth, scored.points, sample)
     spans = [r for c in chosen for r in arms.ranges(c.size, scored.points, arm_found, c.named(), sample)]
     controls = [r for c in chosen for r in arms.control_rows(arm_found, c.named(), c.tiny, c.size, sample)]
@@ -132,7 +134,7 @@ def study(
         settings={"resamples": resamples, "level": level, "seed": seed, "interval": "percentile bootstrap over recipes" + (", seeds resampled inside" if seeds else ""),
                   "given": {"eta_std": eta_std, "eta_tiny": eta_tiny, "vocabulary": vocabulary}, "seeds": {g.key: len(g.seeds) for g in whole}},
         recipes=recipes, domains=domains, target={"size": goal.size, "N": goal.N, "D": goal.D},
-        rates=[_rates_row(c, main[c.size]) for c in chosen], tuned=cells.tuned_rows(truth, level), agreement=scored.rows,
+        rates=[_rates_row(c, main[c.size]) for c in chosen], tuned=cells.tuned_rows(truth, level), agreement=above_standard(scored, {c.size: c.standard for c in chosen}, sample),
         nulls=_null_rows(nulls, truth, sample), regret=scored.regret, flip_rates=flip_rows, flips=events, losses=cells.loss_rows(whole),
         arms=arm_rows, ranges=[{"size": r.size, "family": r.family, "learning_rate": r.rate, "settings": list(r.settings), **flat("range", r.range)} for r in spans],
         more_steps=controls,

@@ -52,6 +52,12 @@ def _rho_line(results: dict, rates: dict) -> str:
             f"{span(row['rho'], row['rho_low'], row['rho_high'])} ({row['recipes']} of {row['of']} recipes)" if row else "not in the grid"
         )
         parts.append(f"{name}{f' = {rates[name]:.3g}' if rates[name] else ''}: {said}")
+    mine = [r for r in results["agreement"] if (r["size"], r["domain"], r["against"]) == (rates["size"], "mean", "tuned target")]
+    top = max((r for r in mine if r["rho"] is not None), key=lambda r: r["rho"], default=None)
+    if top:
+        gain = top.get("above_standard")
+        beside = f", above eta_std's by {span(gain, top['above_standard_low'], top['above_standard_high'])}" if gain is not None else ""
+        parts.append(f"highest of the grid, picked afterwards: {top['rho']:.3g} at {top['learning_rate']:.3g}{beside}")
     null = next((r for r in results["nulls"] if r["null"] == "bigram" and r["domain"] == "mean"), None)
-    beside = f"; bigram ranking {span(null['rho'], null['rho_low'], null['rho_high'])}" if null else ""
-    return "rho with the tuned target " + ", ".join(parts) + beside
+    bigram = f"; bigram ranking {span(null['rho'], null['rho_low'], null['rho_high'])}" if null else ""
+    return "rho with the tuned target " + ", ".join(parts) + bigram

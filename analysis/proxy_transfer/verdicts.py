@@ -56,12 +56,17 @@ class Rates:
         return {"eta_std": self.standard if math.isfinite(self.standard) else None} | {f"eta_std/{k}": r for k, r in self.reduced.items()}
 
 
-def choose_rates(grid: Grid, eta_std: float | None, eta_tiny: float | None) -> Rates:
-    """The given rates, or the standard one of `standard_rate` and a thirtieth of it as the tiny one (where check (c) wants rho > 0.9)."""
-    standard, note = (float(eta_std), "given") if eta_std is not None else standard_rate(grid)
+def choose_rates(grid: Grid, eta_std: float | None, eta_tiny: float | None, arms: Sequence[float] = ()) -> Rates:
+    """The given rates; else the highest and the lowest that the size's `arms` were run at (A6 is at the standard and the tiny rate); else
+    that of `standard_rate` and a thirtieth of it (where check (c) wants rho > 0.9)."""
+    said = "given"
+    if eta_std is None and len(set(arms)) > 1:
+        eta_std, said = max(arms), "the highest rate of the arms"
+        eta_tiny = min(arms) if eta_tiny is None else eta_tiny
+    standard, note = (float(eta_std), said) if eta_std is not None else standard_rate(grid)
     near = nearest_rate(grid, standard)
     if eta_std is not None and near is not None and abs(near / standard - 1) > 1e-4:
-        note, standard = f"given as {eta_std:g}; the grid's nearest rate", near
+        note, standard = f"{said}, {eta_std:g}; the grid's nearest", near
     reduced = {k: nearest_rate(grid, standard / k) for k in REDUCTIONS}
     tiny = nearest_rate(grid, eta_tiny) if eta_tiny is not None else reduced[REDUCTIONS[-1]]
     return Rates(grid.size, standard, note, reduced, tiny if tiny != standard else None)
