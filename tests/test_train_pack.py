@@ -255,7 +255,7 @@ def test_the_plan_keeps_parents_first_and_targets_last(rung8):
     target = dataclasses.replace(specs[3], tags=(("role", "target"),))
     late = dataclasses.replace(specs[4], tags=())
     ladder = [trunk, cooldown(trunk, 20, 0.2), twin, cooldown(twin, 20, 0.2), other, target, late]
-    order = [[s.run_id for s in p.specs] for p in packs.plan(ladder, MAP)]
+    order = [[s.run_id for s in p.specs] for p in packs.plan(ladder, dataclasses.replace(MAP, pack="8"))]
     ids = [s.run_id for s in ladder]
     assert order == [[ids[0], ids[2]], [ids[1], ids[3]], [ids[4]], [ids[5]], [ids[6]]]
     studied = [dataclasses.replace(s, tags=(("role", "target"), ("study", "proxy_transfer"))) for s in specs[:4]]
@@ -269,6 +269,34 @@ def test_packs_of_a_rung_have_one_size(rung8):
     assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [1] * 5
     assert {p.members for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))} == {2}
     assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [2, 2, 1]
+
+
+def test_packs_of_a_program_share_their_executable(rung8):
+    """Trunks and their branches are packs of one size, although there are fewer branches."""
+    specs, _ = rung8
+    trunks = [with_checkpoints(s, 16) for s in specs[:6]]
+    found = packs.plan([*trunks, *(cooldown(t, 20, 0.2) for t in trunks[:4])], MAP)
+    assert [len(p.specs) for p in found] == [6, 4] and {p.members for p in found} == {6}
+    assert {p.streams for p in found} == {max(len({packs.timeline(s) for s in p.specs}) for p in found)}
+
+
+def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
+    """A long run beside a short one leaves a device idle; one run more, alone, costs another compilation, which short runs do not repay."""
+    specs, _ = rung8
+    long, short = dataclasses.replace(specs[0], steps=4000), specs[1]
+    assert [p.members for p in packs.plan([long, short], MAP)] == [1, 1]
+    assert [p.members for p in packs.plan([long, dataclasses.replace(short, steps=3900)], MAP)] == [2]
+    pair = [with_checkpoints(s, 16) for s in specs[:2]]
+    leaf = cooldown(pair[0], 20, 0.2)
+    assert [p.members for p in packs.plan([*pair, leaf], MAP)] == [1, 1, 1]
+    assert [p.members for p in packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "devices", "rounds"), [([5, 5], 2, 5), ([9, 2, 2], 2, 11), ([4], 3, 4), ([6, 4, 4, 2], 2, 10), ([3, 3, 3], 1, 9)]
+)
+def test_rounds_are_the_steps_of_the_busiest_device(lengths, devices, rounds):
+    assert packs._rounds(lengths, devices) == rounds
 
 
 def test_a_pack_that_does_not_fit_is_made_smaller_and_says_so(rung8, capsys):

@@ -1,4 +1,4 @@
-"""Which runs train together: equal programs at one depth of the ladder, as many as memory and speed allow.
+"""Which runs train together: equal programs at one depth of the ladder, as many as memory allows, where that is estimated to be faster.
 
 The plan depends on the whole ladder and the machine, never on what is done already, so a resumed ladder executes as the unbroken one.
 """
@@ -13,6 +13,7 @@ from stepladder.model import layout
 from stepladder.train import machine as machines
 from stepladder.train.machine import Machine
 from stepladder.train.member import timeline
+from stepladder.train.plan import ACHIEVED
 
 # Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it saves one dispatch in ten steps), and
 # a crash loses less with fewer. `vmap` stops where a step's FLOPs keep the accelerator busy: 4e12 are about 10 ms at 40 % of an H100.
@@ -21,6 +22,9 @@ BUSY_FLOPS = 4e12
 # Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
 LIVE = 8
 FILL = 0.8  # of the device's memory
+# `map` against one run after another, data-parallel, when all devices have as much to do: 1.25 (14k) to 1.29 (84k) on 2 cores; and what
+# one executable more costs, for a program whose groups do not all train the same way.
+MAP_GAIN, COMPILE_SECONDS = 1.25, 3.0
 
 
 @dataclass(frozen=True)
@@ -35,14 +39,23 @@ class Pack:
 def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
     """Packs in the order in which they run: parents before branches; a target that is forecast waits for all runs before it."""
     depth: dict[str, int] = {}
-    groups: dict[tuple, list[RunSpec]] = {}
+    groups: dict[tuple, list[RunSpec]] = {}  # (segment, program, depth) -> runs
     segment = 0
     for spec in specs:
         depth[spec.run_id] = depth[spec.parent.run_id] + 1 if spec.parent else 0
         segment += forecast_first(spec)
         groups.setdefault((segment, spec.program_key, depth[spec.run_id]), []).append(spec)
         segment += forecast_first(spec)
-    packs = [pack for group in _parents_first(list(groups.values())) for pack in _divide(group, machine)]
+    by_program: dict[str, list[list[RunSpec]]] = {}
+    for (_, program_key, _), group in groups.items():
+        by_program.setdefault(program_key, []).append(group)
+    packs = []
+    most = {key: _at_once(found, machine) for key, found in by_program.items()}
+    size = {key: _size(found, most[key], machine) for key, found in by_program.items()}
+    for group in _parents_first(list(groups.values())):
+        key = group[0].program_key
+        together = _packed(group, most[key])
+        packs += [Pack(tuple(part), *(size[key] if together else (1, 1))) for part in _divide(group, most[key] if together else 1)]
     return packs
 
 
@@ -62,17 +75,58 @@ def _parents_first(groups: list[list[RunSpec]]) -> list[list[RunSpec]]:
     return ordered
 
 
-def _divide(group: list[RunSpec], machine: Machine) -> list[Pack]:
-    """Equal packs of runs of like length; runs that read the same batches come together."""
-    most = 1 if machine.pack == "off" or len(group) == 1 else limit(group[0], machine)
-    if most == 1:
-        return [Pack((spec,), 1, 1) for spec in group]
-    packs = -(-len(group) // most)
-    members = machines.pack_size(machine, -(-len(group) // packs))  # what pads it runs on devices that were idle
+def _packed(group: list[RunSpec], most: int) -> bool:
+    return min(len(group), most) > 1
+
+
+def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int, int]:
+    """(members, streams) of all packs of a program: what pads a smaller one costs less than an executable of its own."""
+    parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
+    streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
+    return machines.pack_size(machine, max(map(len, parts), default=1)), streams
+
+
+def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
+    """As few parts of like size as `most` allows, of runs of like length; runs that read the same batches come together."""
+    parts = -(-len(group) // most)
+    size = -(-len(group) // parts)
     ordered = sorted(group, key=lambda s: (s.start_step - s.steps, timeline(s)))
-    parts = [ordered[i : i + members] for i in range(0, len(ordered), members)]
-    streams = max(len({timeline(s) for s in part}) for part in parts)
-    return [Pack(tuple(part), members, streams) for part in parts]
+    return [ordered[i : i + size] for i in range(0, len(ordered), size)]
+
+
+def _at_once(groups: list[list[RunSpec]], machine: Machine) -> int:
+    """Runs of one program that train at once, at most: 1 where its groups are estimated to be done sooner one run after another."""
+    if machine.pack == "off" or max(map(len, groups)) == 1:
+        return 1
+    most = limit(groups[0][0], machine)
+    if machine.pack != "auto" or machines.pack_mode(machine) != "map":
+        return most
+    alone = packed = 0.0  # seconds
+    count = len(machines.devices(machine))
+    for group in groups:
+        spec = group[0]
+        step = (
+            counting.count(spec.model, spec.data.seq_len).flops_per_token_train
+            * spec.tokens_per_step
+            / ACHIEVED[machines.platform(machine)]
+        )
+        lengths = [s.steps - s.start_step for s in group]
+        alone += step * sum(lengths)
+        if _packed(group, most):
+            parts = [[s.steps - s.start_step for s in part] for part in _divide(group, most)]
+            packed += step * sum(_rounds(part, count) for part in parts) * count / MAP_GAIN
+        else:
+            packed += step * sum(lengths) + COMPILE_SECONDS
+    return most if packed < alone else 1
+
+
+def _rounds(lengths: list[int], devices: int) -> int:
+    """Steps that the busiest device takes in a pack of runs of these lengths, which are dealt to the devices in turn."""
+    total = at = 0
+    for end in sorted(set(lengths)):
+        going = [sum(length >= end for length in lengths[d::devices]) for d in range(devices)]
+        total, at = total + (end - at) * max(going), end
+    return total
 
 
 def limit(spec: RunSpec, machine: Machine) -> int:

@@ -33,7 +33,7 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
     else:
         frame = read_file(table)
         source = frame.attrs.get("source") if isinstance(table, pd.DataFrame) else table
-        inputs, table = _table(frame, source and Path(source).parent / BESIDE), source or "TABLE"
+        inputs, table = of_table(frame, source and Path(source).parent / BESIDE), source or "TABLE"
     result = study(inputs.table, inputs.ngrams, inputs.probes, excluded=inputs.excluded, notes=inputs.notes, warnings=inputs.warnings)
     results = {"source": str(workdir or table), "command": _command(workdir, table)} | result.to_dict()
     drawn = draw(result)
@@ -66,7 +66,7 @@ def draw(result: Result) -> dict[str, str]:
 
 
 def _with_baselines(inputs: Inputs) -> pd.DataFrame:
-    """What `_table` reads: the runs with the n-gram baselines of each row's recipe and domain as columns."""
+    """What `of_table` reads: the runs with the n-gram baselines of each row's recipe and domain as columns."""
     cells = list(zip(inputs.table["recipe"], inputs.table["domain"]))
     found = {name: inputs.ngrams[name] for name in NULLS if name in (inputs.ngrams or {})}
     return inputs.table.assign(
@@ -74,7 +74,7 @@ def _with_baselines(inputs: Inputs) -> pd.DataFrame:
     )
 
 
-def _table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
+def of_table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
     """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain, and the
     file `beside` it holds the probes."""
     found = {}
