@@ -29,7 +29,7 @@ def test_every_line_is_known():
 def test_command_parses_and_its_config_loads(line):
     words = shlex.split(line)[1:]
     overrides = [w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")]
-    args = cli._parser().parse_args([w for w in words if not w.startswith("--config.")])
+    args = cli._parser(words[0]).parse_args([w for w in words if not w.startswith("--config.")])
     if hasattr(args, "config"):
         assert load(str(ROOT / args.config), [(k, v) for k, _, v in overrides]).specs
 

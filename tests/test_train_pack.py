@@ -265,7 +265,8 @@ def test_the_plan_keeps_parents_first_and_targets_last(rung8):
 def test_packs_of_a_rung_have_one_size(rung8):
     """Packs of one rung have one size, so that a remainder runs in the same executable; off and a number are obeyed."""
     specs, _ = rung8
-    assert {(len(p.specs), p.members) for p in packs.plan(specs[:5], MAP)} == {(5, 6)}
+    assert {(len(p.specs), p.members) for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))} == {(5, 6)}
+    assert {(len(p.specs), p.members) for p in packs.plan(specs[:6], MAP)} == {(6, 6)}
     assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [1] * 5
     assert {p.members for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))} == {2}
     assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [2, 2, 1]

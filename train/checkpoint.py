@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from stepladder.configs.errors import UserError
@@ -40,7 +41,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Start an asynchronous save; an earlier one is awaited first. Temporary checkpoints other than this one are deleted."""
         self.wait()
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)), meta=ocp.args.JsonSave(meta))
         self._guarded(lambda: self.manager.save(step, args=args, force=True))
         faults.point("during_checkpoint")
         self.last_save = time.monotonic()
@@ -97,3 +98,9 @@ class Checkpoints:
             if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Permission denied" in text:
                 raise UserError(f"workdir={self.path}: not writable; choose another --workdir") from error
             raise
+
+
+def _one_copy(value: Any) -> Any:
+    """A replicated array of one process as one device holds it: orbax would cut it into a part a device, with a dispatch each."""
+    whole = isinstance(value, jax.Array) and value.is_fully_replicated and jax.process_count() == 1
+    return value.addressable_data(0) if whole else value

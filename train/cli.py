@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0 only when all that was asked for is done; 1 for what the user can mend; 143 when preempted after a save."""
     argv = list(sys.argv[1:] if argv is None else argv)
     overrides = [a.removeprefix("--config.").partition("=") for a in argv if a.startswith("--config.")]
-    parser = _parser()
+    parser = _parser(next((a for a in argv if a in COMMANDS), None))
     args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
     if overrides and not hasattr(args, "config"):
         parser.error(f"{args.command} takes no --config.key")
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; only `command` has its arguments, for some import what they list."""
     parser = argparse.ArgumentParser(
         prog="stepladder", description="Train small, decide big: ladders of language models and what they decide."
     )
@@ -45,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name, help=doc.strip().rstrip("."), description=doc.strip(), epilog=f"example: {example.strip()}", allow_abbrev=False
         )
-        arguments(sub)
+        if name == command:
+            arguments(sub)
     return parser
 
 

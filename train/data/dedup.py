@@ -4,11 +4,11 @@ MinHash signatures are datasketch's. Its LSH index is a Python dict per band, wh
 bound; the bands are sorted here instead, one at a time.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable
 
 import numpy as np
-from datasketch import MinHash
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.train.data import words
@@ -22,7 +22,6 @@ _CHUNK = 1 << 16  # shingles a call: the temporary is chunk x permutations x 4 b
 _LEADERS = 64  # within one bucket, distinct texts that later ones are compared with
 
 _SCHEME = "affine32"  # datasketch >= 2: named, so that signatures never change with the library's default
-_TEMPLATE = MinHash(num_perm=PERMUTATIONS, seed=1, scheme=_SCHEME)
 
 
 def check(method: str) -> None:
@@ -41,12 +40,21 @@ def signature(data: bytes) -> np.ndarray:
     hashes = words.word_hashes(data)
     shingles = words.grams(hashes, min(SHINGLE, max(len(hashes), 1)))
     low = np.unique((shingles & np.uint64(0xFFFFFFFF)).astype(np.uint32))
-    sketch = MinHash(
-        num_perm=PERMUTATIONS, seed=1, scheme=_SCHEME, permutations=_TEMPLATE.permutations, hashfunc=lambda h: h, gpu_mode="disable"
-    )
+    sketch = _minhash(permutations=_permutations(), hashfunc=lambda h: h, gpu_mode="disable")
     for start in range(0, len(low), _CHUNK):
         sketch.update_batch(low[start : start + _CHUNK])
     return sketch.hashvalues.astype(np.uint32)
+
+
+def _minhash(**options):
+    from datasketch import MinHash  # with scipy most of a second to import, and most commands prepare no text
+
+    return MinHash(num_perm=PERMUTATIONS, seed=1, scheme=_SCHEME, **options)
+
+
+@functools.cache
+def _permutations():
+    return _minhash().permutations
 
 
 def exact_duplicates(hashes: np.ndarray) -> np.ndarray:
