@@ -48,14 +48,15 @@ def test_links_exist(link):
 @pytest.mark.slow
 def test_commands_run_in_order(tmp_path):
     """All bash blocks, with the tiny demo for the demo, in an empty folder; then the notebook's three lines."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for folder in ("configs", "analysis"):
+        (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / "texts").mkdir()
     subprocess.run([sys.executable, "-c", SAMPLE], cwd=tmp_path, check=True)
     script = "\n".join(line for line in LINES if not line.startswith("make")).replace(":cpu", ":tiny")
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    studies = ("transfer/report/proxy_transfer", "widths/report/learning_rate", "sweep-report")
+    studies = ("transfer/report/proxy_transfer", "widths/report/learning_rate", "sweep-report", "transfer-report")
     for made in ("demo/report/index.html", "weights.npz", "store/manifest.json", *(f"{study}/index.html" for study in studies)):
         assert (tmp_path / made).exists()
     ladder, table = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
