@@ -288,6 +288,9 @@ def test_report_of_records_from_the_command(workdir, capsys):
         p.name for p in (page.parent / "figures").iterdir()
     }
     assert sum(c["optimum"] is not None for c in results["curves"]) == 6 and results["diverged"] == 1
+    again = study(page.parent / "runs.csv.gz")
+    assert again.points.frame["diverged"].sum() == 1
+    assert [c.optimum for c in again.curves] == pytest.approx([c["optimum"] for c in results["curves"]])
 
 
 def test_report_of_a_table_from_the_command(tmp_path, capsys, monkeypatch):
