@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from stepladder.configs import schema
+from stepladder.configs import counting, schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import cooldown, rung, with_checkpoints
 from stepladder.train import machine as machines
@@ -291,6 +291,16 @@ def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
     leaf = cooldown(pair[0], 20, 0.2)
     assert [p.members for p in packs.plan([*pair, leaf], MAP)] == [1, 1, 1]
     assert [p.members for p in packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))] == [2, 1]
+
+
+def test_one_more_executable_is_counted_once(rung8):
+    """Two groups of one run share the executable of a run alone: a pair that saves one and a half compilations is packed."""
+    specs, _ = rung8
+    step = counting.count(specs[0].model, specs[0].data.seq_len).flops_per_token_train * specs[0].tokens_per_step / packs.ACHIEVED["cpu"]
+    length = round(1.5 * packs.COMPILE_SECONDS / (2 * step * (1 - 1 / packs.MAP_GAIN)))
+    pair = [dataclasses.replace(s, steps=length) for s in specs[:2]]
+    assert packs._at_once([pair, [specs[2]], [specs[3]]], MAP) > 1
+    assert packs._at_once([[dataclasses.replace(s, steps=length // 2) for s in pair], [specs[2]]], MAP) == 1
 
 
 @pytest.mark.parametrize(

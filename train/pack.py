@@ -22,8 +22,8 @@ BUSY_FLOPS = 4e12
 # Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
 LIVE = 8
 FILL = 0.8  # of the device's memory
-# `map` against one run after another, data-parallel, when all devices have as much to do: 1.12 (6k), 1.20, 1.15, 1.25 (84k) on 2 cores; and what
-# one executable more costs, for a program whose groups do not all train the same way.
+# `map` against one run after another, data-parallel, when all devices have as much to do: 1.12 (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores;
+# and what one executable more costs, for a program whose groups do not all train the same way.
 MAP_GAIN, COMPILE_SECONDS = 1.15, 3.0
 
 
@@ -116,7 +116,9 @@ def _at_once(groups: list[list[RunSpec]], machine: Machine) -> int:
             parts = [[s.steps - s.start_step for s in part] for part in _divide(group, most)]
             packed += step * sum(_rounds(part, count) for part in parts) * count / MAP_GAIN
         else:
-            packed += step * sum(lengths) + COMPILE_SECONDS
+            packed += step * sum(lengths)
+    # Whatever is left alone shares one executable, beside the packs'.
+    packed += 0.0 if all(_packed(group, most) for group in groups) else COMPILE_SECONDS
     return most if packed < alone else 1
 
 
