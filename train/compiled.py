@@ -52,8 +52,7 @@ def compile_all(specs: Sequence[RunSpec], machine: Machine) -> Iterator[Compiled
             if not needs:
                 raise
             used, memory = (float(needs[i]) * _UNIT[needs[i + 1]] for i in (1, 3))
-        mesh = executable.mesh if members > 1 else executable.program.mesh
-        yield Compiled(spec, sum(len(p.specs) for p in found), members, mesh.size, used, memory, time.perf_counter() - began)
+        yield Compiled(spec, sum(len(p.specs) for p in found), members, executable.mesh.size, used, memory, time.perf_counter() - began)
 
 
 def row(found: Compiled) -> str:

@@ -63,7 +63,7 @@ class Alone:
     """One member, without the leading axis: the run's own executable, data-parallel over all devices."""
 
     def __init__(self, program: Program):
-        self.program, self.members, self.streams = program, 1, 1
+        self.program, self.mesh, self.members, self.streams = program, program.mesh, 1, 1
 
     def compile(self):
         return self.program.step

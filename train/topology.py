@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 HBM_GIB = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # of a chip, by device kind; cloud.google.com/tpu/docs
 EXAMPLES = "v5e:16x16, v4:2x2x2, v5p:2x2x4 or v6e:4x4"
-# libtpu takes any machine for a TPU host: it would ask the cloud's metadata server, warn about what it does not find, and lock other processes out.
+# libtpu takes any machine for a TPU host: it would ask the cloud's metadata server, warn about what it does not find, and lock other
+# processes out.
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",

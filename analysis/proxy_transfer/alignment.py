@@ -59,8 +59,8 @@ def gather(probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[
 
 
 def alignment_rows(found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample) -> list[dict]:
-    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked), with the
-    losses of that size at its lowest trained rate, and with the target's own alignment at the same fraction."""
+    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked),
+    with the losses of that size at its lowest trained rate, and with the target's own alignment at the same fraction."""
     of_target = {(p.fraction, p.along): p for p in found if p.size == target and p.role == "target"}
     rows = []
     for probe in found:
@@ -84,7 +84,8 @@ def crossing_rows(
     """Predicted against observed crossovers of sizes that have both. `seen`: (role, size) -> pair -> observed rate.
 
     The prediction is for one step along the gradient (or its sign) and the runs are many steps of the trainer's optimizer, so its scale
-    need not fit: rank agreement over pairs, sensitivity and specificity carry the claim, and the median ratio observed / predicted says how far off the scale is.
+    need not fit: rank agreement over pairs, sensitivity and specificity carry the claim, and the median ratio observed / predicted says
+    how far off the scale is.
     """
     summary, pairs = [], []
     count = len(sample.recipes)
@@ -120,7 +121,8 @@ def crossing_rows(
 
 
 def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
-    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within it of lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
+    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within it of
+    lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
     rows = []
     for probe in probes:
         top = probe.get("lambda_max")
