@@ -114,9 +114,9 @@ class Program:
         self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh."""
-        return {**self.forward, **micro.batches(self.spec, self.machine, mesh, self.forward), "mesh": mesh}
+    def how_on(self, mesh: Mesh, members: int = 1) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once."""
+        return {**self.forward, **micro.batches(self.spec, self.machine, mesh, self.forward, members), "mesh": mesh}
 
     @property
     def abstract_state(self) -> dict:
