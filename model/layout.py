@@ -12,6 +12,7 @@ class Layout:
     layers: str  # key of layers.RUNNERS
     attention: str  # key of attention.IMPLEMENTATIONS
     remat: str  # key of layers.REMAT
+    loss_floats: int  # the loss holds at most this many float32 logits at a time (loss.chunks); 0 is all
     chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
 
 
@@ -22,11 +23,13 @@ class Layout:
 #     1m     13.7  9.49  10.9  11.9  14.3               12.4  17.1
 #   A chunk keeps the scores and activations in L2, and the whole step's temporaries under the 32 MB above which malloc returns memory to
 #   the kernel after each step: 16 sequences of the 200k size then cost 31 000 page faults, a third of the step.
-# gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks because they live from parallelism.
+# gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks of sequences because they live from parallelism.
+#   Logits: 512 and 256 MB. A chunk adds its gradient of the unembedding to a float32 sum in memory, 8 D V bytes where its matmuls are
+#   6 D V FLOPs a token; 256 MB at a vocabulary of 50 000 are 1 300 tokens, 1 000 FLOPs a byte, where a v5e wants 240 to stay busy.
 DEFAULTS = {
-    "cpu": Layout(layers="unroll", attention="xla", remat="none", chunk_floats=2**15),
-    "gpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
-    "tpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
+    "cpu": Layout(layers="unroll", attention="xla", remat="none", loss_floats=0, chunk_floats=2**15),
+    "gpu": Layout(layers="scan", attention="xla", remat="none", loss_floats=2**27, chunk_floats=0),
+    "tpu": Layout(layers="scan", attention="xla", remat="none", loss_floats=2**26, chunk_floats=0),
 }
 
 

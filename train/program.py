@@ -107,7 +107,7 @@ class Program:
         self.backend = "gpu" if platform in ("cuda", "rocm") else platform
         defaults = layout.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
-        self.forward = {"layers": runner, "attention": defaults.attention}
+        self.forward = {"layers": runner, "attention": defaults.attention, "loss_floats": defaults.loss_floats}
         self.how = self.how_on(self.mesh)
         self._evaluators: dict = {}  # chunks -> executable
         self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, self.backend) or EVAL_BATCH)
