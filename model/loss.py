@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from stepladder.model.parallel import ALONE, Parallel
 from stepladder.model.shape import Shape
 from stepladder.model.transformer import capped, factors, product
 
@@ -29,12 +30,12 @@ def chunks(sequences: int, seq_len: int, vocab_size: int, floats: int) -> int:
     return next((n for n in range(1, seq_len + 1) if seq_len % n == 0 and fits(n)), seq_len) if floats else 1
 
 
-def token_nll(cfg: Shape, params: dict, tokens_BT: jax.Array, *, loss_floats: int = 0, **how) -> jax.Array:
-    """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1).
+def token_nll(cfg: Shape, params: dict, tokens_BT: jax.Array, *, loss_floats: int = 0, shared: Parallel = ALONE, **how) -> jax.Array:
+    """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the device's part.
 
     loss_floats: most logits held at once, 0 is all; then chunks are computed again for a gradient. `how` is passed to `factors`.
     """
-    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], **how), tokens_BT[:, 1:]
+    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how), shared.own(tokens_BT[:, 1:])
     nll = lambda x_BlD, targets_Bl: cross_entropy(capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl)[0]  # noqa: E731
     n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
     if n == 1:
@@ -43,14 +44,14 @@ def token_nll(cfg: Shape, params: dict, tokens_BT: jax.Array, *, loss_floats: in
 
 
 def next_token_loss(
-    cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array | float = 0.0, *, loss_floats: int = 0, **how
-) -> tuple[jax.Array, dict]:
-    """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1).
+    cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array | float = 0.0, *, loss_floats: int = 0, shared: Parallel = ALONE, **how
+) -> tuple[jax.Array, dict]:  # fmt: skip
+    """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or of the device's part of them.
 
     `z_loss` may be traced. loss_floats: most logits held at once, 0 is all; then only the first result can be differentiated, once, and in
     reverse. `how` is passed to `factors`.
     """
-    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], **how), tokens_BT[:, 1:]
+    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how), shared.own(tokens_BT[:, 1:])
     n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
     if n == 1:
         nll_BL, log_z_BL = cross_entropy(capped(product(x_BLD, unembed_DV), cfg.logit_cap), targets_BL)

@@ -10,6 +10,7 @@ from stepladder.model import layers as stack
 from stepladder.model import parametrization, rope
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
+from stepladder.model.parallel import ALONE, Parallel
 from stepladder.model.shape import Shape
 
 
@@ -25,9 +26,9 @@ class Transformer(nnx.Module):
         if not cfg.tied:
             self.unembed = init("unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
 
-    def __call__(self, tokens_BL: jax.Array, **how) -> jax.Array:
+    def __call__(self, tokens_BL: jax.Array, *, shared: Parallel = ALONE, **how) -> jax.Array:
         """Logits (B, L, V), float32. `how` is that of `stream`."""
-        return self.read_out(self.stream(tokens_BL, **how))
+        return self.read_out(self.stream(tokens_BL, shared=shared, **how), shared)
 
     def stream(
         self,
@@ -38,27 +39,28 @@ class Transformer(nnx.Module):
         attention: str = "xla",
         positions_BL: jax.Array | None = None,
         mask_BLM: jax.Array | None = None,
+        shared: Parallel = ALONE,
     ) -> jax.Array:
-        """The residual stream after the last layer (B, L, D), in the compute dtype."""
+        """The residual stream after the last layer (B, L, D), in the compute dtype; the device's part of the sequence when it is shared."""
         positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
-        x_BLD = self.embedded(tokens_BL)
+        x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
-        return stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat)
+        return stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat, shared=shared)
 
-    def embedded(self, tokens_BL: jax.Array) -> jax.Array:
+    def embedded(self, tokens_BL: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """The residual stream before the first layer, in the compute dtype."""
-        return self.embed[...].astype(jnp.dtype(self.cfg.compute_dtype))[tokens_BL]
+        return shared.rows(self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype))
 
-    def read_out(self, x_BLD: jax.Array) -> jax.Array:
+    def read_out(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """Logits (B, L, V), float32, of the residual stream after the last layer."""
-        return capped(product(*self.factors(x_BLD)), self.cfg.logit_cap)
+        return capped(product(*self.factors(x_BLD, shared)), self.cfg.logit_cap)
 
-    def factors(self, x_BLD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def factors(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> tuple[jax.Array, jax.Array]:
         """(normed and scaled stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap, in the compute dtype."""
         cfg, dtype = self.cfg, x_BLD.dtype
         x_BLD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps)
         x_BLD = x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD  # D wide, where the logits are V wide
-        return x_BLD, (self.embed[...].T if cfg.tied else self.unembed[...]).astype(dtype)
+        return x_BLD, shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole("unembed", self.unembed[...], dtype)
 
 
 def product(x_BLD: jax.Array, unembed_DV: jax.Array) -> jax.Array:
@@ -95,12 +97,14 @@ def logits(cfg: Shape, params: dict, tokens_BL: jax.Array, **how) -> jax.Array:
 
 def factors(
     cfg: Shape, params: dict, tokens_BL: jax.Array, *, layers: str = "scan", remat: str = "none", attention: str = "xla",
-    positions: jax.Array | None = None, mask: jax.Array | None = None,
+    positions: jax.Array | None = None, mask: jax.Array | None = None, shared: Parallel = ALONE,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a loss that never holds all logits.
 
     layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
     positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a query may look, on top of causality.
+    shared: how the devices of a mesh share the work, when this runs on local pieces of the parameters (model/parallel.py).
     """
     model = nnx.merge(graphdef(cfg), params)
-    return model.factors(model.stream(tokens_BL, layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask))
+    how = dict(layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask, shared=shared)
+    return model.factors(model.stream(tokens_BL, **how), shared)

@@ -11,6 +11,8 @@ from stepladder.configs import counting
 from stepladder.configs.spec import RunSpec
 from stepladder.model import layout
 from stepladder.train import machine as machines
+from stepladder.train import memory
+from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 from stepladder.train.member import timeline
 from stepladder.train.plan import ACHIEVED
@@ -83,7 +85,7 @@ def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int
     """(members, streams) of all packs of a program: what pads a smaller one costs less than an executable of its own."""
     parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
     streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
-    return machines.pack_size(machine, max(map(len, parts), default=1)), streams
+    return meshes.pack_size(machine, max(map(len, parts), default=1)), streams
 
 
 def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
@@ -151,16 +153,8 @@ def _fitting(spec: RunSpec, machine: Machine) -> int:
     budget = FILL * machines.memory(machine)
     params = LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total
     rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, machines.platform(machine)) or spec.batch_size
-    work = rows * activations(spec)
+    work = rows * memory.activations(spec, "none")
     if mode == "map":  # one member at a time has activations
         each = budget / len(devices) if machines.platform(machine) == "cpu" else budget
         return max(1, int((each - work) / params) * len(devices))
     return max(1, int(budget / (params + work)) * len(devices))
-
-
-def activations(spec: RunSpec) -> float:
-    """Bytes a sequence that the backward pass finds saved, with nothing rematerialised: an estimate from the shapes."""
-    m, L = spec.model, spec.data.seq_len
-    width = 8 * m.d_model + 4 * m.d_ff + 3 * (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
-    size = 2 if m.compute_dtype == "bfloat16" else 4
-    return float(size * m.n_layers * L * (width + 2 * m.n_heads * L) + 4 * 3 * L * m.vocab_size)
