@@ -8,6 +8,8 @@ from flax import nnx
 
 from stepladder.model import layers as stack
 from stepladder.model import parametrization, rope
+from stepladder.model.attention import Visible
+from stepladder.model.attention_mask import documents
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.parallel import ALONE, Parallel
@@ -45,11 +47,17 @@ class Transformer(nnx.Module):
         positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
         x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
-        return stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat, shared=shared)
+        visible = self.visible(tokens_BL, mask_BLM)
+        return stack.run(self.layers, x_BLD, angles_BLK, visible, attention, runner=layers, remat=remat, shared=shared)
 
     def embedded(self, tokens_BL: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """The residual stream before the first layer, in the compute dtype."""
         return shared.rows(self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype))
+
+    def visible(self, tokens_BL: jax.Array, mask_BLM: jax.Array | None = None) -> Visible:
+        """What a token may look at beside what came before it: its own document, where the model keeps to documents."""
+        end = self.cfg.document_end
+        return Visible(documents(tokens_BL, end) if end >= 0 else None, mask_BLM)
 
     def read_out(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """Logits (B, L, V), float32, of the residual stream after the last layer."""
