@@ -100,10 +100,11 @@ def test_xla(case):
     compare(case, 24, 8, 1e-5, implementation="xla")
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_splash(case):
-    """Three blocks of 128 a side, in the interpreter: empty, partial and full ones, and both kinds of backward pass (a window decides)."""
-    compare(case, 384, 8, 1e-5, implementation="splash_interpreted")
+@pytest.mark.parametrize(("case", "head_dim"), [*((case, 8) for case in CASES), ("causal", 128), ("window, documents, scale", 128)])
+def test_splash(case, head_dim):
+    """Three blocks of 128 a side, in the interpreter: empty, partial and full ones; both kinds of backward pass (a window decides) and of
+    layout (the size of a head does)."""
+    compare(case, 384, head_dim, 1e-5, implementation="splash_interpreted")
 
 
 @pytest.mark.skipif(jax.default_backend() not in ("gpu", "cuda"), reason=GPU)
