@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
-from stepladder.model import layers
+from stepladder.model import attention, layers
 from stepladder.train import topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
@@ -24,6 +24,7 @@ class Machine:
     devices: int = 0
     mesh: str = "auto"
     layers: str = "auto"
+    attention: str = "auto"
     remat: str = "auto"
     accumulation: int = 0
     temporary_every: float = 300.0
@@ -37,7 +38,8 @@ class Machine:
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
         machine = cls(**config.machine.to_dict())
-        for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", ("auto", *layers.REMAT))):
+        known_of = {"layers": layers.RUNNERS, "attention": attention.IMPLEMENTATIONS, "remat": layers.REMAT}
+        for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
         if machine.pack_mode not in ("auto", "map", "vmap"):

@@ -106,7 +106,7 @@ class Program:
         self.backend = machines.platform(self.machine)
         defaults = layout.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
-        self.forward = {"layers": runner, "attention": defaults.attention}
+        self.forward = {"layers": runner, "attention": self.attention(), "loss_floats": defaults.loss_floats}
         self.how = self.how_on(self.mesh)
         self._evaluators: dict = {}  # chunks -> executable
         sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
@@ -114,9 +114,20 @@ class Program:
         self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh, members: int = 1) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once."""
-        return {**self.forward, **micro.batches(self.spec, self.machine, mesh, self.forward, members), "mesh": mesh}
+    def how_on(self, mesh: Mesh, mapped: int = 0) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh. mapped: members of a pack that a device runs at once under vmap, if it does."""
+        forward = self.forward
+        if mapped:
+            forward = {**forward, "attention": self.attention(mapped=True), "loss_floats": -(-forward["loss_floats"] // mapped)}
+        return {**forward, **micro.batches(self.spec, self.machine, mesh, forward, mapped or 1), "mesh": mesh}
+
+    def attention(self, mapped: bool = False) -> str:
+        """The implementation that runs here. Raises UserError when the one the machine wants cannot."""
+        wanted = self.machine.attention
+        try:
+            return layout.attention_for(self.spec.model, self.spec.data.seq_len, self.backend, wanted, mapped=mapped)
+        except ValueError as error:
+            raise UserError(f"machine.attention={wanted!r}: {error}; use auto") from error
 
     @property
     def abstract_state(self) -> dict:
