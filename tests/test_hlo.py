@@ -12,13 +12,14 @@ from stepladder.train import hlo, topology, traffic
 
 LAYERS, D, F, B = 3, 256, 512, 64
 P = PartitionSpec
+WHOLE = P()
 
 
 def mesh_of(devices, **axes: int) -> Mesh:
     return Mesh(np.array(devices).reshape(tuple(axes.values())), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
-def shape(mesh: Mesh, dims: tuple[int, ...], dtype=jnp.float32, spec=P()):
+def shape(mesh: Mesh, dims: tuple[int, ...], dtype=jnp.float32, spec=WHOLE):
     return jax.ShapeDtypeStruct(dims, dtype, sharding=NamedSharding(mesh, spec))
 
 
