@@ -68,6 +68,11 @@ class Alone:
     def compile(self):
         return self.program.step
 
+    @property
+    def jaxpr(self):
+        """Of the step, once `compile` was called, even if it failed."""
+        return self.program.jaxprs["step"]
+
     def hyper(self, values: Sequence[dict]):
         return self.program.put(values[0])
 
@@ -117,7 +122,9 @@ class Packed:
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_run, self.by_run))
         COMPILED["step", self.program.spec.program_key] += 1
-        return jitted.lower(stacked(self.program.abstract_state), stacked(self.program.hyper_shapes), index, index, tokens).compile()
+        traced = jitted.trace(stacked(self.program.abstract_state), stacked(self.program.hyper_shapes), index, index, tokens)
+        self.jaxpr = traced.jaxpr
+        return traced.lower().compile()
 
     def hyper(self, values: Sequence[dict]) -> dict:
         rows = self._by_row(values, values[0])

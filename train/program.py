@@ -109,6 +109,7 @@ class Program:
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
         self.forward = {"layers": runner, "attention": defaults.attention}
         self.how = self.how_on(self.mesh)
+        self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
         self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, self.backend) or EVAL_BATCH)
         self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
@@ -170,7 +171,9 @@ class Program:
 
     def _compile(self, name: str, jitted, *shapes):
         COMPILED[name, self.spec.program_key] += 1
-        return jitted.lower(*shapes).compile()
+        traced = jitted.trace(*shapes)
+        self.jaxprs[name] = traced.jaxpr
+        return traced.lower().compile()
 
 
 _PROGRAMS: dict[tuple[str, Machine], Program] = {}

@@ -9,6 +9,7 @@ import numpy as np
 
 from stepladder.configs import schema
 from stepladder.configs.spec import CorpusSpec, RunSpec
+from stepladder.train import fits
 from stepladder.train.clock import Clock
 from stepladder.train.data import batches as batching
 from stepladder.train.data.store import Store
@@ -56,7 +57,7 @@ def run_pack(
     # Model
     runs = [Member.open(s, records[s], stores[s.data.corpus], own, evaluator(s, stores[s.data.corpus])) for s in todo]
     with clock.phase("compile"):
-        pack.compile()
+        fits.check(pack, machine)
         for member in runs:
             member.evaluator.compile()
         if any(member.starts_fresh for member in runs):
