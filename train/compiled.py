@@ -94,7 +94,7 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
     counted = members * spec.tokens_per_step * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
     result = Compiled(
         spec, runs, members, dict(mesh.shape), used, memory, seconds, pack.program.how_on(mesh)["chunk"] or local, local, counted,
-        flops.executed(pack.jaxpr), attention=pack.program.forward["attention"], fixes=tuple(fits.fixes(pack, machine)) if used > memory else (),
+        flops.executed(pack.jaxpr), attention=pack.program.forward["attention"], fixes=tuple(fits.fixes(pack, machine, used / memory)) if used > memory else (),
     )  # fmt: skip
     return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
 
@@ -151,14 +151,16 @@ def row(found: Compiled) -> str:
         _collectives(found),
         _attention(found),
         _time(found),
-        f"use {' or '.join(found.fixes[:2])}" if found.fixes else "",
+        f"use {' or '.join(found.fixes[:2])}" if found.fixes and not found.largest else "",
     ]
     return "\n    ".join(line for line in lines if line)
 
 
 def _mesh(found: Compiled) -> str:
     axes = " x ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
-    best = {None: "", 0: "; no micro-batch fits"}.get(found.largest, f"; the largest that fits: {found.largest}")
+    best = {None: "", 0: "; no micro-batch fits"}.get(found.largest)
+    if best is None:
+        best = f"; the largest that fits: {found.largest} (machine.accumulation={found.local_batch // found.largest})"
     return f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device{best}"
 
 

@@ -46,21 +46,26 @@ def refusal(pack: Alone | Packed, machine: Machine, used: float, memory: float) 
     spec = pack.program.spec
     return (
         f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x {spec.data.seq_len} needs {used / 2**30:.2f} GiB of a device's "
-        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, machine)[:2])}"
+        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, machine, used / memory)[:2])}"
     )
 
 
-def fixes(pack: Alone | Packed, machine: Machine) -> list[str]:
-    """What would lower the memory of a step, the cheapest first; two at least."""
-    batch, shape = pack.program.spec.batch_size, pack.mesh.shape
+def fixes(pack: Alone | Packed, machine: Machine, over: float) -> list[str]:
+    """What would lower the memory of a step that needs `over` times what there is, the cheapest first; two at least."""
+    shape, now = pack.mesh.shape, machine.accumulation or 1
     found = [f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"] * (
         pack.members > 1
     )
-    more = [a for a in accumulations(pack) if a > (machine.accumulation or 1)]
-    found += [f"machine.accumulation={more[0]} (micro-batches of {batch // more[0]} sequences)"] if more else []
+    more = [a for a in accumulations(pack) if a > now]
+    enough = [a for a in more if a >= now * over]  # where activations take most of it
+    found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
     found += ["machine.remat=full (activations are computed again)"] * (machine.remat != "full")
     found += ["a mesh whose fsdp axis is larger, which shards the state over more devices"] * (shape["fsdp"] < pack.mesh.size)
     return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
+
+
+def accumulate(pack: Alone | Packed, times: int) -> str:
+    return f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} sequences)"
 
 
 def accumulations(pack: Alone | Packed) -> list[int]:
