@@ -126,12 +126,18 @@ def _probe_arguments(parser):
 def _run_arguments(parser):
     _probe_arguments(parser)
     parser.add_argument("--pack", default="", help="runs of one program trained together: auto, off, or how many at most (machine.pack)")
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="START:COUNT",
+        help="XProf trace of COUNT dispatches (of up to 10 steps) after START others (machine.profile)",
+    )
 
 
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
-    pack = [("machine.pack", args.pack)] if args.pack else []
-    return _run(load(args.config, [*args.overrides, *pack]), args.workdir, args.quiet)
+    given = [(f"machine.{name}", getattr(args, name)) for name in ("pack", "profile") if getattr(args, name)]
+    return _run(load(args.config, [*args.overrides, *given]), args.workdir, args.quiet)
 
 
 def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:

@@ -2,6 +2,8 @@
 
 import functools
 import math
+import resource
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -66,6 +68,14 @@ def peak_flops(devices: Iterable[jax.Device]) -> float:
         return gemm_rate() * len({d.process_index for d in devices})
     found = device(devices)
     return found.flops * len(devices) if found else 0.0
+
+
+def high_water(devices: Iterable[jax.Device]) -> int:
+    """The most bytes that one of this process's `devices` has held so far; on CPU, the most that the process had in memory."""
+    stats = [d.memory_stats() for d in devices if d.process_index == jax.process_index()]
+    if all(stats) and stats:
+        return max(found["peak_bytes_in_use"] for found in stats)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @functools.cache
