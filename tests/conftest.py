@@ -14,10 +14,13 @@ os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladd
 
 
 def pytest_configure(config):
-    """Four CPU devices and the persistent cache, before any test module brings up jax's backend."""
+    """Four CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
+    import jax
+
     from stepladder.train import machine
 
     machine.start(machine.Machine(devices=4))
+    jax.devices()
 
 
 def pytest_addoption(parser):

@@ -8,7 +8,7 @@ from pathlib import Path
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.load import Loaded, load
-from stepladder.train.topology import HERE, hush
+from stepladder.train.topology import hush
 
 CONFIG_HELP = "FILE[:ARG], e.g. configs/demo.py:cpu; override any knob with --config.key=value"
 
@@ -65,56 +65,17 @@ def _checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan_arguments(parser):
+    from stepladder.train import plan_command
+
     _config(parser)
-    parser.add_argument("--rate", type=float, default=0, help="achieved FLOP/s for the time estimate (default: a table by backend)")
-    parser.add_argument("--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table")
-    parser.add_argument(
-        "--topology", default="",
-        help="compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs no TPU, but libtpu); here: for this machine",
-    )  # fmt: skip
-    parser.add_argument("--only", default="", metavar="REGEX", help="only the runs whose id it is found in")
-    parser.add_argument(
-        "--largest", action="store_true", help="with --topology: search the largest micro-batch that fits, by compiling more"
-    )
-    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+    plan_command.arguments(parser)
 
 
 def plan(args) -> int:
     """Show what would run, at what cost; nothing runs. Example: stepladder plan --config=configs/demo.py:cpu"""
-    from stepladder.train import plan as plans
+    from stepladder.train import plan_command
 
-    if args.largest and not args.topology:
-        raise UserError("largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)")
-    loaded = load(args.config, args.overrides)
-    specs = plans.only(loaded.specs, args.only)
-    rate = args.rate or plans.ACHIEVED["tpu" if args.topology not in ("", HERE) else args.backend]
-    costs = [plans.cost(spec, rate) for spec in specs]
-    if not args.json:
-        print(plans.table(costs))
-    programs, fitting = _compile(loaded, specs, args) if args.topology else ([], True)
-    if args.json:
-        print(json.dumps({"runs": [plans.to_json(c) for c in costs], "programs": programs}, indent=1))
-    return 0 if fitting else 1
-
-
-def _compile(loaded: Loaded, specs: list, args) -> tuple[list[dict], bool]:
-    """Every program as JSON, printed as text on the way when that is asked for; whether all fit."""
-    import dataclasses
-
-    from stepladder.train import compiled
-    from stepladder.train import machine as machines
-
-    machine = dataclasses.replace(machines.Machine.from_config(loaded.config), compilation_cache="off")
-    if args.topology == HERE:
-        machines.start(machine)
-    else:
-        machine = dataclasses.replace(machine, topology=args.topology)
-    programs = []
-    for found in compiled.compile_all(specs, machine, args.largest):
-        programs.append(found.to_json())
-        if not args.json:
-            print(compiled.row(found), flush=True)
-    return programs, all(program["fits"] for program in programs)
+    return plan_command.main(args)
 
 
 def _probe_arguments(parser):

@@ -1,5 +1,6 @@
 """What every executable of a ladder costs on a machine, by compiling it: memory, FLOPs, collectives, kernels, time. Nothing runs."""
 
+import contextlib
 import dataclasses
 import time
 from collections import Counter
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 
 from stepladder.configs import counting
 from stepladder.configs.spec import RunSpec
-from stepladder.train import devices, fits, flops, hlo, roofline, traffic
+from stepladder.train import devices, fits, flops, hlo, roofline, topology, traffic
 from stepladder.train import machine as machines
 from stepladder.train import pack as packs
 from stepladder.train.machine import Machine
@@ -76,8 +77,11 @@ def compile_all(specs: Sequence[RunSpec], machine: Machine, largest: bool = Fals
         groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(pack)
     for (_, members, streams), found in groups.items():
         spec = found[0].specs[0]
-        result = _compile(spec, machine, members, streams, sum(len(p.specs) for p in found))
-        yield dataclasses.replace(result, largest=_largest(result, machine, streams)) if largest else result
+        with topology.uncached() if machine.topology else contextlib.nullcontext():
+            result = _compile(spec, machine, members, streams, sum(len(p.specs) for p in found))
+            if largest:
+                result = dataclasses.replace(result, largest=_largest(result, machine, streams))
+        yield result
 
 
 def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +55,19 @@ def devices(name: str) -> tuple[jax.Device, ...]:
         return tuple(topologies.get_topology_desc(one, "tpu", **several).devices)
     except jax.errors.JaxRuntimeError as error:
         raise UserError(f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}") from error
+
+
+@contextlib.contextmanager
+def uncached() -> Iterator[None]:
+    """Keep what is compiled out of jax's persistent cache: it writes executables for a slice that is not here, and cannot read them."""
+    import jax
+
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 def memory(name: str) -> float:
