@@ -76,14 +76,14 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "over", "first"),
     [
-        ({}, 1.2, ["machine.accumulation=2", "machine.remat=full"]),
-        ({"remat": "full", "accumulation": 2}, 5.0, ["a mesh whose fsdp", "more devices"]),
+        ({"remat": "none"}, 1.2, ["machine.accumulation=2", "machine.remat=full", "machine.mesh=fsdp=2"]),
+        ({"remat": "full", "accumulation": 2, "mesh": "fsdp=2"}, 5.0, ["machine.mesh=fsdp=4", "more devices"]),
         ({"remat": "full", "devices": 1}, 3.0, ["machine.accumulation=4", "more devices"]),
     ],
 )
 def test_fixes_are_the_ones_left(spec, changes, over, first):
-    pack, machine = small(spec, **changes)
-    assert [fix[: len(start)] for fix, start in zip(fits.fixes(pack, machine, over), first)] == first
+    pack, _ = small(spec, **changes)
+    assert [fix[: len(start)] for fix, start in zip(fits.fixes(pack, over), first)] == first
 
 
 @pytest.mark.parametrize(("memory", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)])
@@ -93,7 +93,7 @@ def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expecte
     monkeypatch.setattr(compiled, "_made", lambda spec, machine, members, streams: spec.batch_size // machine.accumulation)
     monkeypatch.setattr(compiled.fits, "compiled", lambda micro, machine: (tried.append(micro), micro, memory))
     began = 4 if memory >= 8 else 8
-    found = compiled.Compiled(spec, 1, 1, {}, began, memory, 0, began, 8, 0, 0)
+    found = compiled.Compiled(spec, 1, 1, {}, began, memory, 0, began, 8, "none", 0, 0)
     assert compiled._largest(found, Machine(), 1) == expected and len(tried) <= trials and began not in tried
 
 
@@ -132,7 +132,7 @@ def test_peaks_are_of_the_devices_that_take_part():
 
 
 def test_a_missing_kernel_is_said(spec):
-    found = compiled.Compiled(spec, 1, 1, {"data": 1}, 1, 2, 0, 8, 8, 1, 1, roofline=roofline.Roofline(1, 0, 0, 0), peak=1.0)
+    found = compiled.Compiled(spec, 1, 1, {"data": 1}, 1, 2, 0, 8, 8, "none", 1, 1, roofline=roofline.Roofline(1, 0, 0, 0), peak=1.0)
     assert "attention" not in compiled.row(found)
     asked = dataclasses.replace(found, attention="splash")
     assert "NO KERNEL" in compiled.row(asked)

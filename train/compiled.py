@@ -31,6 +31,7 @@ class Compiled:
     seconds: float  # the compilation's
     micro_batch: int  # sequences a device (and run) takes at a time
     local_batch: int  # of these
+    remat: str
     counted: float  # FLOPs by configs/counting.py
     executed: float  # FLOPs by train/flops.py
     collectives: list[dict] = field(default_factory=list)  # kind, network, count and bytes a step
@@ -97,8 +98,8 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
     local, mesh = fits.local_batch(pack), pack.mesh
     counted = members * spec.tokens_per_step * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
     result = Compiled(
-        spec, runs, members, dict(mesh.shape), used, memory, seconds, pack.program.how_on(mesh)["chunk"] or local, local, counted,
-        flops.executed(pack.jaxpr), attention=pack.program.forward["attention"], fixes=tuple(fits.fixes(pack, machine, used / memory)) if used > memory else (),
+        spec, runs, members, dict(mesh.shape), used, memory, seconds, pack.how["chunk"] or local, local, pack.how["remat"], counted,
+        flops.executed(pack.jaxpr), attention=pack.how["attention"], fixes=tuple(fits.fixes(pack, used / memory)) if used > memory else (),
     )  # fmt: skip
     return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
 
@@ -165,7 +166,7 @@ def _mesh(found: Compiled) -> str:
     best = {None: "", 0: "; no micro-batch fits"}.get(found.largest)
     if best is None:
         best = f"; the largest that fits: {found.largest} (machine.accumulation={found.local_batch // found.largest})"
-    return f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device{best}"
+    return f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device, remat {found.remat}{best}"
 
 
 def _collectives(found: Compiled) -> str:

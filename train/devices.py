@@ -21,7 +21,6 @@ class Chip:
     bandwidth: float  # bytes a second between memory and chip
     links: float  # bytes a second to other chips of the slice or host (ICI, NVLink, PCIe): all links together, one way
     network: float  # bytes a second to other hosts, one way, of a whole HOST (its network cards together)
-    remat: str = "none"  # default of machine.remat: a name in model/layers.py
 
 
 GIB = 2.0**30

@@ -38,30 +38,39 @@ def check(pack: Alone | Packed, machine: Machine) -> None:
         return
     _, used, memory = compiled(pack, machine)
     if used > memory:
-        raise UserError(refusal(pack, machine, used, memory))
+        raise UserError(refusal(pack, used, memory))
 
 
-def refusal(pack: Alone | Packed, machine: Machine, used: float, memory: float) -> str:
+def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
     """One line: the number and two ways out."""
     spec = pack.program.spec
     return (
         f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x {spec.data.seq_len} needs {used / 2**30:.2f} GiB of a device's "
-        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, machine, used / memory)[:2])}"
+        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, used / memory)[:2])}"
     )
 
 
-def fixes(pack: Alone | Packed, machine: Machine, over: float) -> list[str]:
+def fixes(pack: Alone | Packed, over: float) -> list[str]:
     """What would lower the memory of a step that needs `over` times what there is, the cheapest first; two at least."""
-    shape, now = pack.mesh.shape, machine.accumulation or 1
+    now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
     found = [f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"] * (
         pack.members > 1
     )
     more = [a for a in accumulations(pack) if a > now]
     enough = [a for a in more if a >= now * over]  # where activations take most of it
     found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
-    found += ["machine.remat=full (activations are computed again)"] * (machine.remat != "full")
-    found += ["a mesh whose fsdp axis is larger, which shards the state over more devices"] * (shape["fsdp"] < pack.mesh.size)
+    found += ["machine.remat=full (activations are computed again)"] * (pack.how["remat"] != "full")
+    found += _sharded(pack)
     return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
+
+
+def _sharded(pack: Alone | Packed) -> list[str]:
+    """The next larger fsdp axis, which cuts the state into more pieces."""
+    shape, model = pack.mesh.shape, pack.program.spec.model
+    left = shape["data"] * shape["fsdp"]
+    more = [k for k in range(shape["fsdp"] + 1, left + 1) if left % k == 0 and model.d_model % (k * shape["tensor"]) == 0]
+    tensor = f",tensor={shape['tensor']}" if shape["tensor"] > 1 else ""
+    return [f"machine.mesh=fsdp={more[0]}{tensor} (the state cut into more pieces)"] if more else []
 
 
 def accumulate(pack: Alone | Packed, times: int) -> str:
