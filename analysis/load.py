@@ -109,7 +109,7 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
     )
 
 
-_DTYPES = {"decayed": bool, "loss": float, "loss_se": float, "tokens_per_second": float, "mfu": float, "seconds": float}
+_DTYPES = {"decayed": bool, "loss": float, "loss_se": float, "tokens_per_second": float, "mfu": float, "seconds": float, "steps": float}
 
 
 def _table(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:

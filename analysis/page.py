@@ -283,9 +283,16 @@ def _time(results: dict, drawn: dict) -> str:
     speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), percent(t["mfu"], False)] for t in timing["throughput"]]
     tables = table(["phase", "seconds#", "share#"], rows) + (table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
     return (
-        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.</p><div class="share">{bar}</div><div '
+        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.{_goodput(timing)}</p><div class="share">{bar}</div><div '
         f'class="pair">{tables}</div>'
     )
+
+
+def _goodput(timing: dict) -> str:
+    if timing["goodput"] is None:
+        return ""
+    again = f"; {timing['lost_steps']} steps were made again after a crash" if timing["lost_steps"] else ""
+    return f" Goodput, the share of all runs' time in steps that count: {timing['goodput']:.1%}{again}."
 
 
 def _excluded(results: dict, drawn: dict) -> str:

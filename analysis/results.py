@@ -144,6 +144,8 @@ def _timing(runs: Runs, workdir: Path) -> dict:
         seconds = {str(k): float(v) for k, v in rows.groupby("phase")["seconds"].sum().items()} if len(rows) else {}
         what = "all runs"
     total = sum(seconds.values())
+    phases = runs.timing[runs.timing["phase"] != schema.WINDOW]
+    lost = phases[phases["phase"] == schema.LOST]["steps"].astype(float).sum()
     rates = runs.timing[np.isfinite(runs.timing["tokens_per_second"].astype(float))]
     by_size = [
         {"size": str(size), "N": float(n), "tokens_per_second": float(t["tokens_per_second"].median()), "mfu": _median(t["mfu"])}
@@ -155,6 +157,8 @@ def _timing(runs: Runs, workdir: Path) -> dict:
         "total": total,
         "shares": {k: v / total for k, v in seconds.items()} if total else {},
         "throughput": by_size,
+        "goodput": schema.goodput(phases.groupby("phase")["seconds"].sum().to_dict()) if len(phases) else None,
+        "lost_steps": int(lost),
     }
 
 

@@ -87,6 +87,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.pack = "auto"  # runs of one program trained together: auto | off | how many at most
     c.machine.pack_mode = "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
     c.machine.memory_gb = 0.0  # memory of a device that packs may fill; 0: what the device says
+    c.machine.profile = ""  # START:COUNT: an XProf trace of COUNT dispatches after START others, in the run's folder; once a workdir
     c.machine.tensorboard = True  # mirror the record's rows as event files
     if arg == "tiny":
         c.model.size, c.run.duration, c.data.max_mb_per_domain = "6k", "60 steps", 0.3

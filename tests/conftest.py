@@ -14,11 +14,14 @@ os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladd
 
 
 def pytest_configure(config):
-    """Eight CPU devices and the persistent cache, before any test module brings up jax's backend."""
+    """Eight CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
+    import jax
+
     from stepladder.train import machine, topology
 
     topology.hush()
     machine.start(machine.Machine(devices=8))
+    jax.devices()
 
 
 def pytest_addoption(parser):

@@ -65,33 +65,17 @@ def _checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan_arguments(parser):
+    from stepladder.train import plan_command
+
     _config(parser)
-    parser.add_argument("--rate", type=float, default=0, help="achieved FLOP/s for the time estimate (default: a table by backend)")
-    parser.add_argument("--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table")
-    parser.add_argument("--topology", default="", help="compile every program for a TPU slice, e.g. v5e:16x16; needs no TPU, but libtpu")
+    plan_command.arguments(parser)
 
 
 def plan(args) -> int:
     """Show what would run, at what cost; nothing runs. Example: stepladder plan --config=configs/demo.py:cpu"""
-    from stepladder.train import plan as plans
+    from stepladder.train import plan_command
 
-    loaded = load(args.config, args.overrides)
-    print(plans.table(loaded.specs, args.rate or plans.ACHIEVED["tpu" if args.topology else args.backend]))
-    return _compile(loaded, args.topology) if args.topology else 0
-
-
-def _compile(loaded: Loaded, topology: str) -> int:
-    import dataclasses
-
-    from stepladder.train import compiled
-    from stepladder.train.machine import Machine
-
-    machine = dataclasses.replace(Machine.from_config(loaded.config), topology=topology, compilation_cache="off")
-    fits = []
-    for found in compiled.compile_all(loaded.specs, machine):
-        print(compiled.row(found), flush=True)
-        fits.append(found.fits)
-    return 0 if all(fits) else 1
+    return plan_command.main(args)
 
 
 def _probe_arguments(parser):
@@ -103,12 +87,18 @@ def _probe_arguments(parser):
 def _run_arguments(parser):
     _probe_arguments(parser)
     parser.add_argument("--pack", default="", help="runs of one program trained together: auto, off, or how many at most (machine.pack)")
+    parser.add_argument(
+        "--profile",
+        default="",
+        metavar="START:COUNT",
+        help="XProf trace of COUNT dispatches (of up to 10 steps) after START others (machine.profile)",
+    )
 
 
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
-    pack = [("machine.pack", args.pack)] if args.pack else []
-    return _run(load(args.config, [*args.overrides, *pack]), args.workdir, args.quiet)
+    given = [(f"machine.{name}", getattr(args, name)) for name in ("pack", "profile") if getattr(args, name)]
+    return _run(load(args.config, [*args.overrides, *given]), args.workdir, args.quiet)
 
 
 def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:

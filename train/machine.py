@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 from stepladder.model import attention, layers
-from stepladder.train import topology
+from stepladder.train import profile, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 
@@ -33,6 +33,7 @@ class Machine:
     pack: str = "auto"
     pack_mode: str = "auto"
     memory_gb: float = 0.0
+    profile: str = ""
     topology: str = ""
 
     @classmethod
@@ -46,6 +47,7 @@ class Machine:
             raise UserError(f"machine.pack_mode={machine.pack_mode!r}: unknown; {nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}")
         if machine.pack not in ("auto", "off") and not (machine.pack.isdigit() and int(machine.pack) > 0):
             raise UserError(f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number of at least 1")
+        profile.window(machine.profile)
         if machine.accumulation < 0:
             raise UserError(f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches")
         return machine

@@ -5,11 +5,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from jax.sharding import Mesh
+
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec
 from stepladder.train import faults, schedule, tensorboard
 from stepladder.train.checkpoint import Checkpoints
+from stepladder.train.clock import WAIT
 from stepladder.train.data.batches import BatchSource
 from stepladder.train.data.mixture import check_epochs
 from stepladder.train.data.store import Store
@@ -40,14 +43,18 @@ class Member:
     ended: dict | None = None  # why it diverged
     closed: bool = False
     meta: dict = field(default_factory=dict)
+    charged: dict[str, float] = field(default_factory=dict)  # seconds by phase that rows have
 
     @classmethod
-    def open(cls, spec: RunSpec, record: Record, store: Store, program: Program, evaluator: Evaluator) -> "Member":
-        """Write spec and lineage, open the checkpoints. Raises UserError for a record that belongs to another run or other data."""
+    def open(cls, spec: RunSpec, record: Record, store: Store, program: Program, evaluator: Evaluator, mesh: Mesh) -> "Member":
+        """Write spec and lineage, open the checkpoints; `mesh` is what it trains on, its pack's.
+
+        Raises UserError for a record that belongs to another run or other data.
+        """
         record.open(lineage(spec, store, program))
         meta = {"run_id": spec.run_id, "data_fingerprint": store.fingerprint, "tokenizer": store.manifest["tokenizer"]["hash"]}
         checkpoints = Checkpoints(record.path / schema.CHECKPOINTS, permanent=spec.checkpoint_steps)
-        return cls(spec, record, store, program, evaluator, checkpoints, Rates(spec, program), meta=meta)
+        return cls(spec, record, store, program, evaluator, checkpoints, Rates(spec, mesh), meta=meta)
 
     @property
     def starts_fresh(self) -> bool:
@@ -62,6 +69,8 @@ class Member:
         state, self.step = self._state(workdir, hyper)
         self.committed, self.group = self.step, dispatch(self.spec, self.step)
         self.record.truncate(self.step)
+        if lost := self.record.lose(self.step):
+            self.record.add(schema.TIMING, self.step, phase=schema.LOST, steps=lost[0], seconds=round(lost[1], 4))
         self.record.set_status(schema.RUNNING, self.step)
         return state
 
@@ -97,12 +106,15 @@ class Member:
         for row in rows:
             self.record.add(schema.EVAL, self.step, **row, decayed=decayed)
 
-    def add_timing(self, phases: dict[str, float]) -> None:
-        """Rows of kind timing: the window since the last save, and at the end the seconds of every phase."""
-        self.record.add(schema.TIMING, self.step, phase="window", **self.rates.since(self.steps_since))
-        if self.step == self.spec.steps:
-            for phase, seconds in phases.items():
-                self.record.add(schema.TIMING, self.step, phase=phase, seconds=round(seconds, 4))
+    def add_timing(self, phases: dict[str, float], memory_bytes: int) -> None:
+        """Rows of kind timing, all of the time since the last save: the window's, and one for each phase. `phases` are seconds so far."""
+        since = {phase: round(seconds - self.charged.get(phase, 0.0), 4) for phase, seconds in phases.items()}
+        self.charged = phases
+        window = {**self.rates.since(self.steps_since), "wait": since.pop(WAIT), "memory_bytes": memory_bytes}
+        self.record.add(schema.TIMING, self.step, phase=schema.WINDOW, **window)
+        for phase, seconds in since.items():
+            if seconds:
+                self.record.add(schema.TIMING, self.step, phase=phase, seconds=seconds)
 
     def save(self, state: dict, machine: Machine) -> None:
         """Commit the rows, then start the save that covers them."""

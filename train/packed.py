@@ -65,10 +65,15 @@ class Alone:
     """One member, without the leading axis: the run's own executable, data-parallel over all devices."""
 
     def __init__(self, program: Program):
-        self.program, self.mesh, self.members, self.streams = program, program.mesh, 1, 1
+        self.program, self.mesh, self.members, self.streams, self.how = program, program.mesh, 1, 1, program.how
 
     def compile(self):
         return self.program.step
+
+    @property
+    def jaxpr(self):
+        """Of the step, once `compile` was called, even if it failed."""
+        return self.program.jaxprs["step"]
 
     def hyper(self, values: Sequence[dict]):
         return self.program.put(values[0])
@@ -105,6 +110,7 @@ class Packed:
         how = self.program.how_on(self.mesh, each if self.mode == "vmap" else 0)
         if self.mode == "map":  # a device's members are its own: nothing is shared within one
             how["mesh"] = None
+        self.how = how
         self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
         self._tokens_shape = (streams, DISPATCH, spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)
@@ -124,7 +130,9 @@ class Packed:
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, self.by_run))
         COMPILED["step", self.program.spec.program_key] += 1
         shapes = stacked(self.program.shapes, self.by_state), stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers))
-        return jitted.lower(*shapes, index, index, tokens).compile()
+        traced = jitted.trace(*shapes, index, index, tokens)
+        self.jaxpr = traced.jaxpr
+        return traced.lower().compile()
 
     def hyper(self, values: Sequence[dict]) -> dict:
         rows = self._by_row(values, values[0])

@@ -1,9 +1,12 @@
 """What a ladder would run, at what cost. Nothing compiles, nothing runs."""
 
+import dataclasses
+import re
 import time
 from dataclasses import dataclass
 
 from stepladder.configs import counting
+from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec
 
 # Achieved FLOP/s of the whole machine for an estimate of time: on CPU what `make demo` reached on 2 cores (1.6e13 FLOPs in 190 to 254 s of
@@ -40,9 +43,25 @@ def cost(spec: RunSpec, rate: float) -> Cost:
     )  # fmt: skip
 
 
-def table(specs: list[RunSpec], rate: float) -> str:
+def only(specs: list[RunSpec], pattern: str) -> list[RunSpec]:
+    """The runs in whose id `pattern` is found. Raises UserError when there is none, or the pattern is no regular expression."""
+    try:
+        found = [spec for spec in specs if re.search(pattern, spec.run_id)]
+    except re.error as error:
+        raise UserError(f"only={pattern!r}: no regular expression ({error}); e.g. --only=7b") from error
+    if not found:
+        raise UserError(f"only={pattern!r}: no run has it in its id; the first is {specs[0].run_id}")
+    return found
+
+
+def to_json(c: Cost) -> dict:
+    """Plain types: the fields, with the spec's names in place of the spec."""
+    body = {"run_id": c.spec.run_id, "size": c.spec.model.size, "batch": c.spec.batch_size, "seq_len": c.spec.data.seq_len}
+    return body | {field.name: getattr(c, field.name) for field in dataclasses.fields(c) if field.name != "spec"}
+
+
+def table(costs: list[Cost]) -> str:
     """The plan as text: a line a run, and the total."""
-    costs = [cost(spec, rate) for spec in specs]
     header = ("run", "N", "N non-emb", "tokens", "FLOPs", "6ND", "steps", "batch", "lr", "ckpt", "bytes", "time")
     rows = [
         (

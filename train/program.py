@@ -108,6 +108,7 @@ class Program:
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
         self.forward = {"layers": runner, "attention": self.attention(), "loss_floats": defaults.loss_floats}
         self.how = self.how_on(self.mesh)
+        self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
         sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self.eval_batch = sharing * (layout.chunk(self.spec.model, EVAL_BATCH, self.spec.data.seq_len, self.backend) or EVAL_BATCH)
@@ -179,7 +180,9 @@ class Program:
 
     def _compile(self, name: str, jitted, *shapes):
         COMPILED[name, self.spec.program_key] += 1
-        return jitted.lower(*shapes).compile()
+        traced = jitted.trace(*shapes)
+        self.jaxprs[name] = traced.jaxpr
+        return traced.lower().compile()
 
 
 _PROGRAMS: dict[tuple[str, Machine], Program] = {}

@@ -1,17 +1,18 @@
-"""Tokens a second and model FLOPs utilisation of a run."""
+"""Tokens a second and model FLOPs utilisation of a run, over all devices of its mesh."""
+
+from jax.sharding import Mesh
 
 from stepladder.configs import counting
 from stepladder.configs.spec import RunSpec
-from stepladder.train.peak import peak_flops
-from stepladder.train.program import Program
+from stepladder.train.devices import peak_flops
 
 
 class Rates:
     """Seconds a run was charged with since the last call; a member of a pack is charged its share of the pack's."""
 
-    def __init__(self, spec: RunSpec, program: Program):
-        device = program.mesh.devices.flatten()[0]
-        self.peak = peak_flops(device.device_kind, device.platform)
+    def __init__(self, spec: RunSpec, mesh: Mesh):
+        self.devices = tuple(mesh.devices.flat)
+        self.peak = peak_flops(self.devices)
         self.tokens_per_step = spec.tokens_per_step
         self.flops_per_token = counting.count(spec.model, spec.data.seq_len).flops_per_token_train
         self.seconds = 0.0

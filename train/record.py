@@ -27,6 +27,7 @@ class Record:
         self.spec, self.path = spec, Path(workdir) / schema.RUNS / spec.run_id
         self.rows: list[dict[str, Any]] = []
         self._beat = (0.0, 0)  # (time, step) of the last heartbeat
+        self._lost = (0, 0.0)  # (steps, seconds) that killed processes lost, until a committed row says so
 
     def open(self, lineage: dict) -> None:
         """Write spec and lineage once; refuse a folder that holds another run or other data."""
@@ -60,7 +61,16 @@ class Record:
         if now - then >= every:
             self._beat = now, step
             pace = (step - before) / (now - then) if then else None
-            write_atomic(self.path / schema.HEARTBEAT, json.dumps({"step": step, "time": now, "steps_per_second": pace}) + "\n", sync=False)
+            body = {"step": step, "time": now, "steps_per_second": pace, "lost": self._lost}
+            write_atomic(self.path / schema.HEARTBEAT, json.dumps(body) + "\n", sync=False)
+
+    def lose(self, step: int) -> tuple[int, float] | None:
+        """(steps, seconds) of work made after the checkpoint at `step`, which a process killed since has lost; at least, as heartbeats know."""
+        beat = read_json(self.path / schema.HEARTBEAT) or {}
+        steps, (before, seconds) = max(0, beat.get("step", 0) - step), beat.get("lost", (0, 0.0))
+        pace = beat.get("steps_per_second")
+        self._lost = steps + before, seconds + (steps / pace if pace else 0.0)
+        return self._lost if self._lost[0] else None
 
     def add(self, kind: str, step: int, **fields: Any) -> None:
         self.rows.append({"step": step, "tokens": step * self.spec.tokens_per_step, "kind": kind, **fields})
@@ -70,7 +80,7 @@ class Record:
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
         if self.rows:
             write_atomic(self.path / schema.METRICS / schema.part_name(first, last), text)
-        rows, self.rows = self.rows, []
+        rows, self.rows, self._lost = self.rows, [], (0, 0.0)
         return rows
 
     def truncate(self, step: int) -> None:

@@ -9,14 +9,17 @@ import numpy as np
 
 from stepladder.configs import schema
 from stepladder.configs.spec import CorpusSpec, RunSpec
-from stepladder.train.clock import Clock
+from stepladder.train import fits
+from stepladder.train.clock import WAIT, Clock
 from stepladder.train.data import batches as batching
 from stepladder.train.data.store import Store
+from stepladder.train.devices import high_water
 from stepladder.train.evaluate import evaluators
 from stepladder.train.machine import Machine
 from stepladder.train.member import Member, check_data, timeline
 from stepladder.train.packed import Alone, Fetched, Packed, packed
 from stepladder.train.preempt import Notice, Preempted
+from stepladder.train.profile import Profile
 from stepladder.train.program import program, traced
 from stepladder.train.record import Record
 
@@ -43,7 +46,7 @@ def run_pack(
     todo = [spec for spec in specs if states[spec.run_id] not in schema.TERMINAL]
     if not todo:
         return states
-    earlier = clock.table()
+    earlier = clock.details()
 
     # Mesh and data
     for spec in todo:
@@ -54,9 +57,9 @@ def run_pack(
     hypers = [traced(spec) for spec in todo]
 
     # Model
-    runs = [Member.open(s, records[s], stores[s.data.corpus], own, evaluator(s, stores[s.data.corpus])) for s in todo]
+    runs = [Member.open(s, records[s], stores[s.data.corpus], own, evaluator(s, stores[s.data.corpus]), pack.mesh) for s in todo]
     with clock.phase("compile"):
-        pack.compile()
+        fits.check(pack, machine)
         for member in runs:
             member.evaluator.compile()
         if any(member.starts_fresh for member in runs):
@@ -68,14 +71,16 @@ def run_pack(
         hyper = pack.hyper(hypers)
 
     # Loop: a dispatch of steps is on its way before the metrics of the one before are fetched
-    read = _Streams(runs, pack)
+    read, profile = _Streams(runs, pack), Profile(machine.profile, workdir)
     with clock.phase("data"):
         batch = read()
     while batch:
         began, going = time.perf_counter(), read.going
+        profile.before(going[0][1].record.path / schema.PROFILE, state)
         with clock.phase("steps"):
             state, metrics = pack.step(state, hyper, *batch)
         fetched = Fetched(pack, metrics)
+        profile.after(metrics)
         for _, member in going:
             member.advance()
         reading = time.perf_counter()
@@ -84,7 +89,7 @@ def run_pack(
         clock.seconds["data" if fetched.ready else "steps"] += time.perf_counter() - reading
         stopping = notice.arrived
         late = stopping or any(member.saved_ago > machine.temporary_every for _, member in going)
-        with clock.phase("steps"):
+        with clock.phase("steps"), clock.phase(WAIT):
             for k, member in going:
                 member.observe(functools.partial(fetched, k), now=member.due or late)
         for _, member in going:
@@ -109,6 +114,7 @@ def run_pack(
                 if not member.closed:
                     member.checkpoints.close()
             raise Preempted(", ".join(f"{member.spec.run_id}: saved at step {member.step}" for member in runs if member.group))
+    profile.stop()
 
     # Done
     for member in runs:
@@ -124,7 +130,8 @@ def _evaluate_and_save(member: Member, state: dict, late: bool, machine: Machine
             member.evaluate(state["params"])
     if not member.ended and (member.step in member.spec.checkpoint_steps or member.step == member.spec.steps or late):
         # The phases are the pack's: a member is charged its share, so that the sum over the runs of a ladder is the wall time.
-        member.add_timing({phase: (seconds - earlier[phase]) / members for phase, seconds in clock.table().items()})
+        phases = {phase: (seconds - earlier[phase]) / members for phase, seconds in clock.details().items()}
+        member.add_timing(phases, high_water(member.rates.devices))
         with clock.phase("checkpoint"):
             member.save(state, machine)
 

@@ -1,5 +1,6 @@
 """`stepladder status`: one line a run, progress, time left, failures with their reasons. Reads records only, never jax."""
 
+import json
 import time
 from pathlib import Path
 
@@ -28,9 +29,33 @@ def table(workdir: Path) -> str:
         saved = sorted(int(p.name) for p in (folder / schema.CHECKPOINTS).glob("*") if p.name.isdigit())
         share = f"{100 * step / total:3.0f}%" if total else "   -"
         lines.append(f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints {saved or '-'}  {note}".rstrip())
+    if spent := _goodput(workdir, ladder["runs"]):
+        lines.append(spent)
     summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     forecast = "written" if (workdir / schema.FORECAST).exists() else "not yet"
     return "\n".join([*lines, f"{len(ladder['runs'])} runs: {summary}; forecast {forecast}"])
+
+
+def _goodput(workdir: Path, runs: list[str]) -> str:
+    """Where the time of all runs went so far, by what their records say of every step that is saved."""
+    seconds: dict[str, float] = {}
+    lost = 0
+    for run in runs:
+        for part in (workdir / schema.RUNS / run / schema.METRICS).glob("*.jsonl"):
+            for row in (json.loads(line) for line in part.read_text().splitlines() if f'"{schema.TIMING}"' in line):
+                if row["phase"] != schema.WINDOW:
+                    seconds[row["phase"]] = seconds.get(row["phase"], 0.0) + row["seconds"]
+                    lost += row["steps"] if row["phase"] == schema.LOST else 0
+    share, total = schema.goodput(seconds), sum(seconds.values())
+    if share is None:
+        return ""
+    others = [
+        f"{phase} {value / total:.1%}"
+        for phase, value in sorted(seconds.items(), key=lambda kv: -kv[1])
+        if phase != schema.STEPS and value / total >= 1e-3
+    ]
+    again = f"; {lost} steps were made again after a crash" if lost else ""
+    return f"goodput {share:.1%} of {total:,.0f} s" + (f": {', '.join(others)}" if others else "") + again
 
 
 def _pace(beat: dict, total: int) -> str:

@@ -1,0 +1,88 @@
+"""Whether a training step fits a device's memory: what it needs, by XLA's buffer assignment, and what would make it fit."""
+
+import re
+
+import jax
+
+from stepladder.configs.errors import UserError
+from stepladder.train import machine as machines
+from stepladder.train.machine import Machine
+from stepladder.train.packed import Alone, Packed
+
+# XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G) exceeds available HBM (15.75G)".
+_NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])\b", re.S)
+_UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
+
+
+def compiled(pack: Alone | Packed, machine: Machine) -> tuple[object | None, float, float]:
+    """(executable, bytes a device needs, bytes it has); no executable where the compiler itself refuses what does not fit."""
+    try:
+        executable = pack.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needs = _NEEDS.search(str(error))
+        if not needs:
+            raise
+        used, memory = (float(needs[i]) * _UNIT[needs[i + 1]] for i in (1, 3))
+        return None, used, memory
+    stats = executable.memory_analysis()
+    used = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes - stats.alias_size_in_bytes
+    memory = machines.memory(machine)
+    shared = len(machines.devices(machine)) if machines.platform(machine) == "cpu" and not machine.memory_gb else 1
+    return executable, float(used), memory / shared
+
+
+def check(pack: Alone | Packed, machine: Machine) -> None:
+    """Compile `pack`; raise UserError, before the first step, when it does not fit its devices. On CPU nothing is refused."""
+    if machines.platform(machine) == "cpu":
+        pack.compile()
+        return
+    _, used, memory = compiled(pack, machine)
+    if used > memory:
+        raise UserError(refusal(pack, used, memory))
+
+
+def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
+    """One line: the number and two ways out."""
+    spec = pack.program.spec
+    return (
+        f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x {spec.data.seq_len} needs {used / 2**30:.2f} GiB of a device's "
+        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, used / memory)[:2])}"
+    )
+
+
+def fixes(pack: Alone | Packed, over: float) -> list[str]:
+    """What would lower the memory of a step that needs `over` times what there is, the cheapest first; two at least."""
+    now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
+    found = [f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"] * (
+        pack.members > 1
+    )
+    more = [a for a in accumulations(pack) if a > now]
+    enough = [a for a in more if a >= now * over]  # where activations take most of it
+    found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
+    found += ["machine.remat=full (activations are computed again)"] * (pack.how["remat"] != "full")
+    found += _sharded(pack)
+    return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
+
+
+def _sharded(pack: Alone | Packed) -> list[str]:
+    """The next larger fsdp axis, which cuts the state into more pieces."""
+    shape, model = pack.mesh.shape, pack.program.spec.model
+    left = shape["data"] * shape["fsdp"]
+    more = [k for k in range(shape["fsdp"] + 1, left + 1) if left % k == 0 and model.d_model % (k * shape["tensor"]) == 0]
+    tensor = f",tensor={shape['tensor']}" if shape["tensor"] > 1 else ""
+    return [f"machine.mesh=fsdp={more[0]}{tensor} (the state cut into more pieces)"] if more else []
+
+
+def accumulate(pack: Alone | Packed, times: int) -> str:
+    return f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} sequences)"
+
+
+def accumulations(pack: Alone | Packed) -> list[int]:
+    """Values of machine.accumulation that keep the mesh: the divisors of the sequences a device holds."""
+    local = local_batch(pack)
+    return [a for a in range(1, local + 1) if local % a == 0]
+
+
+def local_batch(pack: Alone | Packed) -> int:
+    """Sequences of a batch that a device holds; those of one run, in a pack."""
+    return pack.program.spec.batch_size // (pack.mesh.shape["data"] * pack.mesh.shape["fsdp"])

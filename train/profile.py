@@ -1,0 +1,47 @@
+"""A window of dispatches as an XProf trace: `run --profile=START:COUNT`, read with `xprof` or TensorBoard's profile plugin."""
+
+import math
+import re
+from pathlib import Path
+
+import jax
+
+from stepladder.configs import schema
+from stepladder.configs.errors import UserError
+
+
+def window(text: str) -> tuple[float, float]:
+    """(first, last) dispatch of "START:COUNT": COUNT of them after START others. Empty is never. Raises UserError."""
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if text and not (found and int(found[2])):
+        raise UserError(f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for five after the first twenty")
+    return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
+
+
+class Profile:
+    """Traces one window of a pack's dispatches, once a workdir: where a run has a profile already, nothing is traced."""
+
+    def __init__(self, text: str, workdir: Path):
+        there = any((Path(workdir) / schema.RUNS).glob(f"*/{schema.PROFILE}"))
+        self.first, self.last = window("" if there else text)
+        self.seen, self.running = 0, False
+
+    def before(self, folder: Path, state) -> None:
+        """A dispatch from `state` comes next: begin the trace with the window's first."""
+        self.seen += 1
+        if self.seen == self.first:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(folder))
+            self.running = True
+
+    def after(self, metrics) -> None:
+        """A dispatch is on its way: end the trace when the window's last is done."""
+        if self.running and self.seen >= self.last:
+            jax.block_until_ready(metrics)
+            self.stop()
+
+    def stop(self) -> None:
+        """End a trace under way; a run may end within its window."""
+        if self.running:
+            self.running = False
+            jax.profiler.stop_trace()
