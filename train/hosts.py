@@ -214,7 +214,7 @@ def _listen(asked: Layout) -> None:
         socket.create_server(("", port)).close()
     except OSError as error:
         watching.leave(
-            watching.LOST, f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({error.strerror}); use a free port"
+            watching.LOST, f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({os.strerror(error.errno)}); use a free port"
         )
 
 
