@@ -10,20 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.train import checkpoint, hosts, program
+from stepladder.train import checkpoint, hosts, run
 from stepladder.train.cli import main
 
 
 def recording(folder: Path) -> None:
-    put, calls = program.Program.put_batches, []
+    """Of the first data stream of a pack."""
+    read, calls = run._Streams.__call__, []
 
-    def put_and_save(self, batches):
+    def read_and_save(self):
         time.sleep(float(os.environ.get("SLOW", "0")))
-        calls.append(len(batches))
-        np.savez(folder / f"{hosts.index()}-{len(calls):05d}.npz", tokens=np.stack(batches), rows=self.batch_rows)
-        return put(self, batches)
+        found = read(self)
+        if self.read[0]:
+            calls.append(len(self.read[0]))
+            np.savez(folder / f"{hosts.index()}-{len(calls):05d}.npz", tokens=np.stack(self.read[0]), rows=self.pack.batch_rows)
+        return found
 
-    program.Program.put_batches = put_and_save
+    run._Streams.__call__ = read_and_save
 
 
 def failing(step: int) -> None:

@@ -64,7 +64,8 @@ def layout(env: Mapping[str, str]) -> Layout | None:
 def detected(env: Mapping[str, str]) -> bool:
     """Whether jax finds the layout itself: several TPU slices, or (without our variables) the several hosts of one."""
     slices = any(name.startswith("MEGASCALE_") for name in env)
-    return slices or (not env.get(PROCESSES) and "," in env.get("TPU_WORKER_HOSTNAMES", ""))
+    hosts_of_slice = any("," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"))
+    return slices or (hosts_of_slice and not env.get(PROCESSES))
 
 
 @dataclass
@@ -107,6 +108,8 @@ def job(env: Mapping[str, str] = os.environ) -> Iterator[None]:
         raise
     except UserError as error:
         end(1, str(error))
+    except KeyboardInterrupt:
+        end(130, "interrupted; repeat the command to resume")
     except Exception as error:
         if LOST.search(str(error)):
             time.sleep(watching.LINGER)  # the watch may know better why the peer went

@@ -43,7 +43,7 @@ class Watch(threading.Thread):
                     leave(LOST, f"process 0 is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume")
                 return
             if found and not self._stopped.is_set() and not self.ending:
-                self.end(*found)
+                self.end(*found) if self.index == 0 else leave(*found)  # process 0 hands it on to the others
 
     def end(self, status: int, why: str) -> None:
         """Tell the others, print `why` and exit: all of them exit with `status`."""
