@@ -76,8 +76,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.store = ""  # folder of token stores; empty: WORKDIR/data
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
     c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
-    c.machine.remat = "none"  # a name in model/layout.py
-    c.machine.accumulation = 0  # micro-batches a step; 0: from the measured table in model/layout.py
+    c.machine.mesh = "auto"  # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes what is left
+    c.machine.remat = "auto"  # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
+    c.machine.accumulation = 0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
     c.machine.temporary_every = 300.0  # seconds between temporary checkpoints, of which the last is kept
     c.machine.compilation_cache = "auto"  # auto (user cache folder) | off | a folder
     c.machine.pack = "auto"  # runs of one program trained together: auto | off | how many at most

@@ -77,7 +77,9 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
         cfg, dtype = self.cfg, x_BLD.dtype
-        (B, L, D), H, G, K = x_BLD.shape, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+        B, L, D = x_BLD.shape
+        H, K, _ = self.out.shape  # of this device: the heads may be shared
+        G = self.qkv.shape[1]
         qkv_BLGXK = (x_BLD.reshape(B * L, D) @ self.qkv[...].astype(dtype).reshape(D, -1)).reshape(B, L, G, -1, K)
         q_BLHK = qkv_BLGXK[:, :, :, :-2].reshape(B, L, H, K)
         k_BLGK, v_BLGK = qkv_BLGXK[:, :, :, -2], qkv_BLGXK[:, :, :, -1]

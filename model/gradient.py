@@ -1,15 +1,20 @@
-"""Loss and gradient of a batch, in chunks that fit the cache and with one collective for all parameters.
+"""Loss and gradient of a batch: in chunks that fit the memory, each device its part of them.
 
 Chunks change the order of a sum and nothing else: the mean over a batch is the mean over equal chunks.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from stepladder.model.loss import next_token_loss
+from stepladder.model import parallel
+from stepladder.model.loss import next_token_loss, token_nll
 from stepladder.model.shape import Shape
+
+FLAT = 2**22  # numbers; gradients up to this size meet in one collective
 
 
 def _chunked(cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array, chunk: int, how: dict) -> tuple[dict, dict]:
@@ -40,24 +45,62 @@ def loss_and_gradient(
     *,
     chunk: int = 0,
     mesh: Mesh | None = None,
-    axis: str = "data",
     **how,
 ) -> tuple[dict, dict]:
     """({loss, z_loss} in nats, gradient of their sum) for tokens (B, L + 1); `how` is passed to `logits`.
 
-    chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see layout.chunk). mesh: with one, the parameters
-    are replicated and the batch is sharded over its `axis`; gradients then meet in a single all-reduce of one flat vector (a collective
-    of XLA's CPU backend costs a rendezvous of threads, whatever its size). Raises ValueError when a size does not divide.
+    chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see layout.chunk). mesh: with one, parameters and
+    batch lie on it as model/parallel.py says, and so do the gradients. Raises ValueError when a size does not divide.
     """
     z_loss = jnp.asarray(z_loss, jnp.float32)
-    if mesh is None or mesh.shape[axis] == 1:
+    if mesh is None or mesh.size == 1:
         return _chunked(cfg, params, tokens_BT, z_loss, chunk, how)
+    places = parallel.specs(params)
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
-        flat, unravel = ravel_pytree(_chunked(cfg, params, tokens_BT, z_loss, chunk, how))
-        return unravel(jax.lax.pmean(flat, axis))
+        parts = _chunked(cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": parallel.Parallel.on(mesh)})
+        return _meet(*parts, places, mesh)
 
     whole = PartitionSpec()
-    # check_vma would turn the gradient of replicated parameters into one all-reduce a tensor and a chunk.
-    split = jax.shard_map(local, mesh=mesh, in_specs=(whole, PartitionSpec(axis), whole), out_specs=whole, check_vma=False)
+    split = parallel.split(local, mesh, (places, parallel.spec(parallel.ACTIVATIONS["tokens_BT"]), whole), (whole, places))
     return split(params, tokens_BT, z_loss)
+
+
+def window_losses(cfg: Shape, params: dict, tokens_BT: jax.Array, *, mesh: Mesh | None = None, **how) -> jax.Array:
+    """Mean negative log-likelihood, nats a token, of every window (B, L + 1): (B,). Mesh and `how` as in `loss_and_gradient`."""
+    if mesh is None or mesh.size == 1:
+        return token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
+
+    def local(params: dict, tokens_BT: jax.Array) -> jax.Array:
+        nll_B = token_nll(cfg, params, tokens_BT, shared=parallel.Parallel.on(mesh), **how).mean(axis=-1)
+        return jax.lax.pmean(nll_B, "tensor") if mesh.shape["tensor"] > 1 else nll_B
+
+    batch = parallel.spec(("batch",))
+    return parallel.split(local, mesh, (parallel.specs(params), batch), batch)(params, tokens_BT)
+
+
+def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
+    """Means over all devices that share a batch, from each one's part: sums over the axes along which a gradient is not cut."""
+    sharing = tuple(axis for axis in parallel.AXES[1:] if mesh.shape[axis] > 1)
+    leaves, tree = jax.tree.flatten((aux, grads))
+    cut = [()] * len(aux) + [jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_spec)]
+    missing = [tuple(axis for axis in sharing if axis not in axes) for axes in cut]
+    for axes in dict.fromkeys(missing):
+        at = [i for i, found in enumerate(missing) if found == axes]
+        for i, leaf in zip(at, _sum([leaves[i] for i in at], axes)):
+            leaves[i] = leaf / math.prod(mesh.shape[axis] for axis in sharing)
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _is_spec(value: object) -> bool:
+    return isinstance(value, PartitionSpec)
+
+
+def _sum(leaves: list[jax.Array], axes: tuple[str, ...]) -> list[jax.Array]:
+    """Their sums over mesh axes. Small ones meet as one flat vector: a collective costs a rendezvous, whatever its size (most on CPU)."""
+    if not axes:
+        return leaves
+    if sum(leaf.size for leaf in leaves) > FLAT:  # a copy of all would cost more
+        return jax.lax.psum(leaves, axes)
+    flat, unravel = ravel_pytree(leaves)
+    return unravel(jax.lax.psum(flat, axes))

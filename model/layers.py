@@ -5,16 +5,17 @@ from collections.abc import Callable
 import jax
 from flax import nnx
 
-from stepladder.model import parametrization, rope
+from stepladder.model import parallel, parametrization, rope
 from stepladder.model.attention import Attention
 from stepladder.model.init import Init
 from stepladder.model.mlp import MLP
 from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
 
-# What the backward pass finds saved; everything else of a layer is computed again. "none" saves what autodiff asks for.
-REMAT: dict[str, Callable | None] = {
-    "none": None,
+# What the backward pass finds saved; everything else of a layer is computed again. "none" saves what autodiff asks for, but for weights that
+# were gathered from other devices: they are gathered again.
+REMAT: dict[str, Callable] = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(parallel.GATHERED),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections; recompute attention and activations
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
 }
@@ -30,10 +31,12 @@ class Layer(nnx.Module):
         self.mlp_norm = init("mlp_norm", (cfg.n_layers, cfg.d_model))
         self.mlp = MLP(cfg, init)
 
-    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
-        normed_BLD = rms_norm(x_BLD, self.attention_norm[...], self.eps)
-        x_BLD = x_BLD + self.scaled(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation))
-        return x_BLD + self.scaled(self.mlp(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))
+    def __call__(
+        self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str, shared: parallel.Parallel
+    ) -> jax.Array:
+        normed_BLD = shared.enter(rms_norm(x_BLD, self.attention_norm[...], self.eps))
+        x_BLD = x_BLD + self.scaled(shared.leave(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation)))
+        return x_BLD + self.scaled(shared.leave(self.mlp(shared.enter(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))))
 
     def scaled(self, branch_BLD: jax.Array) -> jax.Array:
         """What a branch adds to the residual stream: its output times the parametrisation's multiplier."""
@@ -56,13 +59,13 @@ def _unroll(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
 RUNNERS = {"scan": _scan, "unroll": _unroll}
 
 
-def run(layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str) -> jax.Array:
+def run(layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str, shared: parallel.Parallel) -> jax.Array:
     """All layers in turn. `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the result."""
     graphdef, stacked = nnx.split(layers)
 
     def body(x_BLD: jax.Array, layer: nnx.State) -> jax.Array:
-        return nnx.merge(graphdef, layer)(x_BLD, *args)
+        return nnx.merge(graphdef, shared.layer(layer, x_BLD.dtype))(x_BLD, *args, shared)
 
-    if REMAT[remat] is not None:
+    if remat != "none" or shared.fsdp > 1:
         body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=runner != "scan")
     return RUNNERS[runner](body, x_BLD, stacked)

@@ -13,6 +13,7 @@ class Layout:
     attention: str  # key of attention.IMPLEMENTATIONS
     remat: str  # key of layers.REMAT
     chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
+    micro_tokens: int  # tokens a device handles at a time, at least, before less is computed again; 0 where memory is no limit
 
 
 # cpu, measured on 2 cores of an AMD EPYC (Zen 5, 1 MB of L2 a core), jax 0.10.2, CPU milliseconds a sequence of 128 tokens, 16 sequences:
@@ -24,9 +25,9 @@ class Layout:
 #   the kernel after each step: 16 sequences of the 200k size then cost 31 000 page faults, a third of the step.
 # gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks because they live from parallelism.
 DEFAULTS = {
-    "cpu": Layout(layers="unroll", attention="xla", remat="none", chunk_floats=2**15),
-    "gpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
-    "tpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0),
+    "cpu": Layout(layers="unroll", attention="xla", remat="none", chunk_floats=2**15, micro_tokens=0),
+    "gpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0, micro_tokens=4096),
+    "tpu": Layout(layers="scan", attention="xla", remat="none", chunk_floats=0, micro_tokens=4096),
 }
 
 

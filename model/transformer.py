@@ -10,6 +10,7 @@ from stepladder.model import layers as stack
 from stepladder.model import parametrization, rope
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
+from stepladder.model.parallel import ALONE, Parallel
 from stepladder.model.shape import Shape
 
 
@@ -34,23 +35,25 @@ class Transformer(nnx.Module):
         attention: str = "xla",
         positions_BL: jax.Array | None = None,
         mask_BLM: jax.Array | None = None,
+        shared: Parallel = ALONE,
     ) -> jax.Array:
-        """Logits (B, L, V), float32."""
+        """Logits (B, L, V), float32; of the device's own part of the sequence when it is shared."""
         positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
-        x_BLD = self.embedded(tokens_BL)
+        x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
-        return self.read_out(stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat))
+        x_BLD = stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat, shared=shared)
+        return self.read_out(x_BLD, shared)
 
-    def embedded(self, tokens_BL: jax.Array) -> jax.Array:
+    def embedded(self, tokens_BL: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """The residual stream before the first layer, in the compute dtype."""
-        return self.embed[...].astype(jnp.dtype(self.cfg.compute_dtype))[tokens_BL]
+        return shared.rows(self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype))
 
-    def read_out(self, x_BLD: jax.Array) -> jax.Array:
+    def read_out(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """Logits (B, L, V), float32, of the residual stream after the last layer."""
         cfg, dtype, (B, L, D) = self.cfg, x_BLD.dtype, x_BLD.shape
         x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, D)
         x_XD = x_XD if self.logit_scale == 1 else self.logit_scale * x_XD  # D wide, where the logits are V wide
-        unembed_DV = (self.embed[...].T if cfg.tied else self.unembed[...]).astype(dtype)
+        unembed_DV = shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole("unembed", self.unembed[...], dtype)
         logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.promote_types(dtype, jnp.float32)).reshape(B, L, -1)
         return cfg.logit_cap * jnp.tanh(logits_BLV / cfg.logit_cap) if cfg.logit_cap else logits_BLV
 
@@ -81,11 +84,13 @@ def logits(
     attention: str = "xla",
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
+    shared: Parallel = ALONE,
 ) -> jax.Array:
     """Next-token logits (B, L, V), float32.
 
     layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
     positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a query may look, on top of causality.
+    shared: how the devices of a mesh share the work, when this runs on local pieces of the parameters (model/parallel.py).
     """
     model = nnx.merge(graphdef(cfg), params)
-    return model(tokens_BL, layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask)
+    return model(tokens_BL, layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask, shared=shared)

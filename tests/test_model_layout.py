@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AxisType
 
-from stepladder.model import layers, layout, transformer
+from stepladder.model import layers, layout, parallel, transformer
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.model.loss import next_token_loss
 from tests.model_shapes import SHAPES, create, jit
@@ -74,7 +74,7 @@ def test_bfloat16_computes_with_float32_parameters(runner):
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_chunks_and_devices_agree(chunk, devices):
     assert len(jax.devices()) >= devices, "tests/conftest.py asks for four CPU devices before jax starts"
-    mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,))
+    mesh = jax.make_mesh((1, devices, 1, 1), parallel.AXES, devices=jax.devices()[:devices], axis_types=(AxisType.Auto,) * 4)
     aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, chunk=chunk, mesh=mesh))(PARAMS, TOKENS)
     value, want = gradient()
     assert float(aux["loss"] + aux["z_loss"]) == pytest.approx(float(value), rel=1e-6)

@@ -9,6 +9,7 @@ from stepladder.configs.errors import UserError
 from stepladder.configs.load import load
 from stepladder.train import cli, compiled, topology
 from stepladder.train import machine as machines
+from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 
 
@@ -61,9 +62,14 @@ def test_what_does_not_fit_is_said_with_its_size(root):
     assert "DOES NOT FIT" in compiled.row(found)
 
 
-def test_a_pack_leaves_no_chip_out():
+def test_a_pack_leaves_no_chip_out(root):
     """Padding to a multiple of the chips, or to a divisor of their number, whose rest shares the batch."""
     machine = Machine(topology="v5e:16x16")
-    assert [machines.pack_size(machine, k) for k in (2, 3, 5, 207, 256, 300)] == [2, 4, 8, 256, 256, 512]
-    assert dict(machines.pack_mesh(machine, 8, "vmap", 64).shape) == {"run": 8, "data": 32, "fsdp": 1, "tensor": 1}
-    assert machines.pack_mesh(machine, 8, "vmap", 3).size == 24  # a batch of 3 cannot be shared by more than 3
+    assert [meshes.pack_size(machine, k) for k in (2, 3, 5, 207, 256, 300)] == [2, 4, 8, 256, 256, 512]
+    (spec,) = load(f"{root}/configs/base.py", [("run.batch_size", "64")]).specs
+    assert dict(meshes.of_pack(machine, spec, 8, "vmap").shape) == {"run": 8, "data": 32, "fsdp": 1, "tensor": 1}
+    odd = dataclasses.replace(spec, batch_size=3)  # of which no more than three devices can have a part
+    assert meshes.of_pack(Machine(topology="v5e:2x2"), odd, 1, "vmap").size == 3
+    with pytest.raises(UserError, match="keeps 8 of 256 devices busy"):
+        meshes.of_pack(machine, odd, 8, "vmap")
+    assert meshes.alone(machine, odd).shape["run"] == 256  # on 64 hosts none may be left out: they repeat each other's work

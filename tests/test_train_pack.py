@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from stepladder.configs import counting, schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import cooldown, rung, with_checkpoints
-from stepladder.train import machine as machines
+from stepladder.train import mesh as meshes
 from stepladder.train import pack as packs
 from stepladder.train import packed
 from stepladder.train import program as programs
@@ -187,7 +187,7 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     tokens_SBT = np.random.default_rng(0).integers(0, 257, (steps, 4, 17)).astype(np.int32)
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
 
-    mesh = machines.pack_mesh(machine, members, "vmap", 4)
+    mesh = meshes.of_pack(machine, dataclasses.replace(spec, batch_size=4), members, "vmap")
     together = jax.jit(functools.partial(packed.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh))
     alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, how))
     ones, zeros = np.ones(members, np.int32), np.zeros(members, np.int32)

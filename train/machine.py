@@ -1,15 +1,12 @@
-"""How to execute on this machine: devices, mesh, compilation cache. No part of a run's identity."""
+"""How to execute on this machine: devices, their memory, compilation cache. No part of a run's identity."""
 
 import contextlib
 import functools
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from stepladder.configs import cache
@@ -18,7 +15,6 @@ from stepladder.model import layers
 from stepladder.train import hosts, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
-AXES = ("run", "data", "fsdp", "tensor")
 
 
 @dataclass(frozen=True)
@@ -27,8 +23,9 @@ class Machine:
 
     store: str = ""
     devices: int = 0
+    mesh: str = "auto"
     layers: str = "auto"
-    remat: str = "none"
+    remat: str = "auto"
     accumulation: int = 0
     temporary_every: float = 300.0
     compilation_cache: str = "auto"
@@ -41,7 +38,7 @@ class Machine:
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
         machine = cls(**config.machine.to_dict())
-        for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", tuple(layers.REMAT))):
+        for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", ("auto", *layers.REMAT))):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
         if machine.pack_mode not in ("auto", "map", "vmap"):
@@ -101,44 +98,3 @@ def _memory_here() -> float:
         return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     return hosts.share(look)
-
-
-def mesh(machine: Machine, batch_size: int) -> Mesh:
-    """A data-parallel mesh over as many of the machine's devices as divide a micro-batch; the batch never depends on the hardware."""
-    micro = machine.accumulation or 1
-    if batch_size % micro:
-        raise UserError(f"machine.accumulation={micro}: does not divide the batch of {batch_size}; use a divisor")
-    found = devices(machine)
-    count = max(k for k in range(1, len(found) + 1) if batch_size // micro % k == 0)
-    return _mesh((1, count, 1, 1), found)
-
-
-def pack_size(machine: Machine, members: int) -> int:
-    """`members` with padding, so that the axis `run` leaves no device out: a multiple of the devices, or a divisor of their number."""
-    count = len(devices(machine))
-    return -(-members // count) * count if members > count else next(k for k in range(members, count + 1) if count % k == 0)
-
-
-def pack_mesh(machine: Machine, members: int, mode: str, batch_size: int) -> Mesh:
-    """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap` only: `map` runs a member on one device)."""
-    found = devices(machine)
-    runs = max(k for k in range(1, len(found) + 1) if members % k == 0)
-    rest = len(found) // runs if mode == "vmap" else 1
-    data = max(k for k in range(1, rest + 1) if batch_size // (machine.accumulation or 1) % k == 0)
-    return _mesh((runs, data, 1, 1), found)
-
-
-def _mesh(shape: tuple[int, ...], found: list[jax.Device]) -> Mesh:
-    """By the wiring of the devices when all take part; jax knows no wiring of, say, three chips of four."""
-    count, kinds = math.prod(shape), (AxisType.Auto,) * len(AXES)
-    if count == len(found):
-        return jax.make_mesh(shape, AXES, devices=found, axis_types=kinds)
-    return Mesh(np.array(found[:count]).reshape(shape), AXES, axis_types=kinds)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def by_batch(mesh: Mesh, batch_axis: int = 0) -> NamedSharding:
-    return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, "data"))

@@ -13,8 +13,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
+from stepladder.model import parallel
 from stepladder.train import arrays, hosts
 from stepladder.train import machine as machines
+from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 from stepladder.train.program import COMPILED, DISPATCH, Program, program, train_step, train_steps
 
@@ -30,7 +32,7 @@ def map_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, sta
     def local(state_k, hyper_k, count_k, stream_k, tokens_USBT):
         return jax.lax.map(lambda member: one(*member, tokens_USBT), (state_k, hyper_k, count_k, stream_k))
 
-    split = jax.shard_map(local, mesh=mesh, in_specs=(RUN, RUN, RUN, RUN, WHOLE), out_specs=(RUN, RUN), check_vma=False)
+    split = parallel.split(local, mesh, (RUN, RUN, RUN, RUN, WHOLE), (RUN, RUN))
     return split(state_K, hyper_K, count_K, stream_K, tokens_USBT)
 
 
@@ -65,7 +67,10 @@ class Alone:
 
     def __init__(self, program: Program):
         self.program, self.mesh, self.members, self.streams = program, program.mesh, 1, 1
-        self.batch_rows = program.batch_rows
+
+    @property
+    def batch_rows(self) -> np.ndarray:
+        return self.program.batch_rows
 
     def compile(self):
         return self.program.step
@@ -96,16 +101,23 @@ class Packed:
         self.program, self.members, self.streams = program, members, streams
         spec, machine = program.spec, program.machine
         self.mode = machines.pack_mode(machine)
-        self.mesh = machines.pack_mesh(machine, members, self.mode, spec.batch_size)
+        self.mesh = meshes.of_pack(machine, spec, members, self.mode)
         each = members // self.mesh.shape["run"]
         # Members are dealt to the devices in turn: the padding, and what ends early, is then shared.
         self.rows = [k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)]  # of member k
-        self.by_run, self.whole = NamedSharding(self.mesh, RUN), NamedSharding(self.mesh, WHOLE)
-        how = self.program.how_on(self.mesh)
+        self.by_run = NamedSharding(self.mesh, RUN)
+        self.by_state, self.by_member = (meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ()))
+        how = self.program.how_on(self.mesh, each if self.mode == "vmap" else 1)
+        if self.mode == "map":  # a device's members are its own: nothing is shared within one
+            how["mesh"] = None
         self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
         self._tokens_shape = (streams, DISPATCH, spec.batch_size, spec.data.seq_len + 1)
-        self._tokens_sharding = machines.by_batch(self.mesh, 2)
-        self.batch_rows = arrays.batch_rows(self._tokens_sharding, self._tokens_shape, axis=2)
+        self._tokens_sharding = meshes.by_batch(self.mesh, 2)
+
+    @functools.cached_property
+    def batch_rows(self) -> np.ndarray:
+        """The rows of the batches that this process's devices hold."""
+        return arrays.batch_rows(self._tokens_sharding, self._tokens_shape, axis=2)
 
     def compile(self):
         return self.executable
@@ -113,15 +125,17 @@ class Packed:
     @functools.cached_property
     def executable(self):
         """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading K; the state is donated."""
-        stacked = lambda tree: jax.tree.map(  # noqa: E731
-            lambda x: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=self.by_run), tree
+        stacked = lambda tree, at: jax.tree.map(  # noqa: E731
+            lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at), tree, at
         )
+        hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
-        metrics = self.by_run if hosts.count() == 1 else self.whole  # all processes read all metrics
-        jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_run, metrics))
+        metrics = self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)  # all processes read all metrics
+        jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         COMPILED["step", self.program.spec.program_key] += 1
-        return jitted.lower(stacked(self.program.abstract_state), stacked(self.program.hyper_shapes), index, index, tokens).compile()
+        shapes = stacked(self.program.shapes, self.by_state), stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers))
+        return jitted.lower(*shapes, index, index, tokens).compile()
 
     def hyper(self, values: Sequence[dict]) -> dict:
         rows = self._by_row(values, values[0])
@@ -129,15 +143,15 @@ class Packed:
 
     def place(self, states: Sequence[dict]) -> dict:
         """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
-        empty = lambda: jax.tree.map(lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.abstract_state)  # noqa: E731
-        stacked = jax.jit(empty, out_shardings=self.by_run)()
+        empty = lambda: jax.tree.map(lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes)  # noqa: E731
+        stacked = jax.jit(empty, out_shardings=self.by_state)()
         for row, state in zip(self.rows, states):
-            stacked = self._put(stacked, arrays.move(state, self.whole), np.int32(row))
+            stacked = self._put(stacked, arrays.move(state, self.by_member), np.int32(row))
         return stacked
 
     def take(self, state: dict, member: int) -> dict:
         """The state of one member, on its own program's mesh."""
-        return arrays.move(self._take(state, np.int32(self.rows[member])), self.program.replicated)
+        return arrays.move(self._take(state, np.int32(self.rows[member])), self.program.by_state)
 
     def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
         """Arguments of `step` after state and hypers: how many steps each member takes, of which stream, and the streams' batches."""
@@ -177,7 +191,8 @@ class Packed:
                 stacked, state,
             )  # fmt: skip
 
-        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=(RUN, WHOLE, WHOLE), out_specs=RUN, check_vma=False), donate_argnums=0)
+        stacked, one = self._specs
+        return jax.jit(parallel.split(local, self.mesh, (stacked, one, WHOLE), stacked), donate_argnums=0)
 
     @functools.cached_property
     def _take(self):
@@ -186,7 +201,13 @@ class Packed:
             pick = lambda xs: jax.lax.dynamic_index_in_dim(xs, member % size, 0, keepdims=False)  # noqa: E731
             return jax.tree.map(lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked)
 
-        return jax.jit(jax.shard_map(local, mesh=self.mesh, in_specs=(RUN, WHOLE), out_specs=WHOLE, check_vma=False))
+        stacked, one = self._specs
+        return jax.jit(parallel.split(local, self.mesh, (stacked, WHOLE), one))
+
+    @property
+    def _specs(self) -> tuple[dict, dict]:
+        """Partitions of a pack's state and of one member's."""
+        return tuple(jax.tree.map(lambda at: at.spec, tree) for tree in (self.by_state, self.by_member))
 
 
 _PACKED: dict[tuple[str, Machine, int, int], Packed] = {}

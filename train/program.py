@@ -18,10 +18,10 @@ from jax.sharding import Mesh, NamedSharding
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
 from stepladder.model import layout, transformer
-from stepladder.model.gradient import loss_and_gradient
-from stepladder.model.loss import token_nll
-from stepladder.train import arrays, optimizer, schedule
+from stepladder.model.gradient import loss_and_gradient, window_losses
+from stepladder.train import arrays, micro, optimizer, schedule
 from stepladder.train import machine as machines
+from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
@@ -83,8 +83,8 @@ def train_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, state: dict, 
 
 
 def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32."""
-    return jax.lax.map(lambda tokens_BT: token_nll(model, params, tokens_BT, **how).mean(axis=-1), windows_CBT)
+    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32. `how` is passed to `window_losses`."""
+    return jax.lax.map(lambda tokens_BT: window_losses(model, params, tokens_BT, **how), windows_CBT)
 
 
 @dataclass
@@ -101,28 +101,26 @@ class Program:
         for field, value, known in checks:
             if value not in known:
                 raise UserError(f"optimizer.{field}={value!r}: unknown; {nearest(value, known)}")
-        self.mesh = machines.mesh(self.machine, self.spec.batch_size)
-        self.replicated = machines.replicated(self.mesh)
-        platform, seq_len = self.mesh.devices.flat[0].platform, self.spec.data.seq_len
-        self.backend = "gpu" if platform in ("cuda", "rocm") else platform
+        self.mesh = meshes.alone(self.machine, self.spec)
+        self.replicated = meshes.replicated(self.mesh)
+        self.backend = machines.platform(self.machine)
         defaults = layout.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
         self.forward = {"layers": runner, "attention": defaults.attention}
         self.how = self.how_on(self.mesh)
         self._evaluators: dict = {}  # chunks -> executable
-        self.eval_batch = self.mesh.size * (layout.chunk(self.spec.model, EVAL_BATCH, seq_len, self.backend) or EVAL_BATCH)
-        self._shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
+        sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self.eval_batch = sharing * (layout.chunk(self.spec.model, EVAL_BATCH, self.spec.data.seq_len, self.backend) or EVAL_BATCH)
+        self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
+        self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose axis `data` shares a batch."""
-        local, seq_len = self.spec.batch_size // mesh.shape["data"], self.spec.data.seq_len
-        micro = self.machine.accumulation
-        chunk = local // micro if micro else layout.chunk(self.spec.model, local, seq_len, self.backend)
-        return {**self.forward, "remat": self.machine.remat, "chunk": chunk, "mesh": mesh}
+    def how_on(self, mesh: Mesh, members: int = 1) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once."""
+        return {**self.forward, **micro.batches(self.spec, self.machine, mesh, self.forward, members), "mesh": mesh}
 
     @property
     def abstract_state(self) -> dict:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated), self._shapes)
+        return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), self.shapes, self.by_state)
 
     def put(self, tree):
         """Move host values to the mesh, replicated."""
@@ -144,17 +142,17 @@ class Program:
 
     @property
     def _batches(self) -> tuple[NamedSharding, tuple[int, ...]]:
-        return machines.by_batch(self.mesh, 1), (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
+        return meshes.by_batch(self.mesh, 1), (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
-        return arrays.place(windows_CBT, machines.by_batch(self.mesh, 1))
+        return arrays.place(windows_CBT, meshes.by_batch(self.mesh, 1))
 
     @functools.cached_property
     def init(self):
         fn = functools.partial(initial_state, self.spec.model, self.spec.optimizer)
         # LLVM spends half a second to optimise each random draw of a program that runs once.
         options = {"xla_backend_optimization_level": 0} if self.mesh.devices.flat[0].platform == "cpu" else None
-        return self._compile("init", jax.jit(fn, out_shardings=self.replicated, compiler_options=options), self.hyper_shapes)
+        return self._compile("init", jax.jit(fn, out_shardings=self.by_state, compiler_options=options), self.hyper_shapes)
 
     @functools.cached_property
     def step(self):
@@ -163,15 +161,15 @@ class Program:
         sharding, shape = self._batches
         batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
         count = jax.ShapeDtypeStruct((), np.int32)
-        jitted = jax.jit(fn, donate_argnums=0, out_shardings=self.replicated)
+        jitted = jax.jit(fn, donate_argnums=0, out_shardings=(self.by_state, self.replicated))
         return self._compile("step", jitted, self.abstract_state, self.hyper_shapes, count, batches)
 
     def evaluator(self, chunks: int):
         """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
         if chunks not in self._evaluators:
-            fn = functools.partial(evaluate, self.spec.model, self.forward)
+            fn = functools.partial(evaluate, self.spec.model, {**self.forward, "mesh": self.mesh})
             shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
-            windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=machines.by_batch(self.mesh, 1))
+            windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=meshes.by_batch(self.mesh, 1))
             jitted = jax.jit(fn, out_shardings=self.replicated)
             self._evaluators[chunks] = self._compile("evaluate", jitted, self.abstract_state["params"], windows)
         return self._evaluators[chunks]
