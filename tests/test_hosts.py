@@ -203,9 +203,10 @@ def test_a_coordinator_without_its_port_says_so(root, corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, devices", [(2, 1), (2, 2), (4, 1)])
-def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, devices):
-    job = launch(count, tmp_path, machine__devices=devices, **EVERY_STEP)
+@pytest.mark.parametrize("count, devices, mesh", [(2, 1, "auto"), (2, 2, "fsdp=4"), (4, 1, "fsdp=2,tensor=2")])
+def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, devices, mesh):
+    """Whole copies of the state, a state in four parts, and layers shared by processes, which then read the same rows."""
+    job = launch(count, tmp_path, machine__devices=devices, machine__mesh=mesh, **EVERY_STEP)
     assert job.wait() == [0] * count, job.said()
     assert_same_rows(job, alone)
     assert_same_data(job, corpus[2], 0)
@@ -217,7 +218,7 @@ def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, 
 ])  # fmt: skip
 def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, count, victim, how):
     """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step. One process with two devices goes on from there."""
-    job = launch(count, tmp_path, job=SLOWLY, **EVERY_STEP)
+    job = launch(count, tmp_path, job=SLOWLY, machine__mesh="auto" if count == 2 else "fsdp=4", **EVERY_STEP)
     job.until(committed(job, 10))
     began = time.monotonic()
     job.processes[victim].send_signal(how)
