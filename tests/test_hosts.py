@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
-from stepladder.train import arrays, hosts, same
+from stepladder.train import arrays, hosts, preempt, same
 from stepladder.train.data.batches import BatchSource
 from stepladder.train.stores import stores
 from tests import tiny
-from tests.processes import Job, words
+from tests.processes import Job, free_port, words
 
 WITHIN = 30  # seconds in which all processes have gone after one of them
 EVERY_STEP = dict(run__log_every=1, run__checkpoints=("10 steps", "20 steps"))
@@ -103,6 +103,32 @@ def test_a_process_reads_the_rows_of_its_devices(shape, spec, mine, rows):
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(shape), ("data", "tensor"))
     sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
     assert arrays.batch_rows(Part(sharding, mine), (10, 8, 5), axis=1).tolist() == rows
+
+
+def test_a_group_decides_about_once_a_second(monkeypatch):
+    """And at once when a loop begins: its dispatches may be slower than those before."""
+    now, asked = [100.0], []
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    monkeypatch.setattr(hosts, "share", lambda action, passing: asked.append(now[0]) or json.loads(json.dumps(action())))
+    monkeypatch.setattr(preempt.time, "monotonic", lambda: now[0])
+    notice = preempt.Notice()
+
+    def dispatches(count, seconds):
+        for i in range(count):
+            now[0] += seconds
+            stop, late = notice.decide(True)
+            assert late == (asked[-1] == now[0]), "the clock counts where process 0 was asked, nowhere else"
+            if stop:
+                return i + 1
+        return None
+
+    with notice.looping():
+        assert dispatches(1000, 0.01) is None and 10 <= len(asked) <= 15
+    with notice.looping():
+        before = len(asked)
+        assert dispatches(5, 3.0) is None and len(asked) == before + 5
+        notice.arrived = True
+        assert dispatches(1, 3.0) == 1
 
 
 # From here on real processes
@@ -217,8 +243,12 @@ def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, 
     (2, 0, signal.SIGKILL), (2, 1, signal.SIGKILL), (4, 2, signal.SIGKILL), (2, 1, signal.SIGTERM), (4, 0, signal.SIGTERM),
 ])  # fmt: skip
 def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, count, victim, how):
-    """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step. One process with two devices goes on from there."""
-    job = launch(count, tmp_path, job=SLOWLY, machine__mesh="auto" if count == 2 else "fsdp=4", **EVERY_STEP)
+    """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step. One process with two devices goes on from there,
+
+    or from a temporary checkpoint.
+    """
+    often = dict(machine__temporary_every=1.0, machine__mesh="auto" if count == 2 else "fsdp=4")
+    job = launch(count, tmp_path, job=SLOWLY, **often, **EVERY_STEP)
     job.until(committed(job, 10))
     began = time.monotonic()
     job.processes[victim].send_signal(how)
@@ -237,6 +267,22 @@ def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, coun
     assert resumed.wait() == [0], resumed.said()
     assert_same_data(resumed, corpus[2], saved)
     assert_same_rows(resumed, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group", [False, True])
+def test_one_process_is_told_to_stop(launch, alone, tmp_path, group):
+    """While it compiles it leaves at once, while it trains it saves first; by itself, or in a group of its own."""
+    layout = env(f"localhost:{free_port()}", "1", "0") if group else {}
+    how = dict(job=dict(envs=[{**layout, "SLOW": "0.2"}]), machine__devices=2, **EVERY_STEP)
+    for at, said in ((schema.LINEAGE, "nothing is left to save"), (f"{schema.CHECKPOINTS}/10", "stopped at step")):
+        job = launch(1, tmp_path, **how)
+        job.until(lambda at=at: any((tmp_path / "work" / schema.RUNS).glob(f"*/{at}")))
+        job.processes[0].send_signal(signal.SIGTERM)
+        assert job.wait(WITHIN) == [143] and said in job.said(), job.said()
+    job = launch(1, tmp_path, **how)
+    assert job.wait() == [0], job.said()
+    assert_same_rows(job, alone)
 
 
 @pytest.mark.slow

@@ -126,10 +126,9 @@ def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:
             if hosts.first():
                 print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
             return EXIT_STATUS
-    if not hosts.first():
-        return 0 if all(state in schema.TERMINAL for state in states.values()) else 1
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
-    print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    if hosts.first():
+        print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return 0 if all(state in schema.TERMINAL for state in states.values()) else 1
 
 
