@@ -1,6 +1,7 @@
 """How to execute on this machine: devices, their memory, compilation cache. No part of a run's identity."""
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 from stepladder.model import attention, layers
-from stepladder.train import profile, topology
+from stepladder.train import hosts, profile, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 
@@ -64,8 +65,12 @@ def start(machine: Machine) -> None:
 
 
 def devices(machine: Machine) -> list[jax.Device]:
+    """Those that take part: the first `machine.devices` of every process."""
     found = topology.devices(machine.topology) if machine.topology else jax.devices()
-    return list(found[: machine.devices or None])
+    hosted: dict[int, list] = {}
+    for device in found:
+        hosted.setdefault(0 if machine.topology else device.process_index, []).append(device)
+    return [device for own in hosted.values() for device in own[: machine.devices or None]]
 
 
 def platform(machine: Machine) -> str:
@@ -85,5 +90,15 @@ def memory(machine: Machine) -> float:
         return machine.memory_gb * 1e9
     if machine.topology:
         return topology.memory(machine.topology)
-    stats = devices(machine)[0].memory_stats()
-    return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return _memory_here()
+
+
+@functools.cache
+def _memory_here() -> float:
+    """As process 0 finds it: what fits is planned alike on all."""
+
+    def look() -> float:
+        stats = jax.local_devices()[0].memory_stats()
+        return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    return hosts.share(look)
