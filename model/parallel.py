@@ -12,14 +12,14 @@ The gradient of a tensor is then the sum over all devices of their parts: over f
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
@@ -171,18 +171,20 @@ def _scatter(gradient: jax.Array, cut: Cut) -> jax.Array:
 
 def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
     """For every side of a box of devices, numbered row by row, the lines of devices along it."""
-    numbers = np.arange(math.prod(rings)).reshape(rings)
-    return [np.moveaxis(numbers, side, -1).reshape(-1, length).tolist() for side, length in enumerate(rings)]
+    found, every = [], range(math.prod(rings))
+    for side, length in enumerate(rings):
+        stride = math.prod(rings[side + 1 :])
+        found.append([[i + k * stride for k in range(length)] for i in every if i // stride % length == 0])
+    return found
 
 
-def _rings(line: np.ndarray) -> tuple[int, ...]:
+def _rings(line: Sequence[jax.Device]) -> tuple[int, ...]:
     """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do not, or are no TPU devices."""
-    places = np.array([(*getattr(device, "coords", ()), getattr(device, "core_on_chip", 0)) for device in line])
-    if places.shape[1] == 1:
+    if not hasattr(line[0], "coords"):
         return ()
-    sides = tuple(int(side) for side in np.ptp(places, axis=0) + 1)
-    filled = math.prod(sides) == len(line) and (places - places.min(axis=0) == np.indices(sides).reshape(len(sides), -1).T).all()
-    return tuple(side for side in sides if side > 1) if filled else ()
+    places = [(*device.coords, device.core_on_chip) for device in line]
+    sides = [range(min(along), max(along) + 1) for along in zip(*places)]
+    return tuple(len(side) for side in sides if len(side) > 1) if places == list(itertools.product(*sides)) else ()
 
 
 _gather.defvjp(
