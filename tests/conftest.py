@@ -17,8 +17,9 @@ def pytest_configure(config):
     """Four CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
     import jax
 
-    from stepladder.train import machine
+    from stepladder.train import machine, topology
 
+    topology.hush()
     machine.start(machine.Machine(devices=4))
     jax.devices()
 
