@@ -8,6 +8,7 @@ from flax import nnx
 
 from stepladder.configs.spec import ModelSpec
 from stepladder.model import rope
+from stepladder.model.attention import Visible
 from stepladder.model.init import Init
 from stepladder.model.layers import Layer
 from stepladder.model.loss import cross_entropy, next_token_loss
@@ -40,7 +41,7 @@ def modules_of(spec: ModelSpec, params: dict, sequences: int, seq_len: int, chun
     first = jax.tree.map(lambda p: p[0], params["layers"])
 
     def attention(p: dict, x_BLD: jax.Array) -> jax.Array:
-        return nnx.merge(nnx.graphdef(layer.attention), p)(x_BLD, angles_LK, None, "xla")
+        return nnx.merge(nnx.graphdef(layer.attention), p)(x_BLD, angles_LK, Visible(), "xla")
 
     def mlp(p: dict, x_BLD: jax.Array) -> jax.Array:
         return nnx.merge(nnx.graphdef(layer.mlp), p)(x_BLD)

@@ -24,6 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.rope_theta = 10_000.0  # base of the rotary frequencies
     c.model.norm_eps = 1e-6
     c.model.logit_cap = 0.0  # tanh soft-cap of the logits, 0 is off
+    c.model.window = 0  # positions a token sees, itself included; 0 is all before it
+    c.model.document_mask = False  # a token sees its own document only, though documents share a window
     c.model.compute_dtype = "float32"  # float32 | bfloat16; parameters stay float32
     c.model.parametrization = "standard"  # standard | mup | completep: how rates and init change with width and depth
     c.model.base_width = 0  # of mup and completep: the width the rates were tuned at
@@ -77,6 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
     c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
     c.machine.mesh = "auto"  # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes what is left
+    c.machine.attention = "auto"  # auto (by backend and shape, model/layout.py) | xla | cudnn | splash
     c.machine.remat = "auto"  # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
     c.machine.accumulation = 0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
     c.machine.temporary_every = 300.0  # seconds between temporary checkpoints, of which the last is kept

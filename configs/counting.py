@@ -1,8 +1,9 @@
 """Parameters and FLOPs of a model, counted per module by arithmetic on its shape: nothing compiles.
 
 FLOPs are those of matrix products, two a multiply-add; norms, activations, RoPE and softmax (about one percent at width 512) are left
-out. Attention counts the causal half of the scores, which is the work the mathematics asks for; `attention_full` is what a dense masked
-implementation executes, and what XLA's cost analysis reports.
+out. Attention counts the scores a query sees: the causal half, or the window where there is one, which is the work the mathematics asks
+for (documents are not known here: they count as one); `attention_full` is what a dense masked implementation executes, and what XLA's
+cost analysis reports.
 """
 
 from dataclasses import dataclass
@@ -65,6 +66,8 @@ def count(model: ModelSpec, seq_len: int) -> Counts:
         "mlp": N * _MATRICES[model.activation] * D * model.d_ff,
     }
     vocabulary = model.vocab_size * D
+    window = min(model.window or seq_len, seq_len)
+    seen = (window * (window + 1) / 2 + (seq_len - window) * window) / seq_len  # mean over positions l of min(l + 1, window)
     full = 4.0 * N * H * K * seq_len  # q k^T and weights times v: 2 L H K each
     return Counts(
         params={
@@ -75,7 +78,7 @@ def count(model: ModelSpec, seq_len: int) -> Counts:
         },
         flops_forward={
             **{name: 2.0 * size for name, size in matrices.items()},
-            "attention_scores": full * (seq_len + 1) / (2 * seq_len),
+            "attention_scores": full / seq_len * seen,
             "unembed": 2.0 * vocabulary,
         },
         attention_full=full,

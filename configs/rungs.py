@@ -21,6 +21,11 @@ def vocabulary(tokenizer: str) -> int:
     raise UserError(f"data.tokenizer={tokenizer!r}: unknown; use 'bytes' or 'bpe:<vocabulary above 257>'")
 
 
+def document_end(tokenizer: str) -> int:
+    """The token with which a tokenizer ends a document: the last one of all of them (train/data/tokenizer.py)."""
+    return vocabulary(tokenizer) - 1
+
+
 def corpus_spec(config: ConfigDict) -> CorpusSpec:
     d = config.data
     return CorpusSpec(
@@ -53,7 +58,8 @@ def model_spec(config: ConfigDict) -> ModelSpec:
     return sizes.shape(
         m.size, vocab_size=vocabulary(config.data.tokenizer), activation=m.activation, tied=m.tied, kv_ratio=m.kv_ratio, qk_norm=m.qk_norm,
         rope_theta=m.rope_theta, norm_eps=m.norm_eps, logit_cap=m.logit_cap, compute_dtype=m.compute_dtype,
-        parametrization=m.parametrization, base_width=m.base_width, base_depth=m.base_depth,
+        parametrization=m.parametrization, base_width=m.base_width, base_depth=m.base_depth, window=m.window,
+        document_end=document_end(config.data.tokenizer) if m.document_mask else -1,
     )  # fmt: skip
 
 

@@ -41,7 +41,8 @@ SIZES = {
 
 def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool = True, kv_ratio: int = 1, qk_norm: bool = True,
           rope_theta: float = 10_000.0, norm_eps: float = 1e-6, logit_cap: float = 0.0, compute_dtype: str = "float32",
-          parametrization: str = "standard", base_width: int = 0, base_depth: int = 0) -> ModelSpec:  # fmt: skip
+          parametrization: str = "standard", base_width: int = 0, base_depth: int = 0, window: int = 0,
+          document_end: int = -1) -> ModelSpec:  # fmt: skip
     """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`. `kv_ratio` query heads share one key/value head.
 
     Raises UserError for an unknown size, a width that is no multiple of the head size, an impossible ratio, or a base that does not fit
@@ -55,6 +56,8 @@ def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool 
         raise UserError(f"model.activation={activation!r}: unknown; {nearest(activation, ('swiglu', 'gelu'))}")
     if compute_dtype not in ("float32", "bfloat16"):
         raise UserError(f"model.compute_dtype={compute_dtype!r}: unknown; {nearest(compute_dtype, ('float32', 'bfloat16'))}")
+    if window < 0:
+        raise UserError(f"model.window={window}: negative; use 0 (no window) or the number of positions a token sees, itself included")
     _check_parametrization(parametrization, {"base_width": base_width, "base_depth": base_depth})
     multiple = 128 if d_model >= 512 else 8
     hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
@@ -62,7 +65,7 @@ def shape(size: str, *, vocab_size: int, activation: str = "swiglu", tied: bool 
         size=size, vocab_size=vocab_size, d_model=d_model, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_heads // kv_ratio,
         head_dim=head_dim, d_ff=int(-(-hidden // multiple) * multiple), activation=activation, tied=tied, qk_norm=qk_norm,
         rope_theta=rope_theta, norm_eps=norm_eps, logit_cap=logit_cap, compute_dtype=compute_dtype,
-        parametrization=parametrization, base_width=base_width, base_depth=base_depth,
+        parametrization=parametrization, base_width=base_width, base_depth=base_depth, window=window, document_end=document_end,
     )  # fmt: skip
 
 

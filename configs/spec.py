@@ -33,6 +33,8 @@ class ModelSpec:
     parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
     base_width: int = 0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
     base_depth: int = 0  # the same in layers; 0 for standard and mup
+    window: int = 0  # positions attention looks back over, itself included; 0 is all
+    document_end: int = -1  # token that ends a document, out of which attention does not look; -1: it does
 
 
 @dataclass(frozen=True)
@@ -151,13 +153,19 @@ class RunSpec:
         return hashlib.sha256(canonical(static).encode()).hexdigest()[:16]
 
 
+# Fields that came after the first records, and the value of each that says "off": left out of a spec's JSON and so of its hash, which
+# keeps the ids of runs that do not use them.
+LATER = {"window": 0, "document_end": -1}
+
+
 def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def to_dict(spec: Any) -> dict:
-    """Plain JSON types of a spec (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(spec), allow_nan=False))
+    """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are off."""
+    used = lambda pairs: {k: v for k, v in pairs if k not in LATER or v != LATER[k]}  # noqa: E731
+    return json.loads(json.dumps(dataclasses.asdict(spec, dict_factory=used), allow_nan=False))
 
 
 def from_dict(body: dict) -> RunSpec:

@@ -3,6 +3,7 @@
 B  batch (sequences)      L  sequence length (queries)   M  memory length (keys and values)
 D  d_model                F  d_ff                        V  vocabulary
 H  query heads            G  key/value heads             K  head size          N  layers
+l  a part of L, handled at a time
 R  query heads that share one key/value head: H = G * R, head h reads key/value head h // R
 """
 

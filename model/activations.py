@@ -24,12 +24,16 @@ def activations(cfg: Shape, params: dict, tokens_BL: jax.Array) -> dict[str, jax
     """Activations by the names of `MADE_BY`; those of layers are stacked on a leading N. `logits` are those of transformer.logits."""
     model = nnx.merge(transformer.graphdef(cfg), params)
     graphdef, stacked = nnx.split(model.layers)
+    visible = model.visible(tokens_BL)
     angles_BLK = rope.angles(jnp.arange(tokens_BL.shape[1])[None], cfg.head_dim, cfg.rope_theta)
 
     def body(x_BLD: jax.Array, layer_state: nnx.State) -> tuple[jax.Array, dict]:
         layer = nnx.merge(graphdef, layer_state)
         normed_BLD = rms_norm(x_BLD, layer.attention_norm[...], cfg.norm_eps)
-        found = {"qkv": _projected(normed_BLD, layer.attention.qkv[...]), "attention": layer.attention(normed_BLD, angles_BLK, None, "xla")}
+        found = {
+            "qkv": _projected(normed_BLD, layer.attention.qkv[...]),
+            "attention": layer.attention(normed_BLD, angles_BLK, visible, "xla"),
+        }
         x_BLD = x_BLD + layer.scaled(found["attention"])
         normed_BLD = rms_norm(x_BLD, layer.mlp_norm[...], cfg.norm_eps)
         found |= {"up": _projected(normed_BLD, layer.mlp.up[...]), "mlp": layer.mlp(normed_BLD)}

@@ -1,42 +1,80 @@
 """Attention: one `attend` with a table of implementations, and the sub-layer around it."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.model import parametrization, rope
+from stepladder.model import attention_cudnn, attention_xla, parametrization, rope
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
 
-_MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax instead of NaN
+
+class Asked(NamedTuple):
+    """What is asked of an implementation, as far as it is known before anything runs. `window` 0 is none."""
+
+    dtype: str
+    head_dim: int
+    L: int
+    M: int
+    causal: bool = True
+    window: int = 0
+    documents: bool = False
+    mask: bool = False
+    mapped: bool = False  # under vmap, over the runs of a pack
 
 
-def _xla(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask_BLM: jax.Array | None, scale: float) -> jax.Array:
-    """Written for XLA's CPU backend, where a pass over the scores costs as much as the matmul that made them (layout.py).
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute attention. `refuses` says why it cannot do what is asked, or nothing."""
 
-    The scale multiplies q and the softmax's normaliser divides the output: both are K wide where the scores are M wide. The mask is a
-    select inside the fusion of the exponential, not an added constant. The R heads of a group make one matmul with R * L rows.
-    """
-    B, L, H, K = q_BLHK.shape
-    wide = jnp.promote_types(q_BLHK.dtype, jnp.float32)  # sums of products, whatever the compute dtype
-    M, G = k_BMGK.shape[1:3]
-    q_BGXK = (q_BLHK * scale).reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)  # X = R * L
-    k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
-    scores_BGXM = jnp.einsum("BGXK,BGMK->BGXM", q_BGXK, k_BGMK, preferred_element_type=wide)
-    if mask_BLM is not None:
-        scores_BGRLM = jnp.where(mask_BLM[:, None, None], scores_BGXM.reshape(B, G, -1, L, M), _MASKED)
-        scores_BGXM = scores_BGRLM.reshape(B, G, -1, M)
-    # The result does not depend on the peak that is subtracted, so neither does the gradient.
-    peak_BGX1 = jax.lax.stop_gradient(scores_BGXM.max(axis=-1, keepdims=True))
-    weights_BGXM = jnp.exp(scores_BGXM - peak_BGX1)
-    total_BGX1 = weights_BGXM.sum(axis=-1, keepdims=True)
-    out_BGXK = jnp.einsum("BGXM,BGMK->BGXK", weights_BGXM.astype(v_BMGK.dtype), v_BGMK, preferred_element_type=wide)
-    out_BGRLK = (out_BGXK / total_BGX1).astype(v_BMGK.dtype).reshape(B, G, -1, L, K)
-    return out_BGRLK.transpose(0, 3, 1, 2, 4).reshape(B, L, H, K)
+    attend: Callable[..., jax.Array]
+    backends: tuple[str, ...]
+    refuses: Callable[[Asked], str]
 
 
-IMPLEMENTATIONS = {"xla": _xla}
+def _splash_refuses(asked: Asked) -> str:
+    if asked.L % 128 or asked.M % 128:
+        return f"splash takes sequences of a multiple of 128, not {asked.L} and {asked.M}"
+    if asked.dtype not in ("bfloat16", "float32"):
+        return f"splash computes in bfloat16 or float32, not {asked.dtype}"
+    return "splash takes no explicit mask" if asked.mask else ""
+
+
+def _cudnn_refuses(asked: Asked) -> str:
+    if asked.dtype not in ("bfloat16", "float16"):
+        return f"cudnn computes in bfloat16 or float16, not {asked.dtype}"
+    if asked.head_dim % 8 or asked.head_dim > 128:  # 256 from Hopper on
+        return f"cudnn takes heads of a multiple of 8 up to 128, not {asked.head_dim}"
+    if asked.causal and asked.L != asked.M:
+        return f"cudnn takes causal attention of equal lengths, not {asked.L} and {asked.M}"
+    if (asked.documents or asked.mask) and (asked.L % 2 or asked.M % 2):
+        return f"cudnn takes documents and masks of even lengths, not {asked.L} and {asked.M}"
+    if asked.mapped and (asked.documents or asked.mask):
+        return "cudnn cannot be mapped over the runs of a pack with documents or a mask"
+    return ""
+
+
+def _splash(*arrays: jax.Array, interpret: bool = False, **how) -> jax.Array:
+    from stepladder.model import attention_splash  # Pallas is imported only where it is used
+
+    return attention_splash.attend(*arrays, interpret=interpret, **how)
+
+
+def _interpreted(*arrays: jax.Array, **how) -> jax.Array:
+    return _splash(*arrays, interpret=True, **how)
+
+
+_ALL = ("cpu", "gpu", "tpu")
+IMPLEMENTATIONS = {
+    "xla": Implementation(attention_xla.attend, _ALL, lambda asked: ""),
+    "cudnn": Implementation(attention_cudnn.attend, ("gpu",), _cudnn_refuses),
+    "splash": Implementation(_splash, ("tpu",), _splash_refuses),
+    "splash_interpreted": Implementation(_interpreted, _ALL, _splash_refuses),  # for tests: the same steps, slowly
+}
 
 
 def attend(
@@ -45,21 +83,38 @@ def attend(
     v_BMGK: jax.Array,
     *,
     causal: bool = True,
+    window: int = 0,
+    documents_BL: jax.Array | None = None,
     mask_BLM: jax.Array | None = None,
     implementation: str = "xla",
     scale: float | None = None,
 ) -> jax.Array:
     """softmax(scale q k^T + mask) v per head, shape (B, L, H, K); query head h reads key/value head h // (H / G).
 
-    causal: query l sees memory m <= l. scale: 1 / sqrt(K) when None. mask_BLM: True where a query may look (B or 1 leading), combined with `causal`.
-    Raises KeyError for an unknown implementation.
+    A query sees what all of these let it see. causal: query l sees memory m <= l. window: l - window < m, 0 is none; needs `causal`.
+    documents_BL: int32, of queries and memory alike; only one's own document. mask_BLM: True where a query may look (B or 1 leading).
+    scale: 1 / sqrt(K) when None. Raises KeyError for an unknown implementation, ValueError for what the one named cannot do.
     """
-    if causal:
-        L, M = q_BLHK.shape[1], k_BMGK.shape[1]
-        causal_1LM = (jnp.arange(L)[:, None] >= jnp.arange(M))[None]
-        mask_BLM = causal_1LM if mask_BLM is None else mask_BLM & causal_1LM
-    scale = q_BLHK.shape[-1] ** -0.5 if scale is None else scale
-    return IMPLEMENTATIONS[implementation](q_BLHK, k_BMGK, v_BMGK, mask_BLM, scale)
+    (L, _, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
+    if window < 0 or (window and not causal):
+        raise ValueError(f"window={window}: looks back from a causal query; use 0 or a positive number, with causal=True")
+    if documents_BL is not None and L != M:
+        raise ValueError(f"documents_BL: are those of queries and memory alike, but there are {L} and {M} of them")
+    asked = Asked(q_BLHK.dtype.name, K, L, M, causal, window, documents_BL is not None, mask_BLM is not None)
+    chosen = IMPLEMENTATIONS[implementation]
+    if reason := chosen.refuses(asked):
+        raise ValueError(f"attention={implementation}: {reason}; use xla")
+    return chosen.attend(
+        q_BLHK, k_BMGK, v_BMGK,
+        causal=causal, window=window, documents_BL=documents_BL, mask_BLM=mask_BLM, scale=K**-0.5 if scale is None else scale,
+    )  # fmt: skip
+
+
+class Visible(NamedTuple):
+    """What limits every layer's attention beside causality and the model's window: `documents_BL` and `mask_BLM` of `attend`."""
+
+    documents_BL: jax.Array | None = None
+    mask_BLM: jax.Array | None = None
 
 
 class Attention(nnx.Module):
@@ -75,7 +130,7 @@ class Attention(nnx.Module):
             self.q_norm = init("attention.q_norm", (N, K))
             self.k_norm = init("attention.k_norm", (N, K))
 
-    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, visible: Visible, implementation: str) -> jax.Array:
         cfg, dtype = self.cfg, x_BLD.dtype
         B, L, D = x_BLD.shape
         H, K, _ = self.out.shape  # of this device: the heads may be shared
@@ -87,5 +142,7 @@ class Attention(nnx.Module):
             q_BLHK = rms_norm(q_BLHK, self.q_norm[...], cfg.norm_eps)
             k_BLGK = rms_norm(k_BLGK, self.k_norm[...], cfg.norm_eps)
         q_BLHK, k_BLGK = rope.rotate(q_BLHK, *angles_BLK), rope.rotate(k_BLGK, *angles_BLK)
-        o_BLHK = attend(q_BLHK, k_BLGK, v_BLGK, mask_BLM=mask_BLM, implementation=implementation, scale=self.scale)
+        o_BLHK = attend(
+            q_BLHK, k_BLGK, v_BLGK, window=cfg.window, **visible._asdict(), implementation=implementation, scale=self.scale
+        )  # fmt: skip
         return (o_BLHK.reshape(B * L, H * K) @ self.out[...].astype(dtype).reshape(H * K, D)).reshape(B, L, D)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 
 from stepladder.model import parallel, parametrization, rope
-from stepladder.model.attention import Attention
+from stepladder.model.attention import Attention, Visible
 from stepladder.model.init import Init
 from stepladder.model.mlp import MLP
 from stepladder.model.norm import rms_norm
@@ -32,10 +32,10 @@ class Layer(nnx.Module):
         self.mlp = MLP(cfg, init)
 
     def __call__(
-        self, x_BLD: jax.Array, angles_BLK: rope.Angles, mask_BLM: jax.Array | None, implementation: str, shared: parallel.Parallel
+        self, x_BLD: jax.Array, angles_BLK: rope.Angles, visible: Visible, implementation: str, shared: parallel.Parallel
     ) -> jax.Array:
         normed_BLD = shared.enter(rms_norm(x_BLD, self.attention_norm[...], self.eps))
-        x_BLD = x_BLD + self.scaled(shared.leave(self.attention(normed_BLD, angles_BLK, mask_BLM, implementation)))
+        x_BLD = x_BLD + self.scaled(shared.leave(self.attention(normed_BLD, angles_BLK, visible, implementation)))
         return x_BLD + self.scaled(shared.leave(self.mlp(shared.enter(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))))
 
     def scaled(self, branch_BLD: jax.Array) -> jax.Array:

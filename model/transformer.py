@@ -8,6 +8,8 @@ from flax import nnx
 
 from stepladder.model import layers as stack
 from stepladder.model import parametrization, rope
+from stepladder.model.attention import Visible
+from stepladder.model.attention_mask import documents
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.parallel import ALONE, Parallel
@@ -26,7 +28,11 @@ class Transformer(nnx.Module):
         if not cfg.tied:
             self.unembed = init("unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
 
-    def __call__(
+    def __call__(self, tokens_BL: jax.Array, *, shared: Parallel = ALONE, **how) -> jax.Array:
+        """Logits (B, L, V), float32. `how` is that of `stream`."""
+        return self.read_out(self.stream(tokens_BL, shared=shared, **how), shared)
+
+    def stream(
         self,
         tokens_BL: jax.Array,
         *,
@@ -37,25 +43,43 @@ class Transformer(nnx.Module):
         mask_BLM: jax.Array | None = None,
         shared: Parallel = ALONE,
     ) -> jax.Array:
-        """Logits (B, L, V), float32; of the device's own part of the sequence when it is shared."""
+        """The residual stream after the last layer (B, L, D), in the compute dtype; the device's part of the sequence when it is shared."""
         positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
         x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
-        x_BLD = stack.run(self.layers, x_BLD, angles_BLK, mask_BLM, attention, runner=layers, remat=remat, shared=shared)
-        return self.read_out(x_BLD, shared)
+        visible = self.visible(tokens_BL, mask_BLM)
+        return stack.run(self.layers, x_BLD, angles_BLK, visible, attention, runner=layers, remat=remat, shared=shared)
 
     def embedded(self, tokens_BL: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """The residual stream before the first layer, in the compute dtype."""
         return shared.rows(self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype))
 
+    def visible(self, tokens_BL: jax.Array, mask_BLM: jax.Array | None = None) -> Visible:
+        """What a token may look at beside what came before it: its own document, where the model keeps to documents."""
+        end = self.cfg.document_end
+        return Visible(documents(tokens_BL, end) if end >= 0 else None, mask_BLM)
+
     def read_out(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """Logits (B, L, V), float32, of the residual stream after the last layer."""
-        cfg, dtype, (B, L, D) = self.cfg, x_BLD.dtype, x_BLD.shape
-        x_XD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps).reshape(B * L, D)
-        x_XD = x_XD if self.logit_scale == 1 else self.logit_scale * x_XD  # D wide, where the logits are V wide
-        unembed_DV = shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole("unembed", self.unembed[...], dtype)
-        logits_BLV = jnp.dot(x_XD, unembed_DV, preferred_element_type=jnp.promote_types(dtype, jnp.float32)).reshape(B, L, -1)
-        return cfg.logit_cap * jnp.tanh(logits_BLV / cfg.logit_cap) if cfg.logit_cap else logits_BLV
+        return capped(product(*self.factors(x_BLD, shared)), self.cfg.logit_cap)
+
+    def factors(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> tuple[jax.Array, jax.Array]:
+        """(normed and scaled stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap, in the compute dtype."""
+        cfg, dtype = self.cfg, x_BLD.dtype
+        x_BLD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps)
+        x_BLD = x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD  # D wide, where the logits are V wide
+        return x_BLD, shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole("unembed", self.unembed[...], dtype)
+
+
+def product(x_BLD: jax.Array, unembed_DV: jax.Array) -> jax.Array:
+    """Logits (B, L, V) before the cap, summed in float32 at least."""
+    (B, L, D), wide = x_BLD.shape, jnp.promote_types(x_BLD.dtype, jnp.float32)
+    return jnp.dot(x_BLD.reshape(B * L, D), unembed_DV, preferred_element_type=wide).reshape(B, L, -1)
+
+
+def capped(logits_BLV: jax.Array, cap: float) -> jax.Array:
+    """The logits, within (-cap, cap) by a tanh; 0 is off."""
+    return cap * jnp.tanh(logits_BLV / cap) if cap else logits_BLV
 
 
 @lru_cache(maxsize=64)
@@ -74,23 +98,21 @@ def create(cfg: Shape, key: jax.Array) -> tuple[nnx.GraphDef, dict]:
     return graphdef(cfg), init(cfg, key)
 
 
-def logits(
-    cfg: Shape,
-    params: dict,
-    tokens_BL: jax.Array,
-    *,
-    layers: str = "scan",
-    remat: str = "none",
-    attention: str = "xla",
-    positions: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    shared: Parallel = ALONE,
-) -> jax.Array:
-    """Next-token logits (B, L, V), float32.
+def logits(cfg: Shape, params: dict, tokens_BL: jax.Array, **how) -> jax.Array:
+    """Next-token logits (B, L, V), float32. `how` is that of `factors`."""
+    return capped(product(*factors(cfg, params, tokens_BL, **how)), cfg.logit_cap)
+
+
+def factors(
+    cfg: Shape, params: dict, tokens_BL: jax.Array, *, layers: str = "scan", remat: str = "none", attention: str = "xla",
+    positions: jax.Array | None = None, mask: jax.Array | None = None, shared: Parallel = ALONE,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a loss that never holds all logits.
 
     layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
     positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a query may look, on top of causality.
     shared: how the devices of a mesh share the work, when this runs on local pieces of the parameters (model/parallel.py).
     """
     model = nnx.merge(graphdef(cfg), params)
-    return model(tokens_BL, layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask, shared=shared)
+    how = dict(layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask, shared=shared)
+    return model.factors(model.stream(tokens_BL, **how), shared)

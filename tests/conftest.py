@@ -14,13 +14,13 @@ os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladd
 
 
 def pytest_configure(config):
-    """Four CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
+    """Eight CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
     import jax
 
     from stepladder.train import machine, topology
 
     topology.hush()
-    machine.start(machine.Machine(devices=4))
+    machine.start(machine.Machine(devices=8))
     jax.devices()
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from stepladder.configs import base, durations, rule, sizes
+from stepladder.configs import base, durations, rule, rungs, sizes
 from stepladder.configs.counting import count
 from stepladder.configs.errors import UserError
 from stepladder.configs.load import load, override
 from stepladder.configs.rungs import cooldown, rung, with_checkpoints
 from stepladder.configs.spec import from_dict, to_dict
+from stepladder.train.data import tokenizer
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,6 +61,7 @@ def test_sizes_are_a_geometric_family():
         ({"activation": "swigloo"}, "swiglu"),
         ({"kv_ratio": 3}, "divisor"),
         ({"compute_dtype": "float16"}, "bfloat16"),
+        ({"window": -1}, "number of positions"),
     ],
 )
 def test_sizes_refused(argument, hint):
@@ -196,3 +198,23 @@ def cost(spec) -> tuple[float, float, float]:
     counts = count(spec.model, spec.data.seq_len)
     tokens = spec.steps * spec.tokens_per_step
     return counts.params_total, tokens, tokens * counts.flops_per_token_train
+
+
+def test_fields_that_came_later_change_no_id_while_they_are_off():
+    """A window and a document's end are written, hashed and compiled for only where they are used; either way a spec is read back whole."""
+    off, on = base.get_config("tiny"), base.get_config("tiny")
+    on.model.window, on.model.document_mask = 64, True
+    plain, limited = rung(off), rung(on)
+    assert not {"window", "document_end"} & to_dict(plain)["model"].keys()
+    assert (limited.model.window, limited.model.document_end) == (64, 256)
+    assert {k: to_dict(limited)["model"][k] for k in ("window", "document_end")} == {"window": 64, "document_end": 256}
+    assert plain.hash != limited.hash and plain.program_key != limited.program_key
+    for spec in (plain, limited):
+        assert from_dict(to_dict(spec)) == spec
+    at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))  # 0 is a token, not "off"
+    assert to_dict(at_zero)["model"]["document_end"] == 0
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe:270"])
+def test_documents_end_with_the_tokenizers_token(name):
+    assert rungs.document_end(name) == tokenizer.train(name, ["a few words of text, many times over " * 20]).eos

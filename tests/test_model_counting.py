@@ -58,3 +58,16 @@ def test_definitions():
     assert counts.params_non_embedding == counts.params_total - 2 * 512 * 128
     # The causal half: position l sees l + 1 of L.
     assert counts.flops_forward["attention_scores"] == pytest.approx(counts.attention_full * 65 / 128)
+
+
+@pytest.mark.parametrize("window", [0, 1, 7, 63, 64, 100])
+def test_a_window_counts_what_its_queries_see(window):
+    """Against every pair of the mask, one by one; what a dense implementation executes stays the same."""
+    cfg, L = dataclasses.replace(WIDE["gqa"], window=window), 64
+    pairs = sum(j <= i and (not window or j > i - window) for i in range(L) for j in range(L))
+    counts, free = count(cfg, L), count(WIDE["gqa"], L)
+    assert counts.flops_forward["attention_scores"] == 4 * cfg.n_layers * cfg.n_heads * cfg.head_dim * pairs / L
+    assert counts.attention_full == free.attention_full and counts.params == free.params
+    assert {k: v for k, v in counts.flops_forward.items() if k != "attention_scores"} == {
+        k: v for k, v in free.flops_forward.items() if k != "attention_scores"
+    }

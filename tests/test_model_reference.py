@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepladder.model import attention, norm, rope, transformer
+from stepladder.model import norm, rope, transformer
 from tests.model_shapes import SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
@@ -101,28 +101,6 @@ def test_causal():
     a, b = logits(cfg, params, tokens_BL), logits(cfg, params, changed)
     np.testing.assert_array_equal(a[:, :5], b[:, :5])
     assert np.abs(a[:, 5:] - b[:, 5:]).min(axis=-1).max() > 0
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("implementation", attention.IMPLEMENTATIONS)
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_attend(causal, implementation, kv_heads):
-    q, k, v = (RNG.standard_normal((2, n, h, 8)).astype(np.float32) * 3 for n, h in ((5, 4), (6, kv_heads), (6, kv_heads)))
-    mask_BLM = RNG.random((2, 5, 6)) < 0.6
-    mask_BLM[:, :, 0] = True  # every query sees something
-    got = attention.attend(q, k, v, causal=causal, mask_BLM=mask_BLM, implementation=implementation)
-    visible = mask_BLM & np.tril(np.ones((5, 6), bool)) if causal else mask_BLM
-    for b in range(2):
-        for head in range(4):
-            g = head // (4 // kv_heads)
-            want = reference_attention(q[b, :, head], k[b, :, g], v[b, :, g], visible[b])
-            np.testing.assert_allclose(got[b, :, head], want, rtol=1e-4, atol=1e-5)
-
-
-def test_attend_large_scores_are_finite():
-    q = np.full((1, 4, 1, 8), 1e4, np.float32)
-    value, grads = jit(jax.value_and_grad(lambda q: attention.attend(q, q, q).sum()))(q)
-    assert np.isfinite(value) and np.isfinite(grads).all()
 
 
 def test_rms_norm():

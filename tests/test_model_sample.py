@@ -1,5 +1,7 @@
 """Sampling: the prompt is kept, greedy follows the argmax, seeds reproduce, nothing recompiles per token."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -10,14 +12,16 @@ from tests.model_shapes import SHAPES, create, jit
 CFG = SHAPES["all"]
 PARAMS = jax.tree.map(lambda p: 5 * p, create(CFG))
 LOGITS = jit(lambda tokens: transformer.logits(CFG, PARAMS, tokens))
+LIMITED = dataclasses.replace(CFG, window=4, document_end=4)
 PROMPT = [3, 1, 4, 1, 5]
 
 
-def test_greedy_is_the_argmax_of_each_prefix():
-    got = np.asarray(sample.generate(CFG, PARAMS, PROMPT, 6, 0.0, jax.random.key(0)))
-    want = list(PROMPT)
+@pytest.mark.parametrize("cfg", [CFG, LIMITED], ids=["all", "window, documents"])
+def test_greedy_is_the_argmax_of_each_prefix(cfg):
+    got = np.asarray(sample.generate(cfg, PARAMS, PROMPT, 6, 0.0, jax.random.key(0)))
+    want, logits = list(PROMPT), jit(lambda tokens: transformer.logits(cfg, PARAMS, tokens))
     for _ in range(6):
-        want.append(int(LOGITS(np.array([want + [0] * (11 - len(want))]))[0, len(want) - 1].argmax()))
+        want.append(int(logits(np.array([want + [0] * (11 - len(want))]))[0, len(want) - 1].argmax()))
     np.testing.assert_array_equal(got, want)
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 
+from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
 from stepladder.train import optimizer
 from stepladder.train.machine import Machine
@@ -85,6 +87,26 @@ def test_execution_changes_nothing(spec, machine):
     # Adam's first steps divide tiny gradients by their own size: where a gradient is rounding noise, so is its sign
     for a, b in zip(jax.tree.leaves(want["params"]), jax.tree.leaves(got["params"])):
         assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
+
+
+def test_the_machine_chooses_attention(spec):
+    """By itself what runs everywhere here; a wish is checked against backend and shape."""
+    assert program(spec, Machine(devices=1)).forward["attention"] == "xla"
+    for wanted, said in (("cudnn", "bfloat16"), ("splash", "multiple of 128")):
+        with pytest.raises(UserError, match=f"machine.attention='{wanted}'.*{said}"):
+            Program(spec, Machine(devices=1, attention=wanted))
+    with pytest.raises(UserError, match="machine.attention='flash'"):
+        Machine.from_config(ConfigDict({"machine": {"attention": "flash"}}))
+
+
+def test_windows_and_documents_on_devices(spec):
+    """A model that looks back over a window, within a document: the same step on four devices, and another than without."""
+    limited = dataclasses.replace(spec, model=dataclasses.replace(spec.model, window=8, document_end=32))
+    alone, shared = (train(Program(limited, Machine(devices=n)), limited, 2)[1] for n in (1, 4))
+    free = train(program(spec, Machine(devices=1)), spec, 2)[1]
+    assert shared[1]["loss"] == pytest.approx(alone[1]["loss"], rel=1e-6)
+    assert shared[1]["grad_norm"] == pytest.approx(alone[1]["grad_norm"], rel=1e-4)
+    assert abs(alone[1]["grad_norm"] / free[1]["grad_norm"] - 1) > 1e-4
 
 
 def test_batches_are_sharded_over_devices(spec):

@@ -26,7 +26,7 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
     `params` are the run's after `probe.step` steps, on the program's mesh. Losses are in nats a token, so a and c are in nats a token and
     unit of rate (squared). lambda_residual is |H v - lambda v|: an eigenvalue is within it of lambda_max.
     """
-    spec, how = probe.run, tuple(program.forward.items())
+    spec, how = probe.run, _how(program)
     gradient = functools.partial(_gradient, spec.model, how)
     product = functools.partial(_product, spec.model, how)
     shares = dict(spec.data.evaluated)
@@ -63,8 +63,13 @@ def _top_eigenvalue(probe: Alignment, params: dict, windows: dict, shares: dict,
     weight_W = np.concatenate([np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()])
     chunks = _chunks(program, np.concatenate(list(windows.values())), weight_W)
     start_P = jax.random.normal(jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),))
-    static = probe.run.model, tuple(program.forward.items()), probe.iterations, probe.tolerance
+    static = probe.run.model, _how(program), probe.iterations, probe.tolerance
     return curvature.largest(lambda shift: _iterate(*static, params, *chunks, start_P, shift))
+
+
+def _how(program: Program) -> tuple:
+    """As the program's forward pass, in plain operations: kernels have no second derivative."""
+    return tuple({**program.forward, "attention": "xla"}.items())
 
 
 # Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be hashable.

@@ -1,10 +1,12 @@
 """Orbax checkpoints of one run: permanent ones at planned steps, and one temporary one by time.
 
 A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint, tokenizer). Restoring always uses our own
-abstract tree and shardings, so another number of devices or hosts reads the same bytes.
+abstract tree and shardings, so another number of devices or hosts reads the same bytes. The processes of a group save together (each
+writes what its devices hold, and all methods are called by all of them); each restores by itself, then they compare what they could read.
 """
 
 import errno
+import hashlib
 import logging
 import time
 from pathlib import Path
@@ -14,7 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from stepladder.configs.errors import UserError
-from stepladder.train import faults
+from stepladder.train import faults, hosts
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
 
@@ -26,17 +28,23 @@ class Checkpoints:
         self.path, self.permanent = Path(path).absolute(), frozenset(permanent)
         if read_only and not self.path.is_dir():
             raise UserError(f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist")
-        options = ocp.CheckpointManagerOptions(
-            create=not read_only, read_only=read_only, cleanup_tmp_directories=not read_only, enable_async_checkpointing=not read_only,
-        )  # fmt: skip
-        try:
-            self.manager = ocp.CheckpointManager(self.path, options=options)
-        except OSError as error:
-            raise UserError(f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir") from error
+        if not read_only:
+            hosts.share(self._create)
+        together = {}
+        if hosts.count() > 1:  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
+            name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+            together = {"active_processes": set(range(hosts.count())), "barrier_sync_key_prefix": name}
+        self.manager = _manager(self.path, read_only, **together)
         self.last_save = time.monotonic()
 
+    def _create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir") from error
+
     def steps(self) -> list[int]:
-        return sorted(self.manager.all_steps())
+        return hosts.share(lambda: sorted(self.manager.all_steps()))
 
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Start an asynchronous save; an earlier one is awaited first. Temporary checkpoints other than this one are deleted."""
@@ -66,17 +74,28 @@ class Checkpoints:
         failures = []
         for candidate in reversed(steps):
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-                restored = self.manager.restore(candidate, args=args)
-                return restored.state, restored.meta
+                restored, failure = self._read(candidate, abstract), ""
             except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
-                failures.append(f"step {candidate}: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
-                logging.warning("unreadable checkpoint %s/%s; trying an older one", self.path, candidate)
+                failure = f"step {candidate}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            failure = next(filter(None, hosts.gather(failure)), "")  # what one process cannot read, none does
+            if not failure:
+                return restored.state, restored.meta
+            failures.append(failure)
+            logging.warning("unreadable checkpoint %s/%s; trying an older one", self.path, candidate)
         if failures:
             raise UserError(
                 f"checkpoint={self.path}: none is readable ({'; '.join(failures)}); delete the folder of this run to start it anew"
             )
         return None
+
+    def _read(self, step: int, abstract: Any) -> Any:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        if hosts.count() == 1:
+            return self.manager.restore(step, args=args)
+        # By itself: a process that fails would leave the others at orbax's barrier.
+        alone = {"primary_host": jax.process_index(), "active_processes": {jax.process_index()}}
+        with _manager(self.path, read_only=True, **alone) as reader:
+            return reader.restore(step, args=args)
 
     def drop_after(self, step: int) -> None:
         """Delete checkpoints later than `step` (unreadable ones that an older one replaced)."""
@@ -100,7 +119,14 @@ class Checkpoints:
             raise
 
 
+def _manager(path: Path, read_only: bool, **processes: Any) -> ocp.CheckpointManager:
+    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(
+        create=False, read_only=read_only, cleanup_tmp_directories=not read_only, enable_async_checkpointing=not read_only,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(**processes),
+    ))  # fmt: skip
+
+
 def _one_copy(value: Any) -> Any:
     """A replicated array of one process as one device holds it: orbax would cut it into a part a device, with a dispatch each."""
-    whole = isinstance(value, jax.Array) and value.is_fully_replicated and jax.process_count() == 1
+    whole = isinstance(value, jax.Array) and value.is_fully_replicated and value.is_fully_addressable
     return value.addressable_data(0) if whole else value

@@ -102,16 +102,23 @@ def run(args) -> int:
 
 
 def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:
+    """Process 0 speaks for all of a job."""
+    from stepladder.train import hosts
     from stepladder.train.ladder import run_ladder
     from stepladder.train.preempt import EXIT_STATUS, Preempted
+    from stepladder.train.same import check_same
 
-    try:
-        states = run_ladder(loaded, workdir, _write_forecast, quiet)
-    except Preempted as notice:
-        print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
-        return EXIT_STATUS
+    with hosts.job():
+        check_same(loaded)
+        try:
+            states = run_ladder(loaded, workdir, _write_forecast, quiet)
+        except Preempted as notice:
+            if hosts.first():
+                print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
+            return EXIT_STATUS
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
-    print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
+    if hosts.first():
+        print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return 0 if all(state in schema.TERMINAL for state in states.values()) else 1
 
 
@@ -352,8 +359,10 @@ def _demo_arguments(parser):
 
 def demo(args) -> int:
     """The five-minute tour: corpus, proxies, forecast, target, report. Example: stepladder demo --workdir=demo"""
+    from stepladder.train import hosts
+
     code = _run(load(args.config, args.overrides), args.workdir, args.quiet)
-    return code or _report(args.workdir)
+    return code or (_report(args.workdir) if hosts.first() else 0)
 
 
 COMMANDS = {

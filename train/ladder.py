@@ -1,5 +1,6 @@
 """Run a ladder: every run that is not done yet, parents first, targets only after the forecast is written."""
 
+import functools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from stepladder.configs.errors import UserError
 from stepladder.configs.files import write_atomic
 from stepladder.configs.load import Loaded
 from stepladder.configs.spec import RunSpec
-from stepladder.train import faults
+from stepladder.train import faults, hosts
 from stepladder.train import machine as machines
 from stepladder.train.clock import Clock
 from stepladder.train.machine import Machine
@@ -41,44 +42,51 @@ def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None
     """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten."""
     workdir = Path(workdir)
     machine = Machine.from_config(loaded.config)
-    claim(workdir, loaded)
-    states = {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs}
+    hosts.share(lambda: claim(workdir, loaded))
+    states = hosts.share(lambda: {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs})
     if all(state in schema.TERMINAL for state in states.values()):
         return states
     machines.start(machine)
     from stepladder.train.pack import forecast_first, plan  # after `start`: importing these brings up jax's backend in places
     from stepladder.train.run import run_pack
 
-    notice, clock = Notice().watch(), Clock()
-    with clock.phase("prepare"):
-        by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet)
-    clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
-    began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
-    with _bar(loaded.specs, states, quiet) as progress:
-        for pack in plan(loaded.specs, machine):
-            todo = [spec for spec in pack.specs if states[spec.run_id] not in schema.TERMINAL]
-            for spec in todo:
-                if forecast_first(spec) and before_target:
-                    with clock.phase("forecast"):
-                        before_target(workdir, spec)
-                    faults.point("after_forecast")
-            orphans = {spec: reason for spec in todo if (reason := _lost_parent(spec, states, workdir))}
-            for spec, reason in orphans.items():
-                Record(workdir, spec).set_status(schema.FAILED, 0, reason=reason)
-                states[spec.run_id] = schema.FAILED
-            todo = [spec for spec in todo if spec not in orphans]
-            try:
-                states |= run_pack(
-                    todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
-                )  # fmt: skip
-            except UserError as error:
-                for record in (Record(workdir, spec) for spec in todo):
-                    if record.status["state"] not in schema.TERMINAL:
-                        record.set_status(schema.FAILED, record.status["step"], reason=str(error))
-                raise
+    clock = Clock()
+    with Notice().watching() as notice:
+        with clock.phase("prepare"):
+            by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet and hosts.first())
+        clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
+        began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
+        with _bar(loaded.specs, states, quiet) as progress:
+            for pack in plan(loaded.specs, machine):
+                todo = [spec for spec in pack.specs if states[spec.run_id] not in schema.TERMINAL]
+                for spec in todo:
+                    if forecast_first(spec) and before_target:
+                        with clock.phase("forecast"):
+                            hosts.share(functools.partial(before_target, workdir, spec))
+                        faults.point("after_forecast")
+                lost = hosts.share(functools.partial(_lost_parents, todo, states, workdir))
+                orphans = {spec: lost[spec.run_id] for spec in todo if spec.run_id in lost}
+                for spec, reason in orphans.items():
+                    Record(workdir, spec).set_status(schema.FAILED, 0, reason=reason)
+                    states[spec.run_id] = schema.FAILED
+                todo = [spec for spec in todo if spec not in orphans]
+                try:
+                    states |= run_pack(
+                        todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
+                    )  # fmt: skip
+                except UserError as error:
+                    for record in (Record(workdir, spec) for spec in todo):
+                        if record.status["state"] not in schema.TERMINAL:
+                            record.set_status(schema.FAILED, record.status["step"], reason=str(error))
+                    raise
     body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
-    write_atomic(workdir / schema.TIMES, json.dumps(body, indent=1) + "\n")
+    if hosts.first():
+        write_atomic(workdir / schema.TIMES, json.dumps(body, indent=1) + "\n")
     return states
+
+
+def _lost_parents(specs: list[RunSpec], states: dict[str, str], workdir: Path) -> dict[str, str]:
+    return {spec.run_id: reason for spec in specs if (reason := _lost_parent(spec, states, workdir))}
 
 
 def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | None:
@@ -106,7 +114,7 @@ def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[
         TextColumn("{task.fields[loss]}"),
     )
     todo = [s for s in specs if states[s.run_id] not in schema.TERMINAL]
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal or not hosts.first()) as progress:
         whole = progress.add_task("ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss="")
         tasks, done = {}, dict.fromkeys((s.run_id for s in todo), 0)
 

@@ -1,6 +1,7 @@
 """How to execute on this machine: devices, their memory, compilation cache. No part of a run's identity."""
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
-from stepladder.model import layers
-from stepladder.train import profile, topology
+from stepladder.model import attention, layers
+from stepladder.train import hosts, profile, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 
@@ -24,6 +25,7 @@ class Machine:
     devices: int = 0
     mesh: str = "auto"
     layers: str = "auto"
+    attention: str = "auto"
     remat: str = "auto"
     accumulation: int = 0
     temporary_every: float = 300.0
@@ -38,7 +40,8 @@ class Machine:
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
         machine = cls(**config.machine.to_dict())
-        for field, known in (("layers", ("auto", *layers.RUNNERS)), ("remat", ("auto", *layers.REMAT))):
+        known_of = {"layers": layers.RUNNERS, "attention": attention.IMPLEMENTATIONS, "remat": layers.REMAT}
+        for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
         if machine.pack_mode not in ("auto", "map", "vmap"):
@@ -62,8 +65,12 @@ def start(machine: Machine) -> None:
 
 
 def devices(machine: Machine) -> list[jax.Device]:
+    """Those that take part: the first `machine.devices` of every process."""
     found = topology.devices(machine.topology) if machine.topology else jax.devices()
-    return list(found[: machine.devices or None])
+    hosted: dict[int, list] = {}
+    for device in found:
+        hosted.setdefault(0 if machine.topology else device.process_index, []).append(device)
+    return [device for own in hosted.values() for device in own[: machine.devices or None]]
 
 
 def platform(machine: Machine) -> str:
@@ -83,5 +90,15 @@ def memory(machine: Machine) -> float:
         return machine.memory_gb * 1e9
     if machine.topology:
         return topology.memory(machine.topology)
-    stats = devices(machine)[0].memory_stats()
-    return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return _memory_here()
+
+
+@functools.cache
+def _memory_here() -> float:
+    """As process 0 finds it: what fits is planned alike on all."""
+
+    def look() -> float:
+        stats = jax.local_devices()[0].memory_stats()
+        return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+    return hosts.share(look)

@@ -5,12 +5,13 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec
-from stepladder.train import faults, schedule, tensorboard
+from stepladder.train import faults, hosts, schedule, tensorboard
 from stepladder.train.checkpoint import Checkpoints
 from stepladder.train.clock import WAIT
 from stepladder.train.data.batches import BatchSource
@@ -74,9 +75,10 @@ class Member:
         self.record.set_status(schema.RUNNING, self.step)
         return state
 
-    def source(self) -> BatchSource:
+    def source(self, rows: np.ndarray) -> BatchSource:
+        """The run's batches, of which this process reads `rows`."""
         spec = self.spec
-        return BatchSource(self.store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed)
+        return BatchSource(self.store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed, rows)
 
     def advance(self) -> None:
         """The dispatch of `group` steps is on its way."""
@@ -154,7 +156,7 @@ class Member:
         if spec.parent is None:
             return self.program.init(hyper), 0
         folder = Path(workdir) / schema.RUNS / spec.parent.run_id / schema.CHECKPOINTS
-        if not folder.is_dir():
+        if not hosts.share(folder.is_dir):
             raise UserError(
                 f"parent={spec.parent.run_id}: no record of it under {workdir}; run the parent first, a branch never starts from scratch"
             )
@@ -189,7 +191,7 @@ class Member:
 
     def _commit(self, last: int, machine: Machine) -> None:
         rows = self.record.commit_rows(self.committed, last)
-        if machine.tensorboard and rows:
+        if machine.tensorboard and rows and hosts.first():
             tensorboard.mirror(self.record.path / "tensorboard", rows)
 
 

@@ -27,10 +27,10 @@ def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
     return (2 * _width(model) + 4) * (layer + model.vocab_size * model.d_model) if fsdp > 1 else 6.0 * model.vocab_size * model.d_model
 
 
-def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int = 1, chunk_tokens: int = 0) -> float:
-    """What one sequence leaves for the backward pass, and one layer's work on it. scores: whether attention keeps its L x L weights.
+def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int = 1) -> float:
+    """What one sequence leaves for the backward pass, and one layer's work on it; `logits` not counted.
 
-    chunk_tokens: tokens whose logits exist at once; 0 is all.
+    scores: whether attention keeps its L x L weights.
     """
     m, L = spec.model, spec.data.seq_len
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
@@ -38,8 +38,13 @@ def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int =
     dots = (heads + 2 * m.d_ff) / tensor + 2 * m.d_model
     everything = 8 * stream + 2 * m.d_model + (4 * m.d_ff + 3 * heads + (2 * m.n_heads * L if scores else 2 * m.n_heads)) / tensor
     saved = {"none": everything, "dots": stream + dots, "full": stream}[remat]
-    logits = LOGITS * m.vocab_size * (min(chunk_tokens, L) or L) / tensor
-    return _width(m) * L * (m.n_layers * saved + everything) + logits
+    return _width(m) * L * (m.n_layers * saved + everything)
+
+
+def logits(spec: RunSpec, sequences: int, loss_floats: int = 0, tensor: int = 1) -> float:
+    """Logits that stand in memory at once: of all `sequences`, or of a piece of them of `loss_floats`."""
+    every = sequences * spec.data.seq_len * spec.model.vocab_size / tensor
+    return LOGITS * min(every, loss_floats or every)
 
 
 def _width(model: ModelSpec) -> int:

@@ -21,7 +21,6 @@ def batches(spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members:
     defaults = layout.DEFAULTS[platform]
     known = tuple(layers.REMAT) if defaults.micro_tokens else (defaults.remat,)
     remats = known if machine.remat == "auto" else (machine.remat,)
-    fitting = {remat: _fitting(spec, machine, mesh, remat, forward) // members for remat in remats}
     if machine.accumulation:
         chunk = local // machine.accumulation
     elif not defaults.micro_tokens:
@@ -29,9 +28,10 @@ def batches(spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members:
     else:
         chunk = None
     enough = chunk or (local if chunk == 0 else wanted(spec, platform, local))
-    remat = next((remat for remat in remats if fitting[remat] >= enough), remats[-1])
+    fits = lambda rows, remat: _fits(spec, machine, mesh, rows, remat, forward, members)  # noqa: E731
+    remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if chunk is None:
-        chunk = max((k for k in range(1, local + 1) if local % k == 0 and k <= fitting[remat]), default=1)
+        chunk = max((k for k in range(1, local + 1) if local % k == 0 and fits(k, remat)), default=1)
     return {"chunk": chunk, "remat": remat}
 
 
@@ -41,8 +41,10 @@ def wanted(spec: RunSpec, platform: str, local: int) -> int:
     return next(k for k in range(1, local + 1) if local % k == 0 and (k * spec.data.seq_len >= tokens > 0 or k == local))
 
 
-def _fitting(spec: RunSpec, machine: Machine, mesh: Mesh, remat: str, forward: dict) -> int:
-    """Sequences that fit the memory of a device beside the state."""
+def _fits(spec: RunSpec, machine: Machine, mesh: Mesh, rows: int, remat: str, forward: dict, members: int) -> bool:
+    """Whether `rows` sequences at a time fit the memory of a device beside the state, by the estimate."""
     fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    free = memory.FILL * machines.memory(machine) - memory.state(spec, fsdp * tensor) - memory.gathered(spec, fsdp, tensor)
-    return int(free / memory.activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor))
+    each = memory.state(spec, fsdp * tensor) + memory.gathered(spec, fsdp, tensor)
+    each += rows * memory.activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor)
+    each += memory.logits(spec, rows, forward["loss_floats"], tensor)
+    return members * each <= memory.FILL * machines.memory(machine)

@@ -154,7 +154,10 @@ def _fitting(spec: RunSpec, machine: Machine) -> int:
     if mode == "map":  # one member at a time has activations
         each = budget / len(devices) if platform == "cpu" else budget
         rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
-        return max(1, int((each - rows * memory.activations(spec, "none")) / params) * len(devices))
+        work = rows * memory.activations(spec, "none") + memory.logits(spec, rows)
+        return max(1, int((each - work) / params) * len(devices))
     rows = micro.wanted(spec, platform, spec.batch_size)
-    found = (int(budget / (params + rows * memory.activations(spec, remat))) for remat in ("none", "full"))
+    scores = layout.attention_for(spec.model, spec.data.seq_len, platform, mapped=True) == "xla"
+    works = (rows * memory.activations(spec, remat, scores=scores) for remat in ("none", "full"))
+    found = (int((budget - memory.logits(spec, rows, layout.DEFAULTS[platform].loss_floats)) / (params + work)) for work in works)
     return max(1, next((k for k in found if k), 0) * len(devices))

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
 from stepladder.model import parallel
+from stepladder.train import arrays, hosts
 from stepladder.train import machine as machines
 from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
@@ -67,6 +68,10 @@ class Alone:
     def __init__(self, program: Program):
         self.program, self.mesh, self.members, self.streams, self.how = program, program.mesh, 1, 1, program.how
 
+    @property
+    def batch_rows(self) -> np.ndarray:
+        return self.program.batch_rows
+
     def compile(self):
         return self.program.step
 
@@ -107,13 +112,18 @@ class Packed:
         self.rows = [k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)]  # of member k
         self.by_run = NamedSharding(self.mesh, RUN)
         self.by_state, self.by_member = (meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ()))
-        how = self.program.how_on(self.mesh, each if self.mode == "vmap" else 1)
+        how = self.program.how_on(self.mesh, each if self.mode == "vmap" else 0)
         if self.mode == "map":  # a device's members are its own: nothing is shared within one
             how["mesh"] = None
         self.how = how
         self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
         self._tokens_shape = (streams, DISPATCH, spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)
+
+    @functools.cached_property
+    def batch_rows(self) -> np.ndarray:
+        """The rows of the batches that this process's devices hold."""
+        return arrays.batch_rows(self._tokens_sharding, self._tokens_shape, axis=2)
 
     def compile(self):
         return self.executable
@@ -127,7 +137,8 @@ class Packed:
         hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
-        jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, self.by_run))
+        metrics = self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)  # all processes read all metrics
+        jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         COMPILED["step", self.program.spec.program_key] += 1
         shapes = stacked(self.program.shapes, self.by_state), stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers))
         traced = jitted.trace(*shapes, index, index, tokens)
@@ -136,19 +147,19 @@ class Packed:
 
     def hyper(self, values: Sequence[dict]) -> dict:
         rows = self._by_row(values, values[0])
-        return jax.device_put(jax.tree.map(lambda *x: np.stack(x), *rows), self.by_run)
+        return arrays.place(jax.tree.map(lambda *x: np.stack(x), *rows), self.by_run)
 
     def place(self, states: Sequence[dict]) -> dict:
         """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
         empty = lambda: jax.tree.map(lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes)  # noqa: E731
         stacked = jax.jit(empty, out_shardings=self.by_state)()
         for row, state in zip(self.rows, states):
-            stacked = self._put(stacked, jax.device_put(state, self.by_member), np.int32(row))
+            stacked = self._put(stacked, arrays.move(state, self.by_member), np.int32(row))
         return stacked
 
     def take(self, state: dict, member: int) -> dict:
         """The state of one member, on its own program's mesh."""
-        return jax.device_put(self._take(state, np.int32(self.rows[member])), self.program.by_state)
+        return arrays.move(self._take(state, np.int32(self.rows[member])), self.program.by_state)
 
     def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
         """Arguments of `step` after state and hypers: how many steps each member takes, of which stream, and the streams' batches."""
@@ -156,12 +167,14 @@ class Packed:
             tokens, streams = self._by_row([tokens[u] for u in streams], []), range(self.members)
         else:
             streams = self._by_row(streams, 0)
-        tokens_USBT = np.zeros(self._tokens_shape, np.int32)
+        U, S, _, T = self._tokens_shape
+        tokens_USBT = np.zeros((U, S, len(self.batch_rows), T), np.int32)
         for u, batches in enumerate(tokens):
             if len(batches):
                 tokens_USBT[u, : len(batches)] = batches
         index = np.array(self._by_row(counts, 0), np.int32), np.array(streams, np.int32)
-        return *jax.device_put(index, self.by_run), jax.device_put(tokens_USBT, self._tokens_sharding)
+        tokens = arrays.place_rows(tokens_USBT, self.batch_rows, self._tokens_sharding, self._tokens_shape, axis=2)
+        return *arrays.place(index, self.by_run), tokens
 
     def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
         """Metrics on the host, by member."""

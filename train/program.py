@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
 from stepladder.model import layout, transformer
 from stepladder.model.gradient import loss_and_gradient, window_losses
+from stepladder.train import arrays, micro, optimizer, schedule
 from stepladder.train import machine as machines
 from stepladder.train import mesh as meshes
-from stepladder.train import micro, optimizer, schedule
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
@@ -106,7 +106,7 @@ class Program:
         self.backend = machines.platform(self.machine)
         defaults = layout.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
-        self.forward = {"layers": runner, "attention": defaults.attention}
+        self.forward = {"layers": runner, "attention": self.attention(), "loss_floats": defaults.loss_floats}
         self.how = self.how_on(self.mesh)
         self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
@@ -115,9 +115,20 @@ class Program:
         self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh, members: int = 1) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once."""
-        return {**self.forward, **micro.batches(self.spec, self.machine, mesh, self.forward, members), "mesh": mesh}
+    def how_on(self, mesh: Mesh, mapped: int = 0) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh. mapped: members of a pack that a device runs at once under vmap, if it does."""
+        forward = self.forward
+        if mapped:
+            forward = {**forward, "attention": self.attention(mapped=True), "loss_floats": -(-forward["loss_floats"] // mapped)}
+        return {**forward, **micro.batches(self.spec, self.machine, mesh, forward, mapped or 1), "mesh": mesh}
+
+    def attention(self, mapped: bool = False) -> str:
+        """The implementation that runs here. Raises UserError when the one the machine wants cannot."""
+        wanted = self.machine.attention
+        try:
+            return layout.attention_for(self.spec.model, self.spec.data.seq_len, self.backend, wanted, mapped=mapped)
+        except ValueError as error:
+            raise UserError(f"machine.attention={wanted!r}: {error}; use auto") from error
 
     @property
     def abstract_state(self) -> dict:
@@ -125,16 +136,28 @@ class Program:
 
     def put(self, tree):
         """Move host values to the mesh, replicated."""
-        return jax.device_put(tree, self.replicated)
+        return arrays.place(tree, self.replicated)
 
     def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
-        """(how many, the batches on the mesh, sharded by rows and padded to DISPATCH): the arguments of `step` after state and hypers."""
+        """(how many, the batches on the mesh, sharded by rows and padded to DISPATCH): the arguments of `step` after state and hypers.
+
+        `batches` hold `batch_rows` of the whole batches.
+        """
         tokens_SBT = np.zeros((DISPATCH, *batches[0].shape), np.int32)
         tokens_SBT[: len(batches)] = batches
-        return np.int32(len(batches)), jax.device_put(tokens_SBT, meshes.by_batch(self.mesh, 1))
+        return np.int32(len(batches)), arrays.place_rows(tokens_SBT, self.batch_rows, *self._batches, axis=1)
+
+    @functools.cached_property
+    def batch_rows(self) -> np.ndarray:
+        """The rows of a batch that this process's devices hold."""
+        return arrays.batch_rows(*self._batches, axis=1)
+
+    @property
+    def _batches(self) -> tuple[NamedSharding, tuple[int, ...]]:
+        return meshes.by_batch(self.mesh, 1), (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
-        return jax.device_put(windows_CBT, meshes.by_batch(self.mesh, 1))
+        return arrays.place(windows_CBT, meshes.by_batch(self.mesh, 1))
 
     @functools.cached_property
     def init(self):
@@ -147,8 +170,8 @@ class Program:
     def step(self):
         """(state, hyper, count, batches) -> (state after `count` steps, metrics of the last)."""
         fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.how)
-        shape = (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
-        batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=meshes.by_batch(self.mesh, 1))
+        sharding, shape = self._batches
+        batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
         count = jax.ShapeDtypeStruct((), np.int32)
         jitted = jax.jit(fn, donate_argnums=0, out_shardings=(self.by_state, self.replicated))
         return self._compile("step", jitted, self.abstract_state, self.hyper_shapes, count, batches)

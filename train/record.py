@@ -1,4 +1,4 @@
-"""The record of a run on disk (names and fields: configs/schema.py). Host 0 writes; every file is written beside, then renamed.
+"""The record of a run on disk (names and fields: configs/schema.py). Process 0 writes, the others only read; every file is written beside, then renamed.
 
 Metric rows wait in memory until a checkpoint covers them. `commit_rows` writes the part, then the caller commits the checkpoint: the
 checkpoint is the commit marker. A part that outran its checkpoint is dropped at restore, and its steps are made again, so after any
@@ -14,6 +14,7 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.files import write_atomic
 from stepladder.configs.spec import RunSpec, to_dict
+from stepladder.train import hosts
 
 
 def read_json(path: Path) -> dict | None:
@@ -30,7 +31,10 @@ class Record:
         self._lost = (0, 0.0)  # (steps, seconds) that killed processes lost, until a committed row says so
 
     def open(self, lineage: dict) -> None:
-        """Write spec and lineage once; refuse a folder that holds another run or other data."""
+        """Write spec and lineage once; refuse a folder that holds another run or other data. A group calls it on all processes."""
+        hosts.share(lambda: self._open(lineage))
+
+    def _open(self, lineage: dict) -> None:
         held = read_json(self.path / schema.SPEC)
         if held is None:
             write_atomic(self.path / schema.SPEC, json.dumps(to_dict(self.spec), indent=1, sort_keys=True) + "\n")
@@ -53,12 +57,13 @@ class Record:
 
     def set_status(self, state: str, step: int, **more: Any) -> None:
         body = {"state": state, "step": step, "total_steps": self.spec.steps, **more}
-        write_atomic(self.path / schema.STATUS, json.dumps(body, sort_keys=True) + "\n")
+        if hosts.first():
+            write_atomic(self.path / schema.STATUS, json.dumps(body, sort_keys=True) + "\n")
 
     def heartbeat(self, step: int, every: float = 1.0) -> None:
         """At most one write in `every` seconds, with the pace since the one before; feeds `status` only."""
         now, (then, before) = time.time(), self._beat
-        if now - then >= every:
+        if now - then >= every and hosts.first():
             self._beat = now, step
             pace = (step - before) / (now - then) if then else None
             body = {"step": step, "time": now, "steps_per_second": pace, "lost": self._lost}
@@ -78,13 +83,13 @@ class Record:
     def commit_rows(self, first: int, last: int) -> list[dict]:
         """Write the waiting rows as the immutable part (first, last] and return them."""
         text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
-        if self.rows:
+        if self.rows and hosts.first():
             write_atomic(self.path / schema.METRICS / schema.part_name(first, last), text)
         rows, self.rows, self._lost = self.rows, [], (0, 0.0)
         return rows
 
     def truncate(self, step: int) -> None:
         """Drop parts that no committed checkpoint covers: their steps will be made again."""
-        for part in sorted((self.path / schema.METRICS).glob("*.jsonl")):
+        for part in sorted((self.path / schema.METRICS).glob("*.jsonl")) if hosts.first() else ():
             if schema.part_range(part.name)[1] > step:
                 part.unlink()

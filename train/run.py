@@ -9,7 +9,7 @@ import numpy as np
 
 from stepladder.configs import schema
 from stepladder.configs.spec import CorpusSpec, RunSpec
-from stepladder.train import fits
+from stepladder.train import fits, hosts
 from stepladder.train.clock import WAIT, Clock
 from stepladder.train.data import batches as batching
 from stepladder.train.data.store import Store
@@ -42,7 +42,7 @@ def run_pack(
     where possible) and Preempted after a save when `notice` arrives.
     """
     records, notice, clock = {spec: Record(workdir, spec) for spec in specs}, notice or Notice(), clock or Clock()
-    states = {spec.run_id: record.status["state"] for spec, record in records.items()}
+    states = hosts.share(lambda: {spec.run_id: record.status["state"] for spec, record in records.items()})
     todo = [spec for spec in specs if states[spec.run_id] not in schema.TERMINAL]
     if not todo:
         return states
@@ -74,46 +74,48 @@ def run_pack(
     read, profile = _Streams(runs, pack), Profile(machine.profile, workdir)
     with clock.phase("data"):
         batch = read()
-    while batch:
-        began, going = time.perf_counter(), read.going
-        profile.before(going[0][1].record.path / schema.PROFILE, state)
-        with clock.phase("steps"):
-            state, metrics = pack.step(state, hyper, *batch)
-        fetched = Fetched(pack, metrics)
-        profile.after(metrics)
-        for _, member in going:
-            member.advance()
-        reading = time.perf_counter()
-        batch = read()
-        # When the device was still computing, the batch cost nothing.
-        clock.seconds["data" if fetched.ready else "steps"] += time.perf_counter() - reading
-        stopping = notice.arrived
-        late = stopping or any(member.saved_ago > machine.temporary_every for _, member in going)
-        with clock.phase("steps"), clock.phase(WAIT):
+    with notice.looping():
+        stopping, _ = notice.decide(False)
+        while batch:
+            if stopping:
+                for member in runs:
+                    if not member.closed:
+                        member.checkpoints.close()
+                raise Preempted(", ".join(f"{member.spec.run_id}: stopped at step {member.step}" for member in runs if member.group))
+            began, going = time.perf_counter(), read.going
+            profile.before(going[0][1].record.path / schema.PROFILE, state)
+            with clock.phase("steps"):
+                state, metrics = pack.step(state, hyper, *batch)
+            fetched = Fetched(pack, metrics)
+            profile.after(metrics)
+            for _, member in going:
+                member.advance()
+            reading = time.perf_counter()
+            batch = read()
+            # When the device was still computing, the batch cost nothing.
+            clock.seconds["data" if fetched.ready else "steps"] += time.perf_counter() - reading
+            stopping, late = notice.decide(any(member.saved_ago > machine.temporary_every for _, member in going))
+            late = late or stopping
+            with clock.phase("steps"), clock.phase(WAIT):
+                for k, member in going:
+                    member.observe(functools.partial(fetched, k), now=member.due or late)
+            for _, member in going:
+                member.rates.charge((time.perf_counter() - began) / len(going))
             for k, member in going:
-                member.observe(functools.partial(fetched, k), now=member.due or late)
-        for _, member in going:
-            member.rates.charge((time.perf_counter() - began) / len(going))
-        for k, member in going:
-            if not member.ended:
-                member.record.heartbeat(member.step, every=min(len(going), 20.0))  # one file a second for the whole pack
-                if progress:
-                    progress(member.spec, member.step, member.last_loss)
-                if member.due or late:
+                if not member.ended:
+                    member.record.heartbeat(member.step, every=min(len(going), 20.0))  # one file a second for the whole pack
+                    if progress:
+                        progress(member.spec, member.step, member.last_loss)
+                    if member.due or late:
+                        with clock.phase("checkpoint"):
+                            taken = pack.take(state, k)
+                        _evaluate_and_save(member, taken, late, machine, clock, earlier, len(runs))
+            for _, member in going:  # after all saves have begun: they are written at the same time
+                if member.over:
                     with clock.phase("checkpoint"):
-                        taken = pack.take(state, k)
-                    _evaluate_and_save(member, taken, late, machine, clock, earlier, len(runs))
-        for _, member in going:  # after all saves have begun: they are written at the same time
-            if member.over:
-                with clock.phase("checkpoint"):
-                    states[member.spec.run_id] = member.close(machine)
-        if any(member.ended for _, member in going):
-            batch = read.again()
-        if stopping and batch:
-            for member in runs:
-                if not member.closed:
-                    member.checkpoints.close()
-            raise Preempted(", ".join(f"{member.spec.run_id}: saved at step {member.step}" for member in runs if member.group))
+                        states[member.spec.run_id] = member.close(machine)
+            if any(member.ended for _, member in going):
+                batch = read.again()
     profile.stop()
 
     # Done
@@ -148,7 +150,9 @@ class _Streams:
         self.of = [list(dict.fromkeys(keys)).index(key) for key in keys]
         by_stream = [[m for m, u in zip(runs, self.of) if u == stream] for stream in range(max(self.of) + 1)]
         starts = [min(member.step for member in members) for members in by_stream]
-        self.batches = [batching.batches(members[0].source(), at, members[0].spec.steps) for members, at in zip(by_stream, starts)]
+        self.batches = [
+            batching.batches(members[0].source(pack.batch_rows), at, members[0].spec.steps) for members, at in zip(by_stream, starts)
+        ]
         self.going: list[tuple[int, Member]] = []  # (number, member) of those that take part in the next dispatch
         self.read: list[list[np.ndarray]] = []
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from stepladder.configs.spec import CorpusSpec, RunSpec, canonical, to_dict
+from stepladder.train import hosts
 from stepladder.train.data.prepare import prepare
 from stepladder.train.data.store import Store
 
@@ -14,5 +15,7 @@ def folder(root: Path, corpus: CorpusSpec) -> Path:
 
 
 def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSpec, Store]:
-    """Open, or prepare and open, the store of every corpus that `specs` use. Idempotent and resumable."""
-    return {corpus: prepare(corpus, folder(root, corpus), show) for corpus in dict.fromkeys(s.data.corpus for s in specs)}
+    """Open the store of every corpus that `specs` use; process 0 prepares what is missing. Idempotent and resumable."""
+    corpora, made = dict.fromkeys(s.data.corpus for s in specs), {}
+    hosts.share(lambda: made.update({corpus: prepare(corpus, folder(root, corpus), show) for corpus in corpora}))
+    return made or {corpus: Store.open(folder(root, corpus)) for corpus in corpora}

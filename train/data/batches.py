@@ -1,4 +1,4 @@
-"""Batches: a Grain source whose element is one host's rows of a few steps, and the windows that evaluation reads."""
+"""Batches: a Grain source whose element is one process's rows of a few steps, and the windows that evaluation reads."""
 
 from collections.abc import Iterator
 
@@ -13,10 +13,10 @@ GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
 
 
 class BatchSource:
-    """Element g is int32 [group, batch_size / host_count, seq_len + 1]: this host's rows of steps g * group onwards.
+    """Element g is int32 [group, len(rows), seq_len + 1]: the `rows` of the batches of steps g * group onwards; all rows by default.
 
-    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone, and the number
-    of hosts only divides it. An element is several whole batches because the cost is per element, not per token (BENCHMARKS.md).
+    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone, and `rows`, those
+    that the devices of a process hold, only pick from it. An element is several whole batches because the cost is per element, not per token (BENCHMARKS.md).
     """
 
     def __init__(
@@ -26,24 +26,18 @@ class BatchSource:
         seq_len: int,
         batch_size: int,
         seed: int,
-        host_index: int = 0,
-        host_count: int = 1,
+        rows: np.ndarray | None = None,
     ) -> None:
-        """Raises UserError for weights that do not fit the store, a text shorter than a window, a batch that hosts cannot share."""
+        """Raises UserError for weights that do not fit the store, a text shorter than a window, rows that a batch has not."""
         if seq_len < 1 or batch_size < 1:
             raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
-        if batch_size % host_count:
-            raise UserError(
-                f"batch_size={batch_size}: not divisible by {host_count} hosts; use {-(-batch_size // host_count) * host_count}"
-            )
-        if not 0 <= host_index < host_count:
-            raise UserError(f"host_index={host_index}: must be from 0 to {host_count - 1}")
+        self.rows = np.arange(batch_size) if rows is None else np.asarray(rows)
+        if not (len(self.rows) and self.rows.min() >= 0 and self.rows.max() < batch_size):
+            raise UserError(f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a batch")
         check_weights(weights, store.domains)
         self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
         self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
         self.group = max(1, GROUP_TOKENS // (batch_size * seq_len))
-        self._local = batch_size // host_count
-        self._first = host_index * self._local
 
     def __len__(self) -> int:
         return 1 << 40  # epochs go on; a run checks max_epochs beforehand
@@ -52,15 +46,15 @@ class BatchSource:
         return self.steps(int(element) * self.group, self.group)
 
     def steps(self, start: int, count: int) -> np.ndarray:
-        """This host's rows of steps start..start + count - 1: int32 [count, local batch, seq_len + 1]."""
-        rows = self.mixture.rows(start * self.batch_size, (start + count) * self.batch_size)
-        mine = slice(self._first, self._first + self._local)
-        domain, window = (part.reshape(count, self.batch_size)[:, mine].ravel() for part in rows)
-        out = np.empty((count * self._local, self.seq_len + 1), np.int32)
+        """The rows of steps start..start + count - 1: int32 [count, len(rows), seq_len + 1]."""
+        drawn = self.mixture.rows(start * self.batch_size, (start + count) * self.batch_size)
+        mine = slice(None) if len(self.rows) == self.batch_size else self.rows
+        domain, window = (part.reshape(count, self.batch_size)[:, mine].ravel() for part in drawn)
+        out = np.empty((count * len(self.rows), self.seq_len + 1), np.int32)
         for d in np.unique(domain):
             at = np.flatnonzero(domain == d)
             out[at] = self._views[d][window[at] * self.seq_len]
-        return out.reshape(count, self._local, self.seq_len + 1)
+        return out.reshape(count, len(self.rows), self.seq_len + 1)
 
     def domain_of(self, example: int) -> str:
         """The domain of example i."""
@@ -83,7 +77,7 @@ class BatchSource:
 
 
 def batches(source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1) -> Iterator[np.ndarray]:
-    """int32 [local batch, seq_len + 1] of steps start_step..stop_step-1, prefetched by threads of this process; the cursor is the step alone.
+    """int32 [rows of the source, seq_len + 1] of steps start_step..stop_step-1, prefetched by threads of this process; the cursor is the step alone.
 
     `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their order.
     """

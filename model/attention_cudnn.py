@@ -1,0 +1,31 @@
+"""Flash attention of cuDNN for GPUs, through jax. What it masks by itself (causality, a window) it also skips.
+
+Documents are no mask of its own: they become a bias of (B, 1, L, M), read by all heads, and cuDNN takes no window beside a bias, so a
+window then goes into the bias too.
+"""
+
+import jax
+
+from stepladder.model.attention_mask import visible
+
+
+def attend(
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    *,
+    causal: bool,
+    window: int,
+    documents_BL: jax.Array | None,
+    mask_BLM: jax.Array | None,
+    scale: float,
+) -> jax.Array:
+    """As `attention.attend`."""
+    biased = documents_BL is not None or mask_BLM is not None
+    sizes = q_BLHK.shape[1], k_BMGK.shape[1]
+    mask_BLM = visible(*sizes, causal=causal, window=window, documents_BL=documents_BL, mask_BLM=mask_BLM) if biased else None
+    return jax.nn.dot_product_attention(
+        q_BLHK, k_BMGK, v_BMGK,
+        mask=None if mask_BLM is None else mask_BLM[:, None], scale=scale, is_causal=causal,
+        local_window_size=(window - 1, 0) if window and not biased else None, implementation="cudnn",
+    )  # fmt: skip
