@@ -201,11 +201,11 @@ def test_traffic_of_a_scan_reads_its_weights_once(devices):
     assert weights <= traffic.bytes_accessed(hlo.parse(text)) <= 4 * weights + 8 * activations
 
 
-@pytest.mark.parametrize(("dtype", "off"), [("bfloat16", 1e-3), ("float32", 0.1)])
-def test_traffic_without_loops_is_what_xla_says(dtype, off):
-    """On CPU, where no memory is near."""
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_traffic_without_loops_is_what_xla_says(dtype):
+    """On CPU, where no memory is near; the two differ, if at all, in how often a fusion reads what it slices."""
     spec = sizes.shape("84k", vocab_size=512, compute_dtype=dtype)
     params = jax.eval_shape(lambda: transformer.init(spec, jax.random.key(0)))
     tokens_BT = jax.ShapeDtypeStruct((4, 65), jnp.int32)
     compiled = jax.jit(lambda p, t: loss_and_gradient(spec, p, t, layers="unroll")[1]).lower(params, tokens_BT).compile()
-    assert traffic.bytes_accessed(hlo.parse(compiled.as_text())) == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=off)
+    assert traffic.bytes_accessed(hlo.parse(compiled.as_text())) == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.1)

@@ -19,7 +19,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, root):
-    return [f"--config={root}/configs/base.py", *tiny.overrides(tmp_path_factory.mktemp("text"))]
+    return [f"--config={root}/configs/base.py", *tiny.overrides(tmp_path_factory.mktemp("text"), machine__devices=4)]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_this_machine_is_compiled_for_and_only_some_runs(config, capsys):
 
 
 def small(spec, **changes) -> tuple[Alone, Machine]:
-    machine = Machine(**changes)
+    machine = Machine(**{"devices": 4, **changes})
     return Alone(Program(spec, machine)), machine
 
 
