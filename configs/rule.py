@@ -50,3 +50,12 @@ def recommend(params: int, tokens: float, seq_len: int, batch_size: int = 0) -> 
         warmup_steps=max(10, round(WARMUP * steps)),
         steps=steps,
     )
+
+
+def step_law(params_non_embedding: int, tokens: float, seq_len: int, batch_size: int = 0) -> tuple[int, float]:
+    """(batch in sequences, a power of two, and peak learning rate) of arXiv:2503.04715, table 1, fitted on 60M to 1B parameters.
+
+    `batch_size` > 0 keeps the caller's batch; the law's rate belongs to its own batch.
+    """
+    batch = batch_size or 2 ** max(0, round(math.log2(0.58 * tokens**0.571 / seq_len)))
+    return batch, float(f"{1.79 * params_non_embedding**-0.713 * tokens**0.307:.6g}")

@@ -12,12 +12,14 @@ The gradient of a tensor is then the sum over all devices of their parts: over f
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, PartitionSpec
 
@@ -78,24 +80,37 @@ def specs(tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(spec_of, tree)
 
 
+class Cut(NamedTuple):
+    """A weight's dimension that is in pieces, the mesh axes it is cut along, and `Parallel.rings` where fsdp is one."""
+
+    dim: int
+    axes: tuple[str, ...]
+    rings: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Parallel:
-    """What a device does with the others while it computes its part; by default nothing. fsdp, tensor: sizes of the mesh's axes."""
+    """What a device does with the others while it computes its part; by default nothing.
+
+    fsdp, tensor: sizes of the mesh's axes. rings: the axis fsdp as the sides of a box of a TPU's torus, outermost first: libtpu turns a
+    reduce-scatter over more than one side into an all-reduce of twice the bytes, so it is made side by side.
+    """
 
     fsdp: int = 1
     tensor: int = 1
+    rings: tuple[int, ...] = ()
 
     @classmethod
     def on(cls, mesh: Mesh) -> "Parallel":
-        return cls(mesh.shape["fsdp"], mesh.shape["tensor"])
+        return cls(mesh.shape["fsdp"], mesh.shape["tensor"], _rings(mesh.devices[0, 0, :, 0]))
 
-    def cut(self, name: str) -> tuple[int, tuple[str, ...]] | None:
-        """(dimension, mesh axes) along which a weight is gathered before use; None when it is used as it lies."""
+    def cut(self, name: str) -> "Cut | None":
+        """How a weight is gathered before use; None when it is used as it lies."""
         for dim, axis in enumerate(PARAMETERS[name]):
             if axis in ("embed", "table"):
                 axes = (RULES[axis],) if isinstance(RULES[axis], str) else RULES[axis]
                 found = tuple(a for a in axes if getattr(self, a) > 1)
-                return (dim, found) if found else None
+                return Cut(dim, found, self.rings if "fsdp" in found else ()) if found else None
         return None
 
     def whole(self, name: str, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -103,9 +118,8 @@ class Parallel:
         cut = self.cut(name)
         if cut is None:
             return weight.astype(dtype)
-        dim, axes = cut
-        dim -= len(PARAMETERS[name]) - weight.ndim
-        return checkpoint_name(_gather(weight, dtype, dim, axes), GATHERED)
+        cut = cut._replace(dim=cut.dim - len(PARAMETERS[name]) + weight.ndim)
+        return checkpoint_name(_gather(weight, dtype, cut), GATHERED)
 
     def layer(self, weights: Any, dtype: jnp.dtype) -> Any:
         """One layer's weights with all cut ones gathered; the others as they are."""
@@ -120,7 +134,7 @@ class Parallel:
         cut = self.cut("embed")
         if cut is None and table_VD.dtype == dtype:  # autodiff does the same, in forward mode too
             return table_VD[tokens_BL]
-        return _rows(table_VD, tokens_BL, dtype, *(cut or (1, ())))
+        return _rows(table_VD, tokens_BL, dtype, cut)
 
     def own(self, x_BL: jax.Array) -> jax.Array:
         """The device's part of a sequence that all devices of its tensor group hold whole."""
@@ -141,37 +155,57 @@ class Parallel:
 ALONE = Parallel()
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gather(weight: jax.Array, dtype: jnp.dtype, dim: int, axes: tuple[str, ...]) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(weight: jax.Array, dtype: jnp.dtype, cut: Cut) -> jax.Array:
     """Gathered in the compute dtype; the gradients meet in float32 at least."""
-    return jax.lax.all_gather(weight.astype(dtype), axes, axis=dim, tiled=True)
+    return jax.lax.all_gather(weight.astype(dtype), cut.axes, axis=cut.dim, tiled=True)
 
 
-def _scatter(gradient: jax.Array, like: jax.Array | jnp.dtype, dim: int, axes: tuple[str, ...]) -> jax.Array:
-    return jax.lax.psum_scatter(gradient.astype(like), axes, scatter_dimension=dim, tiled=True)
+def _scatter(gradient: jax.Array, cut: Cut) -> jax.Array:
+    """The device's piece of the sum over the cut's axes: along the rings of fsdp one after another, the outermost first."""
+    for axis in cut.axes:
+        for groups in _groups(cut.rings) if axis == "fsdp" and len(cut.rings) > 1 else (None,):
+            gradient = jax.lax.psum_scatter(gradient, axis, scatter_dimension=cut.dim, axis_index_groups=groups, tiled=True)
+    return gradient
+
+
+def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
+    """For every side of a box of devices, numbered row by row, the lines of devices along it."""
+    numbers = np.arange(math.prod(rings)).reshape(rings)
+    return [np.moveaxis(numbers, side, -1).reshape(-1, length).tolist() for side, length in enumerate(rings)]
+
+
+def _rings(line: np.ndarray) -> tuple[int, ...]:
+    """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do not, or are no TPU devices."""
+    places = np.array([(*getattr(device, "coords", ()), getattr(device, "core_on_chip", 0)) for device in line])
+    if places.shape[1] == 1:
+        return ()
+    sides = tuple(int(side) for side in np.ptp(places, axis=0) + 1)
+    filled = math.prod(sides) == len(line) and (places - places.min(axis=0) == np.indices(sides).reshape(len(sides), -1).T).all()
+    return tuple(side for side in sides if side > 1) if filled else ()
 
 
 _gather.defvjp(
-    lambda weight, dtype, dim, axes: (_gather(weight, dtype, dim, axes), jnp.zeros((), weight.dtype)),
-    lambda dtype, dim, axes, like, gradient: (_scatter(gradient, like.dtype, dim, axes),),
+    lambda weight, dtype, cut: (_gather(weight, dtype, cut), jnp.zeros((), weight.dtype)),
+    lambda dtype, cut, like, gradient: (_scatter(gradient.astype(like.dtype), cut),),
 )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _rows(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, dim: int, axes: tuple[str, ...]) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _rows(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, cut: Cut | None) -> jax.Array:
     table_VD = table_VD.astype(dtype)
-    return (jax.lax.all_gather(table_VD, axes, axis=dim, tiled=True) if axes else table_VD)[tokens_BL]
+    return (jax.lax.all_gather(table_VD, cut.axes, axis=cut.dim, tiled=True) if cut else table_VD)[tokens_BL]
 
 
-def _rows_backward(dtype: jnp.dtype, dim: int, axes: tuple[str, ...], saved: tuple, gradient_BLD: jax.Array) -> tuple:
+def _rows_backward(dtype: jnp.dtype, cut: Cut | None, saved: tuple, gradient_BLD: jax.Array) -> tuple:
     tokens_BL, empty_V0 = saved
     sums_VD = jnp.zeros((empty_V0.shape[0], gradient_BLD.shape[-1]), empty_V0.dtype)
     sums_VD = sums_VD.at[tokens_BL].add(gradient_BLD.astype(empty_V0.dtype))
-    return (_scatter(sums_VD, empty_V0.dtype, dim, axes) if axes else sums_VD), None
+    return (_scatter(sums_VD, cut) if cut else sums_VD), None
 
 
 _rows.defvjp(
-    lambda table_VD, tokens_BL, dtype, dim, axes: (_rows(table_VD, tokens_BL, dtype, dim, axes), (tokens_BL, table_VD[:, :0])),
+    lambda table_VD, tokens_BL, dtype, cut: (_rows(table_VD, tokens_BL, dtype, cut), (tokens_BL, table_VD[:, :0])),
     _rows_backward,
 )
 

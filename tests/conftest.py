@@ -14,10 +14,11 @@ os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladd
 
 
 def pytest_configure(config):
-    """Four CPU devices and the persistent cache, before any test module brings up jax's backend."""
-    from stepladder.train import machine
+    """Eight CPU devices and the persistent cache, before any test module brings up jax's backend."""
+    from stepladder.train import machine, topology
 
-    machine.start(machine.Machine(devices=4))
+    topology.hush()
+    machine.start(machine.Machine(devices=8))
 
 
 def pytest_addoption(parser):

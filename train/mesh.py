@@ -1,15 +1,18 @@
 """The mesh of a program on a machine: how many devices along each axis of model/parallel.py, and which.
 
-The global batch never depends on it: what the devices cannot share they leave idle, and say so in the plan.
+The global batch never depends on it. Devices that cannot share a batch are left out, or, since every host must take part, repeat the work
+of others along the axis `run`; the plan says so.
 """
 
+import dataclasses
+import itertools
 import math
+import operator
 import re
 from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.errors import UserError
@@ -20,7 +23,7 @@ from stepladder.train import memory
 from stepladder.train.machine import Machine
 
 AXES = parallel.AXES
-REPLICATED = 0.25  # of a device's memory that a state whole on every device may take; above it the state is cut (fsdp)
+REPLICATED = 0.25  # of a device's memory that the state may take; above it the state is cut along as few sides of the wiring as do (fsdp)
 TENSOR, WIDE = 8, 512  # devices that share a layer unasked, at most, and hidden units each keeps, at least
 
 
@@ -60,9 +63,11 @@ def alone(machine: Machine, spec: RunSpec) -> Mesh:
     given = asked(machine.mesh)
     runs = given.pop("run", 1)  # the axis of packs: alone, a run shares its batch over those devices too
     if runs > 1:
-        given["data"] = _most(given.get("data", 1) * runs, spec.batch_size // _micro(machine), given.get("fsdp", 1))
+        given["data"] = _most(given.get("data", 1) * runs, spec.batch_size // _micro(machine), found, given.get("fsdp", 1))
     sizes = _given(machine, given, len(found)) if given else _chosen(machine, spec, len(found))
     check(machine, spec, sizes)
+    if _hosts(found) > 1:
+        sizes = dataclasses.replace(sizes, run=len(found) // math.prod(sizes.shape))
     return make(sizes, found)
 
 
@@ -79,10 +84,15 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
         runs = max(k for k in range(1, len(found) // shared + 1) if members % k == 0)
         rest = len(found) // shared // runs if mode == "vmap" else 1
         fsdp, tensor = given.get("fsdp", 1), given.get("tensor", 1)
-        sizes = Sizes(runs, given.get("data") or _most(rest, spec.batch_size // _micro(machine), fsdp), fsdp, tensor)
+        sizes = Sizes(runs, given.get("data") or _most(rest, spec.batch_size // _micro(machine), found, fsdp), fsdp, tensor)
     if mode == "map" and sizes.rows * sizes.tensor > 1:
         raise UserError(f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use machine.pack_mode=vmap")
     check(machine, spec, sizes)
+    if _hosts(found) > 1 and math.prod(sizes.shape) < len(found):
+        raise UserError(
+            f"run.batch_size={spec.batch_size}: a pack of {members} keeps {math.prod(sizes.shape)} of {len(found)} devices busy, and every host must "
+            "take part; use a batch with more factors of two, or machine.pack=off"
+        )
     return make(sizes, found)
 
 
@@ -117,20 +127,11 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
 
 
 def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
-    """Placed by the wiring of the devices when all take part (jax knows no wiring of, say, three chips of four); slices meet along `data`."""
-    count, kinds = math.prod(sizes.shape), (AxisType.Auto,) * len(AXES)
-    slices, hosts = _slices(found), {device.process_index for device in found}
-    if count < len(found) and len(hosts) > 1:
-        raise UserError(
-            f"run.batch_size: keeps {count} of {len(found)} devices on {len(hosts)} hosts busy, and every host must take part; use a batch that "
-            f"{len(found)} divides, or fewer hosts"
-        )
-    if count == len(found) and slices > 1 and sizes.data % slices == 0:
-        within = (sizes.run, sizes.data // slices, sizes.fsdp, sizes.tensor)
-        return Mesh(mesh_utils.create_hybrid_device_mesh(within, (1, slices, 1, 1), found), AXES, axis_types=kinds)
-    if count == len(found) and slices == 1:
-        return jax.make_mesh(sizes.shape, AXES, devices=found, axis_types=kinds)
-    return Mesh(np.array(found[:count]).reshape(sizes.shape), AXES, axis_types=kinds)
+    """`found` in the order of their wiring, row by row: neighbours share the innermost axis, and slices meet along the outermost."""
+    count, ordered = math.prod(sizes.shape), found
+    if hasattr(found[0], "coords"):
+        ordered = sorted(found, key=lambda d: (getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip))
+    return Mesh(np.array(ordered[:count]).reshape(sizes.shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _given(machine: Machine, given: dict[str, int], count: int) -> Sizes:
@@ -146,14 +147,15 @@ def _given(machine: Machine, given: dict[str, int], count: int) -> Sizes:
 
 def _chosen(machine: Machine, spec: RunSpec, count: int) -> Sizes:
     """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is large; tensor takes what a batch leaves idle."""
-    rows = _most(count, spec.batch_size // _micro(machine))
+    rows = _most(count, spec.batch_size // _micro(machine), machines.devices(machine))
     tensor = _tensor(spec, count // rows)
     limit = machines.memory(machine)
     if machines.platform(machine) == "cpu" or memory.state(spec, tensor) <= REPLICATED * limit:
         return Sizes(data=rows, tensor=tensor)
-    slices = _slices(machines.devices(machine))
-    group = rows // slices if rows % slices == 0 else rows
-    fsdp = max(k for k in range(1, group + 1) if group % k == 0 and spec.model.d_model % (k * tensor) == 0)
+    reach = itertools.accumulate(reversed(_sides(machines.devices(machine))), operator.mul)  # of ever more sides of the wiring
+    groups = [k for k in reach if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0]
+    small = (k for k in groups if memory.state(spec, k) <= REPLICATED * limit)
+    fsdp = next(small, max(groups, default=tensor)) // tensor
     return Sizes(data=rows // fsdp, fsdp=fsdp, tensor=tensor)
 
 
@@ -164,17 +166,26 @@ def _tensor(spec: RunSpec, idle: int) -> int:
     return max([k for k in range(2, min(idle, TENSOR) + 1) if idle % k == 0 and fits(k)], default=1)
 
 
-def _most(count: int, batch: int, times: int = 1) -> int:
-    """The largest number up to `count` by which, times `times`, a batch can be divided."""
-    return max((k for k in range(1, count + 1) if batch % (k * times) == 0), default=1)
+def _most(count: int, batch: int, found: list[jax.Device], times: int = 1) -> int:
+    """The largest number up to `count` by which, times `times`, a batch can be divided; a divisor of `count` where none may be left out."""
+    whole = _hosts(found) > 1
+    return max((k for k in range(1, count + 1) if batch % (k * times) == 0 and not (whole and count % k)), default=1)
+
+
+def _hosts(found: list[jax.Device]) -> int:
+    return len({device.process_index for device in found})
 
 
 def _micro(machine: Machine) -> int:
     return machine.accumulation or 1
 
 
-def _slices(found: list[jax.Device]) -> int:
-    return len({getattr(device, "slice_index", 0) or 0 for device in found})
+def _sides(found: list[jax.Device]) -> tuple[int, ...]:
+    """How the devices that are wired together lie: the sides of a TPU slice, or hosts by devices of a host; slices are not wired."""
+    if not hasattr(found[0], "coords"):
+        return _hosts(found), len(found) // _hosts(found)
+    places = np.array([(*device.coords, device.core_on_chip) for device in found])
+    return tuple(int(side) for side in np.ptp(places, axis=0) + 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

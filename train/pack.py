@@ -11,7 +11,7 @@ from stepladder.configs import counting
 from stepladder.configs.spec import RunSpec
 from stepladder.model import layout
 from stepladder.train import machine as machines
-from stepladder.train import memory
+from stepladder.train import memory, micro
 from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 from stepladder.train.member import timeline
@@ -23,7 +23,6 @@ MAP_MEMBERS = 8
 BUSY_FLOPS = 4e12
 # Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
 LIVE = 8
-FILL = 0.8  # of the device's memory
 # `map` against one run after another, data-parallel, when all devices have as much to do: 1.12 (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores;
 # and what one executable more costs, for a program whose groups do not all train the same way.
 MAP_GAIN, COMPILE_SECONDS = 1.15, 3.0
@@ -149,12 +148,13 @@ def limit(spec: RunSpec, machine: Machine) -> int:
 
 def _fitting(spec: RunSpec, machine: Machine) -> int:
     """Members whose state and activations fit: all devices together, at least 1."""
-    devices, mode = machines.devices(machine), machines.pack_mode(machine)
-    budget = FILL * machines.memory(machine)
+    devices, mode, platform = machines.devices(machine), machines.pack_mode(machine), machines.platform(machine)
+    budget = memory.FILL * machines.memory(machine)
     params = LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total
-    rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, machines.platform(machine)) or spec.batch_size
-    work = rows * memory.activations(spec, "none")
     if mode == "map":  # one member at a time has activations
-        each = budget / len(devices) if machines.platform(machine) == "cpu" else budget
-        return max(1, int((each - work) / params) * len(devices))
-    return max(1, int(budget / (params + work)) * len(devices))
+        each = budget / len(devices) if platform == "cpu" else budget
+        rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
+        return max(1, int((each - rows * memory.activations(spec, "none")) / params) * len(devices))
+    rows = micro.wanted(spec, platform, spec.batch_size)
+    found = (int(budget / (params + rows * memory.activations(spec, remat))) for remat in ("none", "full"))
+    return max(1, next((k for k in found if k), 0) * len(devices))

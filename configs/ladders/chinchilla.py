@@ -1,0 +1,107 @@
+"""Chinchilla ladders for real hardware: trunks with cooldowns at several sizes, learning-rate curves at the small ones, and a target.
+
+    stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16      what it costs, and whether it fits; needs no TPU
+    stepladder run --config=configs/ladders/chinchilla.py:v5e-256 --workdir=W                the same command on every host
+    stepladder run --config=configs/ladders/chinchilla.py:cpu --workdir=W                    the same shape on a laptop in minutes
+
+The argument names a budget, not a machine: global batches, steps and checkpoints are the same wherever it runs. A trunk trains at constant
+rate to its longest horizon and is cooled down at shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law (rule.step_law):
+our own rule was fitted on models a thousand times smaller.
+
+Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147 billion tokens once.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from stepladder.configs import base, counting, durations, rule
+from stepladder.configs.rungs import branch_step, cooldown, model_spec, rung, with_checkpoints
+
+
+class Ladder(NamedTuple):
+    """Sizes of the proxies, the target, and up to which size seeds and a learning-rate curve are affordable."""
+
+    proxies: tuple[str, ...]
+    target: str
+    repeated: tuple[str, ...]
+
+
+SMALL = ("13m", "25m", "57m")
+LADDERS = {
+    "cpu": Ladder(("6k", "14k", "25k"), "54k", ("6k",)),
+    "gpu": Ladder((*SMALL, "100m"), "400m", SMALL),  # one H100: about two days
+    "gpu-8": Ladder((*SMALL, "100m", "200m"), "1b", SMALL),
+    "v4-16": Ladder((*SMALL, "100m", "200m"), "1b", SMALL),
+    "v5e-16": Ladder((*SMALL, "100m", "200m"), "1b", SMALL),
+    "v6e-16": Ladder((*SMALL, "100m", "200m", "400m"), "1b", SMALL),
+    "v5p-64": Ladder((*SMALL, "100m", "200m", "400m"), "3b", SMALL),
+    "v5e-256": Ladder((*SMALL, "100m", "200m", "400m", "1b"), "7b", (*SMALL, "100m")),
+    "v6e-256": Ladder((*SMALL, "100m", "200m", "400m", "1b", "3b"), "7b", (*SMALL, "100m")),
+}
+CHINCHILLA = 4.0  # of a proxy's trunk; its cooldowns end at HORIZONS of that
+HORIZONS = (0.25, 0.5)
+TARGET = 1.0
+DECAY = 0.2
+SEEDS = 3
+RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning-rate curve, which is one Chinchilla long
+
+
+def get_config(arg: str = "v5e-256") -> ConfigDict:
+    if arg not in LADDERS:
+        raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(LADDERS)}")
+    c = base.get_config()
+    c.name = "chinchilla"
+    c.schedule.decay = f"{100 * DECAY:g}%"
+    c.run.evals = ()
+    if arg == "cpu":
+        c.data.max_mb_per_domain, c.run.log_every = 2.0, 20
+    else:
+        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.seq_len = "web", (), "bpe:32768", 2048
+        c.data.sources = ConfigDict({"web": "texts/web/*.parquet"})
+        c.data.max_mb_per_domain, c.data.validation_fraction, c.data.max_epochs = 0.0, 0.0005, 1.0
+        c.model.compute_dtype = "bfloat16"
+        c.run.log_every, c.run.eval_windows = 20, 512
+    c.chinchilla = ConfigDict()
+    c.chinchilla.ladder = arg
+    return c
+
+
+def ladder(config: ConfigDict) -> list:
+    """Proxies with their cooldowns, learning-rate curves, then the target."""
+    chosen = LADDERS[config.chinchilla.ladder]
+    runs = []
+    for size in chosen.proxies:
+        for seed in range(SEEDS if size in chosen.repeated else 1):
+            runs += _trunk_and_cooldowns(config, size, seed)
+        if size in chosen.repeated:
+            batch = runs[-1].batch_size  # the trunk's: its program is then the same
+            runs += [_rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep") for factor in RATE_FACTORS]
+    return [*runs, _rung(config, chosen.target, TARGET, 0, f"target-{chosen.target}", role="target")]
+
+
+def _trunk_and_cooldowns(config: ConfigDict, size: str, seed: int) -> list:
+    trunk = _rung(config, size, CHINCHILLA, seed, f"proxy-{size}-s{seed}", role="proxy")
+    ends = [round(h * trunk.steps) for h in HORIZONS]
+    leaves = [branch_step(trunk, end, DECAY) for end in ends]
+    trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
+    return [trunk, *(cooldown(trunk, end, DECAY) for end in ends)]
+
+
+def _rung(config: ConfigDict, size: str, chinchilla: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):
+    c = config.copy_and_resolve_references()
+    c.unlock()
+    c.model.size, c.run.duration, c.seed, c.data_seed, c.name = (
+        size,
+        f"{chinchilla:g} chinchilla",
+        config.seed + seed,
+        config.data_seed + seed,
+        name,
+    )
+    c.optimizer.learning_rate_factor, c.run.batch_size = factor, batch
+    if c.chinchilla.ladder != "cpu":
+        counts = counting.count(model_spec(c), c.data.seq_len)
+        tokens = durations.steps(c.run.duration, tokens_per_step=1, params=counts.params_total)
+        c.run.batch_size, c.optimizer.learning_rate = rule.step_law(counts.params_non_embedding, tokens, c.data.seq_len, batch)
+    return rung(c, **tags)
