@@ -112,7 +112,8 @@ class Packed:
         self.rows = [k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)]  # of member k
         self.by_run = NamedSharding(self.mesh, RUN)
         self.by_state, self.by_member = (meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ()))
-        how = self.program.how_on(self.mesh, each if self.mode == "vmap" else 0)
+        mapped = self.mode == "vmap"
+        how = self.program.how_on(self.mesh, each if mapped else 1, mapped)
         if self.mode == "map":  # a device's members are its own: nothing is shared within one
             how["mesh"] = None
         self.how = how

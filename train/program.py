@@ -115,12 +115,11 @@ class Program:
         self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh, mapped: int = 0) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh. mapped: members of a pack that a device runs at once under vmap, if it does."""
-        forward = self.forward
-        if mapped:
-            forward = {**forward, "attention": self.attention(mapped=True), "loss_floats": -(-forward["loss_floats"] // mapped)}
-        return {**forward, **micro.batches(self.spec, self.machine, mesh, forward, mapped or 1), "mesh": mesh}
+    def how_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> dict:
+        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once, `mapped` when they do under vmap."""
+        floats = -(-self.forward["loss_floats"] // members)
+        forward = {**self.forward, "attention": self.attention(mapped), "loss_floats": floats}
+        return {**forward, **micro.batches(self.spec, self.machine, mesh, forward, members), "mesh": mesh}
 
     def attention(self, mapped: bool = False) -> str:
         """The implementation that runs here. Raises UserError when the one the machine wants cannot."""
