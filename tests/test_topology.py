@@ -65,11 +65,12 @@ def test_what_does_not_fit_is_said_with_its_size(root):
 def test_a_pack_leaves_no_chip_out(root):
     """Padding to a multiple of the chips, or to a divisor of their number, whose rest shares the batch."""
     machine = Machine(topology="v5e:16x16")
-    assert [meshes.pack_size(machine, k) for k in (2, 3, 5, 207, 256, 300)] == [2, 4, 8, 256, 256, 512]
+    assert [meshes.pack_size(machine, k, 256) for k in (2, 3, 5, 207, 256, 300)] == [2, 4, 8, 256, 256, 512]
     (spec,) = load(f"{root}/configs/base.py", [("run.batch_size", "64")]).specs
     assert dict(meshes.of_pack(machine, spec, 8, "vmap").shape) == {"run": 8, "data": 32, "fsdp": 1, "tensor": 1}
     odd = dataclasses.replace(spec, batch_size=3)  # of which no more than three devices can have a part
     assert meshes.of_pack(Machine(topology="v5e:2x2"), odd, 1, "vmap").size == 3
     with pytest.raises(UserError, match="keeps 8 of 256 devices busy"):
         meshes.of_pack(machine, odd, 8, "vmap")
+    assert meshes.pack_size(machine, 8, 3) == 256  # on several hosts, padding until every device has a member or a part of one
     assert meshes.alone(machine, odd).shape["run"] == 256  # on 64 hosts none may be left out: they repeat each other's work

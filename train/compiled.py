@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stepladder.configs import counting
@@ -71,11 +71,17 @@ class Compiled:
         return {**spec, **body, "devices": self.devices, "fits": self.fits, "estimate": speed}
 
 
-def compile_all(specs: Sequence[RunSpec], machine: Machine, largest: bool = False) -> Iterator[Compiled]:
-    """Every executable of the ladder's packs, in their order. largest: search the largest micro-batch that fits, by compiling more."""
+def compile_all(
+    specs: Sequence[RunSpec], machine: Machine, largest: bool = False, only: Collection[RunSpec] | None = None
+) -> Iterator[Compiled]:
+    """Every executable of the packs of a ladder, in their order; of those with a run in `only`, when given.
+
+    largest: search the largest micro-batch that fits, by compiling more.
+    """
     groups: dict[tuple, list[packs.Pack]] = {}
     for pack in packs.plan(specs, machine):
-        groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(pack)
+        if only is None or any(spec in only for spec in pack.specs):
+            groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(pack)
     for (_, members, streams), found in groups.items():
         spec = found[0].specs[0]
         with topology.uncached() if machine.topology else contextlib.nullcontext():

@@ -96,13 +96,16 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
     return make(sizes, found)
 
 
-def pack_size(machine: Machine, members: int) -> int:
-    """`members` with padding, so that the axis `run` leaves no device out: a multiple of the devices, or a divisor of their number."""
-    given = asked(machine.mesh)
+def pack_size(machine: Machine, members: int, batch_size: int) -> int:
+    """`members` with padding, so that no device is left out: a multiple of their number, or a divisor whose rest can share a batch."""
+    given, found = asked(machine.mesh), machines.devices(machine)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
-    count = len(machines.devices(machine)) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1
-    return -(-members // count) * count if members > count else next(k for k in range(members, count + 1) if count % k == 0)
+    count = len(found) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1
+    if members > count:
+        return -(-members // count) * count
+    shared = lambda rest: _hosts(found) == 1 or batch_size // _micro(machine) % (rest * given.get("fsdp", 1)) == 0  # noqa: E731
+    return next((k for k in range(members, count + 1) if count % k == 0 and shared(count // k)), count)
 
 
 def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:

@@ -84,7 +84,7 @@ def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int
     """(members, streams) of all packs of a program: what pads a smaller one costs less than an executable of its own."""
     parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
     streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
-    return meshes.pack_size(machine, max(map(len, parts), default=1)), streams
+    return meshes.pack_size(machine, max(map(len, parts), default=1), groups[0][0].batch_size), streams
 
 
 def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:

@@ -52,7 +52,7 @@ def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict
     else:
         machine = dataclasses.replace(machine, topology=args.topology)
     programs = []
-    for found in compiled.compile_all(specs, machine, args.largest):
+    for found in compiled.compile_all(loaded.specs, machine, args.largest, specs):
         programs.append(found.to_json())
         if not args.json:
             print(compiled.row(found), flush=True)
