@@ -101,8 +101,10 @@ def pack_size(machine: Machine, members: int) -> int:
     given = asked(machine.mesh)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
-    count = len(machines.devices(machine)) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1
-    return -(-members // count) * count if members > count else next(k for k in range(members, count + 1) if count % k == 0)
+    found = machines.devices(machine)
+    count = len(found) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1
+    all_busy = machines.pack_mode(machine) == "map" and _hosts(found) > 1  # every host must take part, and no batch is shared
+    return -(-members // count) * count if members > count or all_busy else next(k for k in range(members, count + 1) if count % k == 0)
 
 
 def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
