@@ -14,7 +14,9 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
 from stepladder.train import arrays, hosts, preempt, same
+from stepladder.train import mesh as meshes
 from stepladder.train.data.batches import BatchSource
+from stepladder.train.machine import Machine
 from stepladder.train.stores import stores
 from tests import tiny
 from tests.processes import Job, free_port, words
@@ -103,6 +105,13 @@ def test_a_process_reads_the_rows_of_its_devices(shape, spec, mine, rows):
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(shape), ("data", "tensor"))
     sharding = NamedSharding(mesh, PartitionSpec(None, *spec))
     assert arrays.batch_rows(Part(sharding, mine), (10, 8, 5), axis=1).tolist() == rows
+
+
+def test_a_small_pack_is_padded_to_the_devices_of_all_hosts(monkeypatch):
+    machine = Machine(devices=4, pack_mode="map")
+    assert [meshes.pack_size(machine, k, 8) for k in (2, 3, 5)] == [2, 4, 8]
+    monkeypatch.setattr(meshes, "_hosts", lambda found: 2)
+    assert [meshes.pack_size(machine, k, 8) for k in (2, 3, 5)] == [4, 4, 8]
 
 
 def test_a_group_decides_about_once_a_second(monkeypatch):

@@ -230,5 +230,5 @@ def test_meshes_that_cannot_be(text, changes, said):
 
 
 def test_accumulation_must_divide_what_a_mesh_shares():
-    with pytest.raises(UserError, match="times 3 micro-batches"):
+    with pytest.raises(UserError, match="times machine.accumulation=3"):
         Program(spec_of(8), machine("data=4,tensor=2", accumulation=3))

@@ -101,11 +101,14 @@ def pack_size(machine: Machine, members: int, batch_size: int) -> int:
     given, found = asked(machine.mesh), machines.devices(machine)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
-    count = len(found) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1
+    count, each = len(found) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1, given.get("fsdp", 1) * _micro(machine)
     if members > count:
         return -(-members // count) * count
-    shared = lambda rest: _hosts(found) == 1 or batch_size // _micro(machine) % (rest * given.get("fsdp", 1)) == 0  # noqa: E731
-    return next((k for k in range(members, count + 1) if count % k == 0 and shared(count // k)), count)
+
+    def busy(rest: int) -> bool:  # whether the devices of a member can all take part, where they must
+        return _hosts(found) == 1 or rest == 1 or (machines.pack_mode(machine) == "vmap" and batch_size % (rest * each) == 0)
+
+    return next((k for k in range(members, count + 1) if count % k == 0 and busy(count // k)), count)
 
 
 def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
@@ -113,7 +116,7 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
     model, name = spec.model, f"machine.mesh={machine.mesh!r}"
     parts = sizes.rows * _micro(machine)
     if spec.batch_size % parts:
-        said = f"data x fsdp = {sizes.rows}" + (f" times {machine.accumulation} micro-batches" if machine.accumulation > 1 else "")
+        said = f"data x fsdp = {sizes.rows}" + (f" times machine.accumulation={machine.accumulation}" if machine.accumulation > 1 else "")
         raise UserError(
             f"run.batch_size={spec.batch_size}: not divisible by {said}; use machine.mesh=auto, or a batch of {-(-spec.batch_size // parts) * parts}"
         )
