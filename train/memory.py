@@ -10,6 +10,7 @@ from stepladder.configs.spec import ModelSpec, RunSpec
 FILL = 0.8  # of a device's memory: what estimates may promise
 STATE = 12.0  # bytes a parameter: itself and two moments, float32
 GRADIENT = 8.0  # a gradient and, with several micro-batches, their sum
+KEPT = 2.0  # what autodiff keeps of a layer, over what stands in `activations`: norms, rotations and activations keep float32 copies
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
@@ -37,7 +38,7 @@ def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int =
     stream = m.d_model / tensor
     dots = (heads + 2 * m.d_ff) / tensor + 2 * m.d_model
     everything = 8 * stream + 2 * m.d_model + (4 * m.d_ff + 3 * heads + (2 * m.n_heads * L if scores else 2 * m.n_heads)) / tensor
-    saved = {"none": everything, "dots": stream + dots, "full": stream}[remat]
+    saved = {"none": KEPT * everything, "dots": stream + dots, "full": stream}[remat]
     return _width(m) * L * (m.n_layers * saved + everything)
 
 
