@@ -13,10 +13,8 @@ class Layout:
     layers: str  # key of layers.RUNNERS
     attention: str  # key of attention.IMPLEMENTATIONS: the kernel to use where it can be
     kernel_from: int  # shortest sequence worth a kernel: below it the scores are small beside a layer's other activations
-    remat: str  # key of layers.REMAT
     loss_floats: int  # the loss holds at most this many float32 logits at a time (loss.chunks); 0 is all
     chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
-    micro_tokens: int  # tokens a device handles at a time, at least, before less is computed again; 0 where memory is no limit
 
 
 # cpu, measured on 2 cores of an AMD EPYC (Zen 5, 1 MB of L2 a core), jax 0.10.2, CPU milliseconds a sequence of 128 tokens, 16 sequences:
@@ -30,9 +28,9 @@ class Layout:
 #   Logits: 512 and 256 MB. A chunk adds its gradient of the unembedding to a float32 sum in memory, 8 D V bytes where its matmuls are
 #   6 D V FLOPs a token; 256 MB at a vocabulary of 50 000 are 1 300 tokens, 1 000 FLOPs a byte, where a v5e wants 240 to stay busy.
 DEFAULTS = {
-    "cpu": Layout(layers="unroll", attention="xla", kernel_from=0, remat="none", loss_floats=0, chunk_floats=2**15, micro_tokens=0),
-    "gpu": Layout(layers="scan", attention="cudnn", kernel_from=256, remat="none", loss_floats=2**27, chunk_floats=0, micro_tokens=4096),
-    "tpu": Layout(layers="scan", attention="splash", kernel_from=512, remat="none", loss_floats=2**26, chunk_floats=0, micro_tokens=4096),
+    "cpu": Layout(layers="unroll", attention="xla", kernel_from=0, loss_floats=0, chunk_floats=2**15),
+    "gpu": Layout(layers="scan", attention="cudnn", kernel_from=256, loss_floats=2**27, chunk_floats=0),
+    "tpu": Layout(layers="scan", attention="splash", kernel_from=512, loss_floats=2**26, chunk_floats=0),
 }
 
 

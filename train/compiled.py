@@ -2,14 +2,15 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from stepladder.configs import counting
-from stepladder.configs.spec import RunSpec
-from stepladder.train import devices, fits, flops, hlo, roofline, topology, traffic
+from stepladder.configs.spec import RunSpec, canonical
+from stepladder.train import devices, fits, flops, hlo, roofline, topology, traffic, wire
 from stepladder.train import machine as machines
 from stepladder.train import pack as packs
 from stepladder.train.machine import Machine
@@ -40,6 +41,8 @@ class Compiled:
     peak: float = 0.0  # FLOP/s of all devices
     roofline: Roofline | None = None  # None where no data sheet is known, or it does not fit
     fixes: tuple[str, ...] = ()  # when it does not fit
+    formula: float = 0.0  # bytes that the collectives of train/wire.py send
+    fingerprint: str = ""
     largest: int | None = None  # the largest micro-batch that fits, when asked for; 0: none does
 
     @property
@@ -91,6 +94,13 @@ def compile_all(
         yield result
 
 
+def fingerprint(pack: Alone | Packed) -> str:
+    """Of all that this repository decides about an executable: program, members, mesh, layout. The compiler's version is not in it."""
+    how = {name: value for name, value in pack.how.items() if name != "mesh"}
+    decided = (pack.program.spec.program_key, pack.members, pack.streams, dict(pack.mesh.shape), how)
+    return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
+
+
 def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
     """As packed.packed, but kept by nobody: a plan compiles each executable once and lets it go."""
     return Alone(Program(spec, machine)) if members == 1 else Packed(Program(spec, machine), members, streams)
@@ -105,7 +115,8 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
     counted = members * spec.tokens_per_step * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
     result = Compiled(
         spec, runs, members, dict(mesh.shape), used, memory, seconds, pack.how["chunk"] or local, local, pack.how["remat"], counted,
-        flops.executed(pack.jaxpr), attention=pack.how["attention"], fixes=tuple(fits.fixes(pack, used / memory)) if used > memory else (),
+        flops.executed(pack.jaxpr), attention=pack.how["attention"], fingerprint=fingerprint(pack),
+        formula=sum(wire.expected(spec, mesh.shape, pack.how, max(1, members // mesh.shape["run"])).values()), fixes=tuple(fits.fixes(pack, used / memory)) if used > memory else (),
     )  # fmt: skip
     return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
 
@@ -180,7 +191,9 @@ def _collectives(found: Compiled) -> str:
         f"{c['count']} {c['kind']}{' between slices' if c['network'] == 'dcn' else ''} {c['bytes'] / 2**20:,.1f} MiB"
         for c in found.collectives
     ]
-    return f"collectives a step and device: {', '.join(said)}" if said else ""
+    sent = sum(c["bytes"] for c in found.collectives)
+    formula = f" ({sent / found.formula:.2f} of the formula's, train/wire.py)" if found.formula else ""
+    return f"collectives a step and device: {', '.join(said)}{formula}" if said else ""
 
 
 def _attention(found: Compiled) -> str:

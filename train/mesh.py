@@ -18,13 +18,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec
 from stepladder.model import parallel
+from stepladder.train import defaults, memory
 from stepladder.train import machine as machines
-from stepladder.train import memory
 from stepladder.train.machine import Machine
 
 AXES = parallel.AXES
-REPLICATED = 0.25  # of a device's memory that the state may take; above it the state is cut along as few sides of the wiring as do (fsdp)
-TENSOR, WIDE = 8, 512  # devices that share a layer unasked, at most, and hidden units each keeps, at least
+WIDE = 512  # hidden units that a device keeps, at least, when a layer is shared unasked
 
 
 @dataclass(frozen=True)
@@ -153,23 +152,24 @@ def _given(machine: Machine, given: dict[str, int], count: int) -> Sizes:
 
 def _chosen(machine: Machine, spec: RunSpec, count: int) -> Sizes:
     """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is large; tensor takes what a batch leaves idle."""
-    rows = _most(count, spec.batch_size // _micro(machine), machines.devices(machine))
-    tensor = _tensor(spec, count // rows)
-    limit = machines.memory(machine)
-    if machines.platform(machine) == "cpu" or memory.state(spec, tensor) <= REPLICATED * limit:
+    rows, chosen = _most(count, spec.batch_size // _micro(machine), machines.devices(machine)), defaults.of(machine)
+    tensor = _tensor(spec, min(chosen.tensor, count // rows))
+    limit = chosen.replicated * machines.memory(machine)
+    if memory.state(spec, tensor) <= limit:
         return Sizes(data=rows, tensor=tensor)
     reach = itertools.accumulate(reversed(_sides(machines.devices(machine))), operator.mul)  # of ever more sides of the wiring
     groups = [k for k in reach if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0]
-    small = (k for k in groups if memory.state(spec, k) <= REPLICATED * limit)
+    small = (k for k in groups if memory.state(spec, k) <= limit)
     fsdp = next(small, max(groups, default=tensor)) // tensor
     return Sizes(data=rows // fsdp, fsdp=fsdp, tensor=tensor)
 
 
 def _tensor(spec: RunSpec, idle: int) -> int:
+    """Of `idle` devices beside each that has a part of the batch, those that can share its layers with it."""
     model = spec.model
     numbers = (model.n_kv_heads, model.d_ff, spec.data.seq_len, model.d_model)
     fits = lambda k: all(n % k == 0 for n in numbers) and model.d_ff // k >= WIDE  # noqa: E731
-    return max([k for k in range(2, min(idle, TENSOR) + 1) if idle % k == 0 and fits(k)], default=1)
+    return max([k for k in range(2, idle + 1) if idle % k == 0 and fits(k)], default=1)
 
 
 def _most(count: int, batch: int, found: list[jax.Device], times: int = 1) -> int:

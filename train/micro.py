@@ -5,9 +5,9 @@ from typing import Any
 from jax.sharding import Mesh
 
 from stepladder.configs.spec import RunSpec
-from stepladder.model import layers, layout
+from stepladder.model import layout
+from stepladder.train import defaults, memory
 from stepladder.train import machine as machines
-from stepladder.train import memory
 from stepladder.train.machine import Machine
 
 
@@ -17,17 +17,15 @@ def batches(spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members:
     What the machine does not fix is chosen: on a CPU what fits its cache; on an accelerator the least recomputation with which the `wanted`
     sequences fit, and the largest micro-batch with that. members: of a pack, that a device trains at once.
     """
-    local, platform = spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]), machines.platform(machine)
-    defaults = layout.DEFAULTS[platform]
-    known = tuple(layers.REMAT) if defaults.micro_tokens else (defaults.remat,)
-    remats = known if machine.remat == "auto" else (machine.remat,)
+    local, chosen = spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]), defaults.of(machine)
+    remats = chosen.remat if machine.remat == "auto" else (machine.remat,)
     if machine.accumulation:
         chunk = local // machine.accumulation
-    elif not defaults.micro_tokens:
-        chunk = layout.chunk(spec.model, local, spec.data.seq_len, platform)
+    elif not chosen.micro_tokens:
+        chunk = layout.chunk(spec.model, local, spec.data.seq_len, machines.platform(machine))
     else:
         chunk = None
-    enough = chunk or (local if chunk == 0 else wanted(spec, platform, local))
+    enough = chunk or (local if chunk == 0 else wanted(spec, machine, local))
     fits = lambda rows, remat: _fits(spec, machine, mesh, rows, remat, forward, members)  # noqa: E731
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if chunk is None:
@@ -35,9 +33,9 @@ def batches(spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members:
     return {"chunk": chunk, "remat": remat}
 
 
-def wanted(spec: RunSpec, platform: str, local: int) -> int:
-    """Sequences a device should handle at a time, at least, of the `local` ones it has: a divisor of them with `Layout.micro_tokens`."""
-    tokens = layout.DEFAULTS[platform].micro_tokens
+def wanted(spec: RunSpec, machine: Machine, local: int) -> int:
+    """Sequences a device should handle at a time, at least, of the `local` ones it has: a divisor of them with `Defaults.micro_tokens`."""
+    tokens = defaults.of(machine).micro_tokens
     return next(k for k in range(1, local + 1) if local % k == 0 and (k * spec.data.seq_len >= tokens > 0 or k == local))
 
 

@@ -18,7 +18,7 @@ from stepladder.train.member import timeline
 from stepladder.train.plan import ACHIEVED
 
 # Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it saves one dispatch in ten steps), and
-# a crash loses less with fewer. `vmap` stops where a step's FLOPs keep the accelerator busy: 4e12 are about 10 ms at 40 % of an H100.
+# a crash loses less with fewer. `vmap` stops where a step's FLOPs keep every accelerator busy: 4e12 on each are about 10 ms at 40 % of an H100.
 MAP_MEMBERS = 8
 BUSY_FLOPS = 4e12
 # Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
@@ -143,7 +143,7 @@ def limit(spec: RunSpec, machine: Machine) -> int:
     if machines.pack_mode(machine) == "map":
         return min(fitting, MAP_MEMBERS * len(machines.devices(machine)))
     step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
-    return min(fitting, len(machines.devices(machine)) * max(1, round(BUSY_FLOPS / step)))
+    return min(fitting, max(1, round(len(machines.devices(machine)) * BUSY_FLOPS / step)))
 
 
 def _fitting(spec: RunSpec, machine: Machine) -> int:
@@ -156,7 +156,7 @@ def _fitting(spec: RunSpec, machine: Machine) -> int:
         rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
         work = rows * memory.activations(spec, "none") + memory.logits(spec, rows)
         return max(1, int((each - work) / params) * len(devices))
-    rows = micro.wanted(spec, platform, spec.batch_size)
+    rows = micro.wanted(spec, machine, spec.batch_size)
     scores = layout.attention_for(spec.model, spec.data.seq_len, platform, mapped=True) == "xla"
     works = (rows * memory.activations(spec, remat, scores=scores) for remat in ("none", "full"))
     found = (int((budget - memory.logits(spec, rows, layout.DEFAULTS[platform].loss_floats)) / (params + work)) for work in works)

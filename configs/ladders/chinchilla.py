@@ -40,6 +40,9 @@ LADDERS = {
     "v5e-256": Ladder((*SMALL, "100m", "200m", "400m", "1b"), "7b", (*SMALL, "100m")),
     "v6e-256": Ladder((*SMALL, "100m", "200m", "400m", "1b", "3b"), "7b", (*SMALL, "100m")),
 }
+TOPOLOGIES = {  # the TPU slices that these budgets are named for
+    "v4-16": "v4:2x2x2", "v5e-16": "v5e:4x4", "v6e-16": "v6e:4x4", "v5p-64": "v5p:2x4x4", "v5e-256": "v5e:16x16", "v6e-256": "v6e:16x16",
+}  # fmt: skip
 CHINCHILLA = 4.0  # of a proxy's trunk; its cooldowns end at HORIZONS of that
 HORIZONS = (0.25, 0.5)
 TARGET = 1.0
