@@ -12,10 +12,19 @@ from stepladder.model.mlp import MLP
 from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
 
-# What the backward pass finds saved; everything else of a layer is computed again. "none" saves what autodiff asks for, but for weights that
-# were gathered from other devices: they are gathered again.
+
+def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> bool:
+    """Policy: what autodiff asks for is saved, but weights that were gathered from other devices (parallel.whole) are gathered again.
+
+    Reshaping costs nothing: were its result saved, it could be that of a weight.
+    """
+    gathers = call_jaxpr is not None and any(eqn.primitive.name == "all_gather" for eqn in call_jaxpr.eqns)
+    return not gathers and name != parallel.GATHERED and primitive.name not in ("reshape", "transpose", "squeeze")
+
+
+# What the backward pass finds saved; everything else of a layer is computed again.
 REMAT: dict[str, Callable] = {
-    "none": jax.checkpoint_policies.save_anything_except_these_names(parallel.GATHERED),
+    "none": _all_but_gathered,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections; recompute attention and activations
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
 }

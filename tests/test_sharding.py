@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from stepladder.configs import base
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
-from stepladder.model import parallel
+from stepladder.model import layers, parallel
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.train import mesh as meshes
 from stepladder.train import packed
@@ -202,6 +202,15 @@ def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
         for kind in ("all_gather", "reduce_scatter")
     }
     assert set(moved["all_gather"]) == {"bf16"} and set(moved["reduce_scatter"]) == {"f32"}
+
+
+@pytest.mark.parametrize("remat", layers.REMAT)
+def test_weights_are_gathered_again_and_never_kept(remat):
+    """Four matrices of a layer, forward and backward, and the two tables."""
+    mesh = meshes.alone(machine("fsdp=8"), SPEC)
+    params = Program(SPEC, machine("fsdp=8")).shapes["params"]
+    text = str(jax.make_jaxpr(lambda p: loss_and_gradient(MODEL, p, TOKENS_SBT[0], mesh=mesh, **{**HOW, "remat": remat}))(params))
+    assert text.count(" all_gather[") == 4 + 4 + 2
 
 
 @pytest.mark.parametrize(
