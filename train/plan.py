@@ -11,6 +11,7 @@ from stepladder.configs.spec import RunSpec
 
 # Achieved FLOP/s of the whole machine for an estimate of time: on CPU what `make demo` reached on 2 cores (1.6e13 FLOPs in 190 to 254 s of
 # steps), else 40 % of the peak of an H100 or a v4 chip. `plan --rate` overrides it.
+UTILISATION = 0.4
 ACHIEVED = {"cpu": 70e9, "gpu": 400e12, "tpu": 110e12}
 
 

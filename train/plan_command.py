@@ -29,7 +29,7 @@ def main(args: argparse.Namespace) -> int:
         raise UserError("largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)")
     loaded = load(args.config, args.overrides)
     specs = plan.only(loaded.specs, args.only)
-    rate = args.rate or plan.ACHIEVED["tpu" if args.topology not in ("", HERE) else args.backend]
+    rate = args.rate or _rate(args)
     costs = [plan.cost(spec, rate) for spec in specs]
     if not args.json:
         print(plan.table(costs))
@@ -37,6 +37,15 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"runs": [plan.to_json(c) for c in costs], "programs": programs}, indent=1))
     return 0 if all(program["fits"] for program in programs) else 1
+
+
+def _rate(args: argparse.Namespace) -> float:
+    """FLOP/s for the estimate of time: plan.ACHIEVED, or plan.UTILISATION of the peak of the slices compiled for."""
+    if args.topology in ("", HERE):
+        return plan.ACHIEVED[args.backend]
+    from stepladder.train import devices, topology
+
+    return plan.UTILISATION * devices.peak_flops(topology.devices(args.topology))
 
 
 def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict]:
