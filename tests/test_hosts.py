@@ -65,6 +65,7 @@ def test_a_layout_that_cannot_be_is_refused(given, said):
         ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, True),
         (env(TPU_WORKER_HOSTNAMES="t1v-0,t1v-1"), False),
         (env(MEGASCALE_COORDINATOR_ADDRESS="t1v-0"), True),
+        ({hosts.PROCESSES: "auto"}, True),
     ],
 )
 def test_jax_finds_the_layout_of_tpu_slices(given, found):

@@ -62,10 +62,10 @@ def layout(env: Mapping[str, str]) -> Layout | None:
 
 
 def detected(env: Mapping[str, str]) -> bool:
-    """Whether jax finds the layout itself: several TPU slices, or (without our variables) the several hosts of one."""
+    """Whether jax finds the layout itself: told to, on several TPU slices, or (without our variables) on the several hosts of one."""
     slices = any(name.startswith("MEGASCALE_") for name in env)
     hosts_of_slice = any("," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"))
-    return slices or (hosts_of_slice and not env.get(PROCESSES))
+    return slices or env.get(PROCESSES) == "auto" or (hosts_of_slice and not env.get(PROCESSES))
 
 
 @dataclass

@@ -30,6 +30,7 @@ class Ladder(NamedTuple):
 
 SMALL = ("13m", "25m", "57m")
 LADDERS = {
+    "tiny": Ladder(("6k", "14k"), "25k", ()),  # for tests
     "cpu": Ladder(("6k", "14k", "25k"), "54k", ("6k",)),
     "gpu": Ladder((*SMALL, "100m"), "400m", SMALL),  # one H100: about two days
     "gpu-8": Ladder((*SMALL, "100m", "200m"), "1b", SMALL),
@@ -43,9 +44,7 @@ LADDERS = {
 TOPOLOGIES = {  # the TPU slices that these budgets are named for
     "v4-16": "v4:2x2x2", "v5e-16": "v5e:4x4", "v6e-16": "v6e:4x4", "v5p-64": "v5p:2x4x4", "v5e-256": "v5e:16x16", "v6e-256": "v6e:16x16",
 }  # fmt: skip
-CHINCHILLA = 4.0  # of a proxy's trunk; its cooldowns end at HORIZONS of that
-HORIZONS = (0.25, 0.5)
-TARGET = 1.0
+HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where its cooldowns end
 DECAY = 0.2
 SEEDS = 3
 RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning-rate curve, which is one Chinchilla long
@@ -58,8 +57,8 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
     c.name = "chinchilla"
     c.schedule.decay = f"{100 * DECAY:g}%"
     c.run.evals = ()
-    if arg == "cpu":
-        c.data.max_mb_per_domain, c.run.log_every = 2.0, 20
+    if arg in ("tiny", "cpu"):
+        c.data.max_mb_per_domain, c.run.log_every = {"tiny": 0.3, "cpu": 2.0}[arg], 20
     else:
         c.data.corpus, c.data.domains, c.data.tokenizer, c.data.seq_len = "web", (), "bpe:32768", 2048
         c.data.sources = ConfigDict({"web": "texts/web/*.parquet"})
@@ -68,6 +67,8 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
         c.run.log_every, c.run.eval_windows = 20, 512
     c.chinchilla = ConfigDict()
     c.chinchilla.ladder = arg
+    c.chinchilla.trunk = 0.2 if arg == "tiny" else 4.0  # of a proxy, in multiples of 20 tokens a parameter
+    c.chinchilla.target = 0.1 if arg == "tiny" else 1.0
     return c
 
 
@@ -81,11 +82,11 @@ def ladder(config: ConfigDict) -> list:
         if size in chosen.repeated:
             batch = runs[-1].batch_size  # the trunk's: its program is then the same
             runs += [_rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep") for factor in RATE_FACTORS]
-    return [*runs, _rung(config, chosen.target, TARGET, 0, f"target-{chosen.target}", role="target")]
+    return [*runs, _rung(config, chosen.target, config.chinchilla.target, 0, f"target-{chosen.target}", role="target")]
 
 
 def _trunk_and_cooldowns(config: ConfigDict, size: str, seed: int) -> list:
-    trunk = _rung(config, size, CHINCHILLA, seed, f"proxy-{size}-s{seed}", role="proxy")
+    trunk = _rung(config, size, config.chinchilla.trunk, seed, f"proxy-{size}-s{seed}", role="proxy")
     ends = [round(h * trunk.steps) for h in HORIZONS]
     leaves = [branch_step(trunk, end, DECAY) for end in ends]
     trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
@@ -103,7 +104,7 @@ def _rung(config: ConfigDict, size: str, chinchilla: float, seed: int, name: str
         name,
     )
     c.optimizer.learning_rate_factor, c.run.batch_size = factor, batch
-    if c.chinchilla.ladder != "cpu":
+    if c.data.tokenizer != "bytes":
         counts = counting.count(model_spec(c), c.data.seq_len)
         tokens = durations.steps(c.run.duration, tokens_per_step=1, params=counts.params_total)
         c.run.batch_size, c.optimizer.learning_rate = rule.step_law(counts.params_non_embedding, tokens, c.data.seq_len, batch)
