@@ -11,6 +11,7 @@ import pytest
 from stepladder.configs import base, durations, rule, rungs, sizes
 from stepladder.configs.counting import count
 from stepladder.configs.errors import UserError
+from stepladder.configs.ladders import chinchilla
 from stepladder.configs.load import load, override
 from stepladder.configs.rungs import cooldown, rung, with_checkpoints
 from stepladder.configs.spec import from_dict, to_dict
@@ -20,7 +21,8 @@ from tests import tiny
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "configs.json"
 SHIPPED = ("configs/base.py", "configs/base.py:tiny", "configs/demo.py:cpu", "configs/sweep.py:rate", "configs/sweep.py:decay",
-           "configs/studies/parametrization.py:tiny")  # fmt: skip
+           "configs/studies/parametrization.py:tiny", "configs/ladders/chinchilla.py:tiny")  # fmt: skip
+LARGE = tuple(f"configs/ladders/chinchilla.py:{name}" for name in chinchilla.LADDERS if name != "tiny")  # ids alone: they hash the specs
 
 
 @pytest.mark.parametrize(
@@ -162,11 +164,12 @@ def test_own_config_file(tmp_path):
     assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {s.model.size for s in loaded.specs} == {"6k"}
 
 
-@pytest.mark.parametrize("reference", SHIPPED)
+@pytest.mark.parametrize("reference", SHIPPED + LARGE)
 def test_golden_config(reference):
     """The specs a shipped config yields, so that no default changes unseen. On purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
     path, _, arg = reference.partition(":")
-    found = {s.run_id: to_dict(s) for s in load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs}
+    specs = load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs
+    found = [s.run_id for s in specs] if reference in LARGE else {s.run_id: to_dict(s) for s in specs}
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("STEPLADDER_GOLDEN") == "write":
         golden[reference] = found
