@@ -1,7 +1,7 @@
 """MFU of a 100M and a 1B model in bfloat16 at sequence length 2048 on the accelerator at hand, through the program and loop of `run`.
 
 python benchmarks/gpu_mfu.py                       a table, about ten minutes on one GPU
-python benchmarks/gpu_mfu.py --case 1b:32:4:none   SIZE:BATCH:MICRO-BATCHES:REMAT, may be repeated
+python benchmarks/gpu_mfu.py --case 1b:32:4:none   SIZE:BATCH:MICRO-BATCHES:REMAT, may be repeated; 0 and auto: what fits
 python benchmarks/gpu_mfu.py --tiny --json         the same path in small, anywhere
 
 MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16 peak of train/devices.py; on CPU over what a
@@ -32,7 +32,7 @@ from stepladder.train.program import program, traced
 from stepladder.train.run import run
 from stepladder.train.stores import stores
 
-CASES = ("100m:64:4:none", "1b:32:4:none")
+CASES = ("100m:64:0:auto", "1b:32:0:auto")
 WINDOWS = 3
 
 

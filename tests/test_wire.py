@@ -134,7 +134,7 @@ def test_a_small_rung_compiles_for_every_generation(name, root, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [(name, size) for name in chinchilla.TOPOLOGIES for size in chinchilla.LADDERS[name].proxies + (chinchilla.LADDERS[name].target,)]
+    ("name", "size"), [(name, size) for name in chinchilla.TOPOLOGIES for size in (*chinchilla.LADDERS[name].proxies, chinchilla.LADDERS[name].target)]
 )  # fmt: skip
 def test_every_shipped_program_compiles(name, size, root, capsys):
     """What the table says of it: the same program, memory within 5 % with the same libtpu, none above 90 %."""
