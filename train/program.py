@@ -111,7 +111,9 @@ class Program:
         self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
         sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        self.eval_batch = sharing * (layout.chunk(self.spec.model, EVAL_BATCH, self.spec.data.seq_len, self.backend) or EVAL_BATCH)
+        # On an accelerator at most a training step's micro-batch, which is known to fit.
+        most = min(EVAL_BATCH, self.how["chunk"] or EVAL_BATCH) if self.backend != "cpu" else EVAL_BATCH
+        self.eval_batch = sharing * (layout.chunk(self.spec.model, most, self.spec.data.seq_len, self.backend) or most)
         self.shapes = jax.eval_shape(functools.partial(initial_state, self.spec.model, self.spec.optimizer), traced(self.spec))
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
