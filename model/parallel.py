@@ -132,8 +132,8 @@ class Parallel:
     def rows(self, table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """Rows of the embedding for the device's own tokens. The gradient is summed in float32: a frequent token has thousands of terms."""
         cut = self.cut("embed")
-        if cut is None and table_VD.dtype == dtype:  # autodiff does the same, in forward mode too
-            return table_VD[tokens_BL]
+        if cut is None:
+            return table_VD[tokens_BL].astype(dtype)
         return _rows(table_VD, tokens_BL, dtype, cut)
 
     def own(self, x_BL: jax.Array) -> jax.Array:
@@ -194,16 +194,15 @@ _gather.defvjp(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _rows(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, cut: Cut | None) -> jax.Array:
-    table_VD = table_VD.astype(dtype)
-    return (jax.lax.all_gather(table_VD, cut.axes, axis=cut.dim, tiled=True) if cut else table_VD)[tokens_BL]
+def _rows(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, cut: Cut) -> jax.Array:
+    return jax.lax.all_gather(table_VD.astype(dtype), cut.axes, axis=cut.dim, tiled=True)[tokens_BL]
 
 
-def _rows_backward(dtype: jnp.dtype, cut: Cut | None, saved: tuple, gradient_BLD: jax.Array) -> tuple:
+def _rows_backward(dtype: jnp.dtype, cut: Cut, saved: tuple, gradient_BLD: jax.Array) -> tuple:
     tokens_BL, empty_V0 = saved
     sums_VD = jnp.zeros((empty_V0.shape[0], gradient_BLD.shape[-1]), empty_V0.dtype)
     sums_VD = sums_VD.at[tokens_BL].add(gradient_BLD.astype(empty_V0.dtype))
-    return (_scatter(sums_VD, cut) if cut else sums_VD), None
+    return _scatter(sums_VD, cut), None
 
 
 _rows.defvjp(

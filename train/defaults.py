@@ -36,7 +36,7 @@ DEFAULTS = {
     "TPU v6 lite": Defaults(micro_tokens=8192),
     "TPU7x": Defaults(micro_tokens=16384),
     "NVIDIA": Defaults(micro_tokens=8192),
-    "A100": Defaults(micro_tokens=4096),
+    "NVIDIA A100": Defaults(micro_tokens=4096),
 }
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 import resource
 import sys
 import time
@@ -37,6 +38,10 @@ CHIPS = {
     "TPU v6e": Chip(918e12, 32 * GIB, 1640e9, 400e9, 50e9),
     "TPU7x": Chip(2307e12, 192 * GIB, 7380e9, 600e9, 50e9),
     "A100": Chip(312e12, 80e9, 2039e9, 300e9, 200e9),
+    "A100-SXM4-40GB": Chip(312e12, 40e9, 1555e9, 300e9, 200e9),
+    "A100-PCIE-40GB": Chip(312e12, 40e9, 1555e9, 32e9, 12.5e9),
+    "A100 80GB PCIe": Chip(312e12, 80e9, 1935e9, 32e9, 12.5e9),
+    "H100 PCIe": Chip(756e12, 80e9, 2000e9, 64e9, 50e9),
     "L4": Chip(121e12, 24e9, 300e9, 32e9, 12.5e9),
     "H100": Chip(989e12, 80e9, 3350e9, 450e9, 400e9),
     "H200": Chip(989e12, 141e9, 4800e9, 450e9, 400e9),
@@ -45,7 +50,7 @@ CHIPS = {
 
 def chip(kind: str) -> Chip | None:
     """The data sheet of a device_kind; None for one that is not in the table."""
-    found = [name for name in CHIPS if name in kind]
+    found = [name for name in CHIPS if re.search(rf"\b{name}\b", kind)]  # an L40S is no L4, a GH200 no H200
     return CHIPS[max(found, key=len)] if found else None
 
 
@@ -72,7 +77,7 @@ def peak_flops(devices: Iterable[jax.Device]) -> float:
 def high_water(devices: Iterable[jax.Device]) -> int:
     """The most bytes that one of this process's `devices` has held so far; on CPU, the most that the process had in memory."""
     stats = [d.memory_stats() for d in devices if d.process_index == jax.process_index()]
-    if all(stats) and stats:
+    if stats and all("peak_bytes_in_use" in (found or {}) for found in stats):
         return max(found["peak_bytes_in_use"] for found in stats)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 

@@ -1,11 +1,14 @@
 """Whether a training step fits a device's memory: what it needs, by XLA's buffer assignment, and what would make it fit."""
 
+import contextlib
+import dataclasses
 import re
 
 import jax
 
 from stepladder.configs.errors import UserError
 from stepladder.train import machine as machines
+from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 from stepladder.train.packed import Alone, Packed
 
@@ -65,12 +68,15 @@ def fixes(pack: Alone | Packed, over: float) -> list[str]:
 
 
 def _sharded(pack: Alone | Packed) -> list[str]:
-    """The next larger fsdp axis, which cuts the state into more pieces."""
-    shape, model = pack.mesh.shape, pack.program.spec.model
-    left = shape["data"] * shape["fsdp"]
-    more = [k for k in range(shape["fsdp"] + 1, left + 1) if left % k == 0 and model.d_model % (k * shape["tensor"]) == 0]
+    """The next larger fsdp axis that this run can have, which cuts the state into more pieces."""
+    program, shape = pack.program, pack.mesh.shape
     tensor = f",tensor={shape['tensor']}" if shape["tensor"] > 1 else ""
-    return [f"machine.mesh=fsdp={more[0]}{tensor} (the state cut into more pieces)"] if more else []
+    for size in range(shape["fsdp"] + 1, shape["data"] * shape["fsdp"] + 1):
+        wanted = f"fsdp={size}{tensor}"
+        with contextlib.suppress(UserError):
+            meshes.alone(dataclasses.replace(program.machine, mesh=wanted), program.spec)
+            return [f"machine.mesh={wanted} (the state cut into more pieces)"]
+    return []
 
 
 def accumulate(pack: Alone | Packed, times: int) -> str:

@@ -58,32 +58,31 @@ def asked(text: str) -> dict[str, int]:
 
 def alone(machine: Machine, spec: RunSpec) -> Mesh:
     """The mesh of one run by itself. Raises UserError when the mesh asked for fits neither the devices nor the run."""
-    found = machines.devices(machine)
-    given = asked(machine.mesh)
-    runs = given.pop("run", 1)  # the axis of packs: alone, a run shares its batch over those devices too
-    if runs > 1:
-        given["data"] = _most(given.get("data", 1) * runs, spec.batch_size // _micro(machine), found, given.get("fsdp", 1))
-    sizes = _given(machine, given, len(found)) if given else _chosen(machine, spec, len(found))
+    found, given = machines.devices(machine), asked(machine.mesh)
+    sizes = _given(machine, given, found) if given else _chosen(machine, spec, found)
+    if "run" in given:  # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be divided
+        rows = sizes.run * sizes.data
+        data = _most(rows, spec.batch_size // _micro(machine), sizes.fsdp, divisor=True)
+        sizes = dataclasses.replace(sizes, run=rows // data, data=data)
     check(machine, spec, sizes)
-    if _hosts(found) > 1:
-        sizes = dataclasses.replace(sizes, run=len(found) // math.prod(sizes.shape))
+    if _hosts(found) > 1:  # those left repeat the others' work
+        sizes = dataclasses.replace(sizes, run=sizes.run * (len(found) // math.prod(sizes.shape)))
     return make(sizes, found)
 
 
 def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
     """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap` only: `map` runs a member on one device)."""
-    found = machines.devices(machine)
-    given = asked(machine.mesh)
+    found, given = machines.devices(machine), asked(machine.mesh)
     if "run" in given:
-        sizes = _given(machine, given, len(found))
+        sizes = _given(machine, given, found)
         if members % sizes.run:
             raise UserError(f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} runs of a pack; use a divisor")
     else:
-        shared = given.get("fsdp", 1) * given.get("tensor", 1)
-        runs = max(k for k in range(1, len(found) // shared + 1) if members % k == 0)
-        rest = len(found) // shared // runs if mode == "vmap" else 1
-        fsdp, tensor = given.get("fsdp", 1), given.get("tensor", 1)
-        sizes = Sizes(runs, given.get("data") or _most(rest, spec.batch_size // _micro(machine), found, fsdp), fsdp, tensor)
+        groups = _groups(given, found)
+        runs = max(k for k in range(1, groups + 1) if members % k == 0)
+        rest, fsdp = groups // runs if mode == "vmap" else 1, given.get("fsdp", 1)
+        data = given.get("data") or _most(rest, spec.batch_size // _micro(machine), fsdp, divisor=_hosts(found) > 1)
+        sizes = Sizes(runs, data, fsdp, given.get("tensor", 1))
     if mode == "map" and sizes.rows * sizes.tensor > 1:
         raise UserError(f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use machine.pack_mode=vmap")
     check(machine, spec, sizes)
@@ -100,14 +99,20 @@ def pack_size(machine: Machine, members: int, batch_size: int) -> int:
     given, found = asked(machine.mesh), machines.devices(machine)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
-    count, each = len(found) // (given.get("fsdp", 1) * given.get("tensor", 1)) or 1, given.get("fsdp", 1) * _micro(machine)
+    count, each = _groups(given, found), given.get("fsdp", 1) * _micro(machine)
     if members > count:
         return -(-members // count) * count
 
     def busy(rest: int) -> bool:  # whether the devices of a member can all take part, where they must
-        return _hosts(found) == 1 or rest == 1 or (machines.pack_mode(machine) == "vmap" and batch_size % (rest * each) == 0)
+        shared = machines.pack_mode(machine) == "vmap" and "data" not in given and batch_size % (rest * each) == 0
+        return _hosts(found) == 1 or rest == 1 or shared
 
     return next((k for k in range(members, count + 1) if count % k == 0 and busy(count // k)), count)
+
+
+def _groups(given: dict[str, int], found: list[jax.Device]) -> int:
+    """Groups of devices that could each train a member, of the sizes given."""
+    return max(1, len(found) // math.prod(size for axis, size in given.items() if axis != "run"))
 
 
 def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
@@ -139,26 +144,35 @@ def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
     return Mesh(np.array(ordered[:count]).reshape(sizes.shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _given(machine: Machine, given: dict[str, int], count: int) -> Sizes:
+def _given(machine: Machine, given: dict[str, int], found: list[jax.Device]) -> Sizes:
     """Sizes asked for; `data`, when it is not among them, takes the devices that are left."""
-    product = math.prod(given.values())
+    product, count = math.prod(given.values()), len(found)
     rest = 1 if "data" in given else count // product
     if product * rest != count:
         raise UserError(
             f"machine.mesh={machine.mesh!r}: {product} devices, and there are {count}; change a size, or set machine.devices={product}"
         )
-    return Sizes(**{"data": rest, **given})
+    sizes = Sizes(**{"data": rest, **given})
+    wired = count // len({getattr(device, "slice_index", 0) or 0 for device in found})
+    if wired % (sizes.fsdp * sizes.tensor):
+        raise UserError(
+            f"machine.mesh={machine.mesh!r}: fsdp x tensor = {sizes.fsdp * sizes.tensor} does not lie within a slice of {wired} devices, and "
+            f"slices meet along data only; use divisors of {wired}"
+        )
+    return sizes
 
 
-def _chosen(machine: Machine, spec: RunSpec, count: int) -> Sizes:
+def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
     """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is large; tensor takes what a batch leaves idle."""
-    rows, chosen = _most(count, spec.batch_size // _micro(machine), machines.devices(machine)), defaults.of(machine)
+    chosen, count = defaults.of(machine), len(found)
+    rows = _most(count, spec.batch_size // _micro(machine), divisor=_hosts(found) > 1)
     tensor = _tensor(spec, min(chosen.tensor, count // rows))
     limit = chosen.replicated * machines.memory(machine)
     if memory.state(spec, tensor) <= limit:
         return Sizes(data=rows, tensor=tensor)
-    reach = itertools.accumulate(reversed(_sides(machines.devices(machine))), operator.mul)  # of ever more sides of the wiring
-    groups = [k for k in reach if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0]
+    reach = itertools.accumulate(reversed(_sides(found)), operator.mul)  # of ever more sides of the wiring; else any number of devices
+    cuts = lambda sizes: [k for k in sizes if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0]  # noqa: E731
+    groups = [k for k in cuts(reach) if k > tensor] or cuts(range(tensor + 1, rows * tensor + 1))
     small = (k for k in groups if memory.state(spec, k) <= limit)
     fsdp = next(small, max(groups, default=tensor)) // tensor
     return Sizes(data=rows // fsdp, fsdp=fsdp, tensor=tensor)
@@ -172,10 +186,9 @@ def _tensor(spec: RunSpec, idle: int) -> int:
     return max([k for k in range(2, idle + 1) if idle % k == 0 and fits(k)], default=1)
 
 
-def _most(count: int, batch: int, found: list[jax.Device], times: int = 1) -> int:
-    """The largest number up to `count` by which, times `times`, a batch can be divided; a divisor of `count` where none may be left out."""
-    whole = _hosts(found) > 1
-    return max((k for k in range(1, count + 1) if batch % (k * times) == 0 and not (whole and count % k)), default=1)
+def _most(count: int, batch: int, times: int = 1, *, divisor: bool) -> int:
+    """The largest number up to `count` by which, times `times`, a batch can be divided. divisor: of `count`, where none may be left out."""
+    return max((k for k in range(1, count + 1) if batch % (k * times) == 0 and not (divisor and count % k)), default=1)
 
 
 def _hosts(found: list[jax.Device]) -> int:
