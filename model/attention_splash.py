@@ -20,7 +20,7 @@ FUSED = 4  # most blocks of keys for a backward pass in one kernel
 
 
 def block_sizes(L: int, M: int, K: int, window: int) -> kernels.BlockSizes:
-    """By the rules above. Raises StopIteration for a length that is no multiple of 128."""
+    """By the rules above, for lengths of a multiple of 128: attention.py refuses others."""
     q, kv = (next(size for size in BLOCKS if length % size == 0) for length in (L, M))
     fused = M // kv <= FUSED and not window
     layout = kernels.QKVLayout.HEAD_DIM_MINOR if K >= LANES else kernels.QKVLayout.SEQ_MINOR

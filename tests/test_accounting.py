@@ -77,7 +77,7 @@ def test_a_clock_keeps_details_out_of_its_sum():
         time.sleep(0.01)
     table, details = clock.table(), clock.details()
     assert set(details) == {*table, WAIT} and 0.01 <= details[WAIT] <= table["steps"]
-    assert sum(table.values()) == pytest.approx(time.perf_counter() - clock.start, abs=0.01)
+    assert table["steps"] <= sum(table.values()) <= time.perf_counter() - clock.start
 
 
 def test_lost_work_is_what_heartbeats_outran(base, tmp_path):

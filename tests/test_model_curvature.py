@@ -1,5 +1,7 @@
 """Curvature against the dense Hessian, finite differences, and matrices whose eigenvalues are known."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,16 @@ def test_hessian_vector_against_the_dense_hessian(tiny, dense):
         v_P = jax.random.normal(jax.random.key(seed), dense[1].shape)
         found_P = product(v_P)
         np.testing.assert_allclose(found_P, hessian_PP @ v_P, rtol=2e-3, atol=2e-4)
+
+
+def test_hessian_vector_of_a_model_that_computes_in_bfloat16(tiny, dense):
+    """To bfloat16's rounding: that it can be differentiated twice at all."""
+    cfg, params, tokens_CBT, weight_CB = tiny
+    low = dataclasses.replace(cfg, compute_dtype="bfloat16")
+    v_P = jax.random.normal(jax.random.key(0), dense[1].shape)
+    found_P = jax.jit(lambda v: curvature.hessian_vector(low, HOW, params, tokens_CBT, weight_CB, v))(v_P)
+    want_P = np.asarray(dense[2]) @ v_P
+    assert np.linalg.norm(found_P - want_P) < 0.2 * np.linalg.norm(want_P)
 
 
 def test_hessian_vector_against_finite_differences(tiny, dense):

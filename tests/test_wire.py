@@ -17,7 +17,7 @@ from stepladder.train.machine import Machine
 
 BATCH, L, D = 16, 640, 256  # so that no matrix has as many numbers as the residual stream
 MESHES = {  # on a v5e:2x4; the first in CI, all with `make test-slow`
-    "data=2,fsdp=2,tensor=2": ("full", 2), "data=8": ("none", 1), "fsdp=8": ("full", 2), "fsdp=8,data=1,tensor=1": ("none", 1),
+    "data=1,fsdp=4,tensor=2": ("full", 2), "data=2,fsdp=2,tensor=2": ("full", 2), "data=8": ("none", 1), "fsdp=8": ("full", 2), "fsdp=8,data=1,tensor=1": ("none", 1),
     "data=2,fsdp=4": ("dots", 2), "data=2,tensor=4": ("none", 2), "fsdp=2,tensor=4": ("dots", 1), "data=4,tensor=2": ("full", 1),
 }  # fmt: skip
 ALL = [text if i == 0 else pytest.param(text, marks=pytest.mark.slow) for i, text in enumerate(MESHES)]
@@ -67,6 +67,11 @@ def test_tensor_parallel_layers_are_never_gathered_whole(text):
     gathered = {math.prod(shape) * c.size for c in found if c.kind == "all-gather" for shape in c.operands}
     assert stream in gathered and gathered <= {stream, table} | weights
     assert not gathered & whole - weights
+    for c in found:
+        if c.kind == "all-gather" and all(
+            group == tuple(range(group[0], group[0] + t)) for group in c.groups
+        ):  # along tensor, the innermost
+            assert {math.prod(shape) * c.size for shape in c.operands} <= {stream, table}, c
 
 
 def test_the_formula_by_hand():
@@ -123,11 +128,11 @@ def test_the_table_is_in_the_benchmarks(root):
 
 
 @pytest.mark.parametrize("name", [name for name in chinchilla.TOPOLOGIES if not name.endswith("256")])
-def test_a_small_rung_compiles_for_every_generation(name, root, capsys):
-    config = f"--config={root}/configs/ladders/chinchilla.py:{name}"
-    assert cli.main(["plan", config, f"--topology={chinchilla.TOPOLOGIES[name]}", "--only=proxy-13m-s0", "--json"]) == 0
+def test_a_small_ladder_compiles_for_every_generation(name, root, capsys):
+    config = f"--config={root}/configs/ladders/chinchilla.py:tiny"
+    assert cli.main(["plan", config, f"--topology={chinchilla.TOPOLOGIES[name]}", "--only=target", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["programs"]
-    assert found["fits"] and found["kernels"] and found["bytes"] <= 0.9 * found["memory"]
+    assert found["fits"] and found["devices"] in (16, 32) and found["executed"] >= found["counted"] > 0
 
 
 @pytest.mark.slow

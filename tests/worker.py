@@ -1,6 +1,7 @@
 """`stepladder` in a process of its own that writes down what it puts on its devices: FOLDER, then the command's words.
 
-UNREADABLE=step makes this process fail to read its part of that checkpoint; SLOW=seconds is added to every dispatch.
+UNREADABLE=step makes this process fail to read its part of that checkpoint; SLOW=seconds is added to every dispatch; OTHER=name gives that
+part of the installation another value.
 """
 
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.train import checkpoint, hosts, run
+from stepladder.train import checkpoint, hosts, run, same
 from stepladder.train.cli import main
 
 
@@ -40,8 +41,15 @@ def failing(step: int) -> None:
     checkpoint.Checkpoints._read = read_or_fail
 
 
+def differing(name: str) -> None:
+    here = same.fingerprint
+    same.fingerprint = lambda loaded: {**here(loaded), name: "another"}
+
+
 if __name__ == "__main__":
     recording(Path(sys.argv[1]))
     if "UNREADABLE" in os.environ:
         failing(int(os.environ["UNREADABLE"]))
+    if "OTHER" in os.environ:
+        differing(os.environ["OTHER"])
     sys.exit(main(sys.argv[2:]))

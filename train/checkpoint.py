@@ -6,7 +6,6 @@ writes what its devices hold, and all methods are called by all of them); each r
 """
 
 import errno
-import hashlib
 import logging
 import time
 from pathlib import Path
@@ -32,7 +31,7 @@ class Checkpoints:
             hosts.share(self._create)
         together = {}
         if hosts.count() > 1:  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
-            name = hashlib.sha256(str(self.path).encode()).hexdigest()[:16]
+            name = "-".join(self.path.parts[-2:])  # run and folder: processes may see the WORKDIR under different paths
             together = {"active_processes": set(range(hosts.count())), "barrier_sync_key_prefix": name}
         self.manager = _manager(self.path, read_only, **together)
         self.last_save = time.monotonic()
@@ -73,10 +72,7 @@ class Checkpoints:
             raise UserError(f"step={step}: no checkpoint there in {self.path}; existing: {self.steps() or 'none'}")
         failures = []
         for candidate in reversed(steps):
-            try:
-                restored, failure = self._read(candidate, abstract), ""
-            except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
-                failure = f"step {candidate}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            restored, failure = self._tried(candidate, abstract)
             failure = next(filter(None, hosts.gather(failure)), "")  # what one process cannot read, none does
             if not failure:
                 return restored.state, restored.meta
@@ -87,6 +83,16 @@ class Checkpoints:
                 f"checkpoint={self.path}: none is readable ({'; '.join(failures)}); delete the folder of this run to start it anew"
             )
         return None
+
+    def _tried(self, step: int, abstract: Any, times: int = 2) -> tuple[Any, str]:
+        """(what is there, "") or (None, why not), after a second try: a shared file system may lag."""
+        for left in reversed(range(times)):
+            try:
+                return self._read(step, abstract), ""
+            except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
+                failure = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                time.sleep(1.0 if left and hosts.count() > 1 else 0.0)
+        return None, failure
 
     def _read(self, step: int, abstract: Any) -> Any:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())

@@ -109,7 +109,7 @@ def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:
     from stepladder.train.same import check_same
 
     with hosts.job():
-        check_same(loaded)
+        check_same(loaded, workdir)
         try:
             states = run_ladder(loaded, workdir, _write_forecast, quiet)
         except Preempted as notice:

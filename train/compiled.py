@@ -95,9 +95,10 @@ def compile_all(
 
 
 def fingerprint(pack: Alone | Packed) -> str:
-    """Of all that this repository decides about an executable: program, members, mesh, layout. The compiler's version is not in it."""
+    """Of what decides an executable: program, slice, members, mesh, layout. The model's own code and the compiler's version are not in it."""
     how = {name: value for name, value in pack.how.items() if name != "mesh"}
-    decided = (pack.program.spec.program_key, pack.members, pack.streams, dict(pack.mesh.shape), how)
+    program = pack.program
+    decided = (program.spec.program_key, program.machine.topology, pack.members, pack.streams, dict(pack.mesh.shape), how)
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
 

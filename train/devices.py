@@ -33,6 +33,7 @@ CHIPS = {
     "TPU v4": Chip(275e12, 32 * GIB, 1200e9, 300e9, 25e9),
     "TPU v5 lite": Chip(197e12, 16 * GIB, 819e9, 200e9, 12.5e9),
     "TPU v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 12.5e9),
+    "TPU v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 25e9),
     "TPU v5": Chip(459e12, 95 * GIB, 2765e9, 600e9, 25e9),
     "TPU v6 lite": Chip(918e12, 32 * GIB, 1640e9, 400e9, 50e9),
     "TPU v6e": Chip(918e12, 32 * GIB, 1640e9, 400e9, 50e9),

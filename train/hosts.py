@@ -25,7 +25,9 @@ TIMEOUT = "STEPLADDER_TIMEOUT"  # seconds to wait for the group
 HEARTBEAT = 25  # seconds after which jax itself gives up a silent process
 FOREVER = 7 * 24 * 3600 * 1000  # ms: who waits so long is ended by the watch when its peer is lost
 # What a collective, or the key-value store, raises when a peer is gone.
-LOST = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|connection (closed|reset)|heartbeat|barrier", re.I)
+LOST = re.compile(
+    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|connection (closed|reset)|heartbeat|barrier", re.I
+)
 
 
 class SharedError(UserError):
@@ -139,8 +141,14 @@ def join(env: Mapping[str, str]) -> None:
             _listen(asked)
         layout_of_jax = {"coordinator_address": asked.coordinator, "num_processes": asked.processes, "process_id": asked.process}
         how |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
-    jax.distributed.initialize(**how)
-    waiting.cancel()
+    try:
+        jax.distributed.initialize(**how)
+    except ValueError as error:  # nothing to detect here
+        raise UserError(
+            f"{PROCESSES}={env.get(PROCESSES)}: jax finds no other hosts ({error}); set {COORDINATOR}, {PROCESSES} and {PROCESS}"
+        ) from error
+    finally:
+        waiting.cancel()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's notice would swallow it where no step is under way; ours: train/preempt.py
     state = distributed.global_state
     _GROUP.index, _GROUP.count, _GROUP.client = state.process_id, state.num_processes, state.client
@@ -148,6 +156,16 @@ def join(env: Mapping[str, str]) -> None:
         _GROUP.watch = watching.Watch(state.client, index(), count(), state.coordinator_address)
         _GROUP.watch.on_abort()
         _GROUP.watch.start()
+
+
+def confirm() -> None:
+    """Once jax has a backend: raise UserError when it sees hosts that this process has not joined, and would write the same records."""
+    import jax
+
+    if jax.process_count() != count():
+        raise UserError(
+            f"{PROCESSES}={os.environ.get(PROCESSES)!r}: this is one of {jax.process_count()} processes for jax; set {PROCESSES}=auto on every host"
+        )
 
 
 def leave() -> None:

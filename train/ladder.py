@@ -47,6 +47,7 @@ def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None
     if all(state in schema.TERMINAL for state in states.values()):
         return states
     machines.start(machine)
+    hosts.confirm()
     from stepladder.train.pack import forecast_first, plan  # after `start`: importing these brings up jax's backend in places
     from stepladder.train.run import run_pack
 

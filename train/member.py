@@ -20,7 +20,7 @@ from stepladder.train.data.store import Store
 from stepladder.train.evaluate import Evaluator
 from stepladder.train.lineage import lineage
 from stepladder.train.machine import Machine
-from stepladder.train.program import DISPATCH, Program
+from stepladder.train.program import Program, dispatched
 from stepladder.train.rates import Rates
 from stepladder.train.record import Record
 
@@ -212,11 +212,11 @@ def timeline(spec: RunSpec) -> str:
 
 
 def dispatch(spec: RunSpec, step: int) -> int:
-    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of DISPATCH, whichever comes first.
+    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of `dispatched`, whichever comes first.
 
     It depends on the step alone, so a resumed run, or one in a pack, groups its steps and sees a divergence as the unbroken one does.
     """
-    ends = [step - step % every + every for every in (DISPATCH, spec.log_every)]
+    ends = [step - step % every + every for every in (dispatched(spec), spec.log_every)]
     ends += [s for s in (*spec.eval_steps, *spec.checkpoint_steps, spec.steps) if s > step]
     return min(ends) - step if step < spec.steps else 0
 

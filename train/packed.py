@@ -18,7 +18,7 @@ from stepladder.train import arrays, hosts
 from stepladder.train import machine as machines
 from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
-from stepladder.train.program import COMPILED, DISPATCH, Program, program, train_step, train_steps
+from stepladder.train.program import COMPILED, Program, dispatched, program, train_step, train_steps
 
 RUN, WHOLE = PartitionSpec("run"), PartitionSpec()
 
@@ -118,7 +118,7 @@ class Packed:
             how["mesh"] = None
         self.how = how
         self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
-        self._tokens_shape = (streams, DISPATCH, spec.batch_size, spec.data.seq_len + 1)
+        self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)
 
     @functools.cached_property

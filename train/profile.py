@@ -8,6 +8,7 @@ import jax
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
+from stepladder.train import hosts
 
 
 def window(text: str) -> tuple[float, float]:
@@ -19,11 +20,11 @@ def window(text: str) -> tuple[float, float]:
 
 
 class Profile:
-    """Traces one window of a pack's dispatches, once a workdir: where a run has a profile already, nothing is traced."""
+    """Traces one window of a pack's dispatches on process 0, once a workdir: where a run has a profile already, nothing is traced."""
 
     def __init__(self, text: str, workdir: Path):
         there = any((Path(workdir) / schema.RUNS).glob(f"*/{schema.PROFILE}"))
-        self.first, self.last = window("" if there else text)
+        self.first, self.last = window("" if there or not hosts.first() else text)
         self.seen, self.running = 0, False
 
     def before(self, folder: Path, state) -> None:

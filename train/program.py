@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
+from stepladder.configs import counting
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import ModelSpec, OptimizerSpec, RunSpec
 from stepladder.model import layout, transformer
@@ -25,8 +26,14 @@ from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
-DISPATCH = 10  # steps in one dispatch, at most
+DISPATCH, DISPATCH_FLOPS = 10, 1e15  # steps, and FLOPs, in one dispatch, at most: a notice to stop waits for two of them
 EVAL_BATCH = 16  # windows a device evaluates in one forward pass, at most
+
+
+def dispatched(spec: RunSpec) -> int:
+    """Steps in one dispatch, at most; equal for runs of one program, whatever the hardware."""
+    step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
+    return max(1, min(DISPATCH, int(DISPATCH_FLOPS / step)))
 
 
 def traced(spec: RunSpec) -> dict:
@@ -140,11 +147,11 @@ class Program:
         return arrays.place(tree, self.replicated)
 
     def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
-        """(how many, the batches on the mesh, sharded by rows and padded to DISPATCH): the arguments of `step` after state and hypers.
+        """(how many, the batches on the mesh, sharded by rows and padded to `dispatched`): the arguments of `step` after state and hypers.
 
         `batches` hold `batch_rows` of the whole batches.
         """
-        tokens_SBT = np.zeros((DISPATCH, *batches[0].shape), np.int32)
+        tokens_SBT = np.zeros((dispatched(self.spec), *batches[0].shape), np.int32)
         tokens_SBT[: len(batches)] = batches
         return np.int32(len(batches)), arrays.place_rows(tokens_SBT, self.batch_rows, *self._batches, axis=1)
 
@@ -155,7 +162,7 @@ class Program:
 
     @property
     def _batches(self) -> tuple[NamedSharding, tuple[int, ...]]:
-        return meshes.by_batch(self.mesh, 1), (DISPATCH, self.spec.batch_size, self.spec.data.seq_len + 1)
+        return meshes.by_batch(self.mesh, 1), (dispatched(self.spec), self.spec.batch_size, self.spec.data.seq_len + 1)
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
         return arrays.place(windows_CBT, meshes.by_batch(self.mesh, 1))

@@ -2,31 +2,57 @@
 
 import hashlib
 import json
+import os
 import platform
+import time
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from stepladder.configs.errors import UserError
 from stepladder.configs.load import Loaded
 from stepladder.train import hosts
 from stepladder.train.lineage import PACKAGES
 from stepladder.train.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
+COMPILERS = ("libtpu", "jax-cuda", "jax_cuda")
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
 FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
 
 
-def check_same(loaded: Loaded) -> None:
-    """Raise SharedError, on every process, that names what differs between them."""
+def check_same(loaded: Loaded, workdir: Path) -> None:
+    """Raise SharedError, on every process, that names what differs between them; or who does not see process 0's WORKDIR."""
     if hosts.count() == 1:
         return
     mine = fingerprint(loaded)
     if len(set(hosts.gather(_hash(json.dumps(mine))))) == 1:
-        return
+        return _check_shared(Path(workdir))
     tables = [json.loads(text) for text in hosts.gather(json.dumps(mine))]
     raise hosts.SharedError(
         f"processes differ: {'; '.join(differences(tables))}; run the same command with the same installation on every host"
     )
+
+
+def _check_shared(workdir: Path) -> None:
+    """Process 0 leaves a file that all others must find."""
+    probe = hosts.share(lambda: _leave_probe(workdir))
+    blind = [i for i, seen in enumerate(hosts.gather(str((workdir / probe).exists()))) if seen != "True"]
+    hosts.share(lambda: (workdir / probe).unlink(missing_ok=True))
+    if blind:
+        raise hosts.SharedError(
+            f"workdir={workdir}: process {' '.join(map(str, blind[:8]))} does not see what process 0 writes there; give a folder that all hosts share"
+        )
+
+
+def _leave_probe(workdir: Path) -> str:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        name = f".shared-{os.getpid()}-{time.time_ns()}"
+        (workdir / name).touch()
+    except OSError as error:
+        raise UserError(f"workdir={workdir}: cannot write there ({error.strerror}); choose another --workdir") from error
+    return name
 
 
 def fingerprint(loaded: Loaded) -> dict[str, str]:
@@ -34,7 +60,8 @@ def fingerprint(loaded: Loaded) -> dict[str, str]:
     return {
         **{f"run {spec.run_id}": spec.hash for spec in loaded.specs},
         **{f"machine.{name}": str(value) for name, value in asdict(Machine.from_config(loaded.config)).items()},
-        **{f"package {name}": metadata.version(name) for name in PACKAGES},
+        **{f"package {d.name}": d.version for d in metadata.distributions() if (d.name or "").startswith((*PACKAGES, *COMPILERS))},
+        **{name: os.environ[name] for name in FLAGS if name in os.environ},
         "python": platform.python_version(),
         **{
             f"file {path.relative_to(ROOT)}": _hash(path.read_bytes())

@@ -1,0 +1,36 @@
+"""Processes that would not run the same, or not write to the same place, are refused before anything compiles; in real processes."""
+
+import jax
+import pytest
+
+from stepladder.configs.errors import UserError
+from stepladder.train import hosts
+from tests.processes import Job, words
+
+
+@pytest.mark.parametrize("name", ["package jax", "file train/run.py"])
+def test_another_version_of_the_code_is_refused(root, tmp_path, name):
+    job = Job(words(root, tmp_path / "text", tmp_path / "work"), 2, tmp_path, envs=[{}, {"OTHER": name}])
+    assert job.wait(60) == [1, 1], job.said()
+    assert f"processes differ: {name} is" in job.said() and "another on process 1" in job.said()
+
+
+def test_a_workdir_that_is_not_shared_is_refused(root, tmp_path):
+    each = [words(root, tmp_path / "text", tmp_path / f"work{i}") for i in range(2)]
+    job = Job(each, 2, tmp_path)
+    assert job.wait(60) == [1, 1], job.said()
+    assert "process 1 does not see what process 0 writes there" in job.said()
+    assert not list((tmp_path / "work0").iterdir())
+
+
+def test_hosts_that_jax_found_and_we_did_not_join_are_refused(monkeypatch):
+    hosts.confirm()
+    monkeypatch.setattr(jax, "process_count", lambda: 64)
+    with pytest.raises(UserError, match="one of 64 processes for jax; set STEPLADDER_PROCESSES=auto"):
+        hosts.confirm()
+
+
+def test_auto_where_nothing_is_found_says_what_to_set(root, tmp_path):
+    job = Job(words(root, tmp_path / "text", tmp_path / "work"), 1, tmp_path, envs=[{hosts.PROCESSES: "auto"}])
+    assert job.wait(60) == [1], job.said()
+    assert "STEPLADDER_PROCESSES=auto: jax finds no other hosts" in job.said() and "Traceback" not in job.said()
