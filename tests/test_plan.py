@@ -70,7 +70,11 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
     ) as said:
         fits.check(pack, machine)
     assert spec.model.size in str(said.value)
+    evaluator = lambda: pack.program.evaluator(1)  # noqa: E731
+    with pytest.raises(UserError, match="evaluation needs .* larger machine.accumulation"):
+        fits.check_evaluation(evaluator, spec, machine)
     fits.check(pack, Machine(memory_gb=1.0))
+    fits.check_evaluation(evaluator, spec, Machine(memory_gb=1.0))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import re
+from collections.abc import Callable
 
 import jax
 
 from stepladder.configs.errors import UserError
+from stepladder.configs.spec import RunSpec
 from stepladder.train import machine as machines
 from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
@@ -19,8 +21,12 @@ _UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 def compiled(pack: Alone | Packed, machine: Machine) -> tuple[object | None, float, float]:
     """(executable, bytes a device needs, bytes it has); no executable where the compiler itself refuses what does not fit."""
+    return _measured(pack.compile, machine)
+
+
+def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float, float]:
     try:
-        executable = pack.compile()
+        executable = compile()
     except jax.errors.JaxRuntimeError as error:
         needs = _NEEDS.search(str(error))
         if not needs:
@@ -42,6 +48,19 @@ def check(pack: Alone | Packed, machine: Machine) -> None:
     _, used, memory = compiled(pack, machine)
     if used > memory:
         raise UserError(refusal(pack, used, memory))
+
+
+def check_evaluation(compile: Callable, spec: RunSpec, machine: Machine) -> None:
+    """Compile an evaluation; raise UserError when it does not fit a device. On CPU nothing is refused."""
+    if machines.platform(machine) == "cpu":
+        compile()
+        return
+    _, used, memory = _measured(compile, machine)
+    if used > memory:
+        raise UserError(
+            f"model.size={spec.model.size!r}: evaluation needs {used / 2**30:.2f} GiB of a device's {memory / 2**30:.2f} GiB; use a larger "
+            "machine.accumulation (it evaluates a micro-batch at a time) or machine.mesh=fsdp=N (the parameters cut into more pieces)"
+        )
 
 
 def refusal(pack: Alone | Packed, used: float, memory: float) -> str:

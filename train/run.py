@@ -61,7 +61,7 @@ def run_pack(
     with clock.phase("compile"):
         fits.check(pack, machine)
         for member in runs:
-            member.evaluator.compile()
+            fits.check_evaluation(member.evaluator.compile, member.spec, machine)
         if any(member.starts_fresh for member in runs):
             _ = own.init
 

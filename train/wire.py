@@ -5,7 +5,8 @@ ring of g devices sends of the whole (train/hlo.py). W: the layers' matrices, T:
 compute dtype; m: micro-batches a step, of b sequences.
 
 - fsdp (ZeRO-3, arXiv:1910.02054): every micro-batch gathers the layers twice, forward and backward, 2 m w W/t share(f), and scatters their
-  gradients in float32, m 4 W/t share(f). The embedding is cut over fsdp and tensor, gathered once and scattered once: m (w + 4) T share(f t).
+  gradients in float32, m 4 W/t share(f). The embedding is cut over fsdp and tensor, gathered and scattered once (XLA merges
+  both uses of a tied one): m (w + 4) T share(f t).
 - tensor with the sequence shared between blocks (arXiv:2205.05198, section 4.2.2): two blocks a layer, each entered by an all-gather and left
   by a reduce-scatter of the residual stream, and the other way round backward: 4 and 4 of w b L D share(t) a layer and micro-batch; what is
   computed again enters both blocks and leaves the first once more.
