@@ -46,6 +46,7 @@ def worst(check: analysis.Check, name: str) -> pd.Series:
     return rows.set_index("name")["slope"]
 
 
+@pytest.mark.slow
 def test_width_small(tmp_path, root, capsys):
     """Widths 32 and 128: muP is flat, standard's stream and logits grow."""
     check = run(tmp_path, root, "--widths=32,128", "--parametrizations=standard,mup", *text(tmp_path))

@@ -8,7 +8,7 @@ from stepladder.train import hosts
 from tests.processes import Job, words
 
 
-@pytest.mark.parametrize("name", ["package jax", "file train/run.py"])
+@pytest.mark.parametrize("name", ["file train/run.py", pytest.param("package jax", marks=pytest.mark.slow)])
 def test_another_version_of_the_code_is_refused(root, tmp_path, name):
     job = Job(words(root, tmp_path / "text", tmp_path / "work"), 2, tmp_path, envs=[{}, {"OTHER": name}])
     assert job.wait(60) == [1, 1], job.said()

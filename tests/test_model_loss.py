@@ -116,7 +116,7 @@ CHUNKED = {
 
 
 @pytest.mark.parametrize("name", CHUNKED)
-@pytest.mark.parametrize("pieces", [2, 8])
+@pytest.mark.parametrize("pieces", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_in_chunks_as_in_one_piece(name, pieces):
     """Values, metrics and gradients, also of the weight of the z-loss; and evaluation, whose gradient is another path."""
     cfg, B, L = CHUNKED[name], 3, 8
@@ -146,7 +146,7 @@ def test_chunks_in_float64():
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12), loss(100), loss(0))
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bfloat16_chunks_sum_in_float32(tied):
     """Sixteen pieces are as near to float32 as one: their gradients of the unembedding do not meet in bfloat16."""
     cfg = dataclasses.replace(SHAPES["all"], compute_dtype="bfloat16", tied=tied)

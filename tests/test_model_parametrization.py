@@ -179,6 +179,7 @@ def test_the_optimizers_state_is_as_before():
     assert jax.tree.structure(state) == jax.tree.structure(plain.init(params))
 
 
+@pytest.mark.slow
 def test_members_of_a_pack_share_a_parametrisation():
     """Under vmap over learning rates, completep's steps are those of each run alone."""
     model, optim = of("completep", sizes.shape("w32d4h16", vocab_size=37)), OptimizerSpec("adamw", "independent", "constant")

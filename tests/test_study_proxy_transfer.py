@@ -107,6 +107,7 @@ def tiny(studies, tmp_path_factory):
     return dataclasses.replace(loaded, config=config), store, folder
 
 
+@pytest.mark.slow
 def test_alignment_is_what_the_definitions_say(tiny):
     """a and c from one gradient and one product over all windows of a domain at once, where the probe works in chunks on two devices."""
     loaded, store, _ = tiny
