@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from stepladder.model import attention_cudnn, attention_xla, parametrization, rope
+from stepladder.model.attention_mask import Limits
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
@@ -58,14 +59,14 @@ def _cudnn_refuses(asked: Asked) -> str:
     return ""
 
 
-def _splash(*arrays: jax.Array, interpret: bool = False, **how) -> jax.Array:
+def _splash(*asked, interpret: bool = False) -> jax.Array:
     from stepladder.model import attention_splash  # Pallas is imported only where it is used
 
-    return attention_splash.attend(*arrays, interpret=interpret, **how)
+    return attention_splash.attend(*asked, interpret=interpret)
 
 
-def _interpreted(*arrays: jax.Array, **how) -> jax.Array:
-    return _splash(*arrays, interpret=True, **how)
+def _interpreted(*asked) -> jax.Array:
+    return _splash(*asked, interpret=True)
 
 
 _ALL = ("cpu", "gpu", "tpu")
@@ -104,10 +105,7 @@ def attend(
     chosen = IMPLEMENTATIONS[implementation]
     if reason := chosen.refuses(asked):
         raise ValueError(f"attention={implementation}: {reason}; use xla")
-    return chosen.attend(
-        q_BLHK, k_BMGK, v_BMGK,
-        causal=causal, window=window, documents_BL=documents_BL, mask_BLM=mask_BLM, scale=K**-0.5 if scale is None else scale,
-    )  # fmt: skip
+    return chosen.attend(q_BLHK, k_BMGK, v_BMGK, Limits(causal, window, documents_BL, mask_BLM), K**-0.5 if scale is None else scale)
 
 
 class Visible(NamedTuple):

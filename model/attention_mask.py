@@ -1,5 +1,7 @@
 """Which memory a query sees, as one boolean array; kernels that skip what is masked never make it."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -10,10 +12,18 @@ def documents(tokens_BL: jax.Array, end: int) -> jax.Array:
     return jnp.cumsum(ends_BL, axis=1) - ends_BL
 
 
-def visible(
-    L: int, M: int, *, causal: bool, window: int, documents_BL: jax.Array | None, mask_BLM: jax.Array | None
-) -> jax.Array | None:  # fmt: skip
-    """True where query l sees memory m: (B or 1, L, M), or None for everywhere. All that is given must hold."""
+class Limits(NamedTuple):
+    """What a query may look at, as `attention.attend` defines it; all that is given must hold."""
+
+    causal: bool = True
+    window: int = 0
+    documents_BL: jax.Array | None = None
+    mask_BLM: jax.Array | None = None
+
+
+def visible(L: int, M: int, limits: Limits) -> jax.Array | None:
+    """True where query l sees memory m: (B or 1, L, M), or None for everywhere."""
+    causal, window, documents_BL, mask_BLM = limits
     found = []
     if causal:
         found.append((jnp.arange(L)[:, None] >= jnp.arange(M))[None])

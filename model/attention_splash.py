@@ -14,6 +14,8 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from stepladder.model.attention_mask import Limits
+
 LANES = 128
 BLOCKS = (512, 256, 128)  # multiples of LANES
 FUSED = 4  # most blocks of keys for a backward pass in one kernel
@@ -31,32 +33,23 @@ def block_sizes(L: int, M: int, K: int, window: int) -> kernels.BlockSizes:
     )  # fmt: skip
 
 
-def _mask(L: int, M: int, causal: bool, window: int) -> masks.Mask:
-    if window:
-        return masks.LocalMask((L, M), (window - 1, 0), offset=0)
-    return masks.CausalMask((L, M)) if causal else masks.FullMask((L, M))
+def _mask(L: int, M: int, limits: Limits) -> masks.Mask:
+    if limits.window:
+        return masks.LocalMask((L, M), (limits.window - 1, 0), offset=0)
+    return masks.CausalMask((L, M)) if limits.causal else masks.FullMask((L, M))
 
 
 def attend(
-    q_BLHK: jax.Array,
-    k_BMGK: jax.Array,
-    v_BMGK: jax.Array,
-    *,
-    causal: bool,
-    window: int,
-    documents_BL: jax.Array | None,
-    mask_BLM: jax.Array | None,
-    scale: float,
-    interpret: bool = False,
-) -> jax.Array:
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float, interpret: bool = False
+) -> jax.Array:  # fmt: skip
     """As `attention.attend`. interpret: run the kernel's steps as ordinary operations, on any backend, slowly."""
     (L, H, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
     # A kernel object holds arrays made in this trace, so it is made anew in each; jax caches what it worked out of the mask.
     kernel = kernels.make_splash_mha_single_device(
-        masks.MultiHeadMask([_mask(L, M, causal, window)] * H), block_sizes=block_sizes(L, M, K, window), interpret=interpret
+        masks.MultiHeadMask([_mask(L, M, limits)] * H), block_sizes=block_sizes(L, M, K, limits.window), interpret=interpret
     )
     heads_first = lambda x_BLHK: x_BLHK.swapaxes(1, 2)  # noqa: E731
     arrays = heads_first(q_BLHK * scale), heads_first(k_BMGK), heads_first(v_BMGK)
-    if documents_BL is None:
+    if limits.documents_BL is None:
         return heads_first(jax.vmap(kernel)(*arrays))
-    return heads_first(jax.vmap(kernel)(*arrays, kernels.SegmentIds(documents_BL, documents_BL)))
+    return heads_first(jax.vmap(kernel)(*arrays, kernels.SegmentIds(limits.documents_BL, limits.documents_BL)))

@@ -3,22 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.attention_mask import visible
+from stepladder.model.attention_mask import Limits, visible
 
 _MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax instead of NaN
 
 
-def attend(
-    q_BLHK: jax.Array,
-    k_BMGK: jax.Array,
-    v_BMGK: jax.Array,
-    *,
-    causal: bool,
-    window: int,
-    documents_BL: jax.Array | None,
-    mask_BLM: jax.Array | None,
-    scale: float,
-) -> jax.Array:
+def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float) -> jax.Array:
     """As `attention.attend`, written for XLA's CPU backend, where a pass over the scores costs as much as the matmul that made them.
 
     The scale multiplies q and the softmax's normaliser divides the output: both are K wide where the scores are M wide. The mask is a
@@ -27,7 +17,7 @@ def attend(
     B, L, H, K = q_BLHK.shape
     wide = jnp.promote_types(q_BLHK.dtype, jnp.float32)  # sums of products, whatever the compute dtype
     M, G = k_BMGK.shape[1:3]
-    mask_BLM = visible(L, M, causal=causal, window=window, documents_BL=documents_BL, mask_BLM=mask_BLM)
+    mask_BLM = visible(L, M, limits)
     q_BGXK = (q_BLHK * scale).reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)  # X = R * L
     k_BGMK, v_BGMK = k_BMGK.transpose(0, 2, 1, 3), v_BMGK.transpose(0, 2, 1, 3)
     scores_BGXM = jnp.einsum("BGXK,BGMK->BGXM", q_BGXK, k_BGMK, preferred_element_type=wide)
