@@ -8,12 +8,10 @@ Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405
 the price of 1.21 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
-from stepladder.configs.rungs import branch_step, cooldown, rung, with_checkpoints
+from stepladder.configs.rungs import rung, with_cooldowns
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
@@ -49,21 +47,13 @@ def ladder(config: ConfigDict) -> list:
     runs = []
     for size, tokens, seeds in proxies:
         for seed in range(seeds):
-            runs += trunk_and_branches(config, size, tokens, seed)
+            trunk = _rung(config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy")
+            runs += with_cooldowns(trunk, HORIZONS, DECAY)
     for size in (proxies[0][0], proxies[-1][0]):
         batch = next(run.batch_size for run in runs if run.model.size == size)  # the trunk's: one program more would be compiled
         for factor in RATE_FACTORS:
             runs.append(_rung(config, size, rate_tokens, config.seed, f"rate-{size}-x{factor:g}", factor, batch, role="sweep"))
     return [*runs, _rung(config, *target, config.seed, f"target-{target[0]}", role="target")]
-
-
-def trunk_and_branches(config: ConfigDict, size: str, tokens: float, seed: int) -> list:
-    """One trunk and its cooldowns at HORIZONS of its length."""
-    trunk = _rung(config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy")
-    ends = [round(h * trunk.steps) for h in HORIZONS]
-    leaves = [branch_step(trunk, end, DECAY) for end in ends]
-    trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
-    return [trunk, *(cooldown(trunk, end, DECAY) for end in ends)]
 
 
 def _rung(config: ConfigDict, size: str, tokens: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):

@@ -1,6 +1,7 @@
 """From a config to run specs: `rung` makes one run, `cooldown` a branch that decays from a trunk's checkpoint."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
@@ -163,3 +164,11 @@ def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: st
         steps=total_steps, eval_steps=(total_steps,), checkpoint_steps=(total_steps,), parent=ParentSpec(trunk.run_id, start),
         tags=tuple(sorted({**trunk.tag, **tags}.items())),
     )  # fmt: skip
+
+
+def with_cooldowns(trunk: RunSpec, horizons: Sequence[float], decay_fraction: float) -> list[RunSpec]:
+    """The trunk, checkpointed and evaluated where they leave it, and its cooldowns, which end at `horizons` of its length (arXiv:2405.18392)."""
+    ends = [round(horizon * trunk.steps) for horizon in horizons]
+    leaves = [branch_step(trunk, end, decay_fraction) for end in ends]
+    trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
+    return [trunk, *(cooldown(trunk, end, decay_fraction) for end in ends)]

@@ -11,13 +11,12 @@ our own rule was fitted on models a thousand times smaller.
 Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147 billion tokens once.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from stepladder.configs import base, counting, durations, rule
-from stepladder.configs.rungs import branch_step, cooldown, model_spec, rung, with_checkpoints
+from stepladder.configs.rungs import model_spec, rung, with_cooldowns
 
 
 class Ladder(NamedTuple):
@@ -78,19 +77,12 @@ def ladder(config: ConfigDict) -> list:
     runs = []
     for size in chosen.proxies:
         for seed in range(SEEDS if size in chosen.repeated else 1):
-            runs += _trunk_and_cooldowns(config, size, seed)
+            trunk = _rung(config, size, config.chinchilla.trunk, seed, f"proxy-{size}-s{seed}", role="proxy")
+            runs += with_cooldowns(trunk, HORIZONS, DECAY)
         if size in chosen.repeated:
             batch = runs[-1].batch_size  # the trunk's: its program is then the same
             runs += [_rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep") for factor in RATE_FACTORS]
     return [*runs, _rung(config, chosen.target, config.chinchilla.target, 0, f"target-{chosen.target}", role="target")]
-
-
-def _trunk_and_cooldowns(config: ConfigDict, size: str, seed: int) -> list:
-    trunk = _rung(config, size, config.chinchilla.trunk, seed, f"proxy-{size}-s{seed}", role="proxy")
-    ends = [round(h * trunk.steps) for h in HORIZONS]
-    leaves = [branch_step(trunk, end, DECAY) for end in ends]
-    trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))
-    return [trunk, *(cooldown(trunk, end, DECAY) for end in ends)]
 
 
 def _rung(config: ConfigDict, size: str, chinchilla: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):
