@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding
 from stepladder.configs import base
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
-from stepladder.model import layers, parallel
+from stepladder.model import attention, layers, mlp, parallel
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.train import defaults, devices, packed
 from stepladder.train import mesh as meshes
@@ -231,6 +231,35 @@ def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
         for kind in ("all_gather", "reduce_scatter")
     }
     assert set(moved["all_gather"]) == {"bf16"} and set(moved["reduce_scatter"]) == {"f32"}
+
+
+@pytest.mark.parametrize("text", ["data=2,fsdp=2,tensor=2", "data=4,tensor=2"])
+def test_activations_lie_as_the_table_says(text, monkeypatch):
+    """What a device holds inside of the step: the residual stream where a block is entered, heads in attention, hidden units in the MLP."""
+    seen = {}
+    attend, swiglu, enter = attention.attend, mlp.ACTIVATIONS["swiglu"], parallel.Parallel.enter
+
+    def entered(self, x_BLD):
+        seen["x_BLD"] = x_BLD.shape
+        return enter(self, x_BLD)
+
+    def attended(q_BLHK, *more, **how):
+        seen["heads_BLHK"] = q_BLHK.shape
+        return attend(q_BLHK, *more, **how)
+
+    def hidden(gate_YF, up_YF):
+        seen["hidden_BLF"] = gate_YF.shape
+        return swiglu.function(gate_YF, up_YF)
+
+    monkeypatch.setattr(parallel.Parallel, "enter", entered)
+    monkeypatch.setattr(attention, "attend", attended)
+    monkeypatch.setitem(mlp.ACTIVATIONS, "swiglu", swiglu._replace(function=hidden))
+    mesh, params = meshes.alone(machine(text), SPEC), Program(SPEC, machine(text)).shapes["params"]
+    jax.eval_shape(lambda p: loss_and_gradient(MODEL, p, TOKENS_SBT[0], mesh=mesh, **{**HOW, "chunk": 0}), params)
+    B, L, D, H, K, F = 8, 16, MODEL.d_model, MODEL.n_heads, MODEL.head_dim, MODEL.d_ff
+    for name, shape in {"x_BLD": (B, L, D), "heads_BLHK": (B, L, H, K), "hidden_BLF": (B, L, F)}.items():
+        held = NamedSharding(mesh, parallel.spec(parallel.ACTIVATIONS[name])).shard_shape(shape)
+        assert seen[name] == ((held[0] * held[1], held[2]) if name == "hidden_BLF" else held), name
 
 
 @pytest.mark.parametrize("remat", layers.REMAT)
