@@ -11,7 +11,9 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
-from stepladder.model import attention, layers
+from stepladder.configs.spec import RunSpec
+from stepladder.model import layers, layout
+from stepladder.model.attention import IMPLEMENTATIONS
 from stepladder.train import hosts, profile, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
@@ -40,7 +42,7 @@ class Machine:
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
         machine = cls(**config.machine.to_dict())
-        known_of = {"layers": layers.RUNNERS, "attention": attention.IMPLEMENTATIONS, "remat": layers.REMAT}
+        known_of = {"layers": layers.RUNNERS, "attention": IMPLEMENTATIONS, "remat": layers.REMAT}
         for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
             if getattr(machine, field) not in known:
                 raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
@@ -77,6 +79,14 @@ def platform(machine: Machine) -> str:
     """cpu | gpu | tpu."""
     name = devices(machine)[0].platform
     return "gpu" if name in ("cuda", "rocm") else name
+
+
+def attention(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
+    """The implementation that trains `spec` here; `mapped`: under vmap. Raises UserError when the one the machine wants cannot."""
+    try:
+        return layout.attention_for(spec.model, spec.data.seq_len, platform(machine), machine.attention, mapped=mapped)
+    except ValueError as error:
+        raise UserError(f"machine.attention={machine.attention!r}: {error}; use auto") from error
 
 
 def pack_mode(machine: Machine) -> str:

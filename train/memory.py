@@ -14,6 +14,13 @@ KEPT = 2.0  # what autodiff keeps of a layer, over what stands in `activations`:
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
+def step(spec: RunSpec, rows: int, remat: str, forward: dict, fsdp: int = 1, tensor: int = 1) -> float:
+    """All that a device holds in a training step that takes `rows` sequences at a time. forward: {attention, loss_floats} of the model."""
+    held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
+    work = rows * activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor)
+    return held + work + logits(spec, rows, forward["loss_floats"], tensor)
+
+
 def state(spec: RunSpec, cut: int) -> float:
     """Parameters, optimizer and gradients, cut into as many pieces."""
     return (STATE + GRADIENT) * counting.count(spec.model, spec.data.seq_len).params_total / cut

@@ -26,7 +26,8 @@ def batches(spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members:
     else:
         chunk = None
     enough = chunk or (local if chunk == 0 else wanted(spec, machine, local))
-    fits = lambda rows, remat: _fits(spec, machine, mesh, rows, remat, forward, members)  # noqa: E731
+    cut, most = (mesh.shape["fsdp"], mesh.shape["tensor"]), memory.FILL * machines.memory(machine) / members
+    fits = lambda rows, remat: memory.step(spec, rows, remat, forward, *cut) <= most  # noqa: E731
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if chunk is None:
         chunk = max((k for k in range(1, local + 1) if local % k == 0 and fits(k, remat)), default=1)
@@ -37,12 +38,3 @@ def wanted(spec: RunSpec, machine: Machine, local: int) -> int:
     """Sequences a device should handle at a time, at least, of the `local` ones it has: a divisor of them with `Defaults.micro_tokens`."""
     tokens = defaults.of(machine).micro_tokens
     return next(k for k in range(1, local + 1) if local % k == 0 and (k * spec.data.seq_len >= tokens > 0 or k == local))
-
-
-def _fits(spec: RunSpec, machine: Machine, mesh: Mesh, rows: int, remat: str, forward: dict, members: int) -> bool:
-    """Whether `rows` sequences at a time fit the memory of a device beside the state, by the estimate."""
-    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
-    each = memory.state(spec, fsdp * tensor) + memory.gathered(spec, fsdp, tensor)
-    each += rows * memory.activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor)
-    each += memory.logits(spec, rows, forward["loss_floats"], tensor)
-    return members * each <= memory.FILL * machines.memory(machine)

@@ -3,6 +3,8 @@
 The plan depends on the whole ladder and the machine, never on what is done already, so a resumed ladder executes as the unbroken one.
 """
 
+import bisect
+import functools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from stepladder.train.plan import ACHIEVED
 # a crash loses less with fewer. `vmap` stops where a step's FLOPs keep every accelerator busy: 4e12 on each are about 10 ms at 40 % of an H100.
 MAP_MEMBERS = 8
 BUSY_FLOPS = 4e12
-# Values alive a parameter and step: the state (3), gradient, update and the old state that XLA could not overwrite.
+# Values alive a parameter in `map`: the state (3), gradient, update and the old state that XLA could not overwrite.
 LIVE = 8
 # `map` against one run after another, data-parallel, when all devices have as much to do: 1.12 (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores;
 # and what one executable more costs, for a program whose groups do not all train the same way.
@@ -134,30 +136,41 @@ def _rounds(lengths: list[int], devices: int) -> int:
 
 def limit(spec: RunSpec, machine: Machine) -> int:
     """Members of `spec`'s program that fit the memory of the machine, and that are worth it when machine.pack is "auto"."""
-    fitting = _fitting(spec, machine)
+    devices, mode = len(machines.devices(machine)), machines.pack_mode(machine)
     if machine.pack != "auto":
         wanted = int(machine.pack)
-        if wanted > fitting:
-            print(f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do", file=sys.stderr)
-        return min(wanted, fitting)
-    if machines.pack_mode(machine) == "map":
-        return min(fitting, MAP_MEMBERS * len(machines.devices(machine)))
-    step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
-    return min(fitting, max(1, round(len(machines.devices(machine)) * BUSY_FLOPS / step)))
+    elif mode == "map":
+        wanted = MAP_MEMBERS * devices
+    else:
+        step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
+        wanted = max(1, round(devices * BUSY_FLOPS / step))
+    fitting = devices * max(1, FITTING[mode](spec, machine, -(-wanted // devices)))
+    if machine.pack != "auto" and wanted > fitting:
+        print(f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do", file=sys.stderr)
+    return min(wanted, fitting)
 
 
-def _fitting(spec: RunSpec, machine: Machine) -> int:
-    """Members whose state and activations fit: all devices together, at least 1."""
-    devices, mode, platform = machines.devices(machine), machines.pack_mode(machine), machines.platform(machine)
-    budget = memory.FILL * machines.memory(machine)
-    params = LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total
-    if mode == "map":  # one member at a time has activations
-        each = budget / len(devices) if platform == "cpu" else budget
-        rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
-        work = rows * memory.activations(spec, "none") + memory.logits(spec, rows)
-        return max(1, int((each - work) / params) * len(devices))
-    rows = micro.wanted(spec, machine, spec.batch_size)
-    scores = layout.attention_for(spec.model, spec.data.seq_len, platform, mapped=True) == "xla"
-    works = (rows * memory.activations(spec, remat, scores=scores) for remat in ("none", "full"))
-    found = (int((budget - memory.logits(spec, rows, layout.DEFAULTS[platform].loss_floats)) / (params + work)) for work in works)
-    return max(1, next((k for k in found if k), 0) * len(devices))
+def _mapped(spec: RunSpec, machine: Machine, most: int) -> int:
+    """Members that a device can hold, up to `most`, where one at a time has activations."""
+    platform = machines.platform(machine)
+    budget = memory.FILL * machines.memory(machine) / (len(machines.devices(machine)) if platform == "cpu" else 1)
+    rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
+    work = rows * memory.activations(spec, "none") + memory.logits(spec, rows)
+    return min(most, int((budget - work) / (LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total)))
+
+
+def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
+    """Members that a device can hold, up to `most`, all in one step: as many as fit without recomputation, else with it."""
+    rows, floats = micro.wanted(spec, machine, spec.batch_size), layout.DEFAULTS[machines.platform(machine)].loss_floats
+    attention = machines.attention(machine, spec, mapped=True)
+
+    def needed(members: int, remat: str) -> float:
+        forward = {"attention": attention, "loss_floats": -(-floats // members)}
+        return members * memory.step(spec, rows, remat, forward)
+
+    budget, sizes = memory.FILL * machines.memory(machine), range(1, most + 1)
+    found = (bisect.bisect_right(sizes, budget, key=functools.partial(needed, remat=remat)) for remat in ("none", "full"))
+    return next((k for k in found if k), 0)
+
+
+FITTING = {"map": _mapped, "vmap": _vmapped}

@@ -111,9 +111,9 @@ class Program:
         self.mesh = meshes.alone(self.machine, self.spec)
         self.replicated = meshes.replicated(self.mesh)
         self.backend = machines.platform(self.machine)
-        defaults = layout.DEFAULTS[self.backend]
-        runner = self.machine.layers if self.machine.layers != "auto" else defaults.layers
-        self.forward = {"layers": runner, "attention": self.attention(), "loss_floats": defaults.loss_floats}
+        table = layout.DEFAULTS[self.backend]
+        runner = self.machine.layers if self.machine.layers != "auto" else table.layers
+        self.forward = {"layers": runner, "attention": machines.attention(self.machine, self.spec), "loss_floats": table.loss_floats}
         self.how = self.how_on(self.mesh)
         self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
@@ -127,16 +127,8 @@ class Program:
     def how_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> dict:
         """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once, `mapped` when they do under vmap."""
         floats = -(-self.forward["loss_floats"] // members)
-        forward = {**self.forward, "attention": self.attention(mapped), "loss_floats": floats}
+        forward = {**self.forward, "attention": machines.attention(self.machine, self.spec, mapped), "loss_floats": floats}
         return {**forward, **micro.batches(self.spec, self.machine, mesh, forward, members), "mesh": mesh}
-
-    def attention(self, mapped: bool = False) -> str:
-        """The implementation that runs here. Raises UserError when the one the machine wants cannot."""
-        wanted = self.machine.attention
-        try:
-            return layout.attention_for(self.spec.model, self.spec.data.seq_len, self.backend, wanted, mapped=mapped)
-        except ValueError as error:
-            raise UserError(f"machine.attention={wanted!r}: {error}; use auto") from error
 
     @property
     def abstract_state(self) -> dict:
