@@ -40,15 +40,16 @@ class Job:
             {hosts.COORDINATOR: f"localhost:{free_port()}", hosts.PROCESSES: str(count), hosts.TIMEOUT: str(timeout)} if count > 1 else {}
         )
         self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.worker", str(folder / "read"), *(words[i] if isinstance(words[0], list) else words)],
-                cwd=Path(__file__).resolve().parent.parent,
-                env={**os.environ, **group, **({hosts.PROCESS: str(i)} if group else {}), **(envs[i] if envs else {})},
-                stdout=(folder / f"{i}.txt").open("w"),
-                stderr=subprocess.STDOUT,
-            )
-            for i in self.present
+            self._start(i, words[i] if isinstance(words[0], list) else words, {**group, **(envs[i] if envs else {})}) for i in self.present
         ]
+
+    def _start(self, index: int, words: Sequence[str], env: dict) -> subprocess.Popen:
+        own = {hosts.PROCESS: str(index)} if hosts.PROCESSES in env and hosts.PROCESS not in env else {}
+        with (self.folder / f"{index}.txt").open("w") as said:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.worker", str(self.folder / "read"), *words],
+                cwd=Path(__file__).resolve().parent.parent, env={**os.environ, **own, **env}, stdout=said, stderr=subprocess.STDOUT,
+            )  # fmt: skip
 
     def until(self, condition: Callable[[], bool], timeout: float = 120) -> "Job":
         """Wait for it while all processes live."""

@@ -190,9 +190,9 @@ def assert_same_rows(job, other):
     np.testing.assert_allclose([r["loss"] for r in ours], [r["loss"] for r in theirs], rtol=1e-6)
 
 
-def assert_same_data(job, store, first):
+def assert_same_data(job, store, first, **changes):
     """Bitwise the tokens of the stream from step `first` on, of the rows that each process reads; together they read all."""
-    spec = rung(tiny.config(store.path.parent.parent / "text"))
+    spec = rung(tiny.config(store.path.parent.parent / "text", **changes))
     source = BatchSource(store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed)
     read = job.read()
     for some, tokens in read:
@@ -246,6 +246,18 @@ def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, 
     assert job.wait() == [0] * count, job.said()
     assert_same_rows(job, alone)
     assert_same_data(job, corpus[2], 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [3, 6])
+def test_devices_that_a_batch_leaves_over_repeat_the_work(launch, corpus, tmp_path, batch):
+    """Four devices of two processes, and no more than one or two of them can share the sequences: every process takes part all the same."""
+    job = launch(2, tmp_path / "two", machine__devices=2, run__batch_size=batch, **EVERY_STEP)
+    assert job.wait() == [0, 0], job.said()
+    single = launch(1, tmp_path / "one", machine__devices=1, run__batch_size=batch, **EVERY_STEP)
+    assert single.wait() == [0], single.said()
+    assert_same_rows(job, single)
+    assert_same_data(job, corpus[2], 0, run__batch_size=batch)
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
     folder = tmp_path / "broken" / schema.RUNS / specs[0].run_id / schema.CHECKPOINTS
     last = max((int(p.name) for p in folder.iterdir()), default=0)
     assert last > 20
-    Checkpoints(folder).drop_after(20)
+    Checkpoints(folder).set_aside_after(20)
     assert run_pack(specs, tmp_path / "broken", by_corpus, machine, **how) == dict.fromkeys([s.run_id for s in specs], schema.DONE)
     for spec in specs:
         assert_same_record(spec, tmp_path / "broken", tmp_path / "unbroken")

@@ -134,6 +134,7 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
         data.write_bytes(b"")
     assert run(longer, tmp_path, store, MACHINE) == schema.DONE
     assert rows(tmp_path, longer) == rows(finished, spec)
+    assert [p.name for p in (record / f"{schema.CHECKPOINTS}.unreadable").iterdir()] == [str(saved[-1])], "set aside, not deleted"
     for step in (10, 20, 40):
         for data in (record / schema.CHECKPOINTS / str(step) / "state").rglob("d/*"):
             data.write_bytes(b"")

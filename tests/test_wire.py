@@ -45,6 +45,9 @@ def test_a_step_sends_what_the_formula_says(text):
     spec, mesh, how, found = program(text)
     want = wire.expected(spec, mesh.shape, how)
     sent = {kind: sum(c.bytes * c.times for c in found if c.kind == kind) for kind in {c.kind for c in found}}
+    remat, times = MESHES[text]
+    row = [f"{sent.get(kind, 0) / 2**20:.1f} / {want[kind] / 2**20:.1f}" for kind in ("all-gather", "reduce-scatter", "all-reduce")]
+    print("", text, f"{times}, {remat}", *row, f"{sum(sent.values()) / sum(want.values()):.2f}", "", sep=" | ")
     assert sent.keys() <= want.keys()
     assert 1 / 1.05 < sum(sent.values()) / sum(want.values()) < 1.2
     if want["all-gather"]:

@@ -6,6 +6,7 @@ writes what its devices hold, and all methods are called by all of them); each r
 """
 
 import errno
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -18,6 +19,9 @@ from stepladder.configs.errors import UserError
 from stepladder.train import faults, hosts
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
+
+
+ASIDE = ".unreadable"  # added to a folder of checkpoints: what lay in it and could not be read
 
 
 class Checkpoints:
@@ -103,10 +107,18 @@ class Checkpoints:
         with _manager(self.path, read_only=True, **alone) as reader:
             return reader.restore(step, args=args)
 
-    def drop_after(self, step: int) -> None:
-        """Delete checkpoints later than `step` (unreadable ones that an older one replaced)."""
-        for later in [s for s in self.steps() if s > step]:
-            self.manager.delete(later)
+    def set_aside_after(self, step: int) -> None:
+        """Move later checkpoints, unreadable ones that an older one replaced, to a folder beside: a slow file system may yet show them whole."""
+        aside = self.path.with_name(self.path.name + ASIDE)
+
+        def move() -> None:
+            for later in (s for s in self.manager.all_steps() if s > step):
+                aside.mkdir(exist_ok=True)
+                name = next(name for n in itertools.count() if not (name := aside / f"{later}{f'-{n}' if n else ''}").exists())
+                (self.path / str(later)).rename(name)
+
+        self._guarded(lambda: hosts.share(move))
+        self.manager.reload()
 
     def close(self) -> None:
         self._guarded(self.manager.close)

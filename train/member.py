@@ -151,7 +151,7 @@ class Member:
         if found:
             state, meta = found
             _check_fingerprint(spec.run_id, meta, self.store)
-            self.checkpoints.drop_after(meta["step"])
+            self.checkpoints.set_aside_after(meta["step"])
             return state, meta["step"]
         if spec.parent is None:
             return self.program.init(hyper), 0
