@@ -10,7 +10,8 @@ from jax.experimental import pallas as pl
 from jax.sharding import Mesh, PartitionSpec
 
 from stepladder.configs import counting, sizes
-from stepladder.model import transformer
+from stepladder.model import attention_splash, transformer
+from stepladder.model.attention import attend
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train import flops
 
@@ -79,3 +80,29 @@ def test_a_kernel_counts_its_estimate_or_its_grid():
     assert flops.executed(jax.make_jaxpr(call)(SQUARE)) == 3 * PRODUCT
     estimate = pl.CostEstimate(flops=123, transcendentals=0, bytes_accessed=0)
     assert flops.executed(jax.make_jaxpr(functools.partial(call, cost_estimate=estimate))(SQUARE)) == 123
+
+
+def attention_gradient(implementation: str, L: int, H: int, K: int, window: int):
+    x_BLHK = jax.ShapeDtypeStruct((1, L, H, K), jnp.bfloat16)
+    loss = lambda q, k, v: attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()  # noqa: E731
+    return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x_BLHK, x_BLHK, x_BLHK)
+
+
+@pytest.mark.parametrize("L, window", [(1024, 0), (4096, 0), (4096, 512), (4096, 700), (4096, 1024), (4096, 4096)])
+def test_splash_counts_the_blocks_its_mask_leaves(L, window):
+    """Of 512 x 512: two products forward, and five in one kernel backward or seven in two."""
+    H, K, blocks = 3, 64, L // 512
+    products = 7 if blocks <= attention_splash.FUSED and not window else 9
+    mask_LL = np.tril(np.ones((L, L), bool)) & ~np.tril(np.ones((L, L), bool), -(window or L))
+    visited = mask_LL.reshape(blocks, 512, blocks, 512).any((1, 3)).sum()
+    outside = 2 * H * L * K  # the output times its gradient
+    found = flops.executed(attention_gradient("splash", L, H, K, window))
+    assert found == pytest.approx(products * visited * 2 * H * 512**2 * K + outside, rel=1e-9)
+
+
+@pytest.mark.parametrize("window, share", [(0, 1 / 2), (64, 0.25 * (1 - 0.125))])
+def test_cudnn_counts_seven_products_of_what_its_mask_leaves(window, share, monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo
+
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    assert flops.executed(attention_gradient("cudnn", 256, 3, 64, window)) == pytest.approx(7 * 2 * 3 * 256**2 * 64 * share)

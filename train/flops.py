@@ -35,19 +35,26 @@ def _pallas(eqn) -> float:
     estimate, grid = eqn.params.get("cost_estimate"), eqn.params["grid_mapping"].grid
     if estimate is not None and estimate.flops:
         return float(estimate.flops)
-    share = 1.0
-    if "splash" in str(eqn.params.get("name") or eqn.params.get("name_and_src_info")):  # it skips the blocks above the diagonal
-        share = (grid[-1] + 1) / (2 * grid[-1])
+    share = _splash(eqn) if "splash" in str(eqn.params.get("name") or eqn.params.get("name_and_src_info")) else 1.0
     return share * math.prod(n for n in grid if isinstance(n, int)) * executed(eqn.params["jaxpr"])
 
 
+def _splash(eqn) -> float:
+    """The part of the grid of a causal splash kernel that works: of n rows of blocks row i sees i + 1, and with a window at most w."""
+    w, n = sorted(eqn.invars[1].aval.shape[-2:])  # of the table that says what is in a block
+    return 1 - (w - 1) / (2 * n)
+
+
 def _cudnn(products: int) -> Callable:
-    """cuDNN's flash attention: `products` of 2 L M K a head (it computes q k^T again in its backward pass), half of them when causal."""
+    """cuDNN's flash attention: `products` of 2 L M K a head (it computes q k^T again in its backward pass), of what the mask leaves."""
 
     def count(eqn) -> float:
         q, k = (v.aval.shape for v in eqn.invars[:2])
         memory = k[-3] if eqn.params["layout"] == 0 else k[-2]  # BTNH or BNTH
-        return products * 2.0 * math.prod(q) * memory * (0.5 if "CAUSAL" in str(eqn.params["mask_type"]).upper() else 1.0)
+        window = eqn.params["sliding_window_length"] or memory
+        causal = "CAUSAL" in str(eqn.params["mask_type"]).upper()
+        seen = window / memory * (1 - window / (2 * memory)) if causal else 1.0
+        return products * 2.0 * math.prod(q) * memory * seen
 
     return count
 
