@@ -103,7 +103,7 @@ def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expecte
 
 def test_the_terms_of_a_roofline():
     chip = devices.Chip(flops=100.0, memory=1.0, bandwidth=50.0, links=20.0, network=40.0)
-    moved = [Collective("all-gather", 5.0, "f32", 4, (), 2, "ici", (), ""), Collective("all-reduce", 3.0, "f32", 2, (), 1, "dcn", (), "")]
+    moved = [Collective("all-gather", 5.0, "f32", 4, (), 2, "ici", ()), Collective("all-reduce", 3.0, "f32", 2, (), 1, "dcn", ())]
     line = roofline.estimate(chip, flops=80.0, traffic=25.0, moved=moved, per_host=4)
     assert line.terms == {"compute": 1.0, "memory": 0.5, "links": 1.0, "network": 0.3}
     assert line.overlapped == 1.0 and line.in_turn == pytest.approx(2.8) and line.bound == "compute"

@@ -11,11 +11,12 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+from stepladder.configs import sizes
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
 from stepladder.train import optimizer
 from stepladder.train.machine import Machine
-from stepladder.train.program import COMPILED, Program, program, traced
+from stepladder.train.program import COMPILED, Program, dispatched, program, traced
 from tests import tiny
 
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "step.json")
@@ -38,6 +39,15 @@ def train(compiled: Program, spec, steps: int):
         state, metrics = compiled.step(state, hyper, *compiled.put_batches([tokens(spec, i)]))
         rows.append({k: float(v) for k, v in metrics.items()})
     return state, rows
+
+
+def test_a_dispatch_is_short_enough_to_be_told_to_stop(spec):
+    """Ten steps of a small model, one of a 7B target: two of them stand between a notice and the save."""
+    target = dataclasses.replace(
+        spec, model=sizes.shape("7b", vocab_size=32768), data=dataclasses.replace(spec.data, seq_len=2048), batch_size=512
+    )
+    middle = dataclasses.replace(target, model=sizes.shape("200m", vocab_size=32768), batch_size=128)
+    assert [dispatched(s) for s in (spec, middle, target)] == [10, 2, 1]
 
 
 def test_golden_step(spec):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import math
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -51,10 +52,7 @@ class Compiled:
 
     @property
     def devices(self) -> int:
-        product = 1
-        for size in self.mesh.values():
-            product *= size
-        return product
+        return math.prod(self.mesh.values())
 
     @property
     def tokens(self) -> int:

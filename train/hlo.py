@@ -22,6 +22,8 @@ WIRE = {
     "collective-permute": lambda g: 1,
     "collective-broadcast": lambda g: 1,
 }
+PALLAS = ("tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton")  # targets of custom calls
+ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # in the name of a kernel: it attends
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
@@ -74,9 +76,6 @@ class Computation:
     instructions: dict[str, Instruction] = field(default_factory=dict)
     root: str = ""
 
-    def bytes(self, names: list[str]) -> float:
-        return sum(a.bytes for name in names for a in self.instructions[name].arrays)
-
 
 @dataclass
 class Module:
@@ -100,7 +99,6 @@ class Collective:
     times: int  # a step
     network: str  # "ici": within a slice or host; "dcn": between slices
     operands: tuple[tuple[int, ...], ...]  # shapes
-    source: str  # the jax operation it comes from
 
 
 def parse(text: str) -> Module:
@@ -227,10 +225,9 @@ def _between_slices(here: Computation, instruction: Instruction, times: int) -> 
 def _collective(kind, here: Computation, instruction: Instruction, size: int, groups: tuple, times: int, network: str) -> Collective | None:
     operands = [a for name in instruction.operands for a in here.instructions[name].arrays if a.dtype != "token"]
     wire = WIRE[kind](size) * sum(a.bytes for a in operands)
-    source = re.search(r'(?:op_name|_xla_host_transfer_rendezvous)="([^"]*)"', instruction.attributes)
     dtype = "+".join(dict.fromkeys(a.dtype for a in operands))
     shapes = tuple(a.shape for a in operands)
-    return Collective(kind, wire, dtype, size, groups, times, network, shapes, source[1] if source else "") if size > 1 else None
+    return Collective(kind, wire, dtype, size, groups, times, network, shapes) if size > 1 else None
 
 
 def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
@@ -285,7 +282,3 @@ def kernels(module: Module) -> Counter:
             elif target and target[1].startswith("__"):
                 found[target[1]] += times
     return found
-
-
-PALLAS = ("tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton")
-ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # in the name of a kernel: it attends

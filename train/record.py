@@ -1,8 +1,8 @@
-"""The record of a run on disk (names and fields: configs/schema.py). Process 0 writes, the others only read; every file is written beside, then renamed.
+"""The record of a run on disk (names and fields: configs/schema.py). Process 0 writes, the others only read.
 
-Metric rows wait in memory until a checkpoint covers them. `commit_rows` writes the part, then the caller commits the checkpoint: the
-checkpoint is the commit marker. A part that outran its checkpoint is dropped at restore, and its steps are made again, so after any
-crash every step appears exactly once.
+Every file is written beside, then renamed. Metric rows wait in memory until a checkpoint covers them. `commit_rows` writes the part, then the
+caller commits the checkpoint: the checkpoint is the commit marker. A part that outran its checkpoint is dropped at restore, and its steps
+are made again, so after any crash every step appears exactly once.
 """
 
 import json
@@ -70,7 +70,7 @@ class Record:
             write_atomic(self.path / schema.HEARTBEAT, json.dumps(body) + "\n", sync=False)
 
     def lose(self, step: int) -> tuple[int, float] | None:
-        """(steps, seconds) of work made after the checkpoint at `step`, which a process killed since has lost; at least, as heartbeats know."""
+        """(steps, seconds) of work made after the checkpoint at `step`, which a process killed since has lost: at least, by its heartbeats."""
         beat = read_json(self.path / schema.HEARTBEAT) or {}
         steps, (before, seconds) = max(0, beat.get("step", 0) - step), beat.get("lost", (0, 0.0))
         pace = beat.get("steps_per_second")

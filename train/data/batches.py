@@ -16,7 +16,8 @@ class BatchSource:
     """Element g is int32 [group, len(rows), seq_len + 1]: the `rows` of the batches of steps g * group onwards; all rows by default.
 
     Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone, and `rows`, those
-    that the devices of a process hold, only pick from it. An element is several whole batches because the cost is per element, not per token (BENCHMARKS.md).
+    that the devices of a process hold, only pick from it. An element is several whole batches because the cost is per element, not per token
+    (BENCHMARKS.md).
     """
 
     def __init__(
