@@ -82,8 +82,9 @@ def test_recovers_the_law_it_states(tmp_path, capsys, monkeypatch):
     assert "L = E + A / N^alpha + B / D^beta" in printed and "(90%) at N = 7e+10, D = 1.4e+12" in printed and "isoFLOP minima" in printed
 
 
-def test_published_table_in_place_of_ours(tmp_path, capsys):
-    published.path("chinchilla/svg_extracted_data.csv")
+def test_published_table_in_place_of_ours(tmp_path, capsys, monkeypatch):
+    table = published.path("chinchilla/svg_extracted_data.csv")
+    monkeypatch.setenv("STEPLADDER_DATA", str(table.resolve().parents[1]))  # the notebook runs in another folder
     space, shown = run(tmp_path, capsys)
     check(space, shown, tmp_path)
     assert len(space["points"].frame) == 240 and len(space["points"].excluded) == 5
