@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/.installed-$(VERSION)
 TESTS ?= tests
-SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 4)
+SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 6)
 
 .PHONY: demo test test-slow test-shard lint install clean
 
@@ -19,8 +19,8 @@ test: $(STAMP)  ## the fast suite
 test-slow: $(STAMP)  ## everything, kill-and-resume and whole ladders included
 	$(BIN)/pytest -q -rs -m slow $(TESTS)
 
-test-shard: $(STAMP)  ## one of four shards of the slow tests, another one every day
-	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/4 $(TESTS)
+test-shard: $(STAMP)  ## one of six shards of the slow tests, another one every day
+	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/6 $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
