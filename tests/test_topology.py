@@ -55,11 +55,15 @@ def test_the_tiny_study_compiles_for_a_slice(root, capsys):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_its_size(root):
+    """A batch taken whole; cut into micro-batches, as it is unless the machine says otherwise, the same fits."""
     loaded = load(f"{root}/benchmarks/rung24.py:84k", [("run.batch_size", "16384"), ("data.seq_len", "1024")])
     machine = dataclasses.replace(Machine.from_config(loaded.config), topology="v5e:2x2", compilation_cache="off", pack="off")
-    (found,) = compiled.compile_all(loaded.specs[:1], machine)
+    whole = dataclasses.replace(machine, accumulation=1, remat="none")
+    (found,) = compiled.compile_all(loaded.specs[:1], whole)
     assert not found.fits and found.bytes > 100 * 2**30 and 15 * 2**30 < found.memory < 16 * 2**30
-    assert "DOES NOT FIT" in compiled.row(found)
+    assert "DOES NOT FIT" in compiled.row(found) and "machine.accumulation=" in compiled.row(found)
+    (cut,) = compiled.compile_all(loaded.specs[:1], machine)
+    assert cut.fits and cut.micro_batch < cut.local_batch and "DOES NOT FIT" not in compiled.row(cut)
 
 
 def test_a_pack_leaves_no_chip_out(root):
