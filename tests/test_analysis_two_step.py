@@ -58,6 +58,7 @@ def test_gadre_is_another_second_step():
     assert exact.accuracy == pytest.approx(truth, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_interval_covers_new_runs():
     hits = []
     for seed in range(20):

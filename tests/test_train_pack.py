@@ -82,7 +82,10 @@ def assert_same_record(spec, ours, theirs):
         jax.tree.map(np.testing.assert_array_equal, final_state(ours, spec), final_state(theirs, spec))
 
 
-@pytest.mark.parametrize("members, chosen", [(1, [2]), (2, [5]), (3, [0, 4, 7]), (8, range(8))], ids=["1", "1 of 2", "3", "8"])
+@pytest.mark.parametrize("members, chosen", [
+    pytest.param(1, [2], id="1", marks=pytest.mark.slow), pytest.param(2, [5], id="1 of 2"),
+    pytest.param(3, [0, 4, 7], id="3", marks=pytest.mark.slow), pytest.param(8, range(8), id="8"),
+])  # fmt: skip
 def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members, chosen):
     specs, by_corpus = rung8
     solo, states = alone
@@ -112,7 +115,7 @@ def test_shared_streams_are_the_same_data(rung8, tmp_path):
         assert_same_record(spec, tmp_path / "one", tmp_path / "each")
 
 
-@pytest.mark.parametrize("machine", [MAP, VMAP], ids=lambda m: m.pack_mode)
+@pytest.mark.parametrize("machine", [MAP, pytest.param(VMAP, marks=pytest.mark.slow)], ids=lambda m: m.pack_mode)
 def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
     """Stopped twice, once with one member a checkpoint behind the others (as a kill between two saves leaves it)."""
     specs, by_corpus = rung8
@@ -169,7 +172,7 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
 
 # All members at once
 
-SIZES = pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 8])
+SIZES = pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
 
 
 def numeric(spec, steps, machine, members, dtype, nudge=0.0):
