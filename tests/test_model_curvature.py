@@ -34,7 +34,9 @@ def dense(tiny):
         nll_W = token_nll(cfg, unravel(flat_P), tokens_CBT.reshape(6, 9), **HOW).mean(axis=-1)
         return nll_W @ weight_CB.reshape(6)
 
-    return jax.jit(lambda x_P: (loss(x_P), jax.grad(loss)(x_P), jax.hessian(loss)(x_P)))(flat_P)
+    # Run once: LLVM takes longer over it than it saves.
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(lambda x_P: (loss(x_P), jax.grad(loss)(x_P), jax.hessian(loss)(x_P)), compiler_options=options)(flat_P)
 
 
 def test_gradient(tiny, dense):

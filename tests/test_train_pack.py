@@ -104,6 +104,7 @@ def test_over_two_devices_a_member_is_bitwise_itself_whatever_trains_beside_it(r
         assert_same_record(spec, tmp_path / "one", tmp_path / "eight")
 
 
+@pytest.mark.slow
 def test_shared_streams_are_the_same_data(rung8, tmp_path):
     """Four seeds on one stream against four streams of one run each."""
     specs, by_corpus = rung8
@@ -225,6 +226,7 @@ def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members
     np.testing.assert_allclose(together, alone, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_float32_drift_of_a_pack_is_that_of_rounding(rung8, capsys):
     """Over 200 steps a pack and the runs alone part by rounding: not more than ten times what one ulp in one parameter does."""
     together, alone = numeric(rung8[0][0], 200, VMAP, 3, "float32")

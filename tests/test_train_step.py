@@ -86,8 +86,11 @@ def test_a_sweep_compiles_once(spec):
     assert executable is program(other, machine).step
 
 
-@pytest.mark.parametrize("machine", [Machine(devices=4), Machine(devices=2, accumulation=2), Machine(devices=1, accumulation=4), Machine(devices=1, layers="scan", remat="full")],
-                         ids=["4 devices", "2 devices, 2 micro-batches", "4 micro-batches", "scan, remat"])  # fmt: skip
+@pytest.mark.parametrize("machine", [
+    pytest.param(Machine(devices=4), id="4 devices"), pytest.param(Machine(devices=2, accumulation=2), id="2 devices, 2 micro-batches"),
+    pytest.param(Machine(devices=1, accumulation=4), id="4 micro-batches", marks=pytest.mark.slow),
+    pytest.param(Machine(devices=1, layers="scan", remat="full"), id="scan, remat"),
+])  # fmt: skip
 def test_execution_changes_nothing(spec, machine):
     """Devices, micro-batches, scan and remat: the same step to rounding."""
     want, rows = train(program(spec, Machine(devices=1)), spec, 2)
