@@ -88,14 +88,14 @@ class Checkpoints:
             )
         return None
 
-    def _tried(self, step: int, abstract: Any, times: int = 2) -> tuple[Any, str]:
-        """(what is there, "") or (None, why not), after a second try: a shared file system may lag."""
-        for left in reversed(range(times)):
+    def _tried(self, step: int, abstract: Any) -> tuple[Any, str]:
+        """(what is there, "") or (None, why not); with several processes after a second try, for a shared file system may lag."""
+        for left in (1, 0) if hosts.count() > 1 else (0,):
             try:
                 return self._read(step, abstract), ""
             except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
                 failure = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-                time.sleep(1.0 if left and hosts.count() > 1 else 0.0)
+                time.sleep(1.0 * left)
         return None, failure
 
     def _read(self, step: int, abstract: Any) -> Any:
