@@ -187,14 +187,15 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
 
 
 @pytest.mark.parametrize("rings", [(8,), (2, 4), (4, 2), (2, 2, 2)])
-def test_scattering_ring_by_ring_is_scattering_at_once(rings):
+@pytest.mark.parametrize(("shape", "dim"), [((3, 16), 1), ((16, 2, 3), 0), ((3, 2, 16), 2), ((2, 16, 3, 5), 1)])
+def test_scattering_ring_by_ring_is_scattering_at_once(rings, shape, dim):
     """What a TPU's torus asks for; a device of rank i holds piece i either way."""
     mesh = meshes.alone(machine("fsdp=8"), SPEC)
-    parts = np.random.default_rng(1).normal(size=(8, 3, 16)).astype(np.float32)
-    cut = parallel.Cut(1, ("fsdp",), rings)
+    parts = np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32)
+    cut = parallel.Cut(dim, ("fsdp",), rings)
     spec = parallel.spec(("embed",))
     local = lambda part: parallel._scatter(part[0], cut)  # noqa: E731
-    got = jax.jit(parallel.split(local, mesh, spec, jax.sharding.PartitionSpec(None, "fsdp")))(
+    got = jax.jit(parallel.split(local, mesh, spec, jax.sharding.PartitionSpec(*(None,) * dim, "fsdp")))(
         jax.device_put(parts, NamedSharding(mesh, spec))
     )
     np.testing.assert_allclose(got, parts.sum(axis=0), rtol=1e-5, atol=1e-6)
