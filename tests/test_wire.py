@@ -133,9 +133,12 @@ def test_the_table_is_in_the_benchmarks(root):
 @pytest.mark.parametrize("name", [name for name in chinchilla.TOPOLOGIES if not name.endswith("256")])
 def test_a_small_ladder_compiles_for_every_generation(name, root, capsys):
     config = f"--config={root}/configs/ladders/chinchilla.py:tiny"
-    assert cli.main(["plan", config, f"--topology={chinchilla.TOPOLOGIES[name]}", "--only=target", "--json"]) == 0
+    assert (
+        cli.main(["plan", config, f"--topology={chinchilla.TOPOLOGIES[name]}", "--only=target", "--config.data.seq_len=512", "--json"]) == 0
+    )
     (found,) = json.loads(capsys.readouterr().out)["programs"]
     assert found["fits"] and found["devices"] in (16, 32) and found["executed"] >= found["counted"] > 0
+    assert found["kernels"] and found["bytes"] <= 0.9 * found["memory"]
 
 
 @pytest.mark.slow
@@ -143,13 +146,15 @@ def test_a_small_ladder_compiles_for_every_generation(name, root, capsys):
     ("name", "size"), [(name, size) for name in chinchilla.TOPOLOGIES for size in (*chinchilla.LADDERS[name].proxies, chinchilla.LADDERS[name].target)]
 )  # fmt: skip
 def test_every_shipped_program_compiles(name, size, root, capsys):
-    """What the table says of it: the same program, memory within 5 % with the same libtpu, none above 90 %."""
+    """What the table says of it: the same program and kernels, memory within 5 % with the same libtpu, none above 90 %, bytes by the formula."""
     module, held = table(root)
     config, topo = f"--config={root}/configs/ladders/chinchilla.py:{name}", f"--topology={chinchilla.TOPOLOGIES[name]}"
     assert cli.main(["plan", config, topo, f"--only=(proxy-{size}-s0|target-{size})-", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["programs"]
     (row,) = (row for row in held["ladders"][name] if row["size"] == size)
     assert found["fingerprint"] == row["fingerprint"] and found["bytes"] <= 0.9 * found["memory"]
+    assert found["kernels"] == row["kernels"] and (found["attention"] == "xla") == (not found["kernels"])
+    assert sum(c["bytes"] for c in found["collectives"]) <= 1.2 * found["formula"] or not found["formula"]
     if held["versions"] == {package: module.metadata.version(package) for package in held["versions"]}:
         assert found["bytes"] == pytest.approx(row["bytes"], rel=0.05)
 
