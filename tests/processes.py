@@ -32,10 +32,19 @@ class Job:
     """
 
     def __init__(
-        self, words: Sequence, count: int, folder: Path, timeout: int = 60, envs: Sequence[dict] = (), present: Sequence[int] | None = None
+        self,
+        words: Sequence,
+        count: int,
+        folder: Path,
+        timeout: int = 60,
+        envs: Sequence[dict] = (),
+        present: Sequence[int] | None = None,
+        recorded: bool = True,
     ):
+        """recorded: by tests/worker.py, else by the command itself, which listens to signals from its first instructions on."""
         (folder / "read").mkdir(parents=True, exist_ok=True)
         self.folder, self.present = folder, range(count) if present is None else present
+        self.command = ["tests.worker", str(folder / "read")] if recorded else ["stepladder.train"]
         group = (
             {hosts.COORDINATOR: f"localhost:{free_port()}", hosts.PROCESSES: str(count), hosts.TIMEOUT: str(timeout)} if count > 1 else {}
         )
@@ -47,7 +56,7 @@ class Job:
         own = {hosts.PROCESS: str(index)} if hosts.PROCESSES in env and hosts.PROCESS not in env else {}
         with (self.folder / f"{index}.txt").open("w") as said:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.worker", str(self.folder / "read"), *words],
+                [sys.executable, "-m", *self.command, *words],
                 cwd=Path(__file__).resolve().parent.parent, env={**os.environ, **own, **env}, stdout=said, stderr=subprocess.STDOUT,
             )  # fmt: skip
 

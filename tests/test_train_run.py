@@ -121,7 +121,7 @@ def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
     assert kept == [40], "temporary checkpoints are deleted"
 
 
-def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished, tmp_path):
+def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished, tmp_path, caplog):
     _, spec, store = base
     longer = dataclasses.replace(spec, checkpoint_steps=(10, 20, 40))
     notice = Notice()
@@ -139,8 +139,65 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
         for data in (record / schema.CHECKPOINTS / str(step) / "state").rglob("d/*"):
             data.write_bytes(b"")
     (record / schema.STATUS).unlink()
-    with pytest.raises(UserError, match="none is readable"):
-        run(longer, tmp_path, store, MACHINE)
+    caplog.clear()
+    assert run(longer, tmp_path, store, MACHINE) == schema.DONE
+    assert "none is readable" in caplog.text and "trained again from the start: 40 steps" in caplog.text
+    assert rows(tmp_path, longer) == rows(finished, spec)
+    assert_same_state(state_at(tmp_path, longer), state_at(finished, spec))
+    aside = {p.name for p in (record / f"{schema.CHECKPOINTS}.unreadable").iterdir()}
+    assert aside == {str(saved[-1]), "10", "20", "40"}, "set aside, not deleted"
+
+
+def test_half_deleted_checkpoint_is_never_restored(base, finished, tmp_path):
+    """A process killed while it deletes leaves what it deleted outside of the folder; the next one finishes the deletion."""
+    _, spec, store = base
+    notice = Notice()
+    with pytest.raises(Preempted):
+        run(spec, tmp_path, store, MACHINE, notice=notice, progress=lambda _, step, __: setattr(notice, "arrived", step >= 13))
+    record = tmp_path / schema.RUNS / spec.run_id
+    (saved,) = (record / schema.CHECKPOINTS).iterdir()
+    half = record / f"{schema.CHECKPOINTS}.deleted" / "5"
+    shutil.copytree(saved / "state", half / "state")
+    assert Checkpoints(record / schema.CHECKPOINTS, read_only=True).steps() == [int(saved.name)]
+    assert run(spec, tmp_path, store, MACHINE) == schema.DONE
+    assert not half.exists() and rows(tmp_path, spec) == rows(finished, spec)
+
+
+def test_only_a_complete_newer_checkpoint_replaces_an_older_one(tmp_path, monkeypatch):
+    """While a save is under way, and after one that failed, the one before it is there."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {"x": jax.numpy.ones(3)}, {"step": 1})
+    checkpoints.wait()
+    checkpoints.save(2, {"x": jax.numpy.ones(3)}, {"step": 2})
+    assert 1 in checkpoints.steps(), "2 may not be complete"
+    checkpoints.wait()
+    assert checkpoints.steps() == [2]
+    monkeypatch.setattr(checkpoints.manager, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="disk full"):
+        checkpoints.save(3, {"x": jax.numpy.ones(3)}, {"step": 3})
+    checkpoints.close()
+    assert checkpoints.steps() == [2]
+
+
+def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, tmp_path):
+    """The parent is trained again from its last readable checkpoint, to the same bits; nobody has to delete a folder."""
+    config, _, _ = base
+    trunk = with_checkpoints(rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk"), 16)
+    trunk = with_checkpoints(trunk, 32)
+    branch = cooldown(trunk, 40, 0.2, role="proxy")
+    loaded = Loaded("x", config, [trunk, branch])
+    assert set(run_ladder(loaded, tmp_path / "whole", quiet=True).values()) == {schema.DONE}
+    shutil.copytree(tmp_path / "whole", tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / schema.RUNS / branch.run_id)
+    folder = tmp_path / "w" / schema.RUNS / trunk.run_id / schema.CHECKPOINTS
+    for data in (folder / "32" / "state").rglob("d/*"):
+        data.write_bytes(b"")
+    with pytest.raises(UserError, match=f"parent={trunk.run_id}.*repeat the command: the parent is trained again from step 16"):
+        run_ladder(loaded, tmp_path / "w", quiet=True)
+    assert set(run_ladder(loaded, tmp_path / "w", quiet=True).values()) == {schema.DONE}
+    for spec in (trunk, branch):
+        assert rows(tmp_path / "w", spec) == rows(tmp_path / "whole", spec)
+        assert_same_state(state_at(tmp_path / "w", spec), state_at(tmp_path / "whole", spec))
 
 
 def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):

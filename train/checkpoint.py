@@ -3,11 +3,14 @@
 A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint, tokenizer). Restoring always uses our own
 abstract tree and shardings, so another number of devices or hosts reads the same bytes. The processes of a group save together (each
 writes what its devices hold, and all methods are called by all of them); each restores by itself, then they compare what they could read.
+
+At every moment at least one whole checkpoint is there, once there has been one: a save is written under another name and renamed when it
+is complete; a temporary checkpoint is deleted only after a newer one is complete, and is renamed out of the folder before its files go.
 """
 
 import errno
-import itertools
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,18 +24,24 @@ from stepladder.train import faults, hosts
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
 
 
-ASIDE = ".unreadable"  # added to a folder of checkpoints: what lay in it and could not be read
+ASIDE = ".unreadable"  # added to the name of a folder of checkpoints: what lay in it and could not be read
+DELETED = ".deleted"  # the same for what is being deleted
+
+
+class UnreadableError(UserError):
+    """There are checkpoints, and none of those asked for can be read."""
 
 
 class Checkpoints:
     """The checkpoints under `path`. `permanent` are the steps never deleted."""
 
     def __init__(self, path: Path, permanent: tuple[int, ...] = (), read_only: bool = False):
-        self.path, self.permanent = Path(path).absolute(), frozenset(permanent)
+        self.path, self.permanent, self.read_only = Path(path).absolute(), frozenset(permanent), read_only
         if read_only and not self.path.is_dir():
             raise UserError(f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist")
         if not read_only:
             hosts.share(self._create)
+            self._guarded(lambda: hosts.share(self._empty_deleted))  # a process was killed while it deleted
         together = {}
         if hosts.count() > 1:  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
             name = "-".join(self.path.parts[-2:])  # run and folder: processes may see the WORKDIR under different paths
@@ -47,28 +56,48 @@ class Checkpoints:
             raise UserError(f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir") from error
 
     def steps(self) -> list[int]:
-        return hosts.share(lambda: sorted(self.manager.all_steps()))
+        """Steps of the complete checkpoints, in order."""
+        return hosts.share(self._complete)
+
+    def _complete(self) -> list[int]:
+        """A save gets its number for a name when all of it is written (orbax renames the folder)."""
+        return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdigit())
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Start an asynchronous save; an earlier one is awaited first. Temporary checkpoints other than this one are deleted."""
+        """Start an asynchronous save. An earlier one is awaited first, and the temporary checkpoints that it replaced are deleted."""
         self.wait()
         args = ocp.args.Composite(state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)), meta=ocp.args.JsonSave(meta))
         self._guarded(lambda: self.manager.save(step, args=args, force=True))
         faults.point("during_checkpoint")
         self.last_save = time.monotonic()
-        for old in self.steps():
-            if old not in self.permanent and old < step:
-                self._guarded(lambda old=old: self.manager.delete(old))
 
     def wait(self) -> None:
-        """Block until the save under way is committed. Raises UserError when the disk is full."""
+        """Block until the save under way is complete, then delete what it replaced. Raises UserError when the disk is full."""
         self._guarded(self.manager.wait_until_finished)
+        self._guarded(lambda: hosts.share(self._delete_replaced))
+
+    def _delete_replaced(self) -> None:
+        """Every temporary checkpoint but the newest of all: renamed first, so that half of one is never taken for a checkpoint."""
+        for old in self._complete()[:-1]:
+            if old not in self.permanent:
+                self._deleted.mkdir(exist_ok=True)
+                (self.path / str(old)).rename(self._deleted / str(old))
+                faults.point("during_deletion")
+        self._empty_deleted()
+
+    @property
+    def _deleted(self) -> Path:
+        return self.path.with_name(self.path.name + DELETED)
+
+    def _empty_deleted(self) -> None:
+        if self._deleted.is_dir():
+            shutil.rmtree(self._deleted)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict] | None:
-        """The state and meta at `step`, or at the latest readable step; None when there is none.
+        """The state and meta at `step`, or at the latest readable step; None when there is no checkpoint.
 
-        An unreadable latest checkpoint is reported and an older one tried; when all are unreadable, UserError (never a silent start from
-        scratch).
+        An unreadable latest checkpoint is reported and an older one tried. Raises UnreadableError when all are unreadable: the caller
+        decides what to go on from, and says so.
         """
         self.manager.reload()
         steps = self.steps() if step is None else [s for s in self.steps() if s == step]
@@ -83,9 +112,7 @@ class Checkpoints:
             failures.append(failure)
             logging.warning("unreadable checkpoint %s/%s; trying an older one", self.path, candidate)
         if failures:
-            raise UserError(
-                f"checkpoint={self.path}: none is readable ({'; '.join(failures)}); delete the folder of this run to start it anew"
-            )
+            raise UnreadableError(f"checkpoint={self.path}: none is readable ({'; '.join(failures)})")
         return None
 
     def _tried(self, step: int, abstract: Any) -> tuple[Any, str]:
@@ -108,19 +135,25 @@ class Checkpoints:
             return reader.restore(step, args=args)
 
     def set_aside_after(self, step: int) -> None:
-        """Move later checkpoints, unreadable ones that an older one replaced, to a folder beside: a slow file system may yet show them whole."""
-        aside = self.path.with_name(self.path.name + ASIDE)
+        """Move later checkpoints to the folder `aside` beside: what cannot be read now, a slow file system may yet show whole."""
 
         def move() -> None:
-            for later in (s for s in self.manager.all_steps() if s > step):
-                aside.mkdir(exist_ok=True)
-                name = next(name for n in itertools.count() if not (name := aside / f"{later}{f'-{n}' if n else ''}").exists())
-                (self.path / str(later)).rename(name)
+            for later in (s for s in self._complete() if s > step):
+                self.aside.mkdir(exist_ok=True)
+                (self.path / str(later)).rename(_free_name(self.aside / str(later)))
 
         self._guarded(lambda: hosts.share(move))
         self.manager.reload()
 
+    @property
+    def aside(self) -> Path:
+        """Where unreadable checkpoints are kept."""
+        return self.path.with_name(self.path.name + ASIDE)
+
     def close(self) -> None:
+        """Wait for the save under way, then release the manager's threads."""
+        if not self.read_only:
+            self.wait()
         self._guarded(self.manager.close)
 
     def _guarded(self, action):
@@ -142,6 +175,15 @@ def _manager(path: Path, read_only: bool, **processes: Any) -> ocp.CheckpointMan
         create=False, read_only=read_only, cleanup_tmp_directories=not read_only, enable_async_checkpointing=not read_only,
         multiprocessing_options=ocp.options.MultiprocessingOptions(**processes),
     ))  # fmt: skip
+
+
+def _free_name(path: Path) -> Path:
+    """`path`, or the first of path-1, path-2, ... that does not exist."""
+    free, n = path, 0
+    while free.exists():
+        n += 1
+        free = path.with_name(f"{path.name}-{n}")
+    return free
 
 
 def _one_copy(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -98,24 +99,32 @@ def _run_arguments(parser):
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
     given = [(f"machine.{name}", getattr(args, name)) for name in ("pack", "profile") if getattr(args, name)]
-    return _run(load(args.config, [*args.overrides, *given]), args.workdir, args.quiet)
+    return _run(args.config, [*args.overrides, *given], args.workdir, args.quiet)
 
 
-def _run(loaded: Loaded, workdir: Path, quiet: bool) -> int:
-    """Process 0 speaks for all of a job."""
+def _run(config: str, overrides: list[tuple[str, str]], workdir: Path, quiet: bool) -> int:
+    """Process 0 speaks for all of a job. Signals are listened to first of all: a process that dies unheard keeps the others waiting."""
+    from stepladder.train import hosts, preempt
+
+    with preempt.Notice(meeting=hosts.has_layout(os.environ)).watching() as notice:
+        return _run_heard(load(config, overrides), workdir, quiet, notice)
+
+
+def _run_heard(loaded: Loaded, workdir: Path, quiet: bool, notice) -> int:
     from stepladder.train import hosts
     from stepladder.train.ladder import run_ladder
-    from stepladder.train.preempt import EXIT_STATUS, Preempted
+    from stepladder.train.preempt import Preempted
     from stepladder.train.same import check_same
 
-    with hosts.job():
+    with hosts.job(notice=notice):
         check_same(loaded, workdir)
         try:
-            states = run_ladder(loaded, workdir, _write_forecast, quiet)
-        except Preempted as notice:
+            states = run_ladder(loaded, workdir, _write_forecast, quiet, notice)
+        except Preempted as stopped:
             if hosts.first():
-                print(f"stepladder run: preempted, {notice}; repeat the command to resume", file=sys.stderr)
-            return EXIT_STATUS
+                how = "interrupted" if notice.exit_status == 130 else "preempted"
+                print(f"stepladder run: {how}, {stopped}; repeat the command to resume", file=sys.stderr)
+            return notice.exit_status
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     if hosts.first():
         print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
@@ -361,7 +370,7 @@ def demo(args) -> int:
     """The five-minute tour: corpus, proxies, forecast, target, report. Example: stepladder demo --workdir=demo"""
     from stepladder.train import hosts
 
-    code = _run(load(args.config, args.overrides), args.workdir, args.quiet)
+    code = _run(args.config, args.overrides, args.workdir, args.quiet)
     return code or (_report(args.workdir) if hosts.first() else 0)
 
 

@@ -8,8 +8,6 @@ import contextlib
 import json
 import os
 import re
-import signal
-import socket
 import threading
 import time
 from collections import deque
@@ -18,11 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stepladder.configs.errors import UserError
+from stepladder.train import rendezvous
 from stepladder.train import watch as watching
 
 COORDINATOR, PROCESSES, PROCESS = "STEPLADDER_COORDINATOR", "STEPLADDER_PROCESSES", "STEPLADDER_PROCESS"
 TIMEOUT = "STEPLADDER_TIMEOUT"  # seconds to wait for the group
 HEARTBEAT = 25  # seconds after which jax itself gives up a silent process
+FORMING = 20  # seconds for jax to form the group once all processes are known to be there
 FOREVER = 7 * 24 * 3600 * 1000  # ms: who waits so long is ended by the watch when its peer is lost
 # What a collective, or the key-value store, raises when a peer is gone.
 LOST = re.compile(
@@ -97,9 +97,12 @@ def first() -> bool:
 
 
 @contextlib.contextmanager
-def job(env: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Join the group that the environment asks for, if any; an error here ends all processes, and a lost one ends this with status 143."""
-    join(env)
+def job(env: Mapping[str, str] = os.environ, notice: Any = None) -> Iterator[None]:
+    """Join the group that the environment asks for, if any; an error here ends all processes, and a lost one ends this with status 143.
+
+    `notice` (train/preempt.py) hears of a SIGTERM to any process of the group.
+    """
+    join(env, notice)
     if count() == 1:
         yield
         return
@@ -123,8 +126,16 @@ def job(env: Mapping[str, str] = os.environ) -> Iterator[None]:
     leave()
 
 
-def join(env: Mapping[str, str]) -> None:
-    """Connect to the other processes, before jax has a backend. Raises UserError for a layout that cannot be; exits with 143 when they do not come."""
+def has_layout(env: Mapping[str, str]) -> bool:
+    """Whether the processes will meet at an address that the environment gives."""
+    return bool(env.get(COORDINATOR)) and not detected(env)
+
+
+def join(env: Mapping[str, str], notice: Any = None) -> None:
+    """Connect to the other processes, before jax has a backend.
+
+    Raises UserError for a layout that cannot be; exits with 143 when they do not come, are lost or have been told to stop.
+    """
     asked = None if detected(env) else layout(env)
     if asked is None and not detected(env):
         return
@@ -132,30 +143,47 @@ def join(env: Mapping[str, str]) -> None:
     from jax._src import distributed  # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
 
     timeout = asked.timeout if asked else _number(TIMEOUT, env.get(TIMEOUT) or "120")
-    waiting = threading.Timer(timeout, watching.leave, (watching.LOST, _unanswered(asked, timeout)))
+    options = {"heartbeat_timeout_seconds": HEARTBEAT, "initialization_timeout": timeout + 60}
+    if asked:
+        _meet(asked, notice)
+        layout_of_jax = {"coordinator_address": asked.coordinator, "num_processes": asked.processes, "process_id": asked.process}
+        options |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
+    silent = f"the group did not form within {FORMING} s: a process was lost; repeat the command to resume"
+    waiting = threading.Timer(
+        FORMING if asked else timeout, watching.leave, (watching.LOST, silent if asked else _unanswered(asked, timeout))
+    )
     waiting.daemon = True
     waiting.start()  # jax's own time-out aborts the process
-    how = {"heartbeat_timeout_seconds": HEARTBEAT, "initialization_timeout": timeout + 60}
-    if asked:
-        if asked.process == 0:
-            _listen(asked)
-        layout_of_jax = {"coordinator_address": asked.coordinator, "num_processes": asked.processes, "process_id": asked.process}
-        how |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
+    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM where no step is under way; ours: train/preempt.py
     try:
-        jax.distributed.initialize(**how)
+        jax.distributed.initialize(**options)
     except ValueError as error:  # nothing to detect here
         raise UserError(
             f"{PROCESSES}={env.get(PROCESSES)}: jax finds no other hosts ({error}); set {COORDINATOR}, {PROCESSES} and {PROCESS}"
         ) from error
     finally:
         waiting.cancel()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax's notice would swallow it where no step is under way; ours: train/preempt.py
     state = distributed.global_state
     _GROUP.index, _GROUP.count, _GROUP.client = state.process_id, state.num_processes, state.client
     if count() > 1:
-        _GROUP.watch = watching.Watch(state.client, index(), count(), state.coordinator_address)
+        _GROUP.watch = watching.Watch(state.client, index(), count(), state.coordinator_address, notice)
         _GROUP.watch.on_abort()
         _GROUP.watch.start()
+
+
+def _meet(asked: Layout, notice: Any) -> None:
+    """Wait until all processes are there; leave when one does not come, is gone or has been told to stop."""
+    try:
+        verdict = rendezvous.meet(asked.coordinator, asked.processes, asked.process, asked.timeout, lambda: bool(notice and notice.arrived))
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        watching.leave(watching.LOST, f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free port")
+    if verdict is None:
+        watching.leave(watching.LOST, _unanswered(asked, asked.timeout))
+    if verdict.status:
+        watching.leave(verdict.status, verdict.why)
+    if notice:
+        notice.meeting = False
 
 
 def confirm() -> None:
@@ -181,12 +209,6 @@ def leave() -> None:
 def end(status: int, why: str) -> None:
     """Exit with `status` now, and every other process of the group too."""
     _GROUP.watch.end(status, why) if _GROUP.watch else watching.leave(status, why)
-
-
-def hear(notice: Any) -> None:
-    """From now on a SIGTERM to any process is a notice to process 0."""
-    if _GROUP.watch:
-        _GROUP.watch.notice = notice
 
 
 def share(action: Callable[[], Any], passing: bool = False) -> Any:
@@ -226,17 +248,6 @@ def gather(text: str) -> list[str]:
     if not first():
         _GROUP.client.key_value_set(f"{key}{index()}", text)
     return share(lambda: [text, *(_GROUP.client.blocking_key_value_get(f"{key}{i}", FOREVER) for i in range(1, count()))])
-
-
-def _listen(asked: Layout) -> None:
-    """jax does not say so when it cannot listen."""
-    port = int(asked.coordinator.rpartition(":")[2])
-    try:
-        socket.create_server(("", port)).close()
-    except OSError as error:
-        watching.leave(
-            watching.LOST, f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({os.strerror(error.errno)}); use a free port"
-        )
 
 
 def _unanswered(asked: Layout | None, timeout: int) -> str:

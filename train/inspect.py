@@ -12,7 +12,7 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec, from_dict
 from stepladder.model.sample import generate
-from stepladder.train.checkpoint import Checkpoints
+from stepladder.train.checkpoint import Checkpoints, UnreadableError
 from stepladder.train.data.store import Store
 from stepladder.train.evaluate import Evaluator
 from stepladder.train.machine import Machine
@@ -45,7 +45,10 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
     spec = from_dict(body)
     checkpoints = Checkpoints(record / schema.CHECKPOINTS, read_only=True)
     compiled = program(spec, machine or Machine())
-    found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
+    try:
+        found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
+    except UnreadableError as error:
+        raise UserError(f"run={reference}: {error}; take another step, as `stepladder status` lists them") from error
     if found is None:
         raise UserError(f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`")
     state, meta = found

@@ -38,8 +38,13 @@ def claim(workdir: Path, loaded: Loaded) -> None:
         write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
 
 
-def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None = None, quiet: bool = False) -> dict[str, str]:
-    """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten."""
+def run_ladder(
+    loaded: Loaded, workdir: Path, before_target: BeforeTarget | None = None, quiet: bool = False, notice: Notice | None = None
+) -> dict[str, str]:
+    """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten.
+
+    `notice`, once it has arrived, stops the runs at hand after a save (Preempted).
+    """
     workdir = Path(workdir)
     machine = Machine.from_config(loaded.config)
     hosts.share(lambda: claim(workdir, loaded))
@@ -52,34 +57,33 @@ def run_ladder(loaded: Loaded, workdir: Path, before_target: BeforeTarget | None
     from stepladder.train.run import run_pack
 
     clock = Clock()
-    with Notice().watching() as notice:
-        with clock.phase("prepare"):
-            by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet and hosts.first())
-        clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
-        began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
-        with _bar(loaded.specs, states, quiet) as progress:
-            for pack in plan(loaded.specs, machine):
-                todo = [spec for spec in pack.specs if states[spec.run_id] not in schema.TERMINAL]
-                for spec in todo:
-                    if forecast_first(spec) and before_target:
-                        with clock.phase("forecast"):
-                            hosts.share(functools.partial(before_target, workdir, spec))
-                        faults.point("after_forecast")
-                lost = hosts.share(functools.partial(_lost_parents, todo, states, workdir))
-                orphans = {spec: lost[spec.run_id] for spec in todo if spec.run_id in lost}
-                for spec, reason in orphans.items():
-                    Record(workdir, spec).set_status(schema.FAILED, 0, reason=reason)
-                    states[spec.run_id] = schema.FAILED
-                todo = [spec for spec in todo if spec not in orphans]
-                try:
-                    states |= run_pack(
-                        todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
-                    )  # fmt: skip
-                except UserError as error:
-                    for record in (Record(workdir, spec) for spec in todo):
-                        if record.status["state"] not in schema.TERMINAL:
-                            record.set_status(schema.FAILED, record.status["step"], reason=str(error))
-                    raise
+    with clock.phase("prepare"):
+        by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet and hosts.first())
+    clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
+    began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
+    with _bar(loaded.specs, states, quiet) as progress:
+        for pack in plan(loaded.specs, machine):
+            todo = [spec for spec in pack.specs if states[spec.run_id] not in schema.TERMINAL]
+            for spec in todo:
+                if forecast_first(spec) and before_target:
+                    with clock.phase("forecast"):
+                        hosts.share(functools.partial(before_target, workdir, spec))
+                    faults.point("after_forecast")
+            lost = hosts.share(functools.partial(_lost_parents, todo, states, workdir))
+            orphans = {spec: lost[spec.run_id] for spec in todo if spec.run_id in lost}
+            for spec, reason in orphans.items():
+                Record(workdir, spec).set_status(schema.FAILED, 0, reason=reason)
+                states[spec.run_id] = schema.FAILED
+            todo = [spec for spec in todo if spec not in orphans]
+            try:
+                states |= run_pack(
+                    todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
+                )  # fmt: skip
+            except UserError as error:
+                for record in (Record(workdir, spec) for spec in todo):
+                    if record.status["state"] not in schema.TERMINAL:
+                        record.set_status(schema.FAILED, record.status["step"], reason=str(error))
+                raise
     body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
     if hosts.first():
         write_atomic(workdir / schema.TIMES, json.dumps(body, indent=1) + "\n")

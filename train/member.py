@@ -1,5 +1,6 @@
 """One run of a pack: its record, its checkpoints and where it stands. It sees its own steps, rows and divergence as it would alone."""
 
+import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
@@ -10,9 +11,9 @@ from jax.sharding import Mesh
 
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
-from stepladder.configs.spec import RunSpec
+from stepladder.configs.spec import ParentSpec, RunSpec
 from stepladder.train import faults, hosts, schedule, tensorboard
-from stepladder.train.checkpoint import Checkpoints
+from stepladder.train.checkpoint import Checkpoints, UnreadableError
 from stepladder.train.clock import WAIT
 from stepladder.train.data.batches import BatchSource
 from stepladder.train.data.mixture import check_epochs
@@ -22,7 +23,7 @@ from stepladder.train.lineage import lineage
 from stepladder.train.machine import Machine
 from stepladder.train.program import Program, dispatched
 from stepladder.train.rates import Rates
-from stepladder.train.record import Record
+from stepladder.train.record import Record, reopen
 
 
 @dataclass
@@ -66,7 +67,10 @@ class Member:
         return self.ended is not None or self.step >= self.spec.steps
 
     def start(self, workdir: Path, hyper: dict) -> dict:
-        """State to begin from: resume > branch > weights only > scratch. A named parent that is missing is an error."""
+        """State to begin from: resume > branch > weights only > scratch. A named parent that is missing is an error.
+
+        When no checkpoint of a run can be read they are set aside, and it starts again as it did at first: its rows are made again.
+        """
         state, self.step = self._state(workdir, hyper)
         self.committed, self.group = self.step, dispatch(self.spec, self.step)
         self.record.truncate(self.step)
@@ -147,7 +151,11 @@ class Member:
 
     def _state(self, workdir: Path, hyper: dict) -> tuple[dict, int]:
         spec, abstract = self.spec, self.program.abstract_state
-        found = self.checkpoints.restore(abstract)
+        try:
+            found = self.checkpoints.restore(abstract)
+        except UnreadableError as error:
+            self._lose_all(error)
+            found = None
         if found:
             state, meta = found
             _check_fingerprint(spec.run_id, meta, self.store)
@@ -161,8 +169,12 @@ class Member:
                 f"parent={spec.parent.run_id}: no record of it under {workdir}; run the parent first, a branch never starts from scratch"
             )
         parent = Checkpoints(folder, read_only=True)
-        state, meta = parent.restore(abstract, spec.parent.step)
-        parent.close()
+        try:
+            state, meta = parent.restore(abstract, spec.parent.step)
+        except UnreadableError as error:
+            raise _parent_to_be_made_again(folder, spec.parent, error) from error
+        finally:
+            parent.close()
         _check_fingerprint(spec.run_id, meta, self.store)
         if spec.parent.reset:
             fresh = self.program.init(hyper)
@@ -172,6 +184,17 @@ class Member:
                     raise UserError(f"parent.reset={part!r}: unknown part; use one of {', '.join(parts)}")
                 state |= {name: fresh[name] for name in parts[part]}
         return state, spec.start_step
+
+    def _lose_all(self, error: UnreadableError) -> None:
+        """Say what is lost and set it aside."""
+        lost = self.checkpoints.steps()[-1]
+        self.checkpoints.set_aside_after(-1)
+        begin = f"step {self.spec.parent.step} of {self.spec.parent.run_id}" if self.spec.parent else "the start"
+        if hosts.first():
+            logging.warning(
+                "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are made again",
+                error, self.checkpoints.aside, self.spec.run_id, begin, lost - self.spec.start_step,
+            )  # fmt: skip
 
     def _fetch(self, pending: tuple[int, dict] | None) -> dict | None:
         """Bring a step's metrics to the host: a train row when the window is full; the reason to stop when the loss is not finite."""
@@ -219,6 +242,20 @@ def dispatch(spec: RunSpec, step: int) -> int:
     ends = [step - step % every + every for every in (dispatched(spec), spec.log_every)]
     ends += [s for s in (*spec.eval_steps, *spec.checkpoint_steps, spec.steps) if s > step]
     return min(ends) - step if step < spec.steps else 0
+
+
+def _parent_to_be_made_again(folder: Path, parent: ParentSpec, unreadable: UnreadableError) -> UserError:
+    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run, which the next command trains to its end."""
+    checkpoints = Checkpoints(folder)
+    checkpoints.set_aside_after(parent.step - 1)
+    left = checkpoints.steps()
+    checkpoints.close()
+    hosts.share(lambda: reopen(folder.parent, left[-1] if left else 0))
+    begin = f"step {left[-1]}" if left else "its start"
+    return UserError(
+        f"parent={parent.run_id}: {unreadable}; set aside in {checkpoints.aside}; "
+        f"repeat the command: the parent is trained again from {begin}, then its branches"
+    )
 
 
 def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:

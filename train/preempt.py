@@ -1,20 +1,24 @@
-"""SIGTERM: while steps are under way the loop saves and leaves with exit status 143, which launchers retry; else there is nothing to save.
+"""SIGTERM and Ctrl-C: while steps are under way the loop saves and leaves, with exit status 143 (which launchers retry) or 130.
 
-Steps stop, and temporary checkpoints are made, at the same step on every process of a group: process 0 decides. jax's own notice
-(`reached_preemption_sync_point`) is not used: it swallows SIGTERM in a process that compiles or prepares data, and it knows no clock.
+Elsewhere there is nothing to save, and the process leaves at once. Steps stop, and temporary checkpoints are made, at the same step on every
+process of a group: process 0 decides. jax's own notice (`reached_preemption_sync_point`) is not used: it swallows SIGTERM in a process that
+compiles or prepares data, and it knows no clock.
 """
 
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
 from stepladder.train import hosts
 
-EXIT_STATUS = 143
-AGAIN = 5.0  # seconds after which a second SIGTERM is meant (launchers may send the first one twice)
+EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+# Seconds after which a second signal means "at once": launchers may send the first SIGTERM twice.
+AGAIN = {signal.SIGTERM: 5.0, signal.SIGINT: 0.5}
+UNWIND = 3.0  # seconds that Python gets to unwind after Ctrl-C: libraries swallow a KeyboardInterrupt that meets one of their callbacks
 ASK_EVERY = 1.0  # seconds between the decisions of a group, about
 MOST = 100  # dispatches between them
 
@@ -24,28 +28,41 @@ class Preempted(Exception):
 
 
 class Notice:
-    """Whether this process, or another of its group, has been told to stop."""
+    """Whether this process, or another of its group, has been told to stop.
 
-    def __init__(self):
-        self.arrived = False
+    meeting: the processes of a group have yet to meet; until `hosts.join` clears it a notice waits for `rendezvous.meet` to pass it on.
+    """
+
+    def __init__(self, meeting: bool = False):
+        self.arrived, self.meeting = False, meeting
+        self.signal = signal.SIGTERM  # the one that came; SIGTERM where another process was told
         self._looping = False  # whether a loop asks `decide`
+        self._over = threading.Event()  # no longer watching
         self._dispatch = self._next = 0  # since the last decision, and how many until the next
         self._decided = 0.0  # when
 
+    @property
+    def exit_status(self) -> int:
+        return EXIT_STATUS[self.signal]
+
     @contextlib.contextmanager
     def watching(self) -> Iterator["Notice"]:
-        """Listen to SIGTERM, in a thread: the interpreter itself would not while it waits for a compiler or for another process."""
+        """Listen to SIGTERM and SIGINT, in a thread: the interpreter itself would not while it waits for a compiler or for another process."""
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
-        handler = signal.signal(signal.SIGTERM, lambda *_: None)
+        before = {
+            signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: None),
+            signal.SIGINT: signal.signal(signal.SIGINT, self._on_interrupt),
+        }
         wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(ours,), name="notice", daemon=True).start()
-        hosts.hear(self)
         try:
             yield self
         finally:
+            self._over.set()
             signal.set_wakeup_fd(wakeup)
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             theirs.close()
 
     @contextlib.contextmanager
@@ -77,14 +94,27 @@ class Notice:
         self._decided = now
         return min(MOST, max(1, int(self._dispatch * ASK_EVERY / max(now - then, 1e-6)))) if self._next else 1
 
+    def _on_interrupt(self, *_) -> None:
+        """Where no loop would act on it, Ctrl-C is Python's own; in a group, or before it, the thread tells the others."""
+        if not self._looping and not self.meeting and hosts.count() == 1:
+            raise KeyboardInterrupt
+
     def _listen(self, ours: socket.socket) -> None:
-        first = 0.0
         with ours:
+            first: dict[int, float] = {}
             while received := ours.recv(64):
-                if signal.SIGTERM not in received:
-                    continue
-                first = first or time.monotonic()
-                if not self._looping or time.monotonic() - first > AGAIN:
-                    what = "told to stop again; left at once" if self._looping else "told to stop where nothing is left to save"
-                    hosts.end(EXIT_STATUS, f"preempted, {what}; repeat the command to resume")
-                self.arrived = True
+                for number in set(received) & set(EXIT_STATUS):
+                    first.setdefault(number, time.monotonic())
+                    self._tell(signal.Signals(number), again=time.monotonic() - first[number] > AGAIN[number])
+
+    def _tell(self, number: signal.Signals, again: bool) -> None:
+        """Act on a signal: leave at once, or let the loop, or the processes that meet, know."""
+        interrupted = number == signal.SIGINT
+        if again or not (self._looping or self.meeting):
+            if interrupted and not again and hosts.count() == 1 and self._over.wait(UNWIND):
+                return  # `_on_interrupt` raised
+            what = "told to stop again; left at once" if again else "told to stop where nothing is left to save"
+            hosts.end(EXIT_STATUS[number], f"{'interrupted' if interrupted else 'preempted'}, {what}; repeat the command to resume")
+        if interrupted and self._looping and not self.arrived:
+            print("\nstepladder: interrupted; saving, press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+        self.arrived, self.signal = True, number

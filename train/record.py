@@ -21,6 +21,13 @@ def read_json(path: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def reopen(folder: Path, step: int) -> None:
+    """Make the run whose record is `folder` an unfinished one that stands at `step`: the next command goes on from there."""
+    status = read_json(folder / schema.STATUS) or {}
+    status.pop("reason", None)
+    write_atomic(folder / schema.STATUS, json.dumps({**status, "state": schema.RUNNING, "step": step}, sort_keys=True) + "\n")
+
+
 class Record:
     """One run's folder, opened for writing by the trainer."""
 

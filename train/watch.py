@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 EVERY = 1.0  # seconds between beats
 SILENT = 15.0  # seconds after which a process is lost; below jax's own HEARTBEAT (train/hosts.py)
@@ -23,12 +23,12 @@ BEAT = "stepladder/beat/"
 
 
 class Watch(threading.Thread):
-    """Beats of process `index` of `count`. `notice` (train/preempt.py), once set, travels with them to process 0."""
+    """Beats of process `index` of `count`. `notice` (train/preempt.py), if given, travels with them to process 0."""
 
-    def __init__(self, client: Any, index: int, count: int, coordinator: str):
+    def __init__(self, client: Any, index: int, count: int, coordinator: str, notice: Any = None):
         super().__init__(name="watch", daemon=True)
         self.client, self.index, self.count, self.coordinator = client, index, count, coordinator
-        self.notice: Any = None
+        self.notice = notice
         self.ending: tuple[int, str] | None = None  # (exit status, why)
         self._heard = dict.fromkeys(range(count), ("", time.monotonic()))  # last beat and when it was new
         self._stopped, self._beats, self._lock = threading.Event(), 0, threading.Lock()
@@ -104,7 +104,9 @@ class Watch(threading.Thread):
             raise
 
 
-def leave(status: int, why: str) -> None:
+def leave(status: int, why: str) -> NoReturn:
     """Print and exit now: the shutdown of jax's runtime would wait for processes that are gone."""
+    if sys.stderr.isatty():
+        print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar hides the cursor
     print(f"stepladder: {why}", file=sys.stderr, flush=True)
     os._exit(status)
