@@ -43,7 +43,13 @@ class Allocation:
 
     def __str__(self) -> str:
         head = f"law {self.law}, C = {self.C:.4g} FLOPs ({self.how}{f', {self.level:.0%} intervals' if self.intervals else ''})"
-        return "\n".join([head, self.to_frame().to_string(float_format=lambda v: f"{v:.5g}", na_rep=""), *self.notes])
+        return "\n".join(
+            [
+                head,
+                self.to_frame().to_string(float_format=lambda v: f"{v:.5g}", na_rep=""),
+                *self.notes,
+            ]
+        )
 
 
 def _two_terms(p: Mapping, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -59,13 +65,18 @@ def _two_terms(p: Mapping, c: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 def span(found: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:
     """(low, high) of each quantity over refits [K]."""
     tail = (1 - level) / 2
-    return {k: tuple(float(q) for q in np.quantile(np.asarray(v, float), [tail, 1 - tail])) for k, v in found.items()}
+    return {
+        k: tuple(float(q) for q in np.quantile(np.asarray(v, float), [tail, 1 - tail]))
+        for k, v in found.items()
+    }
 
 
 CLOSED: dict[str, Callable] = {"chinchilla": _two_terms, "gadre": _two_terms}
 
 
-def allocate(fit: Fit, C: float, *, bootstrap: Bootstrap | None = None, level: float = 0.9, **given: float) -> Allocation:
+def allocate(
+    fit: Fit, C: float, *, bootstrap: Bootstrap | None = None, level: float = 0.9, **given: float
+) -> Allocation:
     """The N and D of least loss with 6 N D = C. `given` are the law's other inputs (U of a repetition law, k, gamma).
 
     Raises UserError for a law without N and D, or without `given`.
@@ -84,31 +95,55 @@ def allocate(fit: Fit, C: float, *, bootstrap: Bootstrap | None = None, level: f
             columns = {k: bootstrap.params[k].to_numpy() for k in bootstrap.params}
             found = dict(zip(("N", "D", "loss", "a"), closed(columns, C)))
         else:
-            found = dict(zip(("N", "D", "loss"), np.array(_search(fit, bootstrap.theta, C, given)).T))
+            found = dict(
+                zip(("N", "D", "loss"), np.array(_search(fit, bootstrap.theta, C, given)).T)
+            )
         found["D/N"] = found["D"] / found["N"]
     intervals = span(found, level)
     notes = []
     for name, value in (("N", n), ("D", d)):
         i = p.law.inputs.index(name)
         if p.law.axes[i].kind in ("log", "raw"):
-            top, least = np.exp(p.x[:, i].max() + p.centre[i]), np.exp(p.x[:, i].min() + p.centre[i])
+            top, least = (
+                np.exp(p.x[:, i].max() + p.centre[i]),
+                np.exp(p.x[:, i].min() + p.centre[i]),
+            )
             if not least <= value <= top:
-                notes.append(f"{name}* = {value:.3g} lies outside of the points' {least:.3g} to {top:.3g}: an extrapolation")
-    return Allocation(fit.law, C, n, d, loss, "closed form" if closed else "numerical", a, intervals, level, tuple(notes))
+                notes.append(
+                    f"{name}* = {value:.3g} lies outside of the points' {least:.3g} to {top:.3g}: an extrapolation"
+                )
+    return Allocation(
+        fit.law,
+        C,
+        n,
+        d,
+        loss,
+        "closed form" if closed else "numerical",
+        a,
+        intervals,
+        level,
+        tuple(notes),
+    )
 
 
 def _check(fit: Fit, c: float, given: Mapping[str, float]) -> None:
     law = LAWS[fit.law]
     if not {"N", "D"} <= set(law.inputs):
-        raise UserError(f"law={fit.law!r}: has no N and D to choose; use a law of both, e.g. chinchilla")
+        raise UserError(
+            f"law={fit.law!r}: has no N and D to choose; use a law of both, e.g. chinchilla"
+        )
     missing = [name for name in law.inputs if name not in ("N", "D") and name not in given]
     if missing:
-        raise UserError(f"{missing[0]}: law {fit.law} needs it for an allocation; add {missing[0]}=<number>")
+        raise UserError(
+            f"{missing[0]}: law {fit.law} needs it for an allocation; add {missing[0]}=<number>"
+        )
     if not c > 0:
         raise UserError(f"C={c}: must be a positive number of FLOPs")
 
 
-def _search(fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]) -> list[tuple[float, float, float]]:
+def _search(
+    fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]
+) -> list[tuple[float, float, float]]:
     """(N, D, loss) of each theta [K, P]: a grid in log N, then a parabola through the three points around its minimum."""
     p = fit.problem
     centre = float(p.centre[p.law.inputs.index("N")])
@@ -117,23 +152,34 @@ def _search(fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]) 
     out = []
     for theta in thetas:
         n = np.exp(log_n)
-        loss = p.predict(theta, N=n, D=c / (6 * n), **{k: np.full(_GRID, v) for k, v in given.items()})
+        loss = p.predict(
+            theta, N=n, D=c / (6 * n), **{k: np.full(_GRID, v) for k, v in given.items()}
+        )
         k = int(np.clip(np.nanargmin(loss), 1, _GRID - 2))
         a, b, _ = np.polyfit(log_n[k - 1 : k + 2] - log_n[k], loss[k - 1 : k + 2], 2)
         best = float(np.exp(log_n[k] + (np.clip(-b / (2 * a), -0.1, 0.1) if a > 0 else 0.0)))
-        out.append((best, c / (6 * best), float(p.predict(theta, N=best, D=c / (6 * best), **given))))
+        out.append(
+            (best, c / (6 * best), float(p.predict(theta, N=best, D=c / (6 * best), **given)))
+        )
     return out
 
 
 def over_refits(
-    decide: Callable[[Mapping[str, float]], Mapping[str, float]], fit: Fit, bootstrap: Bootstrap, *, level: float = 0.9, most: int = 400
+    decide: Callable[[Mapping[str, float]], Mapping[str, float]],
+    fit: Fit,
+    bootstrap: Bootstrap,
+    *,
+    level: float = 0.9,
+    most: int = 400,
 ) -> pd.DataFrame:
     """Any decision that is a function of the parameters (the three below, or one's own), with its interval over at most `most` refits.
 
     Columns value, low, high, refused: the share of refits for which `decide` raised UserError.
     """
     value, many, refused = decide(fit.params), [], 0
-    rows = bootstrap.params.iloc[np.linspace(0, len(bootstrap.params) - 1, min(most, len(bootstrap.params))).astype(int)]
+    rows = bootstrap.params.iloc[
+        np.linspace(0, len(bootstrap.params) - 1, min(most, len(bootstrap.params))).astype(int)
+    ]
     for params in rows.to_dict("records"):
         try:
             many.append(decide(params))
@@ -152,7 +198,9 @@ def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> d
     """
     e, a, b, alpha, beta = (params[k] for k in ("E", "A", "B", "alpha", "beta"))
     if not loss > e:
-        raise UserError(f"loss={loss}: not above the law's floor E = {e:.4g}; ask for a higher loss")
+        raise UserError(
+            f"loss={loss}: not above the law's floor E = {e:.4g}; ask for a higher loss"
+        )
     if D_inf < 0:
         raise UserError(f"D_inf={D_inf}: must not be negative")
 
@@ -172,7 +220,14 @@ def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> d
 
     (n, d, cost), (n0, d0, _) = optimum(D_inf), optimum(0.0)
     unaware = 6 * n0 * d0 + 2 * n0 * D_inf
-    return {"N": n, "D": d, "flops": cost, "N_ratio": n / n0, "D_ratio": d / d0, "flops_ratio": cost / unaware}
+    return {
+        "N": n,
+        "D": d,
+        "flops": cost,
+        "N_ratio": n / n0,
+        "D_ratio": d / d0,
+        "flops_ratio": cost / unaware,
+    }
 
 
 def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str, float]:
@@ -180,9 +235,10 @@ def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str
     p = params
     low, high = np.log(1.0), np.log(C_inf / 2)  # k of at least 1
     slope = lambda v: (  # noqa: E731
-        p["beta"] * p["B"] * (6 * np.exp(v) / C) ** p["beta"] + p["gamma"] * p["G"] * (2 * np.exp(v) / C_inf) ** p["gamma"]
+        p["beta"] * p["B"] * (6 * np.exp(v) / C) ** p["beta"]
+        + p["gamma"] * p["G"] * (2 * np.exp(v) / C_inf) ** p["gamma"]
         - p["alpha"] * p["A"] * np.exp(-p["alpha"] * v)
-    )  # fmt: skip
+    )
     if slope(high) < 0:
         middle = high
     else:

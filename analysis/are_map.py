@@ -17,7 +17,11 @@ from stepladder.configs.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEVELS = (0.04, 0.10, 0.20)  # arXiv 2410.11840: about the best one gets, ..., still separates many choices
+LEVELS = (
+    0.04,
+    0.10,
+    0.20,
+)  # arXiv 2410.11840: about the best one gets, ..., still separates many choices
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 _COLOURS = ("#0b3c5d", "#328cc1", "#8cc7d8", "#e4e7eb")  # below each level, and above all
 
@@ -49,7 +53,13 @@ class AreMap:
         return plots.plot(self, kind, **options)
 
 
-def are_map(points: pd.DataFrame, *, sets: str = "smallest", fractions: Sequence[float] = TENTHS, rules: Rules = DEFAULT) -> AreMap:
+def are_map(
+    points: pd.DataFrame,
+    *,
+    sets: str = "smallest",
+    fractions: Sequence[float] = TENTHS,
+    rules: Rules = DEFAULT,
+) -> AreMap:
     """Back-test every (set of sizes, fraction) of one family, all in one batched fit.
 
     points: as of `backtest`, one family. sets: "smallest" (the k smallest models), "window3" or "window4" (consecutive sizes). ARE is a
@@ -58,17 +68,30 @@ def are_map(points: pd.DataFrame, *, sets: str = "smallest", fractions: Sequence
     if sets not in _LABELS:
         raise UserError(f"sets={sets!r}: a map needs ordered sets; use one of {', '.join(_LABELS)}")
     if "family" in points and points["family"].nunique() != 1:
-        raise UserError(f"family: {points['family'].nunique()} families; a map is of one, as errors of different losses are not comparable")
+        raise UserError(
+            f"family: {points['family'].nunique()} families; a map is of one, as errors of different losses are not comparable"
+        )
     cells = backtest(points, sets=sets, fractions=fractions, rules=rules).table()
     if not len(cells):
-        raise UserError(f"sets={sets!r}: the family has too few sizes for it; train more sizes or use 'smallest'")
+        raise UserError(
+            f"sets={sets!r}: the family has too few sizes for it; train more sizes or use 'smallest'"
+        )
     size = points.groupby("model", observed=True)["N"].first()
-    names = {m: _LABELS[sets](m, min(size[list(m)]), max(size[list(m)])) for m in dict.fromkeys(cells["models"])}
+    names = {
+        m: _LABELS[sets](m, min(size[list(m)]), max(size[list(m)]))
+        for m in dict.fromkeys(cells["models"])
+    }
     shape = (len(names), len(fractions))
     return AreMap(
-        family=cells["family"].iloc[0], target=cells["target"].iloc[0], rows=tuple(names.values()), fractions=tuple(fractions),
-        are=cells["are"].to_numpy().reshape(shape), flops=cells["flops"].to_numpy().reshape(shape), cells=cells, cheapest=cheapest(cells),
-    )  # fmt: skip
+        family=cells["family"].iloc[0],
+        target=cells["target"].iloc[0],
+        rows=tuple(names.values()),
+        fractions=tuple(fractions),
+        are=cells["are"].to_numpy().reshape(shape),
+        flops=cells["flops"].to_numpy().reshape(shape),
+        cells=cells,
+        cheapest=cheapest(cells),
+    )
 
 
 def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
@@ -84,13 +107,25 @@ def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFr
             rows.append({"level": level})
             continue
         best = good.loc[good["flops"].idxmin()]
-        dearer = cells[cells["identified"] & cells["are"].notna() & (cells["flops"] >= best["flops"])]
-        rows.append({
-            "level": level, "num_models": best["num_models"], "largest": best["largest"], "fraction": best["fraction"],
-            "are": best["are"], "flops": best["flops"], "share": best["flops"] / cells["flops"].max(),
-            "steady": (dearer["are"] < level).mean(),
-        })  # fmt: skip
-    return pd.DataFrame(rows, columns=["level", "num_models", "largest", "fraction", "are", "flops", "share", "steady"])
+        dearer = cells[
+            cells["identified"] & cells["are"].notna() & (cells["flops"] >= best["flops"])
+        ]
+        rows.append(
+            {
+                "level": level,
+                "num_models": best["num_models"],
+                "largest": best["largest"],
+                "fraction": best["fraction"],
+                "are": best["are"],
+                "flops": best["flops"],
+                "share": best["flops"] / cells["flops"].max(),
+                "steady": (dearer["are"] < level).mean(),
+            }
+        )
+    return pd.DataFrame(
+        rows,
+        columns=["level", "num_models", "largest", "fraction", "are", "flops", "share", "steady"],
+    )
 
 
 @_styled
@@ -120,7 +155,17 @@ def draw(found: AreMap, title: str) -> Figure:
     grid = found.cells.reset_index(drop=True)
     for best in found.cheapest.dropna().itertuples():
         at = int(np.flatnonzero((grid["flops"] == best.flops) & (grid["are"] == best.are))[0])
-        axes.add_patch(Rectangle((at % columns - 0.5, at // columns - 0.5), 1, 1, fill=False, ec="#c8384f", lw=2, zorder=3))
+        axes.add_patch(
+            Rectangle(
+                (at % columns - 0.5, at // columns - 0.5),
+                1,
+                1,
+                fill=False,
+                ec="#c8384f",
+                lw=2,
+                zorder=3,
+            )
+        )
     axes.set_xticks(range(columns), [f"{p:.0%}" for p in found.fractions])
     step = max(1, rows // 12)
     axes.set_yticks(range(0, rows, step), found.rows[::step])
@@ -128,7 +173,12 @@ def draw(found: AreMap, title: str) -> Figure:
     axes.set_xlabel("share of the selected models' longest training that is used")
     names = ["< 4 %", "4 to 10 %", "10 to 20 %", "> 20 %"]
     handles = [Patch(fc=c, label=n) for c, n in zip(_COLOURS, names)]
-    handles += [Patch(fc="white", ec=MUTED, label="refused"), Patch(fc="white", ec="#c8384f", lw=2, label="cheapest below a level")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.2)
+    handles += [
+        Patch(fc="white", ec=MUTED, label="refused"),
+        Patch(fc="white", ec="#c8384f", lw=2, label="cheapest below a level"),
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=6, handlelength=1.2, columnspacing=1.2
+    )
     axes.set_title(title)
     return figure

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.backtest_rules import CANDIDATES, DEFAULT, HIDE, SETS, WEIGHTS, Rules, check
+from stepladder.analysis.backtest_rules import (
+    CANDIDATES,
+    DEFAULT,
+    HIDE,
+    SETS,
+    WEIGHTS,
+    Rules,
+    check,
+)
 from stepladder.analysis.exponent_grid import starts_from_grid
 from stepladder.analysis.laws import LAWS
 from stepladder.analysis.reference import reference_thetas
@@ -42,7 +50,9 @@ class Cell:
     error: float  # the same mean with its sign: positive when the forecast is too high
     train_are: float
     params: Mapping[str, float]
-    at_bound: tuple[str, ...]  # parameters on a bound of the solver's box (E and A together when borrowed)
+    at_bound: tuple[
+        str, ...
+    ]  # parameters on a bound of the solver's box (E and A together when borrowed)
     best_seen: float  # ARE of the baselines
     most_compute: float
     power_law: float  # L = A / C^alpha, two parameters, least squares in logs, C = 6 N D
@@ -65,7 +75,13 @@ class Backtest:
 _CELL_COLUMNS = [*(f.name for f in dataclasses.fields(Cell)), "num_models", *LAWS[LAW].parameters]
 
 
-def backtest(points: pd.DataFrame, *, sets: Sets = "all", fractions: Sequence[float] = (1.0,), rules: Rules = DEFAULT) -> Backtest:
+def backtest(
+    points: pd.DataFrame,
+    *,
+    sets: Sets = "all",
+    fractions: Sequence[float] = (1.0,),
+    rules: Rules = DEFAULT,
+) -> Backtest:
     """Forecast the hidden part of every family from every set of models and fraction of their training.
 
     points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several families at once, family; one unit of loss a
@@ -74,17 +90,30 @@ def backtest(points: pd.DataFrame, *, sets: Sets = "all", fractions: Sequence[fl
     return backtests(points, [rules], sets=sets, fractions=fractions)[0]
 
 
-def backtests(points: pd.DataFrame, many: Sequence[Rules], *, sets: Sets = "all", fractions: Sequence[float] = (1.0,)) -> list[Backtest]:
+def backtests(
+    points: pd.DataFrame,
+    many: Sequence[Rules],
+    *,
+    sets: Sets = "all",
+    fractions: Sequence[float] = (1.0,),
+) -> list[Backtest]:
     """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one batch."""
     for rules in many:
         check(points, rules)
-    families = points.groupby("family", sort=False, observed=True) if "family" in points else [("", points)]
+    families = (
+        points.groupby("family", sort=False, observed=True)
+        if "family" in points
+        else [("", points)]
+    )
     tables = [(str(name), rows.reset_index(drop=True)) for name, rows in families]
     plans = [[_plan(name, rows, sets, fractions, rules) for name, rows in tables] for rules in many]
     cells: list[list[Cell]] = [[] for _ in many]
     for key in dict.fromkeys(map(_fitted_alike, many)):
         alike = [i for i, rules in enumerate(many) if _fitted_alike(rules) == key]
-        blocks = [_block(family, np.concatenate([p.w for p in family])) for family in zip(*(plans[i] for i in alike))]
+        blocks = [
+            _block(family, np.concatenate([p.w for p in family]))
+            for family in zip(*(plans[i] for i in alike))
+        ]
         thetas = FITTERS[many[alike[0]].fitter](blocks, many[alike[0]])
         for f, (block, theta) in enumerate(zip(blocks, thetas)):
             ends = np.cumsum([len(plans[i][f].w) for i in alike])[:-1]
@@ -97,7 +126,9 @@ def _fitted_alike(rules: Rules) -> tuple:
     return rules.fitter, rules.objective, rules.delta, rules.borrow
 
 
-def choose(points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES) -> tuple[Rules, tuple[float, ...]]:
+def choose(
+    points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES
+) -> tuple[Rules, tuple[float, ...]]:
     """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE of each; the target is never seen.
 
     Rules that cannot be judged, because two training sizes are left, have NaN; when none can be judged the first is returned.
@@ -106,7 +137,9 @@ def choose(points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES) -> tu
     if inside["N"].nunique() < 2:
         return candidates[0], (float("nan"),) * len(candidates)
     errors = tuple(found.cells[0].are for found in backtests(inside, candidates))
-    return (candidates[int(np.nanargmin(errors))] if np.isfinite(errors).any() else candidates[0]), errors
+    return (
+        candidates[int(np.nanargmin(errors))] if np.isfinite(errors).any() else candidates[0]
+    ), errors
 
 
 @dataclass(frozen=True)
@@ -133,19 +166,32 @@ class _Plan:
     known: np.ndarray  # [n], the borrowed term A / N^alpha, or 0
 
 
-def _plan(family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[float], rules: Rules) -> _Plan:
+def _plan(
+    family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[float], rules: Rules
+) -> _Plan:
     usable, hidden = HIDE[rules.hide](points, rules)
     seen = points[usable]
-    usable = usable & (points["D"] > max(rules.cut, rules.cut_share * points["D"][usable].max())).to_numpy()
+    usable = (
+        usable
+        & (points["D"] > max(rules.cut, rules.cut_share * points["D"][usable].max())).to_numpy()
+    )
     sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
-    always = tuple(points.loc[usable & points["model"].isin(points["model"][hidden]).to_numpy(), "model"].unique())
+    always = tuple(
+        points.loc[
+            usable & points["model"].isin(points["model"][hidden]).to_numpy(), "model"
+        ].unique()
+    )
     if isinstance(sets, str):
         groups = SETS[sets]([(m, n) for m, n in sizes.items() if m not in always])
     else:
         groups = [tuple(group) for group in (sets[family] if isinstance(sets, Mapping) else sets)]
     for name in sorted({m for group in groups for m in group} - set(seen["model"])):
-        raise UserError(f"sets={name!r}: no model of family {family!r} with that name may train; {nearest(name, set(seen['model']))}")
-    cells = tuple((tuple(dict.fromkeys((*group, *always))), float(p)) for group in groups for p in fractions)
+        raise UserError(
+            f"sets={name!r}: no model of family {family!r} with that name may train; {nearest(name, set(seen['model']))}"
+        )
+    cells = tuple(
+        (tuple(dict.fromkeys((*group, *always))), float(p)) for group in groups for p in fractions
+    )
     code, names = pd.factorize(points["model"])
     where = {name: i for i, name in enumerate(names)}
     d, n = points["D"].to_numpy(float), points["N"].to_numpy(float)
@@ -155,12 +201,24 @@ def _plan(family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[flo
     for row, (group, p) in zip(used, cells):
         chosen = np.zeros(len(names), bool)
         chosen[[where[name] for name in group]] = True
-        limit = p * (end if rules.pool == "own" else np.full(len(names), end[chosen].max(initial=0.0)))[code]
+        limit = (
+            p
+            * (end if rules.pool == "own" else np.full(len(names), end[chosen].max(initial=0.0)))[
+                code
+            ]
+        )
         row[:] = usable & chosen[code] & (d < limit if rules.strict else d <= limit)
     loss = points["loss"].to_numpy(float)
     known = rules.borrow[0] / n ** rules.borrow[1] if rules.borrow else np.zeros(len(n))
     reasons = tuple(_reason(n[row], d[row], (loss - known)[row], rules) for row in used)
-    fitted = np.array([i for i, reason in enumerate(reasons) if used[i].any() and (not reason or rules.unidentified == "report")], int)
+    fitted = np.array(
+        [
+            i
+            for i, reason in enumerate(reasons)
+            if used[i].any() and (not reason or rules.unidentified == "report")
+        ],
+        int,
+    )
     w = np.zeros(used.shape)
     for i in fitted:
         mine = code[used[i]]
@@ -172,7 +230,10 @@ def _plan(family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[flo
 def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
     """The fits w [K, n] of the plans of one family, without the points that none of them uses."""
     points, keep = plans[0].points, w.any(0)
-    logs, loss = np.log(points[["N", "D"]].to_numpy(float))[keep], points["loss"].to_numpy(float)[keep]
+    logs, loss = (
+        np.log(points[["N", "D"]].to_numpy(float))[keep],
+        points["loss"].to_numpy(float)[keep],
+    )
     centre = logs.mean(0) if keep.any() else np.zeros(2)
     scale = float(np.median(loss)) if keep.any() else 1.0
     return _Block(logs - centre, (loss - plans[0].known[keep]) / scale, w[:, keep], centre, scale)
@@ -180,12 +241,16 @@ def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
 
 def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str:
     """Why these rows cannot identify the parameters, or nothing."""
-    needs = (("sizes", _different(n), 1 if rules.borrow else 3, "E, A and alpha"),
-             ("token counts", _different(d), 3, "E, B and beta"),
-             ("rows", len(d), 3 if rules.borrow else 5, "the parameters"))  # fmt: skip
+    needs = (
+        ("sizes", _different(n), 1 if rules.borrow else 3, "E, A and alpha"),
+        ("token counts", _different(d), 3, "E, B and beta"),
+        ("rows", len(d), 3 if rules.borrow else 5, "the parameters"),
+    )
     if len(left) and left.min() <= 0:
         return "the borrowed A / N^alpha alone is above the loss"
-    return "; ".join(f"{have} {what}: {which} need {least}" for what, have, least, which in needs if have < least)
+    return "; ".join(
+        f"{have} {what}: {which} need {least}" for what, have, least, which in needs if have < least
+    )
 
 
 def _different(values: np.ndarray) -> int:
@@ -200,16 +265,28 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         if not len(b.w):
             out[i] = np.zeros((0, 5))
             continue
-        if width == 0 or (len(b.y) < width / 8 and width > 1024):  # a new shape is a new compilation: 2 s
+        if width == 0 or (
+            len(b.y) < width / 8 and width > 1024
+        ):  # a new shape is a new compilation: 2 s
             width = len(b.y)
         pad = width - len(b.y)  # points of weight 0
-        logs = b.x * (0.0, 1.0) if rules.borrow else b.x  # the term of N is already subtracted: A' is one more constant
-        x, y, w = np.pad(logs, ((0, pad), (0, 0))), np.pad(b.y, (0, pad), constant_values=1.0), np.pad(b.w, ((0, 0), (0, pad)))
+        logs = (
+            b.x * (0.0, 1.0) if rules.borrow else b.x
+        )  # the term of N is already subtracted: A' is one more constant
+        x, y, w = (
+            np.pad(logs, ((0, pad), (0, 0))),
+            np.pad(b.y, (0, pad), constant_values=1.0),
+            np.pad(b.w, ((0, 0), (0, pad))),
+        )
         # In log loss an error of dL is one of dL / L.
         starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
         jobs = np.repeat(w, starts.shape[1], 0)
-        delta = rules.delta if rules.objective == "huber_log" else 1e-3  # a squared objective has no threshold, only a scale
-        found = solve(LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1]))
+        delta = (
+            rules.delta if rules.objective == "huber_log" else 1e-3
+        )  # a squared objective has no threshold, only a scale
+        found = solve(
+            LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1])
+        )
         value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(starts.shape[:2])
         out[i] = found.theta.reshape(starts.shape)[np.arange(len(b.w)), value.argmin(1)]
     return [out[i] for i in range(len(blocks))]
@@ -218,7 +295,8 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
 FITTERS: dict[str, Callable] = {
     "batched": _descend,  # the lowest of several minima, every cell in one program
     "reference": lambda blocks, rules: [
-        reference_thetas(b.x + b.centre, b.y * b.scale, b.w, b.centre, b.scale, rules.borrow) for b in blocks
+        reference_thetas(b.x + b.centre, b.y * b.scale, b.w, b.centre, b.scale, rules.borrow)
+        for b in blocks
     ],
 }
 
@@ -243,22 +321,43 @@ def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell
             near = np.minimum(t - np.array(law.lower), np.array(law.upper) - t) < 1e-6
             at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
             if rules.borrow:
-                params |= {"E": float(b.scale * (np.exp(t[0]) + np.exp(t[1]))), "A": rules.borrow[0], "alpha": rules.borrow[1]}
+                params |= {
+                    "E": float(b.scale * (np.exp(t[0]) + np.exp(t[1]))),
+                    "A": rules.borrow[0],
+                    "alpha": rules.borrow[1],
+                }
         miss = forecast / loss - 1
         cost = np.zeros(len(names))
         np.maximum.at(cost, code[used], 6 * n[used] * d[used])
-        cells.append(Cell(
-            family=plan.family, target=target, models=models, fraction=fraction, sizes=_different(n[used]),
-            smallest=float(n[used].min(initial=np.inf)), largest=float(n[used].max(initial=0)), n_train=int(used.sum()),
-            n_test=int(plan.hidden.sum()), flops=float(cost.sum()), identified=not plan.reasons[i], reason=plan.reasons[i],
-            are=float(np.abs(miss[plan.hidden]).mean()), error=float(miss[plan.hidden].mean()),
-            train_are=float(np.abs(miss[used]).mean()) if used.any() else float("nan"), params=params, at_bound=at_bound,
-            last=float(-np.log1p(miss[plan.hidden][order[-1]])), **_baselines(n * d, loss, used, plan.hidden),
-        ))  # fmt: skip
+        cells.append(
+            Cell(
+                family=plan.family,
+                target=target,
+                models=models,
+                fraction=fraction,
+                sizes=_different(n[used]),
+                smallest=float(n[used].min(initial=np.inf)),
+                largest=float(n[used].max(initial=0)),
+                n_train=int(used.sum()),
+                n_test=int(plan.hidden.sum()),
+                flops=float(cost.sum()),
+                identified=not plan.reasons[i],
+                reason=plan.reasons[i],
+                are=float(np.abs(miss[plan.hidden]).mean()),
+                error=float(miss[plan.hidden].mean()),
+                train_are=float(np.abs(miss[used]).mean()) if used.any() else float("nan"),
+                params=params,
+                at_bound=at_bound,
+                last=float(-np.log1p(miss[plan.hidden][order[-1]])),
+                **_baselines(n * d, loss, used, plan.hidden),
+            )
+        )
     return cells
 
 
-def _baselines(c: np.ndarray, loss: np.ndarray, used: np.ndarray, hidden: np.ndarray) -> dict[str, float]:
+def _baselines(
+    c: np.ndarray, loss: np.ndarray, used: np.ndarray, hidden: np.ndarray
+) -> dict[str, float]:
     """ARE of three rules that need no law in N and D."""
     nan = float("nan")
     if not used.any():
@@ -268,4 +367,8 @@ def _baselines(c: np.ndarray, loss: np.ndarray, used: np.ndarray, hidden: np.nda
     if len(np.unique(c[used])) > 1:
         slope, level = np.polyfit(np.log(c[used]), np.log(loss[used]), 1)
         power = are(np.exp(level + slope * np.log(c[hidden])))
-    return {"best_seen": are(loss[used].min()), "most_compute": are(loss[used][np.argmax(c[used])]), "power_law": power}
+    return {
+        "best_seen": are(loss[used].min()),
+        "most_compute": are(loss[used][np.argmax(c[used])]),
+        "power_law": power,
+    }

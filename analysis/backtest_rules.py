@@ -17,8 +17,12 @@ class Rules:
     """Every choice that moves a back-test's number. The defaults are the authors', except that no early part is cut (their cut is 1e10)."""
 
     hide: str = "target_end"  # a key of HIDE
-    test_from: float = 0.7  # hidden rows are those with tokens >= this share of the hidden run's last
-    known: float = 0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
+    test_from: float = (
+        0.7  # hidden rows are those with tokens >= this share of the hidden run's last
+    )
+    known: float = (
+        0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
+    )
     cut: float = 0.0  # tokens; training rows with tokens <= cut are dropped, hidden rows never
     cut_share: float = 0.0  # the same, with tokens <= this share of the longest training run: needs no idea of a family's scale
     strict: bool = True  # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
@@ -26,7 +30,9 @@ class Rules:
     weights: str = "rows"  # a key of WEIGHTS
     objective: str = "squared"  # a key of objective.OBJECTIVES
     delta: float = 1e-3  # Huber's threshold in log loss
-    borrow: tuple[float, float] | None = None  # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
+    borrow: tuple[float, float] | None = (
+        None  # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
+    )
     fitter: str = "batched"  # a key of FITTERS
     unidentified: str = "refuse"  # "report": fit cells that cannot identify the parameters too, and say why they cannot
 
@@ -79,7 +85,10 @@ HIDE: dict[str, Callable] = {
 def _windows(width: int) -> Callable:
     def choose(models: Sequence[tuple[str, float]]) -> list[tuple[str, ...]]:
         sizes = sorted({n for _, n in models})
-        return [tuple(m for m, n in models if n in sizes[i : i + width]) for i in range(len(sizes) - width + 1)]
+        return [
+            tuple(m for m, n in models if n in sizes[i : i + width])
+            for i in range(len(sizes) - width + 1)
+        ]
 
     return choose
 
@@ -104,20 +113,40 @@ WEIGHTS: dict[str, Callable] = {
 
 def check(points: pd.DataFrame, rules: Rules) -> None:
     """Raises UserError for an unknown key, hidden rows that would be seen, a missing column or a bad value."""
-    tables = {"hide": HIDE, "weights": WEIGHTS, "objective": OBJECTIVES, "fitter": ("batched", "reference"), "pool": ("selected", "own"),
-              "unidentified": ("refuse", "report")}  # fmt: skip
+    tables = {
+        "hide": HIDE,
+        "weights": WEIGHTS,
+        "objective": OBJECTIVES,
+        "fitter": ("batched", "reference"),
+        "pool": ("selected", "own"),
+        "unidentified": ("refuse", "report"),
+    }
     for field, table in tables.items():
         if (value := getattr(rules, field)) not in table:
             raise UserError(f"{field}={value!r}: unknown; {nearest(value, table)}")
     if not 0 < rules.known <= rules.test_from <= 1:
-        raise UserError(f"known={rules.known}, test_from={rules.test_from}: need 0 < known <= test_from <= 1, or hidden rows would be seen")
+        raise UserError(
+            f"known={rules.known}, test_from={rules.test_from}: need 0 < known <= test_from <= 1, or hidden rows would be seen"
+        )
     if rules.fitter == "reference" and (rules.objective, rules.weights) != ("squared", "rows"):
-        raise UserError(f"fitter='reference': fits 'squared' and 'rows', not {rules.objective!r} and {rules.weights!r}; use 'batched'")
+        raise UserError(
+            f"fitter='reference': fits 'squared' and 'rows', not {rules.objective!r} and {rules.weights!r}; use 'batched'"
+        )
     if rules.borrow and rules.objective != "squared":
-        raise UserError(f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use objective='squared'")
+        raise UserError(
+            f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use objective='squared'"
+        )
     for name in COLUMNS:
         if name not in points:
-            raise UserError(f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}")
-    bad = ~(np.isfinite(points[["N", "D", "loss"]].astype(float)) & (points[["N", "D", "loss"]] > 0)).all(axis=1).to_numpy()
+            raise UserError(
+                f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}"
+            )
+    bad = (
+        ~(np.isfinite(points[["N", "D", "loss"]].astype(float)) & (points[["N", "D", "loss"]] > 0))
+        .all(axis=1)
+        .to_numpy()
+    )
     if bad.any():
-        raise UserError(f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove or mend that row")
+        raise UserError(
+            f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove or mend that row"
+        )

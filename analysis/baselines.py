@@ -6,7 +6,10 @@ import pandas as pd
 
 def baselines(points: pd.DataFrame, target: dict[str, float]) -> list[dict]:
     """Predictions for `target` from points with N, D, C (train FLOPs) and loss: a list of {name, prediction, how}."""
-    return [{"name": name, "prediction": float(value), "how": how} for name, value, how in (rule(points, target) for rule in BASELINES)]
+    return [
+        {"name": name, "prediction": float(value), "how": how}
+        for name, value, how in (rule(points, target) for rule in BASELINES)
+    ]
 
 
 def _best_seen(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
@@ -15,7 +18,11 @@ def _best_seen(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, flo
 
 def _most_compute(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
     row = points.loc[points["C"].idxmax()]
-    return "most compute", row["loss"], f"the loss of the proxy with the most compute ({row['C']:.3g} FLOPs)"
+    return (
+        "most compute",
+        row["loss"],
+        f"the loss of the proxy with the most compute ({row['C']:.3g} FLOPs)",
+    )
 
 
 def _power_law(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
@@ -25,7 +32,11 @@ def _power_law(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, flo
         return "power law in compute", float("nan"), "not defined: every proxy has the same compute"
     slope, level = np.polyfit(np.log(points["C"]) - centre, np.log(points["loss"]), 1)
     value = np.exp(level + slope * (np.log(target["C"]) - centre))
-    return "power law in compute", value, f"L = A / C^alpha, 2 parameters, least squares in logs: alpha = {-slope:.4g}"
+    return (
+        "power law in compute",
+        value,
+        f"L = A / C^alpha, 2 parameters, least squares in logs: alpha = {-slope:.4g}",
+    )
 
 
 BASELINES = (_best_seen, _most_compute, _power_law)

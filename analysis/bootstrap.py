@@ -62,7 +62,9 @@ class Bootstrap:
         return plots.plot(self, kind, **options)
 
 
-def bootstrap(fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence | None = None) -> Bootstrap:
+def bootstrap(
+    fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence | None = None
+) -> Bootstrap:
     """Resample the points of `fit` with replacement, by rows, or by `clusters` (a name a point: run, seed, problem).
 
     A resample is a row of weights, made when its turn comes: memory does not grow with `resamples`. Raises UserError for clusters that do
@@ -71,16 +73,25 @@ def bootstrap(fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence
     p, spec = fit.problem, objective(fit.objective)
     names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
     if len(names) != len(p.y):
-        raise UserError(f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point")
+        raise UserError(
+            f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point"
+        )
     if resamples < 2:
         raise UserError(f"resamples={resamples}: needs 2 at least; 4000 is the published number")
     seen, index = p.w > 0, np.zeros(len(names), int)
-    label, index[seen] = np.unique(names[seen], return_inverse=True)  # a cluster whose points are all hidden is none
+    label, index[seen] = np.unique(
+        names[seen], return_inverse=True
+    )  # a cluster whose points are all hidden is none
     if len(label) < 2:
         raise UserError("clusters: one cluster only, nothing to resample; cluster by run or by row")
 
     def weights(jobs: np.ndarray) -> np.ndarray:
-        counts = [np.random.default_rng([seed, int(j)]).multinomial(len(label), np.full(len(label), 1 / len(label))) for j in jobs]
+        counts = [
+            np.random.default_rng([seed, int(j)]).multinomial(
+                len(label), np.full(len(label), 1 / len(label))
+            )
+            for j in jobs
+        ]
         return np.array(counts, float)[:, index] * p.w
 
     kept = _identifying(p, weights, resamples)
@@ -90,13 +101,31 @@ def bootstrap(fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence
             "`prediction_interval`, which simulates from the fit"
         )
     start = np.tile(np.array(fit.theta), (len(kept), 1))
-    found = solve(p.law, spec.name, threshold(spec, fit.delta), p.x, p.y, lambda jobs: weights(kept[jobs]), start, tau=fit.tau, free=p.free)
+    found = solve(
+        p.law,
+        spec.name,
+        threshold(spec, fit.delta),
+        p.x,
+        p.y,
+        lambda jobs: weights(kept[jobs]),
+        start,
+        tau=fit.tau,
+        free=p.free,
+    )
     good = np.isfinite(found.value)
-    params = pd.DataFrame({k: np.broadcast_to(v, good.sum()) for k, v in p.natural(found.theta[good]).items()})
+    params = pd.DataFrame(
+        {k: np.broadcast_to(v, good.sum()) for k, v in p.natural(found.theta[good]).items()}
+    )
     return Bootstrap(
-        fit=fit, params=params, theta=found.theta[good], resamples=resamples, clusters=len(label), lost=resamples - len(kept),
-        failed=int((~good).sum()), seed=seed,
-    )  # fmt: skip
+        fit=fit,
+        params=params,
+        theta=found.theta[good],
+        resamples=resamples,
+        clusters=len(label),
+        lost=resamples - len(kept),
+        failed=int((~good).sum()),
+        seed=seed,
+    )
 
 
 def _identifying(p, weights, resamples: int) -> np.ndarray:

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 # A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2: half of that separates the two.
 FLAT = 0.25
 _NEEDED = ("axis", "learning_rate", "base_width", "base_depth", "rows")
-_DRAWN = {"standard": (TARGET, "o", "-"), "mup": ("#328cc1", "s", "-"), "completep": ("#2f855a", "^", "--")}
+_DRAWN = {
+    "standard": (TARGET, "o", "-"),
+    "mup": ("#328cc1", "s", "-"),
+    "completep": ("#2f855a", "^", "--"),
+}
 
 
 @dataclass(frozen=True)
@@ -49,36 +53,56 @@ class Check:
         for name, rows in self.last.groupby("parametrization", sort=False):
             worst = rows.loc[rows["slope"].abs().idxmax()]
             flat = abs(worst["slope"]) <= FLAT
-            said[name] = f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of {worst['name']})"
+            said[name] = (
+                f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of {worst['name']})"
+            )
         return said
 
     def __str__(self) -> str:
         sizes = ", ".join(map(str, sorted(self.rows[self.axis].unique())))
         steps = sorted({1, int(self.slopes["step"].max())})
-        lines = [f"slope of log mean |change| against log {self.axis} ({sizes}), learning rate {self.learning_rate:g}"]
-        lines.append(f"{'':14}{'':11}" + "".join(f"{f'step {s}':>9}" for s in steps) + f"{'+-':>7}{'size':>9}")
+        lines = [
+            f"slope of log mean |change| against log {self.axis} ({sizes}), learning rate {self.learning_rate:g}"
+        ]
+        lines.append(
+            f"{'':14}{'':11}"
+            + "".join(f"{f'step {s}':>9}" for s in steps)
+            + f"{'+-':>7}{'size':>9}"
+        )
         table = self.slopes.set_index(["parametrization", "name", "step"])
-        for name, activation in dict.fromkeys(zip(self.slopes["parametrization"], self.slopes["name"])):
+        for name, activation in dict.fromkeys(
+            zip(self.slopes["parametrization"], self.slopes["name"])
+        ):
             at = [table.loc[name, activation, s] for s in steps]
             se = "" if np.isnan(at[-1]["se"]) else f"{at[-1]['se']:.2f}"
             lines.append(
-                f"{name:14}{activation:11}" + "".join(f"{row['slope']:+9.2f}" for row in at) + f"{se:>7}{at[-1]['size_slope']:+9.2f}"
+                f"{name:14}{activation:11}"
+                + "".join(f"{row['slope']:+9.2f}" for row in at)
+                + f"{se:>7}{at[-1]['size_slope']:+9.2f}"
             )
-        return "\n".join([*lines, *(f"{name}: {verdict}" for name, verdict in self.verdict().items())])
+        return "\n".join(
+            [*lines, *(f"{name}: {verdict}" for name, verdict in self.verdict().items())]
+        )
 
 
 def read(workdir: str | Path, axis: str = "width") -> Check:
     """The check that `stepladder coordinates` left in `workdir`. Raises UserError when there is none, or when it is not one."""
     path = Path(workdir) / schema.STUDIES / f"coordinates-{axis}.json"
     if not path.is_file():
-        raise UserError(f"workdir={workdir}: holds no {path.name}; run `stepladder coordinates --{axis}s=... --workdir={workdir}` first")
+        raise UserError(
+            f"workdir={workdir}: holds no {path.name}; run `stepladder coordinates --{axis}s=... --workdir={workdir}` first"
+        )
     try:
         body = json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"workdir={workdir}: {path.name} is not JSON ({error}); run `stepladder coordinates` again") from error
+        raise UserError(
+            f"workdir={workdir}: {path.name} is not JSON ({error}); run `stepladder coordinates` again"
+        ) from error
     missing = [name for name in _NEEDED if name not in body]
     if missing:
-        raise UserError(f"workdir={workdir}: {path.name} lacks {', '.join(missing)}; run `stepladder coordinates` again")
+        raise UserError(
+            f"workdir={workdir}: {path.name} lacks {', '.join(missing)}; run `stepladder coordinates` again"
+        )
     rows = pd.DataFrame(body["rows"]).astype({"size": float, "change": float, "loss": float})
     base = {"width": body["base_width"], "depth": body["base_depth"]}
     return Check(body["axis"], body["learning_rate"], base, rows, slopes(rows, body["axis"]))
@@ -86,12 +110,30 @@ def read(workdir: str | Path, axis: str = "width") -> Check:
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
     """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0 (columns: see Check)."""
-    mean = rows[rows["step"] > 0].groupby(["parametrization", "name", "step", axis], sort=False)[["size", "change"]].mean().reset_index()
+    mean = (
+        rows[rows["step"] > 0]
+        .groupby(["parametrization", "name", "step", axis], sort=False)[["size", "change"]]
+        .mean()
+        .reset_index()
+    )
     out = []
-    for (name, activation, step), group in mean.groupby(["parametrization", "name", "step"], sort=False):
+    for (name, activation, step), group in mean.groupby(
+        ["parametrization", "name", "step"], sort=False
+    ):
         x = np.log(group[axis].to_numpy(float))
-        (slope, se), (size_slope, _) = (_line(x, np.log(group[column].to_numpy())) for column in ("change", "size"))
-        out.append({"parametrization": name, "name": activation, "step": step, "slope": slope, "se": se, "size_slope": size_slope})
+        (slope, se), (size_slope, _) = (
+            _line(x, np.log(group[column].to_numpy())) for column in ("change", "size")
+        )
+        out.append(
+            {
+                "parametrization": name,
+                "name": activation,
+                "step": step,
+                "slope": slope,
+                "se": se,
+                "size_slope": size_slope,
+            }
+        )
     return pd.DataFrame(out)
 
 
@@ -119,10 +161,22 @@ def draw(check: Check) -> Figure:
         for name, group in shown.groupby("parametrization", sort=False):
             line = group.groupby(check.axis)["change"].mean()
             colour, marker, style = _DRAWN.get(name, (MUTED, "o", "-"))
-            axes.plot(line.index, line.to_numpy(), color=colour, marker=marker, ls=style, ms=4, mec="white", mew=0.5, label=name)
+            axes.plot(
+                line.index,
+                line.to_numpy(),
+                color=colour,
+                marker=marker,
+                ls=style,
+                ms=4,
+                mec="white",
+                mew=0.5,
+                label=name,
+            )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        axes.set_xticks(sorted(rows[check.axis].unique()), [str(v) for v in sorted(rows[check.axis].unique())])
+        axes.set_xticks(
+            sorted(rows[check.axis].unique()), [str(v) for v in sorted(rows[check.axis].unique())]
+        )
         axes.minorticks_off()
         axes.set_title(activation, color=INK)
     for axes in grid[len(names) :]:
@@ -139,5 +193,7 @@ def write(check: Check, workdir: str | Path) -> Path:
     from stepladder.configs.files import write_atomic
 
     path = Path(workdir) / schema.STUDIES / f"coordinates-{check.axis}.svg"
-    write_atomic(path, svg(draw(check), f"change of activations against {check.axis}") + "\n", sync=False)
+    write_atomic(
+        path, svg(draw(check), f"change of activations against {check.axis}") + "\n", sync=False
+    )
     return path

@@ -46,7 +46,10 @@ def document(title: str, body: str) -> str:
 
 def hero(verdict: str, tiles: list[tuple[str, str]] = ()) -> str:
     """The answer in one sentence at the top of a page, under up to five (number, what it is)."""
-    shown = "".join(f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for big, small in tiles)
+    shown = "".join(
+        f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>'
+        for big, small in tiles
+    )
     return f'<div class="hero"><div class="tiles">{shown}</div><p>{escape(verdict)}</p></div>'
 
 
@@ -65,9 +68,15 @@ def left_out(rows: list[dict]) -> str:
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["reason"]] = counts.get(row["reason"], 0) + 1
-    short = table(["reason", "count#"], [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])])
+    short = table(
+        ["reason", "count#"],
+        [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])],
+    )
     step = lambda v: "" if v is None else f"{v:.0f}"  # noqa: E731
-    full = table(["run", "step#", "domain", "reason"], [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows])
+    full = table(
+        ["run", "step#", "domain", "reason"],
+        [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows],
+    )
     return f"{short}<details><summary>all {len(rows)}</summary>{full}</details>"
 
 
@@ -80,7 +89,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     """A heading that ends in # is a column of numbers."""
     css = [' class="n"' if h.endswith("#") else "" for h in head]
     top = "".join(f"<th{c}>{escape(h.removesuffix('#'))}</th>" for h, c in zip(head, css))
-    body = "".join("<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>"
+        for row in rows
+    )
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -59,20 +59,30 @@ class Envelope:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a kept point of the C grid."""
-        return pd.DataFrame({"C": self.C, "N": self.N_star, "D": self.D_star, "loss": self.loss, "run": self.run})
+        return pd.DataFrame(
+            {"C": self.C, "N": self.N_star, "D": self.D_star, "loss": self.loss, "run": self.run}
+        )
 
     def to_dict(self) -> dict:
         """JSON-able."""
         return dataclasses.asdict(self) | {"source": "2203.15556"}
 
     def __str__(self) -> str:
-        lines = [f"lower envelope of training curves (arXiv 2203.15556), {self.level:.0%} intervals over runs"]
+        lines = [
+            f"lower envelope of training curves (arXiv 2203.15556), {self.level:.0%} intervals over runs"
+        ]
         for s in self.stretches:
-            lines.append(f"  C {s.low:.4g} to {s.high:.4g}  {s.points:>4} points  N {s.N:.4g}  {s.refused or s.run}")
-        return "\n".join([*lines, f"  {self.N}", f"  {self.D}"] + [f"  note: {note}" for note in self.notes])
+            lines.append(
+                f"  C {s.low:.4g} to {s.high:.4g}  {s.points:>4} points  N {s.N:.4g}  {s.refused or s.run}"
+            )
+        return "\n".join(
+            [*lines, f"  {self.N}", f"  {self.D}"] + [f"  note: {note}" for note in self.notes]
+        )
 
 
-def envelope(curves: pd.DataFrame, *, grid: int = 1500, level: float = 0.9, draws: int = 300, seed: int = 0) -> Envelope:
+def envelope(
+    curves: pd.DataFrame, *, grid: int = 1500, level: float = 0.9, draws: int = 300, seed: int = 0
+) -> Envelope:
     """The envelope of a table with columns run, C (FLOPs so far), N, D (tokens so far), loss: one row a checkpoint.
 
     Curves are interpolated in ln loss over ln C and never extended. Raises UserError for a missing column, a bad value, a run of several
@@ -105,23 +115,40 @@ def envelope(curves: pd.DataFrame, *, grid: int = 1500, level: float = 0.9, draw
     for k, (name, star) in enumerate((("N*", n_star), ("D*", d_star))):
         law = power_law(c[at], star, names=("C", name))
         laws.append(_with_interval(law, c, sampled[k, good], level) if good.sum() > 1 else law)
-    notes = [f"{failed:.0%} of the resamples leave fewer than {_SIZES} sizes on the envelope; the intervals are of the others"] * (
-        failed > 0.05
-    )
+    notes = [
+        f"{failed:.0%} of the resamples leave fewer than {_SIZES} sizes on the envelope; the intervals are of the others"
+    ] * (failed > 0.05)
     lost = sorted(set(runs) - {s.run for s in stretches})
-    notes += [f"never on the envelope: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"] if lost else []
+    notes += (
+        [f"never on the envelope: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"]
+        if lost
+        else []
+    )
     return Envelope(
-        tuple(map(float, c[at])), tuple(map(float, n_star)), tuple(map(float, d_star)),
-        tuple(map(float, np.exp(loss[winner[at], at]))), tuple(runs[i] for i in winner[at]), stretches, *laws,
-        level, draws, seed, failed, tuple(notes),
-    )  # fmt: skip
+        tuple(map(float, c[at])),
+        tuple(map(float, n_star)),
+        tuple(map(float, d_star)),
+        tuple(map(float, np.exp(loss[winner[at], at]))),
+        tuple(runs[i] for i in winner[at]),
+        stretches,
+        *laws,
+        level,
+        draws,
+        seed,
+        failed,
+        tuple(notes),
+    )
 
 
-def _curves(table: pd.DataFrame, grid: int) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _curves(
+    table: pd.DataFrame, grid: int
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Names [R], N [R], C grid [G], ln loss [R, G] and ln D [R, G], NaN outside of a run's own range of C."""
     for name in _COLUMNS:
         if name not in table:
-            raise UserError(f"column {name!r}: missing from the table; {nearest(name, map(str, table.columns))}")
+            raise UserError(
+                f"column {name!r}: missing from the table; {nearest(name, map(str, table.columns))}"
+            )
     values = table[list(_COLUMNS[1:])].to_numpy(float)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
@@ -135,11 +162,15 @@ def _curves(table: pd.DataFrame, grid: int) -> tuple[list[str], np.ndarray, np.n
     for name, group in table.groupby("run", sort=True):
         group = group.sort_values("C")
         if group["N"].nunique() > 1:
-            raise UserError(f"run={name}: {group['N'].nunique()} different N; give every size its own name in column 'run'")
+            raise UserError(
+                f"run={name}: {group['N'].nunique()} different N; give every size its own name in column 'run'"
+            )
         x = np.log(group["C"].to_numpy(float))
         inside = (log_c >= x[0] - 1e-12) & (log_c <= x[-1] + 1e-12)
         for out, column in ((loss, "loss"), (tokens, "D")):
-            out.append(np.where(inside, np.interp(log_c, x, np.log(group[column].to_numpy(float))), np.nan))
+            out.append(
+                np.where(inside, np.interp(log_c, x, np.log(group[column].to_numpy(float))), np.nan)
+            )
         runs.append(str(name))
         sizes.append(float(group["N"].iloc[0]))
     return runs, np.array(sizes), np.exp(log_c), np.array(loss), np.array(tokens)
@@ -155,18 +186,38 @@ def _winners(loss: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return winner, (n <= smallest) + 2 * (n >= largest)
 
 
-def _stretches(c: np.ndarray, winner: np.ndarray, edge: np.ndarray, runs: list[str], sizes: np.ndarray) -> tuple[Stretch, ...]:
+def _stretches(
+    c: np.ndarray, winner: np.ndarray, edge: np.ndarray, runs: list[str], sizes: np.ndarray
+) -> tuple[Stretch, ...]:
     starts = np.flatnonzero(np.diff(winner * 4 + edge, prepend=-99))
     out = []
     for first, last in zip(starts, [*starts[1:] - 1, len(c) - 1]):
         i = winner[first]
         if i >= 0:
-            out.append(Stretch(float(c[first]), float(c[last]), int(last - first + 1), runs[i], float(sizes[i]), _EDGES[int(edge[first])]))
+            out.append(
+                Stretch(
+                    float(c[first]),
+                    float(c[last]),
+                    int(last - first + 1),
+                    runs[i],
+                    float(sizes[i]),
+                    _EDGES[int(edge[first])],
+                )
+            )
     return tuple(out)
 
 
 def _with_interval(law: PowerLaw, c: np.ndarray, log_y: np.ndarray, level: float) -> PowerLaw:
     """The law of the observed envelope with the intervals of the resampled ones, whose points of the grid differ from its own."""
     where = np.isfinite(log_y).any(0)
-    spread = power_law(c[where], np.exp(np.nanmean(log_y[:, where], axis=0)), draws=np.exp(log_y[:, where]), level=level)
-    return dataclasses.replace(law, exponent_interval=spread.exponent_interval, coefficient_interval=spread.coefficient_interval)
+    spread = power_law(
+        c[where],
+        np.exp(np.nanmean(log_y[:, where], axis=0)),
+        draws=np.exp(log_y[:, where]),
+        level=level,
+    )
+    return dataclasses.replace(
+        law,
+        exponent_interval=spread.exponent_interval,
+        coefficient_interval=spread.coefficient_interval,
+    )

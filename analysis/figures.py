@@ -18,15 +18,30 @@ if TYPE_CHECKING:
 TARGET, INK, MUTED, GRID = "#c8384f", "#1f2933", "#7b8794", "#e4e7eb"
 _SMALL, _LARGE = "#8cc7d8", "#0b3c5d"
 _STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "stepladder", "font.family": "sans-serif",
-    "font.size": 10, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED,
-    "ytick.color": MUTED, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "stepladder",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
-    "axes.axisbelow": True, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": True,
     "legend.edgecolor": "none",
     "legend.framealpha": 0.85,
-    "legend.fontsize": 9, "lines.solid_capstyle": "round",
-}  # fmt: skip
+    "legend.fontsize": 9,
+    "lines.solid_capstyle": "round",
+}
 
 
 def _styled(draw):
@@ -46,7 +61,9 @@ def _styled(draw):
 def svg(figure: Figure, label: str) -> str:
     """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its accessible name."""
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
@@ -74,12 +91,21 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
     for (n, run), rows in shown.groupby(["N", "run_id"], sort=True):
         rows = rows[np.isfinite(rows["loss"].astype(float)) & (rows["tokens"] > 0)]
         mine = run == target_run
-        label = None if mine or n in labelled else f"{rows['size'].iloc[0] if len(rows) else ''}  N = {human(n)}"
+        label = (
+            None
+            if mine or n in labelled
+            else f"{rows['size'].iloc[0] if len(rows) else ''}  N = {human(n)}"
+        )
         labelled.add(n)
         axes.plot(
-            rows["tokens"], rows["loss"], color=TARGET if mine else colours[n], lw=1.6 if mine else 1.0, alpha=1 if mine else 0.85,
-            label=f"target  N = {human(n)}" if mine else label, zorder=3 if mine else 2,
-        )  # fmt: skip
+            rows["tokens"],
+            rows["loss"],
+            color=TARGET if mine else colours[n],
+            lw=1.6 if mine else 1.0,
+            alpha=1 if mine else 0.85,
+            label=f"target  N = {human(n)}" if mine else label,
+            zorder=3 if mine else 2,
+        )
     ends = points[(points["domain"] == "all") & points["decayed"] & ~points["role"].isin(["sweep"])]
     for point in ends.itertuples():
         mine = point.run_id == target_run
@@ -102,24 +128,76 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
 
 
 @_styled
-def extrapolation(points: pd.DataFrame, predict, band: dict | None, target: dict | None, truth: float | None, low: float | None = None,
-                  high: float | None = None) -> Figure:  # fmt: skip
+def extrapolation(
+    points: pd.DataFrame,
+    predict,
+    band: dict | None,
+    target: dict | None,
+    truth: float | None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Figure:
     """Final losses against D with the law through each size, and the band of the parameters along D at the target's N."""
     figure, axes = _axes(8.6, 4.6)
     colours = size_colours(list(points["N"]))
     for n, rows in points.groupby("N", sort=True):
         tokens = np.geomspace(rows["D"].min() / 1.2, rows["D"].max() * 1.2, 50)
         axes.plot(tokens, predict(n, tokens), color=colours[n], lw=1.2)
-        axes.plot(rows["D"], rows["loss"], "o", ms=5, mfc=colours[n], mec="white", mew=0.8, label=f"N = {human(n)}")
+        axes.plot(
+            rows["D"],
+            rows["loss"],
+            "o",
+            ms=5,
+            mfc=colours[n],
+            mec="white",
+            mew=0.8,
+            label=f"N = {human(n)}",
+        )
     if band and target:
-        axes.fill_between(band["D"], band["low"], band["high"], color=TARGET, alpha=0.13, lw=0, label="parameter error at the target's N")
+        axes.fill_between(
+            band["D"],
+            band["low"],
+            band["high"],
+            color=TARGET,
+            alpha=0.13,
+            lw=0,
+            label="parameter error at the target's N",
+        )
         axes.plot(band["D"], band["prediction"], color=TARGET, lw=1.2, ls="--")
         middle = float(predict(target["N"], np.array([target["D"]]))[0])
         if low is not None:
-            axes.errorbar(target["D"], middle, yerr=[[middle - low], [high - middle]], color=TARGET, capsize=4, lw=1.6, zorder=4)
-        axes.plot(target["D"], middle, "D", ms=6, mfc="white", mec=TARGET, mew=1.6, label=f"forecast, N = {human(target['N'])}", zorder=5)
+            axes.errorbar(
+                target["D"],
+                middle,
+                yerr=[[middle - low], [high - middle]],
+                color=TARGET,
+                capsize=4,
+                lw=1.6,
+                zorder=4,
+            )
+        axes.plot(
+            target["D"],
+            middle,
+            "D",
+            ms=6,
+            mfc="white",
+            mec=TARGET,
+            mew=1.6,
+            label=f"forecast, N = {human(target['N'])}",
+            zorder=5,
+        )
         if truth is not None:
-            axes.plot(target["D"], truth, "*", ms=14, mfc=TARGET, mec="white", mew=0.8, label="truth", zorder=6)
+            axes.plot(
+                target["D"],
+                truth,
+                "*",
+                ms=14,
+                mfc=TARGET,
+                mec="white",
+                mew=0.8,
+                label="truth",
+                zorder=6,
+            )
     _log(axes, "D, tokens", "final loss, nats per token")
     axes.set_title("The law through the proxies, and its extrapolation")
     axes.legend(loc="upper right", ncols=2)
@@ -139,10 +217,19 @@ def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figur
     axes.clabel(drawn, fmt="%.2f", fontsize=8, colors=[MUTED])
     colours = size_colours(list(points["N"]))
     axes.scatter(
-        points["N"], points["D"], c=[colours[v] for v in points["N"]], s=42, edgecolor="white", linewidth=0.9, zorder=3, label="proxies"
+        points["N"],
+        points["D"],
+        c=[colours[v] for v in points["N"]],
+        s=42,
+        edgecolor="white",
+        linewidth=0.9,
+        zorder=3,
+        label="proxies",
     )
     if target:
-        axes.plot(target["N"], target["D"], "*", ms=16, mfc=TARGET, mec="white", label="target", zorder=4)
+        axes.plot(
+            target["N"], target["D"], "*", ms=16, mfc=TARGET, mec="white", label="target", zorder=4
+        )
     axes.set_xlim(n[0], n[-1])
     axes.set_ylim(d[0], d[-1])
     _log(axes, "N, parameters", "D, tokens", y=True)
@@ -155,7 +242,10 @@ def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figur
 def residuals(points: pd.DataFrame, predict) -> Figure:
     """100 ln(loss / law) against N, a shade a duration: structure here is what the law does not describe."""
     figure, axes = _axes(5.2, 4.0)
-    miss = 100 * np.log(points["loss"].to_numpy(float) / predict(points["N"].to_numpy(float), points["D"].to_numpy(float)))
+    miss = 100 * np.log(
+        points["loss"].to_numpy(float)
+        / predict(points["N"].to_numpy(float), points["D"].to_numpy(float))
+    )
     ranks = points["D"].rank(method="dense").to_numpy() - 1
     colours = size_colours(list(points["D"]))
     shift = 1 + 0.05 * (ranks - ranks.mean())  # durations side by side, else they cover each other
@@ -163,7 +253,16 @@ def residuals(points: pd.DataFrame, predict) -> Figure:
     for d in shown:
         mine = (points["D"] == d).to_numpy()
         label = f"D = {human(d)}" if len(shown) <= 8 or d in (shown[0], shown[-1]) else None
-        axes.plot(points["N"].to_numpy()[mine] * shift[mine], miss[mine], "o", ms=6, mfc=colours[d], mec="white", mew=0.8, label=label)
+        axes.plot(
+            points["N"].to_numpy()[mine] * shift[mine],
+            miss[mine],
+            "o",
+            ms=6,
+            mfc=colours[d],
+            mec="white",
+            mew=0.8,
+            label=label,
+        )
     axes.axhline(0, color=INK, lw=1)
     reach = max(0.1, 1.25 * np.abs(miss).max())
     axes.set_ylim(-reach, reach)
@@ -197,7 +296,14 @@ def learning_rates(curves: list[dict]) -> Figure:
         if c["optimum"] is not None:
             bottom = c["loss_at_optimum"] - min(c["losses"])
             if c["low"] is not None:
-                axes.plot([c["low"], c["high"]], [bottom, bottom], color=TARGET, lw=3, alpha=0.5, solid_capstyle="butt")
+                axes.plot(
+                    [c["low"], c["high"]],
+                    [bottom, bottom],
+                    color=TARGET,
+                    lw=3,
+                    alpha=0.5,
+                    solid_capstyle="butt",
+                )
             axes.plot(c["optimum"], bottom, "v", ms=8, mfc=TARGET, mec="white", mew=0.8, zorder=4)
     _log(axes, "peak learning rate", "final loss above the best, nats per token")
     axes.set_title("Learning-rate curves; optimum with its 90 % interval in red")
@@ -222,16 +328,28 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _log(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
     """Logarithmic axes with ticks a person reads (20k, 1M), few enough not to touch."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
 
     def ticks(axis, low: float, high: float) -> None:
         decades = np.log10(high / low)
         if decades < 0.7:
             axis.set_major_locator(MaxNLocator(6))
-            axis.set_major_formatter(ScalarFormatter() if high < 1e3 else FuncFormatter(lambda v, _: human(v)))
+            axis.set_major_formatter(
+                ScalarFormatter() if high < 1e3 else FuncFormatter(lambda v, _: human(v))
+            )
         else:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
-            axis.set_major_formatter(FuncFormatter(lambda v, _: human(v) if v >= 0.01 else f"{v:.0e}".replace("e-0", "e-")))
+            axis.set_major_formatter(
+                FuncFormatter(
+                    lambda v, _: human(v) if v >= 0.01 else f"{v:.0e}".replace("e-0", "e-")
+                )
+            )
         axis.set_minor_formatter(NullFormatter())
 
     axes.set_xscale("log")

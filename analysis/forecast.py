@@ -38,7 +38,9 @@ class Forecast:
     level: float
     interval: dict
     fit: Fit
-    parameters: dict[str, tuple[float, float]]  # interval of each parameter at `level`, from the simulated ladders
+    parameters: dict[
+        str, tuple[float, float]
+    ]  # interval of each parameter at `level`, from the simulated ladders
     identified: tuple[str, ...]
     baselines: tuple[dict, ...]
     backtest: tuple[dict, ...]  # one entry a hidden size, the largest first
@@ -47,7 +49,9 @@ class Forecast:
     n: str
     seed: int
     allocation: dict  # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
-    band: dict[str, list]  # prediction and interval of the parameters along D at the target's N, for the figure
+    band: dict[
+        str, list
+    ]  # prediction and interval of the parameters along D at the target's N, for the figure
 
     def to_dict(self) -> dict:
         """JSON-able: NaN and infinity become None."""
@@ -64,8 +68,16 @@ class Forecast:
         return "\n".join(lines + [f"  {sentence}" for sentence in self.identified])
 
 
-def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0, level: float = 0.9, *, objective: str = "squared_log",
-             resamples: int = 512, domain: str = "all") -> Forecast:  # fmt: skip
+def forecast(
+    runs: Runs | pd.DataFrame,
+    target: dict[str, float],
+    seed: int = 0,
+    level: float = 0.9,
+    *,
+    objective: str = "squared_log",
+    resamples: int = 512,
+    domain: str = "all",
+) -> Forecast:
     """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the proxies.
 
     `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally root, size, seed). The fit is least
@@ -77,11 +89,15 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     for name in ("N", "D", "C"):
         if not target.get(name, 0) > 0:
-            raise UserError(f"target.{name}={target.get(name)}: must be a positive number; give N, D and C")
+            raise UserError(
+                f"target.{name}={target.get(name)}: must be a positive number; give N, D and C"
+            )
     points, excluded = _points(runs, domain)
     p = prepare(points, "chinchilla")
     if len(points) <= len(p.law.parameters):
-        raise UserError(f"points={len(points)}: as many as parameters, so the noise is unknown; add at least one more finished run")
+        raise UserError(
+            f"points={len(points)}: as many as parameters, so the noise is unknown; add at least one more finished run"
+        )
     fit, backtest = _fit_and_backtest(p, points, objective)
     rng = np.random.default_rng(seed)
     draws = resample.simulate(p, fit, points["root"].to_numpy(str), resamples=resamples, rng=rng)
@@ -95,32 +111,58 @@ def forecast(runs: Runs | pd.DataFrame, target: dict[str, float], seed: int = 0,
     below, above = np.quantile(errors, [tail, 1 - tail])
     floor = _floor(points, target, backtest)
     interval = {
-        "parameter_sd": float(np.std(moved)), "noise_sd": float(np.sqrt(np.mean(draws.sd**2))), "shared_noise": float(draws.rho.mean()),
-        "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))], "floor": floor,
-        "binding": "back-test floor" if floor is not None and (floor > above or floor > -below) else "simulated ladders",
-        "resamples": len(draws.theta), "dropped": draws.dropped, "unfinished": draws.unfinished, "clusters": int(points["root"].nunique()),
+        "parameter_sd": float(np.std(moved)),
+        "noise_sd": float(np.sqrt(np.mean(draws.sd**2))),
+        "shared_noise": float(draws.rho.mean()),
+        "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))],
+        "floor": floor,
+        "binding": "back-test floor"
+        if floor is not None and (floor > above or floor > -below)
+        else "simulated ladders",
+        "resamples": len(draws.theta),
+        "dropped": draws.dropped,
+        "unfinished": draws.unfinished,
+        "clusters": int(points["root"].nunique()),
         "freedom": fit.points - fit.rank,
-    }  # fmt: skip
+    }
     below, above = min(below, -(floor or 0)), max(above, floor or 0)
     natural = pd.DataFrame(p.natural(draws.theta))
-    spans = {k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail))) for k in natural}
+    spans = {
+        k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
+        for k in natural
+    }
     return Forecast(
-        target={k: float(v) for k, v in target.items()}, prediction=prediction, low=float(prediction * np.exp(below)),
-        high=float(prediction * np.exp(above)), level=level, interval=interval, fit=fit, parameters=spans,
-        identified=identified(fit, natural, spans, points, target, moved), baselines=tuple(baselines(points, target)),
+        target={k: float(v) for k, v in target.items()},
+        prediction=prediction,
+        low=float(prediction * np.exp(below)),
+        high=float(prediction * np.exp(above)),
+        level=level,
+        interval=interval,
+        fit=fit,
+        parameters=spans,
+        identified=identified(fit, natural, spans, points, target, moved),
+        baselines=tuple(baselines(points, target)),
         backtest=tuple(backtest),
-        points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")), excluded=tuple(excluded.to_dict("records")),
-        n=runs.n if isinstance(runs, Runs) else "N as given", seed=seed, allocation=_allocation(fit, natural, target, level), band=_band(p, fit, draws, points, target, tail),
-    )  # fmt: skip
+        points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")),
+        excluded=tuple(excluded.to_dict("records")),
+        n=runs.n if isinstance(runs, Runs) else "N as given",
+        seed=seed,
+        allocation=_allocation(fit, natural, target, level),
+        band=_band(p, fit, draws, points, target, tail),
+    )
 
 
 def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if isinstance(runs, Runs):
         used, excluded = final_points(runs, domain=domain)
-        return used, pd.concat([t for t in (runs.excluded, excluded) if len(t)] or [excluded], ignore_index=True)
+        return used, pd.concat(
+            [t for t in (runs.excluded, excluded) if len(t)] or [excluded], ignore_index=True
+        )
     for name in ("N", "D", "C", "loss"):
         if name not in runs:
-            raise UserError(f"column {name!r}: missing from the points; a forecast needs N, D, C and loss")
+            raise UserError(
+                f"column {name!r}: missing from the points; a forecast needs N, D, C and loss"
+            )
     table = runs.reset_index(drop=True).copy()
     if "root" not in table:
         table["root"] = [f"point {i}" for i in range(len(table))]
@@ -131,31 +173,55 @@ def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.Da
 
 def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tuple[Fit, list[dict]]:
     """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of them are one program."""
-    hidden = [n for n in sorted(points["N"].unique(), reverse=True) if _identifies(points[points["N"] != n], p)]
+    hidden = [
+        n
+        for n in sorted(points["N"].unique(), reverse=True)
+        if _identifies(points[points["N"] != n], p)
+    ]
     masks = [p.w] + [p.w * (points["N"] != n).to_numpy(float) for n in hidden]
     starts = [p.law.starts(p.x, p.y, w) for w in masks]
     owner = np.repeat(np.arange(len(masks)), [len(s) for s in starts])
     found = solve(p.law, objective, DELTA, p.x, p.y, np.array(masks)[owner], np.concatenate(starts))
-    best = [int(np.flatnonzero(owner == k)[np.argmin(found.value[owner == k])]) for k in range(len(masks))]
+    best = [
+        int(np.flatnonzero(owner == k)[np.argmin(found.value[owner == k])])
+        for k in range(len(masks))
+    ]
     mine = owner == 0
-    fit = describe(p, found.theta[best[0]], objective, DELTA, found=(found.theta[mine], found.value[mine], found.converged[mine]))
+    fit = describe(
+        p,
+        found.theta[best[0]],
+        objective,
+        DELTA,
+        found=(found.theta[mine], found.value[mine], found.converged[mine]),
+    )
     rows = []
     for k, n in enumerate(hidden, 1):
         out = (points["N"] == n).to_numpy()
         predicted = p.law.function(np, found.theta[best[k]], p.x)[out] * p.scale
         truth = points["loss"].to_numpy()[out]
         rest = points[~out]
-        rows.append({
-            "size": str(points["size"][out].iloc[0]), "N": float(n), "largest": bool(n == points["N"].max()), "points": int(out.sum()),
-            "D": [float(d) for d in points["D"][out]], "truth": [float(v) for v in truth], "prediction": [float(v) for v in predicted],
-            "are": float(np.mean(np.abs(truth - predicted) / truth)), "bias": float(np.mean(np.log(truth / predicted))),
-            "beyond": float(np.log(n / rest["N"].max())), "converged": bool(found.converged[best[k]]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "size": str(points["size"][out].iloc[0]),
+                "N": float(n),
+                "largest": bool(n == points["N"].max()),
+                "points": int(out.sum()),
+                "D": [float(d) for d in points["D"][out]],
+                "truth": [float(v) for v in truth],
+                "prediction": [float(v) for v in predicted],
+                "are": float(np.mean(np.abs(truth - predicted) / truth)),
+                "bias": float(np.mean(np.log(truth / predicted))),
+                "beyond": float(np.log(n / rest["N"].max())),
+                "converged": bool(found.converged[best[k]]),
+            }
+        )
     return fit, rows
 
 
 def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
-    enough = all(len(np.unique(np.round(np.log(rest[a.name]), 6))) >= a.distinct for a in p.law.axes)
+    enough = all(
+        len(np.unique(np.round(np.log(rest[a.name]), 6))) >= a.distinct for a in p.law.axes
+    )
     return enough and len(rest) >= len(p.law.parameters)
 
 
@@ -165,7 +231,9 @@ def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict])
     if largest is None:
         return None
     beyond = max(0.0, float(np.log(target["N"] / points["N"].max())))
-    return abs(largest["bias"]) * max(1.0, beyond / largest["beyond"] if largest["beyond"] > 0 else 1.0)
+    return abs(largest["bias"]) * max(
+        1.0, beyond / largest["beyond"] if largest["beyond"] > 0 else 1.0
+    )
 
 
 def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float) -> dict:
@@ -176,13 +244,25 @@ def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level
     return {"C": budget} | {k: (float(values[k]), *spans[k]) for k in names}
 
 
-def _band(p: Prepared, fit: Fit, draws: resample.Resamples, points: pd.DataFrame, target: dict[str, float], tail: float) -> dict[str, list]:
+def _band(
+    p: Prepared,
+    fit: Fit,
+    draws: resample.Resamples,
+    points: pd.DataFrame,
+    target: dict[str, float],
+    tail: float,
+) -> dict[str, list]:
     tokens = np.geomspace(points["D"].min() / 1.3, max(target["D"], points["D"].max()) * 1.3, 40)
     x = np.stack([np.full(40, np.log(target["N"]) - p.centre[0]), np.log(tokens) - p.centre[1]], 1)
     many = np.array([p.law.function(np, t, x) for t in draws.theta]) * p.scale
     low, high = np.quantile(many, [tail, 1 - tail], axis=0)
     middle = fit.predict(N=target["N"], D=tokens)
-    return {"D": tokens.tolist(), "prediction": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
+    return {
+        "D": tokens.tolist(),
+        "prediction": middle.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
 
 
 def plain(value):

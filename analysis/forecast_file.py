@@ -21,13 +21,20 @@ def read_refusals(workdir: str | Path) -> list[dict]:
     return _read(workdir)["refused"]
 
 
-def refuse_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str) -> dict:
+def refuse_forecast(
+    workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str
+) -> dict:
     """Write down, once and before the target's step 0, why its proxies support no forecast."""
     body = _read(workdir)
     for entry in body["refused"]:
         if entry["target_spec_hash"] == target_spec_hash:
             return entry
-    entry = {"target_spec_hash": target_spec_hash, "target_run_id": target_run_id, "written_utc": _now(), "reason": reason}
+    entry = {
+        "target_spec_hash": target_spec_hash,
+        "target_run_id": target_run_id,
+        "written_utc": _now(),
+        "reason": reason,
+    }
     _write(Path(workdir) / schema.FORECAST, body | {"refused": [*body["refused"], entry]})
     return entry
 
@@ -40,11 +47,21 @@ def _read(workdir: str | Path) -> dict[str, list[dict]]:
         body = json.loads(path.read_text())
         return {"forecasts": list(body["forecasts"]), "refused": list(body.get("refused", []))}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"forecast={path}: unreadable ({error}); move it away, it is never overwritten") from error
+        raise UserError(
+            f"forecast={path}: unreadable ({error}); move it away, it is never overwritten"
+        ) from error
 
 
-def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: str, target: dict[str, float], *, seed: int = 0,
-                   level: float = 0.9, n: str = "params_total") -> dict:  # fmt: skip
+def write_forecast(
+    workdir: str | Path,
+    target_spec_hash: str,
+    target_run_id: str,
+    target: dict[str, float],
+    *,
+    seed: int = 0,
+    level: float = 0.9,
+    n: str = "params_total",
+) -> dict:
     """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one already there is returned as it is.
 
     `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises UserError when the target has metrics
@@ -57,16 +74,23 @@ def write_forecast(workdir: str | Path, target_spec_hash: str, target_run_id: st
         if entry["target_spec_hash"] == target_spec_hash:
             return entry
     runs = load(workdir, n=n)
-    begun = sum(int((table["run_id"] == target_run_id).sum()) for table in (runs.points, runs.train))
+    begun = sum(
+        int((table["run_id"] == target_run_id).sum()) for table in (runs.points, runs.train)
+    )
     if begun:
-        raise UserError(f"target={target_run_id}: has {begun} metric rows already; a forecast is written before step 0, use a new target")
+        raise UserError(
+            f"target={target_run_id}: has {begun} metric rows already; a forecast is written before step 0, use a new target"
+        )
     made = forecast(runs, target, seed=seed, level=level)
     entry = {
         "target_spec_hash": target_spec_hash,
         "target_run_id": target_run_id,
         "written_utc": _now(),
         **made.to_dict(),
-        "domains": {d: _domain(runs, target, seed, level, d) for d in sorted(set(runs.points["domain"]) - {"all"})},
+        "domains": {
+            d: _domain(runs, target, seed, level, d)
+            for d in sorted(set(runs.points["domain"]) - {"all"})
+        },
     }
     _write(workdir / schema.FORECAST, body | {"forecasts": [*entries, entry]})
     return entry

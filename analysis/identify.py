@@ -9,7 +9,12 @@ _TRADE = 0.9  # correlation of log-parameters over the simulated ladders above w
 
 
 def identified(
-    fit: Fit, draws: pd.DataFrame, spans: dict, points: pd.DataFrame, target: dict[str, float], moved: np.ndarray
+    fit: Fit,
+    draws: pd.DataFrame,
+    spans: dict,
+    points: pd.DataFrame,
+    target: dict[str, float],
+    moved: np.ndarray,
 ) -> tuple[str, ...]:
     """Sentences, most important first. `draws` are the parameters of the refits, `moved` the log change of the forecast in each."""
     far_n, far_d = target["N"] / points["N"].max(), target["D"] / points["D"].max()
@@ -18,14 +23,20 @@ def identified(
         f"and {far_d:.3g}x the largest D of the proxies."
     ]
     if fit.unidentified:
-        out.append(f"Not identified at all: {', '.join(fit.unidentified)} can move together without changing any prediction at the points.")
+        out.append(
+            f"Not identified at all: {', '.join(fit.unidentified)} can move together without changing any prediction at the points."
+        )
     for name, value in fit.params.items():
         low, high = spans[name]
         ratio = high / low if low > 0 else np.inf
         if name in fit.at_bound:
-            out.append(f"{name} sits at a bound of the search ({value:.3g}): the points do not determine it.")
+            out.append(
+                f"{name} sits at a bound of the search ({value:.3g}): the points do not determine it."
+            )
         elif ratio > 4:
-            out.append(f"{name} = {value:.3g} is not identified: the interval runs from {low:.3g} to {high:.3g}, a factor of {ratio:.3g}.")
+            out.append(
+                f"{name} = {value:.3g} is not identified: the interval runs from {low:.3g} to {high:.3g}, a factor of {ratio:.3g}."
+            )
         elif ratio > 1.5:
             out.append(f"{name} = {value:.3g} is known roughly: {low:.3g} to {high:.3g}.")
         else:
@@ -35,8 +46,13 @@ def identified(
         linked = np.corrcoef(logs.to_numpy().T)
     for i, one in enumerate(draws):
         for j in range(i + 1, len(draws.columns)):
-            if abs(linked[i, j]) > _TRADE and {one, draws.columns[j]} not in ({"A", "alpha"}, {"B", "beta"}):
-                out.append(f"{one} and {draws.columns[j]} trade off (correlation {linked[i, j]:+.2f}): quote them together or not at all.")
+            if abs(linked[i, j]) > _TRADE and {one, draws.columns[j]} not in (
+                {"A", "alpha"},
+                {"B", "beta"},
+            ):
+                out.append(
+                    f"{one} and {draws.columns[j]} trade off (correlation {linked[i, j]:+.2f}): quote them together or not at all."
+                )
     out.append(
         "A follows alpha, and B follows beta, over a narrow range of N and D: neither coefficient means anything without its exponent."
     )

@@ -39,19 +39,32 @@ class PowerLaw:
         return self.coefficient * np.asarray(x, float)[()] ** self.exponent
 
     def __str__(self) -> str:
-        span = "" if self.exponent_interval is None else " ({:.4f} to {:.4f})".format(*self.exponent_interval)
+        span = (
+            ""
+            if self.exponent_interval is None
+            else " ({:.4f} to {:.4f})".format(*self.exponent_interval)
+        )
         return f"{self.y} = {self.coefficient:.5g} {self.x}^{self.exponent:.5f}{span}   R2 {self.r2:.5f}, {self.points} points"
 
 
-def power_law(x: np.ndarray, y: np.ndarray, *, names: tuple[str, str] = ("C", "N*"), weights: np.ndarray | None = None,
-              draws: np.ndarray | None = None, level: float = 0.9) -> PowerLaw:  # fmt: skip
+def power_law(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    names: tuple[str, str] = ("C", "N*"),
+    weights: np.ndarray | None = None,
+    draws: np.ndarray | None = None,
+    level: float = 0.9,
+) -> PowerLaw:
     """Weighted least squares of ln y on ln x [m]; `draws` [K, m] are resampled y, NaN where a draw has none.
 
     Raises UserError with fewer than 3 points, as any two lie on a line.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3:
-        raise UserError(f"points={len(x)}: a power law of {names[1]} in {names[0]} needs 3 to be tested at all; add budgets")
+        raise UserError(
+            f"points={len(x)}: a power law of {names[1]} in {names[0]} needs 3 to be tested at all; add budgets"
+        )
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
     slope, intercept = (float(v[0]) for v in _lines(np.log(x), np.log(y)[None], w))
     residual = np.log(y) - intercept - slope * np.log(x)
@@ -61,7 +74,9 @@ def power_law(x: np.ndarray, y: np.ndarray, *, names: tuple[str, str] = ("C", "N
         slopes, intercepts = _lines(np.log(x), np.log(draws), w)
         ends = [(1 - level) / 2, (1 + level) / 2]
         if np.isfinite(slopes).any():
-            spans = tuple(tuple(map(float, np.nanquantile(v, ends))) for v in (slopes, np.exp(intercepts)))
+            spans = tuple(
+                tuple(map(float, np.nanquantile(v, ends))) for v in (slopes, np.exp(intercepts))
+            )
     r2 = float(1 - (residual**2).sum() / total) if total > 0 else 1.0
     return PowerLaw(*names, slope, float(np.exp(intercept)), r2, *spans, len(x))
 
@@ -75,7 +90,11 @@ def _lines(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.
     mx, my = w @ x / total, (w * y).sum(1) / total
     dx = x - mx[:, None]
     square = (w * dx**2).sum(1)
-    slope = np.where((seen.sum(1) > 2) & (square > 0), (w * dx * y).sum(1) / np.where(square > 0, square, 1), np.nan)
+    slope = np.where(
+        (seen.sum(1) > 2) & (square > 0),
+        (w * dx * y).sum(1) / np.where(square > 0, square, 1),
+        np.nan,
+    )
     return slope, my - slope * mx
 
 
@@ -94,26 +113,42 @@ def _parabola(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Located:
     t = (x - middle) / half  # normal equations of t in [-1, 1] are well conditioned
     design = np.stack([np.ones_like(t), t, t * t], 1)
     known = np.array([len(np.unique(np.round(x[row > 0] / _SAME_N))) > 2 for row in w])
-    matrix = np.where(known[:, None, None], np.einsum("kn,ni,nj->kij", w, design, design), np.eye(3))
+    matrix = np.where(
+        known[:, None, None], np.einsum("kn,ni,nj->kij", w, design, design), np.eye(3)
+    )
     c = np.linalg.solve(matrix, np.einsum("kn,ni,kn->ki", w, design, y)[..., None])[..., 0]
     convex = known & (c[:, 2] > 0)
     vertex = np.where(convex, -c[:, 1] / (2 * np.where(convex, c[:, 2], 1)), np.nan)
-    why = np.where(vertex < -1, "the minimum lies below the smallest N: add smaller models",
-                   np.where(vertex > 1, "the minimum lies above the largest N: add larger models", ""))  # fmt: skip
-    why = np.where(convex, why, np.where(known, "not convex in ln N: there is no minimum", "fewer than 3 sizes"))
+    why = np.where(
+        vertex < -1,
+        "the minimum lies below the smallest N: add smaller models",
+        np.where(vertex > 1, "the minimum lies above the largest N: add larger models", ""),
+    )
+    why = np.where(
+        convex,
+        why,
+        np.where(known, "not convex in ln N: there is no minimum", "fewer than 3 sizes"),
+    )
     return _Located(middle + half * vertex, c[:, 0] + c[:, 1] * vertex / 2, c[:, 2] / half**2, why)
 
 
 def _akima(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Located:
     """The lowest point of Akima's interpolation of ln loss on a grid of ln N; x [n] ascending and different, y [K, n]."""
-    from scipy.interpolate import Akima1DInterpolator  # jax depends on scipy; imported where it is used
+    from scipy.interpolate import (
+        Akima1DInterpolator,
+    )  # jax depends on scipy; imported where it is used
 
     grid = np.linspace(x[0], x[-1], (len(x) - 1) * _GRID)
     curve = Akima1DInterpolator(x, np.log(y), axis=1)(grid)
     lowest = np.nanargmin(curve, axis=1)
-    why = np.where(lowest == 0, "the smallest N is the best: add smaller models",
-                   np.where(lowest == len(grid) - 1, "the largest N is the best: add larger models", ""))  # fmt: skip
-    return _Located(grid[lowest], np.exp(curve[np.arange(len(y)), lowest]), np.full(len(y), np.nan), why)
+    why = np.where(
+        lowest == 0,
+        "the smallest N is the best: add smaller models",
+        np.where(lowest == len(grid) - 1, "the largest N is the best: add larger models", ""),
+    )
+    return _Located(
+        grid[lowest], np.exp(curve[np.arange(len(y)), lowest]), np.full(len(y), np.nan), why
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +163,11 @@ class Method:
 
 
 METHODS = {
-    m.name: m for m in (Method("parabola", _parabola, False, False, "2203.15556"), Method("akima", _akima, True, True, "2406.19146"))
+    m.name: m
+    for m in (
+        Method("parabola", _parabola, False, False, "2203.15556"),
+        Method("akima", _akima, True, True, "2406.19146"),
+    )
 }
 
 
@@ -195,7 +234,10 @@ class Isoflop:
         for m in self.minima:
             row = dataclasses.asdict(m)
             for name in ("N", "D", "loss"):
-                row[f"{name}_low"], row[f"{name}_high"] = row.pop(f"{name}_interval") or (None, None)
+                row[f"{name}_low"], row[f"{name}_high"] = row.pop(f"{name}_interval") or (
+                    None,
+                    None,
+                )
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -204,9 +246,13 @@ class Isoflop:
         return dataclasses.asdict(self) | {"source": METHODS[self.method].source}
 
     def __str__(self) -> str:
-        lines = [f"isoFLOP minima by {self.method} (arXiv {METHODS[self.method].source}), {self.level:.0%} intervals"]
+        lines = [
+            f"isoFLOP minima by {self.method} (arXiv {METHODS[self.method].source}), {self.level:.0%} intervals"
+        ]
         for m in self.minima:
-            found = m.refused or f"N* {m.N:.4g}  D* {m.D:.4g}  D*/N* {m.D / m.N:.3g}  loss {m.loss:.4f}"
+            found = (
+                m.refused or f"N* {m.N:.4g}  D* {m.D:.4g}  D*/N* {m.D / m.N:.3g}  loss {m.loss:.4f}"
+            )
             if m.N_interval and not m.refused:
                 found += "  N* from {:.4g} to {:.4g}".format(*m.N_interval)
             lines.append(f"  C {m.C:.4g}  {m.points:>3} points  {found}")
@@ -238,26 +284,47 @@ def budgets(c: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
     return index
 
 
-def isoflop(points: pd.DataFrame, *, method: str = "parabola", weights: str | None = None, min_points: int = 4, duplicates: str = "refuse",
-            tolerance: float = 0.1, resample: str = "noise", noise: float | None = None, level: float = 0.9, draws: int = 1000,
-            seed: int = 0) -> Isoflop:  # fmt: skip
+def isoflop(
+    points: pd.DataFrame,
+    *,
+    method: str = "parabola",
+    weights: str | None = None,
+    min_points: int = 4,
+    duplicates: str = "refuse",
+    tolerance: float = 0.1,
+    resample: str = "noise",
+    noise: float | None = None,
+    level: float = 0.9,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Isoflop:
     """Minima and power laws of a table with N, D, loss and C (FLOPs) or `budget`, which goes first and must be exact.
 
     resample: "noise" adds Gaussian noise of s.d. `noise` (loss units; for the parabola None takes it from the pooled residuals, Student's t),
     "points" draws points of a budget with replacement. duplicates: what to do with two points of one N in a budget.
     Raises UserError for an unknown option, a missing column or a bad value; what is wrong with one budget is in its `refused`.
     """
-    for field, value, known in (("method", method, METHODS), ("duplicates", duplicates, DUPLICATES), ("resample", resample, _RESAMPLE)):
+    for field, value, known in (
+        ("method", method, METHODS),
+        ("duplicates", duplicates, DUPLICATES),
+        ("resample", resample, _RESAMPLE),
+    ):
         if value not in known:
             raise UserError(f"{field}={value!r}: unknown; {nearest(value, known)}")
     how = METHODS[method]
-    if method == "akima" and (noise is None or resample != "noise" or duplicates == "keep" or weights):
+    if method == "akima" and (
+        noise is None or resample != "noise" or duplicates == "keep" or weights
+    ):
         raise UserError(
             "method='akima': interpolation has no residuals, weights or repeated N; give noise=<s.d. of loss between seeds>, "
             "resample='noise', duplicates='best' or 'mean', and no weights"
         )
     table = _checked(points, weights)
-    table["group"] = np.unique(table["C"], return_inverse=True)[1] if "budget" in points else budgets(table["C"], tolerance)
+    table["group"] = (
+        np.unique(table["C"], return_inverse=True)[1]
+        if "budget" in points
+        else budgets(table["C"], tolerance)
+    )
     rng = np.random.default_rng(seed)
     cleaned = [_clean(g, min_points, duplicates) for _, g in table.groupby("group")]
     freedom = None
@@ -278,22 +345,51 @@ def isoflop(points: pd.DataFrame, *, method: str = "parabola", weights: str | No
         stars = {name: np.array([getattr(minima[i], name) for i in good]) for name in ("N", "D")}
         errors = [minima[i].se_log_n for i in good]
         w = 1 / np.square(errors) if how.weighted else np.ones(len(good))
-        samples = None if drawn[good[0]] is None else [np.exp(np.stack([drawn[i][k] for i in good], 1)) for k in (0, 1)]
+        samples = (
+            None
+            if drawn[good[0]] is None
+            else [np.exp(np.stack([drawn[i][k] for i in good], 1)) for k in (0, 1)]
+        )
         laws = tuple(
-            power_law(c, stars[name], names=("C", f"{name}*"), weights=w, level=level, draws=None if samples is None else samples[k])
+            power_law(
+                c,
+                stars[name],
+                names=("C", f"{name}*"),
+                weights=w,
+                level=level,
+                draws=None if samples is None else samples[k],
+            )
             for k, name in enumerate(("N", "D"))
         )
         if len(good) > 3:
             keep = ~np.eye(len(good), dtype=bool)
-            without = [(float(c[i]), power_law(c[k], stars["N"][k], weights=w[k]).exponent) for i, k in enumerate(keep)]
+            without = [
+                (float(c[i]), power_law(c[k], stars["N"][k], weights=w[k]).exponent)
+                for i, k in enumerate(keep)
+            ]
             ends = [min(v for _, v in without), max(v for _, v in without)]
-            notes.append("the exponent of N* is {:.4f} to {:.4f} when one budget is left out".format(*ends))
+            notes.append(
+                "the exponent of N* is {:.4f} to {:.4f} when one budget is left out".format(*ends)
+            )
     if resample == "noise" and noise is None:
         notes.append("no intervals: as many points as coefficients in every budget; give noise")
     wide = np.exp(table.groupby("group")["C"].agg(lambda c: np.log(c.max() / c.min())).max()) - 1
     if wide > 1e-3:
-        notes.append(f"budgets hold compute that differs by up to {wide:.1%}; losses are not corrected for it")
-    return Isoflop(tuple(minima), *laws, method, resample, noise, level, draws, seed, tuple(without), tuple(notes))
+        notes.append(
+            f"budgets hold compute that differs by up to {wide:.1%}; losses are not corrected for it"
+        )
+    return Isoflop(
+        tuple(minima),
+        *laws,
+        method,
+        resample,
+        noise,
+        level,
+        draws,
+        seed,
+        tuple(without),
+        tuple(notes),
+    )
 
 
 _RESAMPLE = ("noise", "points")
@@ -305,12 +401,16 @@ def _checked(points: pd.DataFrame, weights: str | None) -> pd.DataFrame:
     names = [budget, "N", "D", "loss"] + ([weights] if weights else [])
     for name in names:
         if name not in points:
-            raise UserError(f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}")
+            raise UserError(
+                f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}"
+            )
     values = points[names].to_numpy(float)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         row, column = np.argwhere(bad)[0]
-        raise UserError(f"column {names[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); mend it")
+        raise UserError(
+            f"column {names[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); mend it"
+        )
     table = pd.DataFrame(values[:, :4], columns=["C", "N", "D", "loss"])
     return table.assign(w=values[:, 4] if weights else 1.0)
 
@@ -325,9 +425,13 @@ def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.Da
     if sizes < len(group):
         if duplicates == "refuse":
             twice = group["N"][size.duplicated()].iloc[0]
-            return group.assign(C=c), f"duplicated N={twice:.6g}: choose duplicates='best', 'mean' or 'keep'"
+            return group.assign(
+                C=c
+            ), f"duplicated N={twice:.6g}: choose duplicates='best', 'mean' or 'keep'"
         group = DUPLICATES[duplicates](group, size).reset_index(drop=True)
-    return group.assign(C=c), f"{sizes} sizes, fewer than {max(min_points, 3)}" if sizes < max(min_points, 3) else ""
+    return group.assign(C=c), f"{sizes} sizes, fewer than {max(min_points, 3)}" if sizes < max(
+        min_points, 3
+    ) else ""
 
 
 def _pooled(groups: list[pd.DataFrame]) -> tuple[float | None, int | None]:
@@ -342,8 +446,17 @@ def _pooled(groups: list[pd.DataFrame]) -> tuple[float | None, int | None]:
     return (np.sqrt(square / freedom), freedom) if freedom > 0 else (None, None)
 
 
-def _minimum(group: pd.DataFrame, refused: str, how: Method, resample: str, noise: float | None, freedom: int | None, level: float,
-             draws: int, rng: np.random.Generator):  # fmt: skip
+def _minimum(
+    group: pd.DataFrame,
+    refused: str,
+    how: Method,
+    resample: str,
+    noise: float | None,
+    freedom: int | None,
+    level: float,
+    draws: int,
+    rng: np.random.Generator,
+):
     """A Minimum, and draws of (ln N*, ln D*) [2, K] with NaN where a draw has none; None for no draws."""
     minimum = Minimum(C=float(group["C"].iloc[0]), points=len(group), refused=refused)
     if refused:
@@ -360,26 +473,51 @@ def _minimum(group: pd.DataFrame, refused: str, how: Method, resample: str, nois
             counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=draws)
             found = how.locate(x, np.broadcast_to(y, counts.shape), w * counts)
         else:
-            sd = noise if freedom is None else noise * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)))
+            sd = (
+                noise
+                if freedom is None
+                else noise * np.sqrt(freedom / rng.chisquare(freedom, (draws, 1)))
+            )
             shaken = y + sd / np.sqrt(w) * rng.standard_normal((draws, len(x)))
             found = how.locate(x, shaken, np.broadcast_to(w, shaken.shape))
         good = found.refused == ""
         failed = 1 - float(good.mean())
         minimum = dataclasses.replace(minimum, failed=failed)
         if failed > _MAJORITY:
-            return dataclasses.replace(minimum, refused=f"{failed:.0%} of the draws have no minimum: it is lost in the noise"), None
+            return dataclasses.replace(
+                minimum,
+                refused=f"{failed:.0%} of the draws have no minimum: it is lost in the noise",
+            ), None
         ends = [(1 - level) / 2, (1 + level) / 2]
         # A draw without a minimum counts as the end of the range that it points to; one that is not convex points to neither, so to both.
-        lost = np.where(np.isnan(found.log_n), np.where(np.arange(draws) % 2 == 0, x.min(), x.max()), found.log_n)
+        lost = np.where(
+            np.isnan(found.log_n),
+            np.where(np.arange(draws) % 2 == 0, x.min(), x.max()),
+            found.log_n,
+        )
         low, high = np.quantile(np.clip(lost, x.min(), x.max()), ends)
         se = float(found.log_n[good].std())
         if how.median:
-            log_n, loss = float(np.log(np.median(np.exp(found.log_n[good])))), float(np.median(found.loss[good]))
-            se = max(se, _LEAST_SD * (x.max() - x.min()) / ((len(x) - 1) * _GRID - 1)) * draws / good.sum()
+            log_n, loss = (
+                float(np.log(np.median(np.exp(found.log_n[good])))),
+                float(np.median(found.loss[good])),
+            )
+            se = (
+                max(se, _LEAST_SD * (x.max() - x.min()) / ((len(x) - 1) * _GRID - 1))
+                * draws
+                / good.sum()
+            )
         sample = np.where(good, np.stack([found.log_n, level_d + slope * found.log_n]), np.nan)
         edges = np.sort(np.exp(level_d + slope * np.array([low, high])))
-        minimum = dataclasses.replace(minimum, N_interval=(float(np.exp(low)), float(np.exp(high))), D_interval=tuple(map(float, edges)),
-                                      loss_interval=tuple(map(float, np.quantile(found.loss[good], ends))), se_log_n=se)  # fmt: skip
+        minimum = dataclasses.replace(
+            minimum,
+            N_interval=(float(np.exp(low)), float(np.exp(high))),
+            D_interval=tuple(map(float, edges)),
+            loss_interval=tuple(map(float, np.quantile(found.loss[good], ends))),
+            se_log_n=se,
+        )
     curvature = None if np.isnan(seen.curvature[0]) else float(seen.curvature[0])
     star = float(np.exp(level_d + slope * log_n))
-    return dataclasses.replace(minimum, N=float(np.exp(log_n)), D=star, loss=loss, curvature=curvature), sample
+    return dataclasses.replace(
+        minimum, N=float(np.exp(log_n)), D=star, loss=loss, curvature=curvature
+    ), sample

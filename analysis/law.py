@@ -74,20 +74,30 @@ class Law:
     def theta(self, values: dict[str, Any]) -> np.ndarray:
         """Values by name (floats, or arrays [S]) -> what the solver sees: [P] or [S, P]."""
         with np.errstate(divide="ignore"):
-            columns = [np.log(values[p.name]) if p.positive else np.asarray(values[p.name], float) for p in self.params]
+            columns = [
+                np.log(values[p.name]) if p.positive else np.asarray(values[p.name], float)
+                for p in self.params
+            ]
         return np.stack(np.broadcast_arrays(*columns), axis=-1)
 
     def values(self, xp: Any, theta: Any) -> dict[str, Any]:
         """The inverse of `theta`."""
-        return {p.name: xp.exp(theta[..., i]) if p.positive else theta[..., i] for i, p in enumerate(self.params)}
+        return {
+            p.name: xp.exp(theta[..., i]) if p.positive else theta[..., i]
+            for i, p in enumerate(self.params)
+        }
 
     def function(self, xp: Any, theta: Any, x: Any) -> Any:
         """theta [P], x [n, inputs] centred -> output / scale [n]."""
-        return self.call(xp, SimpleNamespace(**self.values(xp, theta)), *(x[:, i] for i in range(len(self.axes))))
+        return self.call(
+            xp, SimpleNamespace(**self.values(xp, theta)), *(x[:, i] for i in range(len(self.axes)))
+        )
 
     def natural(self, theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, Any]:
         """Parameters in the units of the data, from theta [P] or [S, P]; `centre` [inputs] are the logs of the units."""
-        return self._moved(self.values(np, np.asarray(theta, float)), np.asarray(centre, float), scale)
+        return self._moved(
+            self.values(np, np.asarray(theta, float)), np.asarray(centre, float), scale
+        )
 
     def centred(self, natural: dict[str, Any], centre: np.ndarray, scale: float) -> np.ndarray:
         """The inverse of `natural`."""
@@ -103,9 +113,13 @@ class Law:
         for i, a in enumerate(self.axes):
             v, w = values[weights > 0, i], weights[weights > 0]
             if a.kind == "log":
-                logs.setdefault(a.unit or a.name, []).append(float(np.average(np.log(v), weights=w)))
+                logs.setdefault(a.unit or a.name, []).append(
+                    float(np.average(np.log(v), weights=w))
+                )
             elif a.kind == "linear":
-                logs.setdefault(a.unit or a.name, []).append(float(np.log(np.average(np.abs(v), weights=w) or 1.0)))
+                logs.setdefault(a.unit or a.name, []).append(
+                    float(np.log(np.average(np.abs(v), weights=w) or 1.0))
+                )
         return np.array([float(np.mean(logs.get(a.unit or a.name, [0.0]))) for a in self.axes])
 
     def enter(self, values: np.ndarray, centre: np.ndarray) -> np.ndarray:
@@ -116,7 +130,9 @@ class Law:
             "linear": lambda v, c: v / np.exp(c),
             "share": lambda v, c: v,
         }
-        return np.stack([enters[a.kind](values[:, i], centre[i]) for i, a in enumerate(self.axes)], axis=1)
+        return np.stack(
+            [enters[a.kind](values[:, i], centre[i]) for i, a in enumerate(self.axes)], axis=1
+        )
 
     def starts(self, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
         """theta [draws, P]: nonlinear parameters spread evenly over their ranges, linear ones by least squares (variable projection)."""
@@ -126,10 +142,15 @@ class Law:
         for p, u in zip(curved, spread.T):
             low, high = p.start
             values[p.name] = low * (high / low) ** u if p.positive else low + (high - low) * u
-        rows = [self.projected({name: v[k] for name, v in values.items()}, x, y, w) for k in range(len(spread))]
+        rows = [
+            self.projected({name: v[k] for name, v in values.items()}, x, y, w)
+            for k in range(len(spread))
+        ]
         return np.clip(np.array([self.theta(row) for row in rows]), self.lower, self.upper)
 
-    def projected(self, curved: dict[str, Any], x: np.ndarray, y: np.ndarray, w: np.ndarray) -> dict[str, Any]:
+    def projected(
+        self, curved: dict[str, Any], x: np.ndarray, y: np.ndarray, w: np.ndarray
+    ) -> dict[str, Any]:
         """`curved`, the nonlinear parameters, with the linear ones at their least-squares values."""
         straight = [p for p in self.params if p.name not in curved]
         if not straight:
@@ -145,7 +166,9 @@ class Law:
         offset = at()
         design = np.stack([at(**{p.name: 1.0}) - offset for p in straight], axis=1) * root[:, None]
         least = np.array([p.start[0] if p.positive else -np.inf for p in straight])
-        return curved | dict(zip((p.name for p in straight), _bounded(design, (y - offset) * root, least)))
+        return curved | dict(
+            zip((p.name for p in straight), _bounded(design, (y - offset) * root, least))
+        )
 
 
 def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float) -> Law:
@@ -163,8 +186,19 @@ def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float
         return {k: v for k, v in law._moved(centred(vars(p)), centre, s).items() if k not in names}
 
     wide = {True: (1e-300, 1e300), False: (-1e300, 1e300)}
-    params = tuple(Parameter(p.name, (names[p.name],) * 2, wide[p.positive], p.positive) if p.name in names else p for p in law.params)
-    return replace(law, params=params, call=call, rescale=rescale, linear=tuple(n for n in law.linear if n not in names))
+    params = tuple(
+        Parameter(p.name, (names[p.name],) * 2, wide[p.positive], p.positive)
+        if p.name in names
+        else p
+        for p in law.params
+    )
+    return replace(
+        law,
+        params=params,
+        call=call,
+        rescale=rescale,
+        linear=tuple(n for n in law.linear if n not in names),
+    )
 
 
 def exp(value: Any) -> Any:
@@ -188,7 +222,10 @@ def _of(value: Any) -> Any:
 def jacobian(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
     """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no compilation for a single point."""
     step = 1e-30
-    columns = [np.broadcast_to(law.function(np, theta + 1j * step * unit, x).imag / step, len(x)) for unit in np.eye(len(theta))]
+    columns = [
+        np.broadcast_to(law.function(np, theta + 1j * step * unit, x).imag / step, len(x))
+        for unit in np.eye(len(theta))
+    ]
     return np.stack(columns, 1)
 
 
@@ -209,7 +246,9 @@ def _bounded(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.nda
     """Least squares with every coefficient at or above `least`: those below are fixed there, the others solved again."""
     value, fixed = np.where(np.isfinite(least), least, 0.0), np.zeros(design.shape[1], bool)
     while not fixed.all():
-        value[~fixed] = np.linalg.lstsq(design[:, ~fixed], right - design[:, fixed] @ value[fixed], rcond=None)[0]
+        value[~fixed] = np.linalg.lstsq(
+            design[:, ~fixed], right - design[:, fixed] @ value[fixed], rcond=None
+        )[0]
         below = ~fixed & (value < least)
         value[below] = least[below]
         if not below.any():

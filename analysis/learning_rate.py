@@ -46,10 +46,16 @@ class Curve:
     @property
     def sd(self) -> float | None:
         """Standard deviation of ln lr*, of the width of the 90 % interval."""
-        return None if self.optimum is None or self.low is None else float(np.log(self.high / self.low) / (2 * 1.6449))
+        return (
+            None
+            if self.optimum is None or self.low is None
+            else float(np.log(self.high / self.low) / (2 * 1.6449))
+        )
 
 
-def curves(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0) -> tuple[list[Curve], pd.DataFrame]:
+def curves(
+    source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
+) -> tuple[list[Curve], pd.DataFrame]:
     """Curves of every setting with at least three rates, smallest N first, and what was left out (run_id, step, domain, reason).
 
     Points are final decayed losses of all roles but the target: a proxy joins the curve of its sweep when it differs in nothing but the
@@ -63,7 +69,10 @@ def curves(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: floa
     left = [why(rows, "fewer than three learning rates with these settings") for rows in few]
     tables = [_by_rate(rows) for rows in groups]
     shared = _shared_noise(tables)
-    found = [_curve(rows, table, points.settings, shared, level, seed + i) for i, (rows, table) in enumerate(zip(groups, tables))]
+    found = [
+        _curve(rows, table, points.settings, shared, level, seed + i)
+        for i, (rows, table) in enumerate(zip(groups, tables))
+    ]
     return found, join(points.excluded, *left)
 
 
@@ -80,7 +89,11 @@ def _shared_noise(tables: list[pd.DataFrame]) -> tuple[float, float]:
     The median over curves, for a few that break up at a large rate would set the mean; each has one degree of freedom.
     """
     alive = [_alive(table) for table in tables]
-    each = [misfit(t.index.to_numpy(float), t["mean"].to_numpy(), t["count"].to_numpy(float)) for t in alive if len(t) >= 5]
+    each = [
+        misfit(t.index.to_numpy(float), t["mean"].to_numpy(), t["count"].to_numpy(float))
+        for t in alive
+        if len(t) >= 5
+    ]
     squares = [value for value, freedom in each if freedom]
     if not squares:
         return 0.0, 0.0
@@ -91,7 +104,9 @@ def _alive(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["lost"] == 0]
 
 
-def _noise(rows: pd.DataFrame, table: pd.DataFrame, shared: tuple[float, float]) -> tuple[float | None, float, str]:
+def _noise(
+    rows: pd.DataFrame, table: pd.DataFrame, shared: tuple[float, float]
+) -> tuple[float | None, float, str]:
     """Standard deviation of one run's loss, its degrees of freedom, and where it comes from."""
     freedom = (table["count"] - 1).clip(lower=0)
     if freedom.sum():
@@ -103,29 +118,67 @@ def _noise(rows: pd.DataFrame, table: pd.DataFrame, shared: tuple[float, float])
         # Two lower bounds: windows of the evaluation alone, and how far points are from their curves. The larger one is nearer.
         se = float(known.median())
         if count >= 3 and variance > se**2:
-            return float(np.sqrt(variance)), float(count), "misfit of the curves (no repeated seeds)"
+            return (
+                float(np.sqrt(variance)),
+                float(count),
+                "misfit of the curves (no repeated seeds)",
+            )
         return se, np.inf, "evaluation standard error (no repeated seeds: a lower bound)"
     if count:
         return float(np.sqrt(variance)), float(count), "misfit of the curves (no repeated seeds)"
     return None, np.inf, "unknown: no repeated seeds"
 
 
-def _curve(rows: pd.DataFrame, table: pd.DataFrame, settings: list[str], shared, level: float, seed: int) -> Curve:
+def _curve(
+    rows: pd.DataFrame, table: pd.DataFrame, settings: list[str], shared, level: float, seed: int
+) -> Curve:
     noise, freedom, origin = _noise(rows, table, shared)
     alive, lost = _alive(table), table[table["lost"] > 0]
-    rates, losses, counts = alive.index.to_numpy(float), alive["mean"].to_numpy(), alive["count"].to_numpy(float)
+    rates, losses, counts = (
+        alive.index.to_numpy(float),
+        alive["mean"].to_numpy(),
+        alive["count"].to_numpy(float),
+    )
     beyond = lost.index[lost.index > rates[-1]].min() if len(rates) else np.nan
     if len(rates) < LEAST_RATES:
-        body = {"refused": f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: add smaller rates"}
+        body = {
+            "refused": f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: add smaller rates"
+        }
         fields = dict.fromkeys(("rate", "low", "high", "loss", "curvature")) | body
     else:
-        best = optimum(rates, losses, counts, noise, freedom, level=level, seed=seed, beyond=None if np.isnan(beyond) else float(beyond))
+        best = optimum(
+            rates,
+            losses,
+            counts,
+            noise,
+            freedom,
+            level=level,
+            seed=seed,
+            beyond=None if np.isnan(beyond) else float(beyond),
+        )
         fields = vars(best)
     first = rows.iloc[0]
     return Curve(
-        size=str(first.get("size", f"{first['N']:.3g}")), N=float(first["N"]), D=float(first["D"]), rates=tuple(map(float, rates)),
-        losses=tuple(map(float, losses)), seeds=tuple(map(int, counts)), optimum=fields["rate"], low=fields["low"], high=fields["high"],
-        loss_at_optimum=fields["loss"], curvature=fields["curvature"], noise=noise, noise_source=origin, refused=fields["refused"],
-        diverged=tuple((float(r), int(t.lost), int(t.runs)) for r, t in zip(lost.index, lost.itertuples())),
-        settings={name: first[name] if isinstance(first[name], str) else float(first[name]) for name in settings if name not in ("N", "D")},
-    )  # fmt: skip
+        size=str(first.get("size", f"{first['N']:.3g}")),
+        N=float(first["N"]),
+        D=float(first["D"]),
+        rates=tuple(map(float, rates)),
+        losses=tuple(map(float, losses)),
+        seeds=tuple(map(int, counts)),
+        optimum=fields["rate"],
+        low=fields["low"],
+        high=fields["high"],
+        loss_at_optimum=fields["loss"],
+        curvature=fields["curvature"],
+        noise=noise,
+        noise_source=origin,
+        refused=fields["refused"],
+        diverged=tuple(
+            (float(r), int(t.lost), int(t.runs)) for r, t in zip(lost.index, lost.itertuples())
+        ),
+        settings={
+            name: first[name] if isinstance(first[name], str) else float(first[name])
+            for name in settings
+            if name not in ("N", "D")
+        },
+    )

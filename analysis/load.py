@@ -14,18 +14,71 @@ from stepladder.configs.errors import UserError
 
 COUNTS = ("params_total", "params_non_embedding")
 _RUN = (
-    "run_id", "name", "role", "study", "recipe", "arm", "size", "width", "depth", "parametrization", "state", "step", "N", "params_total", "params_non_embedding", "steps", "tokens_per_step", "D",
-    "train_flops", "train_flops_6nd", "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "learning_rate",
+    "run_id",
+    "name",
+    "role",
+    "study",
+    "recipe",
+    "arm",
+    "size",
+    "width",
+    "depth",
+    "parametrization",
+    "state",
+    "step",
+    "N",
+    "params_total",
+    "params_non_embedding",
+    "steps",
+    "tokens_per_step",
+    "D",
+    "train_flops",
+    "train_flops_6nd",
+    "flops_per_token_train",
+    "flops_per_token_6n",
+    "flops_per_token_inference",
+    "learning_rate",
     "weight_decay",
-    "warmup_steps", "schedule", "batch_size", "seq_len", "vocab_size", "compute_dtype", "seed", "data_seed", "parent", "parent_step", "root", "corpus",
+    "warmup_steps",
+    "schedule",
+    "batch_size",
+    "seq_len",
+    "vocab_size",
+    "compute_dtype",
+    "seed",
+    "data_seed",
+    "parent",
+    "parent_step",
+    "root",
+    "corpus",
     "tokenizer",
-    "spec_hash", "created",
-    "machine", "error",
-)  # fmt: skip
+    "spec_hash",
+    "created",
+    "machine",
+    "error",
+)
 _POINT = (
-    "run_id", "root", "role", "size", "state", "step", "N", "D", "C", "C_6nd", "domain", "loss", "loss_se", "bits_per_byte", "windows",
-    "tokens_evaluated", "decayed", "learning_rate", "seed", "data_seed",
-)  # fmt: skip
+    "run_id",
+    "root",
+    "role",
+    "size",
+    "state",
+    "step",
+    "N",
+    "D",
+    "C",
+    "C_6nd",
+    "domain",
+    "loss",
+    "loss_se",
+    "bits_per_byte",
+    "windows",
+    "tokens_evaluated",
+    "decayed",
+    "learning_rate",
+    "seed",
+    "data_seed",
+)
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *schema.FIELDS[schema.TRAIN])
 _TIMING = ("run_id", "role", "size", "N", "step", *schema.FIELDS[schema.TIMING])
 EXCLUDED = ("run_id", "step", "domain", "reason")
@@ -58,7 +111,9 @@ class Runs:
     excluded: pd.DataFrame
 
     def __str__(self) -> str:
-        states = ", ".join(f"{c} {s}" for s, c in self.runs["state"].value_counts().items()) or "none"
+        states = (
+            ", ".join(f"{c} {s}" for s, c in self.runs["state"].value_counts().items()) or "none"
+        )
         return f"{len(self.runs)} runs ({states}), {len(self.points)} evaluations, {len(self.excluded)} exclusions in {self.workdir}"
 
 
@@ -72,14 +127,22 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
         raise UserError(f"n={n!r}: unknown parameter count; use one of {', '.join(COUNTS)}")
     root = _path(workdir)
     if not root.exists():
-        raise UserError(f"workdir={str(workdir)!r}: does not exist; run `stepladder run --workdir={workdir}` first")
+        raise UserError(
+            f"workdir={str(workdir)!r}: does not exist; run `stepladder run --workdir={workdir}` first"
+        )
     excluded: list[dict] = []
     folders = (
-        sorted((p for p in (root / schema.RUNS).iterdir() if p.is_dir()), key=lambda p: p.name) if (root / schema.RUNS).exists() else []
+        sorted((p for p in (root / schema.RUNS).iterdir() if p.is_dir()), key=lambda p: p.name)
+        if (root / schema.RUNS).exists()
+        else []
     )
     ladder = _json(root / schema.LADDER) or {}
     known = {p.name for p in folders}
-    excluded += [_reason(r, "planned by the ladder, not started") for r in _ladder_ids(ladder) if r not in known]
+    excluded += [
+        _reason(r, "planned by the ladder, not started")
+        for r in _ladder_ids(ladder)
+        if r not in known
+    ]
     runs, evals, trains, timings = [], [], [], []
     for folder in folders:
         run = _run(folder, n, excluded)
@@ -88,7 +151,11 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
         runs.append(run)
         if run["state"] in STATE_REASONS:
             excluded.append(
-                _reason(run["run_id"], STATE_REASONS[run["state"]] + (f": {run['error']}" if run["error"] else ""), run["step"])
+                _reason(
+                    run["run_id"],
+                    STATE_REASONS[run["state"]] + (f": {run['error']}" if run["error"] else ""),
+                    run["step"],
+                )
             )
         rows = _rows(folder, run["run_id"], excluded)
         evals += [_point(run, row) for row in rows if row["kind"] == schema.EVAL]
@@ -97,7 +164,10 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
     _roots(runs, evals, excluded)
     points = _table(evals, _POINT)
     finite = np.isfinite(points["loss"])
-    excluded += [_reason(p.run_id, f"loss is {p.loss}", p.step, p.domain) for p in points[~finite].itertuples()]
+    excluded += [
+        _reason(p.run_id, f"loss is {p.loss}", p.step, p.domain)
+        for p in points[~finite].itertuples()
+    ]
     return Runs(
         workdir=str(workdir),
         n=n,
@@ -109,7 +179,15 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
     )
 
 
-_DTYPES = {"decayed": bool, "loss": float, "loss_se": float, "tokens_per_second": float, "mfu": float, "seconds": float, "steps": float}
+_DTYPES = {
+    "decayed": bool,
+    "loss": float,
+    "loss_se": float,
+    "tokens_per_second": float,
+    "mfu": float,
+    "seconds": float,
+    "steps": float,
+}
 
 
 def _table(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
@@ -128,7 +206,12 @@ def _path(workdir: str | Path) -> Any:
 
 
 def _reason(run_id: str, reason: str, step: float | None = None, domain: str = "") -> dict:
-    return {"run_id": run_id, "step": math.nan if step is None else step, "domain": domain, "reason": reason}
+    return {
+        "run_id": run_id,
+        "step": math.nan if step is None else step,
+        "domain": domain,
+        "reason": reason,
+    }
 
 
 def _json(path: Any) -> dict | None:
@@ -147,41 +230,83 @@ def _ladder_ids(ladder: dict) -> list[str]:
 
 def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
     """One row of `runs`, or None with the reason listed."""
-    spec, lineage, status = (_json(folder / name) for name in (schema.SPEC, schema.LINEAGE, schema.STATUS))
+    spec, lineage, status = (
+        _json(folder / name) for name in (schema.SPEC, schema.LINEAGE, schema.STATUS)
+    )
     if spec is None:
         excluded.append(_reason(folder.name, f"{schema.SPEC} is missing or unreadable"))
         return None
     if lineage is None:
-        excluded.append(_reason(folder.name, f"{schema.LINEAGE} is missing or unreadable: no parameter count to fit with"))
+        excluded.append(
+            _reason(
+                folder.name,
+                f"{schema.LINEAGE} is missing or unreadable: no parameter count to fit with",
+            )
+        )
         return None
     if status is None:
-        excluded.append(_reason(folder.name, f"{schema.STATUS} is missing or unreadable: taken as {schema.PENDING}"))
+        excluded.append(
+            _reason(
+                folder.name, f"{schema.STATUS} is missing or unreadable: taken as {schema.PENDING}"
+            )
+        )
         status = {}
     try:
         hyper, parent, tags = spec["hyper"], spec.get("parent") or {}, dict(spec.get("tags", ()))
         tokens_per_step = spec["batch_size"] * spec["data"]["seq_len"]
         planned = spec["steps"] * tokens_per_step
         return {
-            "run_id": folder.name, "name": spec["name"], "role": tags.get("role", ""), "study": tags.get("study", ""), "recipe": tags.get("recipe", ""),
-            "arm": tags.get("arm", ""), "compute_dtype": spec["model"].get("compute_dtype", ""),
-            "size": spec["model"]["size"], "width": spec["model"]["d_model"], "depth": spec["model"]["n_layers"],
+            "run_id": folder.name,
+            "name": spec["name"],
+            "role": tags.get("role", ""),
+            "study": tags.get("study", ""),
+            "recipe": tags.get("recipe", ""),
+            "arm": tags.get("arm", ""),
+            "compute_dtype": spec["model"].get("compute_dtype", ""),
+            "size": spec["model"]["size"],
+            "width": spec["model"]["d_model"],
+            "depth": spec["model"]["n_layers"],
             "parametrization": spec["model"].get("parametrization", "standard"),
-            "state": status.get("state", schema.PENDING), "step": status.get("step", 0),
+            "state": status.get("state", schema.PENDING),
+            "step": status.get("step", 0),
             "error": status.get("error") or status.get("reason") or "",
-            "N": lineage[n], "params_total": lineage["params_total"], "params_non_embedding": lineage["params_non_embedding"],
-            "steps": spec["steps"], "tokens_per_step": tokens_per_step, "D": planned,
-            "train_flops": planned * lineage["flops_per_token_train"], "train_flops_6nd": planned * lineage["flops_per_token_6n"],
-            **{k: lineage[k] for k in ("flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference")},
-            **{k: hyper[k] for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")},
-            "schedule": spec["optimizer"]["schedule"], "batch_size": spec["batch_size"], "seq_len": spec["data"]["seq_len"],
+            "N": lineage[n],
+            "params_total": lineage["params_total"],
+            "params_non_embedding": lineage["params_non_embedding"],
+            "steps": spec["steps"],
+            "tokens_per_step": tokens_per_step,
+            "D": planned,
+            "train_flops": planned * lineage["flops_per_token_train"],
+            "train_flops_6nd": planned * lineage["flops_per_token_6n"],
+            **{
+                k: lineage[k]
+                for k in (
+                    "flops_per_token_train",
+                    "flops_per_token_6n",
+                    "flops_per_token_inference",
+                )
+            },
+            **{
+                k: hyper[k]
+                for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")
+            },
+            "schedule": spec["optimizer"]["schedule"],
+            "batch_size": spec["batch_size"],
+            "seq_len": spec["data"]["seq_len"],
             "vocab_size": spec["model"]["vocab_size"],
-            "parent": parent.get("run_id"), "parent_step": parent.get("step"), "root": folder.name,
+            "parent": parent.get("run_id"),
+            "parent_step": parent.get("step"),
+            "root": folder.name,
             "corpus": spec["data"]["corpus"]["name"],
-            "tokenizer": lineage.get("tokenizer"), "spec_hash": lineage.get("spec_hash"), "created": lineage.get("created_utc"),
+            "tokenizer": lineage.get("tokenizer"),
+            "spec_hash": lineage.get("spec_hash"),
+            "created": lineage.get("created_utc"),
             "machine": lineage.get("machine"),
-        }  # fmt: skip
+        }
     except (KeyError, TypeError, ValueError) as error:
-        excluded.append(_reason(folder.name, f"{schema.SPEC} or {schema.LINEAGE} lacks a field: {error}"))
+        excluded.append(
+            _reason(folder.name, f"{schema.SPEC} or {schema.LINEAGE} lacks a field: {error}")
+        )
         return None
 
 
@@ -189,7 +314,11 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
     """Rows of all metric parts in order of step; of a step written twice the last attempt stands and the earlier one is listed."""
     metrics = folder / schema.METRICS
     parts = []
-    for path in sorted((p for p in metrics.iterdir() if p.name.endswith(".jsonl")), key=lambda p: p.name) if metrics.exists() else []:
+    for path in (
+        sorted((p for p in metrics.iterdir() if p.name.endswith(".jsonl")), key=lambda p: p.name)
+        if metrics.exists()
+        else []
+    ):
         try:
             parts.append((schema.part_range(path.name), path))
         except ValueError:
@@ -207,11 +336,25 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
             key = (row["kind"], row["step"], row.get("domain", ""))
             # The step a record begins at (0, or the parent's) belongs to its first part: no other part could hold it.
             if not (first < row["step"] <= last or row["step"] == first == begins):
-                excluded.append(_reason(run_id, f"part {path.name}: step outside of the part's range", row["step"], key[2]))
+                excluded.append(
+                    _reason(
+                        run_id,
+                        f"part {path.name}: step outside of the part's range",
+                        row["step"],
+                        key[2],
+                    )
+                )
                 continue
             if key in kept:
                 where = "twice in one part" if key in seen else "an earlier attempt"
-                excluded.append(_reason(run_id, f"duplicate {row['kind']} row ({where}); the last one stands", row["step"], key[2]))
+                excluded.append(
+                    _reason(
+                        run_id,
+                        f"duplicate {row['kind']} row ({where}); the last one stands",
+                        row["step"],
+                        key[2],
+                    )
+                )
             seen.add(key)
             kept[key] = row
     return [*sorted(kept.values(), key=lambda r: r["step"]), *timing]
@@ -239,9 +382,15 @@ def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
             if row["kind"] == schema.EVAL and not {"domain", "loss", "decayed"} <= row.keys():
                 raise ValueError("evaluation without domain, loss or decayed")
         except (ValueError, TypeError) as error:
-            cut = number == len(lines)  # no newline after it: the part is being written at this moment, or its writer was killed
+            cut = (
+                number == len(lines)
+            )  # no newline after it: the part is being written at this moment, or its writer was killed
             excluded.append(
-                _reason(run_id, f"part {path.name} line {number}: " + ("cut short while being written" if cut else f"unreadable ({error})"))
+                _reason(
+                    run_id,
+                    f"part {path.name} line {number}: "
+                    + ("cut short while being written" if cut else f"unreadable ({error})"),
+                )
             )
             continue
         rows.append(row)
@@ -250,11 +399,27 @@ def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
 
 def _point(run: dict, row: dict) -> dict:
     return {
-        **{k: run[k] for k in ("run_id", "root", "role", "size", "state", "N", "learning_rate", "seed", "data_seed")},
+        **{
+            k: run[k]
+            for k in (
+                "run_id",
+                "root",
+                "role",
+                "size",
+                "state",
+                "N",
+                "learning_rate",
+                "seed",
+                "data_seed",
+            )
+        },
         **{k: row.get(k, math.nan) for k in ("step", *schema.FIELDS[schema.EVAL])},
-        "loss": math.nan if row["loss"] is None else row["loss"], "D": row["tokens"], "decayed": bool(row["decayed"]),
-        "C": row["tokens"] * run["flops_per_token_train"], "C_6nd": row["tokens"] * run["flops_per_token_6n"],
-    }  # fmt: skip
+        "loss": math.nan if row["loss"] is None else row["loss"],
+        "D": row["tokens"],
+        "decayed": bool(row["decayed"]),
+        "C": row["tokens"] * run["flops_per_token_train"],
+        "C_6nd": row["tokens"] * run["flops_per_token_6n"],
+    }
 
 
 def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
@@ -268,7 +433,10 @@ def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
         run["root"] = root
         if run["parent"] and run["parent"] not in parents:
             excluded.append(
-                _reason(run["parent"], f"parent of {run['run_id']} has no readable record: the branch stands, its trunk does not")
+                _reason(
+                    run["parent"],
+                    f"parent of {run['run_id']} has no readable record: the branch stands, its trunk does not",
+                )
             )
     roots = {r["run_id"]: r["root"] for r in runs}
     for point in points:

@@ -61,8 +61,17 @@ OBJECTIVES = {
         Objective("huber_log", True, _huber, "2203.15556"),
         Objective("squared_log", True, _square, "2410.11840, in log loss"),
         Objective("squared", False, _square, "2410.11840"),
-        Objective("quantile_log", True, _smooth_quantile, "Koenker and Bassett 1978; tau 0.5 is LAD, 2404.10102", _FINE, _quantile),
-        Objective("quantile", False, _smooth_quantile, "Koenker and Bassett 1978", _FINE, _quantile),
+        Objective(
+            "quantile_log",
+            True,
+            _smooth_quantile,
+            "Koenker and Bassett 1978; tau 0.5 is LAD, 2404.10102",
+            _FINE,
+            _quantile,
+        ),
+        Objective(
+            "quantile", False, _smooth_quantile, "Koenker and Bassett 1978", _FINE, _quantile
+        ),
     )
 }
 SHORT = {"huber": "huber_log", "lad": "quantile_log", "mse": "squared"}  # what people type

@@ -6,9 +6,14 @@ from stepladder.analysis.document import document, figure, left_out, missing, nu
 from stepladder.analysis.figures import human
 
 _PHASES = {
-    "steps": "#0b3c5d", "compile": "#328cc1", "eval": "#8cc7d8", "checkpoint": "#e0a100", "data": "#c8384f", "restore": "#9aa5b1",
+    "steps": "#0b3c5d",
+    "compile": "#328cc1",
+    "eval": "#8cc7d8",
+    "checkpoint": "#e0a100",
+    "data": "#c8384f",
+    "restore": "#9aa5b1",
     "other": "#cbd2d9",
-}  # fmt: skip
+}
 
 
 def page(results: dict, drawn: dict[str, str]) -> str:
@@ -18,12 +23,19 @@ def page(results: dict, drawn: dict[str, str]) -> str:
 
 
 def _head(results: dict, drawn: dict) -> str:
-    states = ", ".join(f"{count} {escape(state)}" for state, count in sorted(results["states"].items())) or "no runs"
+    states = (
+        ", ".join(f"{count} {escape(state)}" for state, count in sorted(results["states"].items()))
+        or "no runs"
+    )
     out = (
         f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; '
         f"{escape(results['generated_utc'])}</p>"
     )
-    return out + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results)) + missing(results["missing"])
+    return (
+        out
+        + ("".join(_hero(e) for e in results["forecasts"]) or _no_forecast(results))
+        + missing(results["missing"])
+    )
 
 
 def _hero(entry: dict) -> str:
@@ -33,17 +45,33 @@ def _hero(entry: dict) -> str:
         ("", f"{entry['low']:.3f} to {entry['high']:.3f}", f"{entry['level']:.0%} interval"),
     ]
     if truth is not None:
-        tiles += [("", f"{truth:.3f}", "truth"), ("", f"{entry['error']:+.2%}", "error of the forecast")]
-        tiles += [("good", "inside", "the interval")] if entry["covered"] else [("red", "outside", "the interval")]
-    shown = "".join(f'<div class="tile {cls}"><b>{escape(big)}</b><span>{escape(small)}</span></div>' for cls, big, small in tiles)
-    pending = "" if truth is not None else f'<p class="note">No truth yet: {escape(entry["truth_reason"])}.</p>'
+        tiles += [
+            ("", f"{truth:.3f}", "truth"),
+            ("", f"{entry['error']:+.2%}", "error of the forecast"),
+        ]
+        tiles += (
+            [("good", "inside", "the interval")]
+            if entry["covered"]
+            else [("red", "outside", "the interval")]
+        )
+    shown = "".join(
+        f'<div class="tile {cls}"><b>{escape(big)}</b><span>{escape(small)}</span></div>'
+        for cls, big, small in tiles
+    )
+    pending = (
+        ""
+        if truth is not None
+        else f'<p class="note">No truth yet: {escape(entry["truth_reason"])}.</p>'
+    )
     about = f"Target {entry['target_run_id']}: N = {human(t['N'])} parameters, D = {human(t['D'])} tokens, C = {t['C']:.3g} training FLOPs."
     return f'<div class="hero"><div class="tiles">{shown}</div>{_number_line(entry)}<p class="note">{escape(about)}</p>{pending}</div>'
 
 
 def _number_line(entry: dict) -> str:
     """The interval as a bar, forecast and truth on it, the baselines as ticks below, on one scale of loss."""
-    marks = [(b["name"], b["prediction"]) for b in entry["baselines"] if b["prediction"] is not None]
+    marks = [
+        (b["name"], b["prediction"]) for b in entry["baselines"] if b["prediction"] is not None
+    ]
     values = [
         entry["low"],
         entry["high"],
@@ -63,20 +91,35 @@ def _number_line(entry: dict) -> str:
     ]
     if entry["truth"] is not None:
         y = at(entry["truth"])
-        parts.append(f'<circle cx="{y:.1f}" cy="40" r="7" fill="#1f2933" stroke="#fff" stroke-width="2"/>')
+        parts.append(
+            f'<circle cx="{y:.1f}" cy="40" r="7" fill="#1f2933" stroke="#fff" stroke-width="2"/>'
+        )
         near = abs(y - x) < 75  # the two words would touch
         where = (y + (46 if y >= x else -46), 18) if near else (y, 18)
-        parts.append(f'<text x="{where[0]:.1f}" y="{where[1]}" text-anchor="middle" fill="#1f2933">truth</text>')
+        parts.append(
+            f'<text x="{where[0]:.1f}" y="{where[1]}" text-anchor="middle" fill="#1f2933">truth</text>'
+        )
     placed: list[tuple[float, int]] = []
     for name, value in sorted(marks, key=lambda m: m[1]):
         spot = at(value)
-        row = next(r for r in range(len(marks) + 1) if all(abs(spot - s) > 165 or r != q for s, q in placed))
+        row = next(
+            r
+            for r in range(len(marks) + 1)
+            if all(abs(spot - s) > 165 or r != q for s, q in placed)
+        )
         placed.append((spot, row))
         anchor = "start" if spot < 90 else "end" if spot > 810 else "middle"
-        parts.append(f'<line x1="{spot:.1f}" x2="{spot:.1f}" y1="34" y2="46" stroke="#616e7c" stroke-width="2"/>')
-        parts.append(f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">{escape(name)} {value:.3f}</text>')
+        parts.append(
+            f'<line x1="{spot:.1f}" x2="{spot:.1f}" y1="34" y2="46" stroke="#616e7c" stroke-width="2"/>'
+        )
+        parts.append(
+            f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">{escape(name)} {value:.3f}</text>'
+        )
     height = 82 + 17 * max((r for _, r in placed), default=0)
-    label = escape(f"forecast {entry['prediction']:.3f}, interval {entry['low']:.3f} to {entry['high']:.3f}", quote=True)
+    label = escape(
+        f"forecast {entry['prediction']:.3f}, interval {entry['low']:.3f} to {entry['high']:.3f}",
+        quote=True,
+    )
     return (
         f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" style="width:100%;font:13px '
         f'system-ui,sans-serif">{"".join(parts)}</svg>'
@@ -84,14 +127,24 @@ def _number_line(entry: dict) -> str:
 
 
 def _no_forecast(results: dict) -> str:
-    said = "The law through the finished proxies is below." if results["law"] else "Nothing can be forecast yet."
-    return f'<div class="hero"><div class="tile"><b>No forecast yet</b><span>{said}</span></div></div>'
+    said = (
+        "The law through the finished proxies is below."
+        if results["law"]
+        else "Nothing can be forecast yet."
+    )
+    return (
+        f'<div class="hero"><div class="tile"><b>No forecast yet</b><span>{said}</span></div></div>'
+    )
 
 
 def _before(results: dict, drawn: dict) -> str:
     out = ""
     for e in results["forecasts"]:
-        begun = f"its record was opened at {escape(e['target_created'])}" if e["target_created"] else "it has not started"
+        begun = (
+            f"its record was opened at {escape(e['target_created'])}"
+            if e["target_created"]
+            else "it has not started"
+        )
         if e["target_created"] and e["target_created"] < e["written_utc"]:
             begun += ", which is EARLIER than the forecast: the clocks disagree, or this entry is no forecast"
         i = e["interval"]
@@ -128,7 +181,10 @@ def _beside(results: dict, drawn: dict) -> str:
                 f"{results['law']['formula']}, 5 parameters, least squares in log loss",
             ]
         ]
-        rows += [[b["name"], number(b["prediction"]), percent(b.get("error")), b["how"]] for b in e["baselines"]]
+        rows += [
+            [b["name"], number(b["prediction"]), percent(b.get("error")), b["how"]]
+            for b in e["baselines"]
+        ]
         out += table(["", "nats per token#", "error#", "how"], rows)
     return f"<h2>Beside three baselines</h2>{out}" if out else ""
 
@@ -143,11 +199,17 @@ def _law(results: dict, drawn: dict) -> str:
         [
             name,
             f"{value:.4g}",
-            f"{spans[name][0]:.3g} to {spans[name][1]:.3g}" if name in spans else f"relative s.e. {percent(law['log_se'][name], False)}",
+            f"{spans[name][0]:.3g} to {spans[name][1]:.3g}"
+            if name in spans
+            else f"relative s.e. {percent(law['log_se'][name], False)}",
         ]
         for name, value in law["params"].items()
     ]
-    count = "all parameters, embeddings included" if results["n"] == "params_total" else "parameters without embeddings"
+    count = (
+        "all parameters, embeddings included"
+        if results["n"] == "params_total"
+        else "parameters without embeddings"
+    )
     facts = (
         f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the loss, condition number "
         f"{law['condition'] or float('nan'):.3g}, "
@@ -176,7 +238,12 @@ def _allocation(entry: dict) -> str:
             f"{found[k][1]:.3g} to {found[k][2]:.3g}",
             f"{entry['target'][k]:.4g}" if k in entry["target"] else "",
         ]
-        for k, label in (("N", "parameters N*"), ("D", "tokens D*"), ("loss", "loss there"), ("a", "a of N* ~ C^a"))
+        for k, label in (
+            ("N", "parameters N*"),
+            ("D", "tokens D*"),
+            ("loss", "loss there"),
+            ("a", "a of N* ~ C^a"),
+        )
     ]
     return (
         f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>{table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
@@ -212,7 +279,9 @@ def _backtest(results: dict, drawn: dict) -> str:
         return ""
     return (
         "<h2>Back-test: hide a size, forecast it from the others</h2>"
-        + table(["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows)
+        + table(
+            ["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows
+        )
         + '<p class="note">Only the largest is an extrapolation like the target\'s; the others show how much single sizes matter.</p>'
     )
 
@@ -222,24 +291,59 @@ def _rates(results: dict, drawn: dict) -> str:
     if not curves:
         return ""
     rows = [
-        [c["size"], human(c["D"]), f"{c['optimum']:.3g}" if c["optimum"] else "none",
-         f"{c['low']:.3g} to {c['high']:.3g}" if c["low"] else "", c["refused"] or f"noise: {c['noise_source']}"] for c in curves
-    ]  # fmt: skip
+        [
+            c["size"],
+            human(c["D"]),
+            f"{c['optimum']:.3g}" if c["optimum"] else "none",
+            f"{c['low']:.3g} to {c['high']:.3g}" if c["low"] else "",
+            c["refused"] or f"noise: {c['noise_source']}",
+        ]
+        for c in curves
+    ]
     return f"<h2>Learning-rate curves</h2>{figure(drawn, 'learning_rate')}{table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
 
 
 def _trained(results: dict, drawn: dict) -> str:
     if not results["runs"]:
         return ""
-    head = ["run", "role", "N#", "non-embedding#", "D, tokens#", "FLOPs#", "6ND#", "learning rate#", "batch#", "seed#", "state"]
+    head = [
+        "run",
+        "role",
+        "N#",
+        "non-embedding#",
+        "D, tokens#",
+        "FLOPs#",
+        "6ND#",
+        "learning rate#",
+        "batch#",
+        "seed#",
+        "state",
+    ]
     rows = [
-        [r["run_id"], r["role"], human(r["params_total"]), human(r["params_non_embedding"]), human(r["D"]), f"{r['train_flops']:.3g}",
-         f"{r['train_flops_6nd']:.3g}",
-         f"{r['learning_rate']:.3g}", str(r["batch_size"]), str(r["seed"]), r["state"]]
-        for r in sorted(results["runs"], key=lambda r: (r["role"] == "target", r["role"] == "sweep", r["params_total"], r["D"]))
-    ]  # fmt: skip
+        [
+            r["run_id"],
+            r["role"],
+            human(r["params_total"]),
+            human(r["params_non_embedding"]),
+            human(r["D"]),
+            f"{r['train_flops']:.3g}",
+            f"{r['train_flops_6nd']:.3g}",
+            f"{r['learning_rate']:.3g}",
+            str(r["batch_size"]),
+            str(r["seed"]),
+            r["state"],
+        ]
+        for r in sorted(
+            results["runs"],
+            key=lambda r: (r["role"] == "target", r["role"] == "sweep", r["params_total"], r["D"]),
+        )
+    ]
     main, sweep = ([x for x in rows if (x[1] == "sweep") == s] for s in (False, True))
-    more = f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{table(head, sweep)}</details>" if sweep else ""
+    more = (
+        f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{table(head, sweep)}</details>"
+        if sweep
+        else ""
+    )
     note = (
         "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A "
         "branch's D includes its parent's."
@@ -252,7 +356,9 @@ def _domains(results: dict, drawn: dict) -> str:
     for e in results["forecasts"]:
         rows = []
         for name, d in e.get("domains", {}).items():
-            span = f"{d['low']:.3f} to {d['high']:.3f}" if d.get("prediction") else d.get("reason", "")
+            span = (
+                f"{d['low']:.3f} to {d['high']:.3f}" if d.get("prediction") else d.get("reason", "")
+            )
             inside = {True: "inside", False: "outside"}.get(d.get("covered"), "")
             rows.append(
                 [
@@ -266,7 +372,9 @@ def _domains(results: dict, drawn: dict) -> str:
                 ]
             )
         if rows:
-            out += table(["domain", "forecast#", "interval", "truth#", "error#", "", "bits per byte#"], rows)
+            out += table(
+                ["domain", "forecast#", "interval", "truth#", "error#", "", "bits per byte#"], rows
+            )
     return f"<h2>By domain</h2>{out}" if out else ""
 
 
@@ -280,8 +388,13 @@ def _time(results: dict, drawn: dict) -> str:
         for phase, share in ordered
     )
     rows = [[phase, f"{timing['seconds'][phase]:.1f}", f"{share:.1%}"] for phase, share in ordered]
-    speed = [[t["size"], human(t["N"]), human(t["tokens_per_second"]), percent(t["mfu"], False)] for t in timing["throughput"]]
-    tables = table(["phase", "seconds#", "share#"], rows) + (table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else "")
+    speed = [
+        [t["size"], human(t["N"]), human(t["tokens_per_second"]), percent(t["mfu"], False)]
+        for t in timing["throughput"]
+    ]
+    tables = table(["phase", "seconds#", "share#"], rows) + (
+        table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else ""
+    )
     return (
         f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.{_goodput(timing)}</p><div class="share">{bar}</div><div '
         f'class="pair">{tables}</div>'
@@ -291,7 +404,11 @@ def _time(results: dict, drawn: dict) -> str:
 def _goodput(timing: dict) -> str:
     if timing["goodput"] is None:
         return ""
-    again = f"; {timing['lost_steps']} steps were made again after a crash" if timing["lost_steps"] else ""
+    again = (
+        f"; {timing['lost_steps']} steps were made again after a crash"
+        if timing["lost_steps"]
+        else ""
+    )
     return f" Goodput, the share of all runs' time in steps that count: {timing['goodput']:.1%}{again}."
 
 
@@ -310,4 +427,16 @@ def _again(results: dict, drawn: dict) -> str:
     )
 
 
-_SECTIONS = (_head, _before, _beside, _law, _backtest, _domains, _rates, _trained, _time, _excluded, _again)
+_SECTIONS = (
+    _head,
+    _before,
+    _beside,
+    _law,
+    _backtest,
+    _domains,
+    _rates,
+    _trained,
+    _time,
+    _excluded,
+    _again,
+)

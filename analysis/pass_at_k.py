@@ -18,7 +18,9 @@ def pass_at_k(n: np.ndarray, c: np.ndarray, k: int) -> np.ndarray:
     if not k >= 1 or k % 1:
         raise UserError(f"k={k}: must be a whole number of at least 1")
     if (n < k).any():
-        raise UserError(f"k={k}: {int((n < k).sum())} of {n.size} problems have fewer samples (fewest {int(n.min())}); use a smaller k")
+        raise UserError(
+            f"k={k}: {int((n < k).sum())} of {n.size} problems have fewer samples (fewest {int(n.min())}); use a smaller k"
+        )
     pairs, where = np.unique(np.stack([n.ravel(), c.ravel()]), axis=1, return_inverse=True)
     chance = [_one(int(total), int(correct), int(k)) for total, correct in pairs.T]
     return np.array(chance, float)[where.ravel()].reshape(n.shape)[()]
@@ -31,8 +33,17 @@ def _one(n: int, c: int, k: int) -> float:
     return float(-np.expm1(np.log1p(-many / (n - np.arange(few))).sum()))
 
 
-def coverage(counts: pd.DataFrame, ks: list[int], *, by: tuple[str, ...] = (), n: str = "n", c: str = "c", level: float = 0.9,
-             resamples: int = 2000, seed: int = 0) -> pd.DataFrame:  # fmt: skip
+def coverage(
+    counts: pd.DataFrame,
+    ks: list[int],
+    *,
+    by: tuple[str, ...] = (),
+    n: str = "n",
+    c: str = "c",
+    level: float = 0.9,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
     """Mean pass@k over the problems of each group: columns *by, k, pass, low, high, problems, one row a group and k.
 
     One row of `counts` is one problem. low, high: bootstrap over problems, at `level`; with many samples a problem that is the error that
@@ -40,14 +51,18 @@ def coverage(counts: pd.DataFrame, ks: list[int], *, by: tuple[str, ...] = (), n
     """
     for name in (*by, n, c):
         if name not in counts:
-            raise UserError(f"column {name!r}: missing from the table; {nearest(name, map(str, counts.columns))}")
+            raise UserError(
+                f"column {name!r}: missing from the table; {nearest(name, map(str, counts.columns))}"
+            )
     if counts.empty:
         raise UserError("counts: no problem in the table; add rows")
     rng = np.random.default_rng(seed)
     rows = []
     for key, group in counts.groupby(list(by), sort=True) if by else [((), counts)]:
         chance = np.stack([pass_at_k(group[n].to_numpy(), group[c].to_numpy(), k) for k in ks], 1)
-        drawn = np.stack([chance[rng.integers(0, len(chance), len(chance))].mean(0) for _ in range(resamples)])
+        drawn = np.stack(
+            [chance[rng.integers(0, len(chance), len(chance))].mean(0) for _ in range(resamples)]
+        )
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
         for i, k in enumerate(ks):
             rows.append([*key, k, chance[:, i].mean(), low[i], high[i], len(chance)])

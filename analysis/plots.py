@@ -13,7 +13,14 @@ from stepladder.analysis.figures import _styled
 from stepladder.analysis.fit import Fit
 from stepladder.analysis.interval import Profile
 from stepladder.analysis.isoflop import Isoflop
-from stepladder.analysis.plots_fit import contours, extrapolation, no_line, no_plane, no_points, residuals
+from stepladder.analysis.plots_fit import (
+    contours,
+    extrapolation,
+    no_line,
+    no_plane,
+    no_points,
+    residuals,
+)
 from stepladder.analysis.plots_isoflop import isoflop
 from stepladder.analysis.plots_spread import ellipses, no_pair, profile
 from stepladder.configs.errors import UserError, nearest
@@ -52,7 +59,9 @@ def plot(thing: Any, kind: str, **options: Any) -> Figure:
     """What `thing.plot(kind, **options)` calls. Raises UserError for a kind that is not one of the type of `thing`."""
     mine = [name for name, entry in PLOTS.items() if isinstance(thing, entry.of)]
     if kind not in mine:
-        raise UserError(f"kind={kind!r}: no plot of a {type(thing).__name__}; {nearest(kind, mine)}")
+        raise UserError(
+            f"kind={kind!r}: no plot of a {type(thing).__name__}; {nearest(kind, mine)}"
+        )
     return PLOTS[kind].draw(thing, **options)
 
 

@@ -11,7 +11,16 @@ import pandas as pd
 from stepladder.analysis import resample
 from stepladder.analysis.allocate import CLOSED
 from stepladder.analysis.bootstrap import Bootstrap
-from stepladder.analysis.figures import INK, MUTED, TARGET, _axes, _log, _styled, human, size_colours
+from stepladder.analysis.figures import (
+    INK,
+    MUTED,
+    TARGET,
+    _axes,
+    _log,
+    _styled,
+    human,
+    size_colours,
+)
 from stepladder.analysis.fit import Fit
 from stepladder.analysis.law import Law
 from stepladder.analysis.objective import objective
@@ -21,16 +30,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_UNITS = {"N": "parameters", "D": "tokens", "C": "FLOPs", "U": "unique tokens", "loss": "nats per token", "batch": "tokens"}
+_UNITS = {
+    "N": "parameters",
+    "D": "tokens",
+    "C": "FLOPs",
+    "U": "unique tokens",
+    "loss": "nats per token",
+    "batch": "tokens",
+}
 _COUNTS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
 _MOST_CURVES = 6  # of an extrapolation: one for every size where there are few, else sizes spread over the range
-_SIMULATED, _GRID, _SPREAD = 400, 40, 80  # simulated tables of a band; values along its curve; values along each side of a plane
+_SIMULATED, _GRID, _SPREAD = (
+    400,
+    40,
+    80,
+)  # simulated tables of a band; values along its curve; values along each side of a plane
 _LEVELS = 11  # lines of equal output
 
 
 def label(law: Law, name: str) -> str:
     """An input or the output with its unit: "D, tokens"."""
-    unit = _UNITS.get(name) or next((a.unit for a in law.axes if a.name == name and a.unit != name), "")
+    unit = _UNITS.get(name) or next(
+        (a.unit for a in law.axes if a.name == name and a.unit != name), ""
+    )
     return f"{name}, {unit}" if unit else name
 
 
@@ -49,19 +71,29 @@ def points_of(fit: Fit) -> pd.DataFrame:
 
 def no_points(fit: Fit) -> str:
     """Why `residuals` cannot draw the fit, or nothing."""
-    return "" if len(fit.problem.y) else "the points are not in a fit that was read from a file; fit them again"
+    return (
+        ""
+        if len(fit.problem.y)
+        else "the points are not in a fit that was read from a file; fit them again"
+    )
 
 
 def no_plane(fit: Fit) -> str:
     """Why `contours` cannot draw the fit, or nothing."""
-    lacks = "" if {"N", "D"} <= set(fit.problem.law.inputs) else "contours are over N and D; plot the residuals, or fit a law of both"
+    lacks = (
+        ""
+        if {"N", "D"} <= set(fit.problem.law.inputs)
+        else "contours are over N and D; plot the residuals, or fit a law of both"
+    )
     return lacks or no_points(fit)
 
 
 def no_line(fit: Fit) -> str:
     """Why `extrapolation` cannot draw the fit, or nothing."""
     has = any(a.kind in _COUNTS for a in fit.problem.law.axes)
-    return no_points(fit) if has else "no logarithmic input to extrapolate along; plot the residuals"
+    return (
+        no_points(fit) if has else "no logarithmic input to extrapolate along; plot the residuals"
+    )
 
 
 @_styled
@@ -80,10 +112,25 @@ def residuals(fit: Fit) -> Figure:
     figure, several = panels(len(law.inputs), most=3)
     for name, axes in zip(law.inputs, several):
         for x, shade, y, w in zip(points[name], points[first], miss, points["w"]):
-            axes.plot(x, y, "o", ms=5, mfc=colours[shade] if w > 0 else "none", mec="white" if w > 0 else MUTED, mew=0.8)
-        axes.axhspan(-2 * unit * fit.residual_sd, 2 * unit * fit.residual_sd, color=MUTED, alpha=0.12, lw=0)
+            axes.plot(
+                x,
+                y,
+                "o",
+                ms=5,
+                mfc=colours[shade] if w > 0 else "none",
+                mec="white" if w > 0 else MUTED,
+                mew=0.8,
+            )
+        axes.axhspan(
+            -2 * unit * fit.residual_sd, 2 * unit * fit.residual_sd, color=MUTED, alpha=0.12, lw=0
+        )
         axes.axhline(0, color=INK, lw=1)
-        _scale(axes, law, name, f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, 'in its unit')}")
+        _scale(
+            axes,
+            law,
+            name,
+            f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, 'in its unit')}",
+        )
     several[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey")
     for axes in several[1:2]:
         axes.set_title(f"darker is larger {first}", fontweight="normal")
@@ -101,7 +148,9 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
         raise UserError(f"law={fit.law!r}: {no_plane(fit)}")
     law, points = fit.problem.law, points_of(fit)
     largest = points.loc[_farthest(law, points)]
-    given = {name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")}
+    given = {
+        name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")
+    }
     figure, axes = _axes(6.4, 4.8)
     sides = {}
     for name in ("N", "D"):
@@ -109,16 +158,40 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
         sides[name] = np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SPREAD)
     n, d = sides["N"], sides["D"]
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
-    low, high = plane.min(), np.quantile(plane, 0.97)  # the steep corner of small N and D would take most of the lines
-    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, _LEVELS + 1)[1:]
+    low, high = (
+        plane.min(),
+        np.quantile(plane, 0.97),
+    )  # the steep corner of small N and D would take most of the lines
+    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, _LEVELS + 1)[
+        1:
+    ]
     drawn = axes.contour(n, d, plane, levels=levels, colors=[MUTED], linewidths=0.9)
     axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])
     colours = size_colours(list(points["N"]))
-    axes.scatter(points["N"], points["D"], c=[colours[v] for v in points["N"]], s=30, ec="white", lw=0.8, zorder=3, label="points")
+    axes.scatter(
+        points["N"],
+        points["D"],
+        c=[colours[v] for v in points["N"]],
+        s=30,
+        ec="white",
+        lw=0.8,
+        zorder=3,
+        label="points",
+    )
     if fit.law in CLOSED:
         _optimal_path(axes, fit, n, d)
     if target:
-        axes.plot(target["N"], target["D"], "*", ms=16, mfc=TARGET, mec="white", ls="none", label="target", zorder=5)
+        axes.plot(
+            target["N"],
+            target["D"],
+            "*",
+            ms=16,
+            mfc=TARGET,
+            mec="white",
+            ls="none",
+            label="target",
+            zorder=5,
+        )
     axes.set_xlim(n[0], n[-1])
     axes.set_ylim(d[0], d[-1])
     _log(axes, label(law, "N"), label(law, "D"), y=True)
@@ -137,15 +210,33 @@ def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
         keep = (x >= n[0]) & (x <= n[-1]) & (y >= d[0]) & (y <= d[-1])
         found[name] = x[keep], y[keep], c[keep]
     exponent = float(CLOSED[fit.law](fit.params, least)[3])
-    axes.plot(*found["path"][:2], color=INK, lw=1.6, zorder=2, label=f"compute-optimal, N* ~ C^{exponent:.3f}")
+    axes.plot(
+        *found["path"][:2],
+        color=INK,
+        lw=1.6,
+        zorder=2,
+        label=f"compute-optimal, N* ~ C^{exponent:.3f}",
+    )
     axes.plot(*found["dots"][:2], "o", ms=4, color=INK, zorder=4)
     for x, y, c in zip(*found["dots"]):
-        axes.annotate(f"1e{np.log10(c):.0f} FLOPs", (x, y), xytext=(5, -9), textcoords="offset points", fontsize=8, color=INK)
+        axes.annotate(
+            f"1e{np.log10(c):.0f} FLOPs",
+            (x, y),
+            xytext=(5, -9),
+            textcoords="offset points",
+            fontsize=8,
+            color=INK,
+        )
 
 
 @_styled
-def extrapolation(fit: Fit, bootstrap: Bootstrap | None = None, at: Mapping[str, float] | None = None, level: float = 0.9,
-                  seed: int = 0) -> Figure:  # fmt: skip
+def extrapolation(
+    fit: Fit,
+    bootstrap: Bootstrap | None = None,
+    at: Mapping[str, float] | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+) -> Figure:
     """Output against the law's last logarithmic input: points, the law through some sizes, and in red the forecast with its band.
 
     The band is the error of the parameters over the refits of `bootstrap`; without one, where a new run falls (tables simulated from the
@@ -154,27 +245,59 @@ def extrapolation(fit: Fit, bootstrap: Bootstrap | None = None, at: Mapping[str,
     if no_line(fit):
         raise UserError(f"law={fit.law!r}: {no_line(fit)}")
     if bootstrap is not None and bootstrap.fit.law != fit.law:
-        raise UserError(f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this fit")
+        raise UserError(
+            f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this fit"
+        )
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     law, points = fit.problem.law, points_of(fit)
     along = [a.name for a in law.axes if a.kind in _COUNTS][-1]
     others = [name for name in law.inputs if name != along]
     if at is None:
-        at = points.loc[_farthest(law, points), others].to_dict() | {along: 10 * points[along].max()}
+        at = points.loc[_farthest(law, points), others].to_dict() | {
+            along: 10 * points[along].max()
+        }
     best = float(fit.predict(**at))  # first, as it names a missing input
     figure, axes = _axes(8.6, 4.6)
     _sizes(axes, fit, points, along, others)
-    x = np.unique([*np.geomspace(points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along]), _GRID), at[along]])
+    x = np.unique(
+        [
+            *np.geomspace(
+                points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along]), _GRID
+            ),
+            at[along],
+        ]
+    )
     grid = {name: np.full(len(x), float(at[name])) for name in others} | {along: x}
-    band = _refits(fit, bootstrap, grid, level) if bootstrap is not None else _new_runs(fit, grid, level, seed)
+    band = (
+        _refits(fit, bootstrap, grid, level)
+        if bootstrap is not None
+        else _new_runs(fit, grid, level, seed)
+    )
     if band is not None:
-        what = f"{level:.0%} of {len(bootstrap.theta)} refits" if bootstrap is not None else f"{level:.0%} of new runs"
+        what = (
+            f"{level:.0%} of {len(bootstrap.theta)} refits"
+            if bootstrap is not None
+            else f"{level:.0%} of new runs"
+        )
         axes.fill_between(x, *band, color=TARGET, alpha=0.13, lw=0, label=what)
-        axes.vlines(at[along], *band[:, int(np.searchsorted(x, at[along]))], color=TARGET, lw=1.6, zorder=4)
+        axes.vlines(
+            at[along], *band[:, int(np.searchsorted(x, at[along]))], color=TARGET, lw=1.6, zorder=4
+        )
     axes.plot(x, fit.predict(**grid), color=TARGET, lw=1.2, ls="--")
     shown = {name: at[name] for name in law.inputs}
-    axes.plot(at[along], best, "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label=f"{best:.4g} at {_named(shown)}", zorder=5)
+    axes.plot(
+        at[along],
+        best,
+        "D",
+        ms=6,
+        mfc="white",
+        mec=TARGET,
+        mew=1.6,
+        ls="none",
+        label=f"{best:.4g} at {_named(shown)}",
+        zorder=5,
+    )
     _scale(axes, law, along, label(law, law.output))
     axes.set_title(f"{fit.law} through the points, and its extrapolation")
     axes.legend(loc="best", ncols=2)
@@ -192,13 +315,24 @@ def _sizes(axes: Axes, fit: Fit, points: pd.DataFrame, along: str, others: list[
         rows = points[[s == setting for s in settings]]
         same, colour = rows[others].iloc[0], colours[rank]
         name = (_named(same) or "points") if rank in chosen else None
-        axes.plot(rows[along], rows[fit.problem.law.output], "o", ms=5, mfc=colour, mec="white", mew=0.8, label=name)
+        axes.plot(
+            rows[along],
+            rows[fit.problem.law.output],
+            "o",
+            ms=5,
+            mfc=colour,
+            mec="white",
+            mew=0.8,
+            label=name,
+        )
         if others and rank in chosen:
             x = np.geomspace(rows[along].min() / 1.2, rows[along].max() * 1.2, _GRID)
             axes.plot(x, fit.predict(**{along: x, **same}), color=colour, lw=1.2)
 
 
-def _refits(fit: Fit, bootstrap: Bootstrap, grid: dict[str, np.ndarray], level: float) -> np.ndarray:
+def _refits(
+    fit: Fit, bootstrap: Bootstrap, grid: dict[str, np.ndarray], level: float
+) -> np.ndarray:
     """[2, n]: quantiles of the law over the refits."""
     many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
     return np.quantile(many, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -209,21 +343,30 @@ def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) ->
     if fit.points <= fit.rank:
         return None
     p = fit.problem
-    draws = resample.simulate(p, fit, np.arange(len(p.y)), resamples=_SIMULATED, rng=np.random.default_rng(seed))
+    draws = resample.simulate(
+        p, fit, np.arange(len(p.y)), resamples=_SIMULATED, rng=np.random.default_rng(seed)
+    )
     out = []
     for row in pd.DataFrame(grid).to_dict("records"):
         errors, _ = resample.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
-        out.append(float(fit.predict(**row)) * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])))
+        out.append(
+            float(fit.predict(**row))
+            * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2]))
+        )
     return np.array(out).T
 
 
 def _named(values: Mapping[str, float] | pd.Series) -> str:
-    return ", ".join(f"{name} = {human(v) if abs(v) < 1e15 else f'{v:.3g}'}" for name, v in values.items())
+    return ", ".join(
+        f"{name} = {human(v) if abs(v) < 1e15 else f'{v:.3g}'}" for name, v in values.items()
+    )
 
 
 def _farthest(law: Law, points: pd.DataFrame) -> Any:
     """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0 counting as the least above it."""
-    counts = points.loc[points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)]
+    counts = points.loc[
+        points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)
+    ]
     return np.log(counts.clip(lower=counts.where(counts > 0).min(), axis=1)).sum(axis=1).idxmax()
 
 

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
 _WIDTH = 4.0  # a parabola without its points has no ends: drawn to this factor on either side, about as wide as profiles are
 _MOST_REASONS = 4
-_STAR = {"fmt": "D", "ms": 5, "mfc": "white", "mec": TARGET, "mew": 1.4, "ecolor": TARGET, "capsize": 2, "zorder": 4}
+_STAR = {
+    "fmt": "D",
+    "ms": 5,
+    "mfc": "white",
+    "mec": TARGET,
+    "mew": 1.4,
+    "ecolor": TARGET,
+    "capsize": 2,
+    "zorder": 4,
+}
 
 
 @_styled
@@ -29,7 +38,9 @@ def isoflop(result: Isoflop, points: pd.DataFrame | None = None) -> Figure:
     """
     good = [m for m in result.minima if not m.refused]
     if not good and points is None:
-        raise UserError(f"points=None: all {len(result.minima)} budgets were refused, so there is no minimum to draw; give the points")
+        raise UserError(
+            f"points=None: all {len(result.minima)} budgets were refused, so there is no minimum to draw; give the points"
+        )
     figure, several = panels(2 if good else 1, most=2, width=4.8)
     _profiles(several[0], result, points)
     if good:
@@ -53,9 +64,17 @@ def _profiles(axes: Axes, result: Isoflop, points: pd.DataFrame | None) -> None:
         if m.refused:
             continue
         if m.curvature is not None:
-            ends = (m.N / _WIDTH, m.N * _WIDTH) if seen is None else (seen["N"].min(), seen["N"].max())
+            ends = (
+                (m.N / _WIDTH, m.N * _WIDTH) if seen is None else (seen["N"].min(), seen["N"].max())
+            )
             n = np.geomspace(*ends, 40)
-            axes.plot(n, m.loss + m.curvature * np.log(n / m.N) ** 2, color=colour, lw=1.2, label=name if seen is None else None)
+            axes.plot(
+                n,
+                m.loss + m.curvature * np.log(n / m.N) ** 2,
+                color=colour,
+                lw=1.2,
+                label=name if seen is None else None,
+            )
         elif seen is not None:  # an interpolation, not a parabola
             axes.plot(seen["N"], seen["loss"], color=colour, lw=1.0)
         axes.errorbar(m.N, m.loss, xerr=_away(m.N, [m.N_interval]), **_STAR)
@@ -70,8 +89,12 @@ def _by_budget(result: Isoflop, points: pd.DataFrame) -> list[pd.DataFrame]:
     name = "budget" if "budget" in points else "C"
     for column in (name, "N", "loss"):
         if column not in points:
-            raise UserError(f"points: has no column {column!r}; give the table that `isoflop` was given")
-    far = np.abs(np.log(points[name].to_numpy(float))[:, None] - np.log([m.C for m in result.minima]))
+            raise UserError(
+                f"points: has no column {column!r}; give the table that `isoflop` was given"
+            )
+    far = np.abs(
+        np.log(points[name].to_numpy(float))[:, None] - np.log([m.C for m in result.minima])
+    )
     return [points[far.argmin(1) == k].sort_values("N") for k in range(len(result.minima))]
 
 
@@ -81,13 +104,24 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
     every = [m.C for m in result.minima]
     if result.N is not None:
         span = result.N.exponent_interval
-        name = f"N* ~ C^{result.N.exponent:.3f}" + (f" ({span[0]:.3f} to {span[1]:.3f})" if span else "")
+        name = f"N* ~ C^{result.N.exponent:.3f}" + (
+            f" ({span[0]:.3f} to {span[1]:.3f})" if span else ""
+        )
         x = np.array([min(every) / 1.3, max(every) * 1.3])
         axes.plot(x, result.N.at(x), color=INK, lw=1.2, label=name)
     refused = [m.C for m in result.minima if m.refused]
     if refused:
         foot = axes.get_xaxis_transform()
-        axes.plot(refused, np.full(len(refused), 0.03), "x", ms=7, mew=1.6, color=MUTED, transform=foot, label=f"refused ({len(refused)})")
+        axes.plot(
+            refused,
+            np.full(len(refused), 0.03),
+            "x",
+            ms=7,
+            mew=1.6,
+            color=MUTED,
+            transform=foot,
+            label=f"refused ({len(refused)})",
+        )
     axes.set_xlim(min(every) / 1.5, max(every) * 1.5)
     _log(axes, "C, FLOPs", "N*, parameters", y=True)
     flops(axes.xaxis)
@@ -95,7 +129,9 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
     axes.legend(loc="best")
 
 
-def _away(middle: float | np.ndarray, intervals: list[tuple[float, float] | None]) -> np.ndarray | None:
+def _away(
+    middle: float | np.ndarray, intervals: list[tuple[float, float] | None]
+) -> np.ndarray | None:
     """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where there are no intervals."""
     if any(i is None for i in intervals):
         return None

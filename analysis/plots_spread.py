@@ -19,11 +19,19 @@ _SHOWN = 4  # of a profile's rise, in rises to the limit
 
 def no_pair(bootstrap: Bootstrap) -> str:
     """Why `ellipses` cannot draw the bootstrap, or nothing."""
-    return "" if len(_varying(bootstrap)) > 1 else "fewer than two parameters vary between the refits; free another"
+    return (
+        ""
+        if len(_varying(bootstrap)) > 1
+        else "fewer than two parameters vary between the refits; free another"
+    )
 
 
 def _varying(bootstrap: Bootstrap) -> list[str]:
-    return [name for name in bootstrap.params if name not in bootstrap.fit.fixed and np.ptp(bootstrap.params[name]) > 0]
+    return [
+        name
+        for name in bootstrap.params
+        if name not in bootstrap.fit.fixed and np.ptp(bootstrap.params[name]) > 0
+    ]
 
 
 @_styled
@@ -40,7 +48,11 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     values = {name: bootstrap.params[name].to_numpy(float) for name in names}
-    logs = {p.name for p in fit.problem.law.params if p.name in names and p.positive and (values[p.name] > 0).all()}
+    logs = {
+        p.name
+        for p in fit.problem.law.params
+        if p.name in names and p.positive and (values[p.name] > 0).all()
+    }
     side = len(names) - 1
     figure = Figure(figsize=(2.2 * side + 1.2, 2.0 * side + 1.0), layout="constrained")
     grid = figure.subplots(side, side, squeeze=False)
@@ -51,9 +63,13 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
             continue
         cloud = np.stack([np.log(values[k]) if k in logs else values[k] for k in (x, y)], 1)
         outline = [np.exp(v) if k in logs else v for k, v in zip((x, y), _ellipse(cloud, level).T)]
-        axes.plot(values[x], values[y], ".", ms=2.5, mec="none", color=MUTED, alpha=0.35, rasterized=True)
+        axes.plot(
+            values[x], values[y], ".", ms=2.5, mec="none", color=MUTED, alpha=0.35, rasterized=True
+        )
         axes.plot(*outline, color=INK, lw=1.2)
-        axes.plot(fit.params[x], fit.params[y], "D", ms=5, mfc="white", mec=TARGET, mew=1.4, zorder=4)
+        axes.plot(
+            fit.params[x], fit.params[y], "D", ms=5, mfc="white", mec=TARGET, mew=1.4, zorder=4
+        )
         axes.set_title(f"r = {np.corrcoef(cloud.T)[0, 1]:.2f}", fontsize=9, fontweight="normal")
         axes.set_xscale("log" if x in logs else "linear")
         axes.set_yscale("log" if y in logs else "linear")
@@ -61,7 +77,11 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
         _few_ticks(axes.yaxis)
         axes.set_xlabel(x if i == side - 1 else "")
         axes.set_ylabel(y if j == 0 else "")
-    figure.suptitle(f"{fit.law}: {len(bootstrap.theta)} refits, ellipses with {level:.0%} of them", fontsize=11, fontweight="bold")
+    figure.suptitle(
+        f"{fit.law}: {len(bootstrap.theta)} refits, ellipses with {level:.0%} of them",
+        fontsize=11,
+        fontweight="bold",
+    )
     return figure
 
 
@@ -73,7 +93,9 @@ def _ellipse(cloud: np.ndarray, level: float) -> np.ndarray:
     variance, axes = np.linalg.eigh(spread)
     turn = np.linspace(0, 2 * np.pi, 181)
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
-    return middle + np.quantile(distance, level) * circle * np.sqrt(np.maximum(variance, 0)) @ axes.T
+    return (
+        middle + np.quantile(distance, level) * circle * np.sqrt(np.maximum(variance, 0)) @ axes.T
+    )
 
 
 @_styled
@@ -81,10 +103,23 @@ def profile(found: Profile) -> Figure:
     """The objective over its least value against the held parameter, with the profile interval shaded up to the grid's end if it has none."""
     figure, axes = _axes(5.8, 4.0)
     value, ratio = (found.frame[name].to_numpy() for name in ("value", "ratio"))
-    low, high = (value[0] if found.low is None else found.low), (value[-1] if found.high is None else found.high)
+    low, high = (
+        (value[0] if found.low is None else found.low),
+        (value[-1] if found.high is None else found.high),
+    )
     axes.axvspan(low, high, color=TARGET, alpha=0.13, lw=0, label=f"{found.level:.0%} interval")
     axes.plot(value, ratio, color=INK, lw=1.4)
-    axes.plot(value[ratio.argmin()], ratio.min(), "D", ms=6, mfc="white", mec=TARGET, mew=1.6, ls="none", label="least")
+    axes.plot(
+        value[ratio.argmin()],
+        ratio.min(),
+        "D",
+        ms=6,
+        mfc="white",
+        mec=TARGET,
+        mew=1.6,
+        ls="none",
+        label="least",
+    )
     ends = [end for end in (found.low, found.high) if end is not None]
     limit = found.limit
     axes.axhline(limit, color=TARGET, lw=1, ls="--", label="limit")
@@ -109,7 +144,11 @@ def _few_ticks(axis: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(numticks=4) if axis.get_scale() == "log" and high > 20 * low else MaxNLocator(3))
+    axis.set_major_locator(
+        LogLocator(numticks=4) if axis.get_scale() == "log" and high > 20 * low else MaxNLocator(3)
+    )
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda v, _: human(v) if 1e3 <= abs(v) < 1e15 else f"{v:.3g}"))
+    axis.set_major_formatter(
+        FuncFormatter(lambda v, _: human(v) if 1e3 <= abs(v) < 1e15 else f"{v:.3g}")
+    )
     axis.set_tick_params(labelsize=8)

@@ -55,19 +55,29 @@ def boundaries(points: RatePoints, *, above: float = 0.0, excess: float = EXCESS
     A run broke when its record says that it diverged, when it ends `above` nats per token over its initial loss, or `excess` over the
     lowest mean loss of its setting: it lived, and learned nothing of use.
     """
-    return [_boundary(rows, points.settings, above, excess) for rows in points.groups() if rows["learning_rate"].nunique() > 1]
+    return [
+        _boundary(rows, points.settings, above, excess)
+        for rows in points.groups()
+        if rows["learning_rate"].nunique() > 1
+    ]
 
 
 def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: float) -> Boundary:
     l0, _ = initial_loss(rows)
     limit = rows.groupby("learning_rate")["loss"].mean().min() + excess
     lost = rows["diverged"] | (rows["loss"] > (limit if l0 is None else min(limit, l0 + above)))
-    table = rows.assign(lost=lost).groupby("learning_rate")["lost"].agg(["sum", "count"]).sort_index()
+    table = (
+        rows.assign(lost=lost).groupby("learning_rate")["lost"].agg(["sum", "count"]).sort_index()
+    )
     broken = table.index[table["sum"] > 0]
     diverges = float(broken[0]) if len(broken) else None
     below = table.index[table.index < diverges] if diverges is not None else table.index
     survives = float(below[-1]) if len(below) else None
-    mixed = tuple(float(r) for r in table.index if diverges is not None and r > diverges and table.at[r, "sum"] == 0)
+    mixed = tuple(
+        float(r)
+        for r in table.index
+        if diverges is not None and r > diverges and table.at[r, "sum"] == 0
+    )
     note = ""
     if diverges is None:
         note = f"nothing diverged up to {survives:.3g}: add larger rates"
@@ -77,11 +87,23 @@ def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: flo
         note = f"not monotone: {', '.join(f'{r:.3g}' for r in mixed)} survived above it; add seeds"
     first = rows.iloc[0]
     return Boundary(
-        size=str(first.get("size", "")), N=float(first["N"]), D=float(first["D"]),
-        settings={n: first[n] if isinstance(first[n], str) else float(first[n]) for n in settings if n not in ("N", "D")},
-        survives=survives, survivors=int(table.at[survives, "count"]) if survives is not None else 0, diverges=diverges,
-        lost=(int(table.at[diverges, "sum"]), int(table.at[diverges, "count"])) if diverges is not None else (0, 0), mixed=mixed, note=note,
-    )  # fmt: skip
+        size=str(first.get("size", "")),
+        N=float(first["N"]),
+        D=float(first["D"]),
+        settings={
+            n: first[n] if isinstance(first[n], str) else float(first[n])
+            for n in settings
+            if n not in ("N", "D")
+        },
+        survives=survives,
+        survivors=int(table.at[survives, "count"]) if survives is not None else 0,
+        diverges=diverges,
+        lost=(int(table.at[diverges, "sum"]), int(table.at[diverges, "count"]))
+        if diverges is not None
+        else (0, 0),
+        mixed=mixed,
+        note=note,
+    )
 
 
 def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) -> BoundaryLaw:
@@ -106,6 +128,15 @@ def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) ->
             a, b = np.polyfit(x[pick] - x.mean(), y, 1)
             drawn.append((np.exp(b), a))
     spans = np.quantile(np.array(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
-    notes = tuple(f"left out: size {b.size}, D = {b.D:.3g}: {b.note}" for b in found if b not in closed)
+    notes = tuple(
+        f"left out: size {b.size}, D = {b.D:.3g}: {b.note}" for b in found if b not in closed
+    )
     rate = (float(np.exp(level_0)), *map(float, spans[:, 0]))
-    return BoundaryLaw(float(np.exp(x.mean())), rate, (float(slope), *map(float, spans[:, 1])), len(closed), level, notes)
+    return BoundaryLaw(
+        float(np.exp(x.mean())),
+        rate,
+        (float(slope), *map(float, spans[:, 1])),
+        len(closed),
+        level,
+        notes,
+    )

@@ -47,7 +47,9 @@ class Comparison:
     verdict: str
 
 
-def drifts(found: list[Curve], axis: str = "width", *, level: float = 0.9, seed: int = 0) -> tuple[list[Drift], tuple[str, ...]]:
+def drifts(
+    found: list[Curve], axis: str = "width", *, level: float = 0.9, seed: int = 0
+) -> tuple[list[Drift], tuple[str, ...]]:
     """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more, and why the others have none.
 
     Weighted least squares of ln lr* on ln axis, weights from the optima's intervals and their scatter around the line. Where the other of N
@@ -57,23 +59,38 @@ def drifts(found: list[Curve], axis: str = "width", *, level: float = 0.9, seed:
         raise UserError(f"axis={axis!r}: unknown; use one of {', '.join(AXES)}")
     groups: dict[tuple[str, str], list[Curve]] = {}
     for curve in found:
-        groups.setdefault((str(curve.settings.get("parametrization", "")), str(curve.settings.get("recipe", ""))), []).append(curve)
+        groups.setdefault(
+            (str(curve.settings.get("parametrization", "")), str(curve.settings.get("recipe", ""))),
+            [],
+        ).append(curve)
     out, notes = [], []
     for i, ((kind, recipe), curves) in enumerate(sorted(groups.items())):
         name = " ".join(w for w in (kind, recipe) if w) or "all runs"
-        refused = tuple(f"left out: size {c.size}, D = {c.D:.3g}: {c.refused}" for c in curves if c.optimum is None)
-        good = [c for c in curves if c.optimum is not None and np.isfinite(at(c, axis)) and at(c, axis) > 0]
+        refused = tuple(
+            f"left out: size {c.size}, D = {c.D:.3g}: {c.refused}"
+            for c in curves
+            if c.optimum is None
+        )
+        good = [
+            c
+            for c in curves
+            if c.optimum is not None and np.isfinite(at(c, axis)) and at(c, axis) > 0
+        ]
         if len({at(c, axis) for c in good}) < 2:
             notes.append(
                 f"{name}: {len({at(c, axis) for c in good})} values of {axis} have an optimum, a drift needs two; add sizes"
                 + "".join(f"; {r}" for r in refused)
             )
             continue
-        out.append(_drift(kind, recipe, axis, good, refused, level, np.random.default_rng(seed + i)))
+        out.append(
+            _drift(kind, recipe, axis, good, refused, level, np.random.default_rng(seed + i))
+        )
     return out, tuple(notes)
 
 
-def compare(found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9) -> list[Comparison]:
+def compare(
+    found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9
+) -> list[Comparison]:
     """For every recipe that has both parametrisations, and for all together: does `first` drift less than `other`, or is it not settled?"""
     pairs = []
     for recipe in sorted({d.recipe for d in found}):
@@ -85,15 +102,29 @@ def compare(found: list[Drift], first: str = "mup", other: str = "standard", *, 
     return [_compare(recipe, both, first, other, level) for recipe, both in pairs]
 
 
-def _compare(recipe: str, both: list[tuple[Drift, Drift]], first: str, other: str, level: float) -> Comparison:
+def _compare(
+    recipe: str, both: list[tuple[Drift, Drift]], first: str, other: str, level: float
+) -> Comparison:
     drawn = np.mean([np.abs(b.draws) - np.abs(a.draws) for a, b in both], axis=0)
     value = float(np.mean([abs(b.slope[0]) - abs(a.slope[0]) for a, b in both]))
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     probability, axis = float((drawn > 0).mean()), both[0][0].axis
-    winner = (first, other) if probability >= _SURE else (other, first) if probability <= 1 - _SURE else None
-    said = f"{winner[0]} drifts less than {winner[1]}" if winner else f"not settled whether {first} drifts less than {other}"
+    winner = (
+        (first, other)
+        if probability >= _SURE
+        else (other, first)
+        if probability <= 1 - _SURE
+        else None
+    )
+    said = (
+        f"{winner[0]} drifts less than {winner[1]}"
+        if winner
+        else f"not settled whether {first} drifts less than {other}"
+    )
     verdict = f"{said} with {axis}{f' ({recipe})' if recipe else ''}: probability {probability:.3f} that {first} does"
-    return Comparison(first, other, recipe, axis, (value, float(low), float(high)), probability, verdict)
+    return Comparison(
+        first, other, recipe, axis, (value, float(low), float(high)), probability, verdict
+    )
 
 
 def at(curve: Curve, axis: str) -> float:
@@ -101,13 +132,23 @@ def at(curve: Curve, axis: str) -> float:
     return float({"N": curve.N, "D": curve.D}.get(axis, curve.settings.get(axis, np.nan)))
 
 
-def _drift(kind: str, recipe: str, axis: str, good: list[Curve], refused: tuple, level: float, rng: np.random.Generator) -> Drift:
+def _drift(
+    kind: str,
+    recipe: str,
+    axis: str,
+    good: list[Curve],
+    refused: tuple,
+    level: float,
+    rng: np.random.Generator,
+) -> Drift:
     x, y = np.log([at(c, axis) for c in good]), np.log([c.optimum for c in good])
     other = "N" if axis == "D" else "D"
     z = np.log([at(c, other) for c in good])
     columns, held = [np.ones(len(x)), x - x.mean()], ()
     wide = np.column_stack([*columns, z - z.mean()])
-    singular = np.linalg.svd(wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False)
+    singular = np.linalg.svd(
+        wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False
+    )
     if len(good) > 3 and np.ptp(z) > 1e-6 and singular[-1] > 0.05:
         columns, held = [*columns, z - z.mean()], (other,)
     design = np.column_stack(columns)
@@ -115,11 +156,15 @@ def _drift(kind: str, recipe: str, axis: str, good: list[Curve], refused: tuple,
     notes = list(refused)
     sd = np.array([c.sd or (max(known) if known else 0.0) for c in good])
     if not known:
-        notes.append("no optimum has an interval: the slope's is from the scatter around the line alone")
+        notes.append(
+            "no optimum has an interval: the slope's is from the scatter around the line alone"
+        )
     scatter = _scatter(design, y, sd)
     freedom = len(y) - design.shape[1]
     if not freedom:
-        notes.append(f"as many optima as coefficients: nothing checks that ln lr* is straight in ln {axis}")
+        notes.append(
+            f"as many optima as coefficients: nothing checks that ln lr* is straight in ln {axis}"
+        )
     if np.ptp(z) > 1e-6 and not held:
         notes.append(f"{other} moves along with {axis}: the slope is of both")
     total = np.sqrt(sd**2 + scatter**2)

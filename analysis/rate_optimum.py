@@ -21,8 +21,17 @@ class Optimum:
     refused: str = ""
 
 
-def optimum(rates: np.ndarray, losses: np.ndarray, counts: np.ndarray, noise: float | None, freedom: float, *, level: float = 0.9,
-            seed: int = 0, beyond: float | None = None) -> Optimum:  # fmt: skip
+def optimum(
+    rates: np.ndarray,
+    losses: np.ndarray,
+    counts: np.ndarray,
+    noise: float | None,
+    freedom: float,
+    *,
+    level: float = 0.9,
+    seed: int = 0,
+    beyond: float | None = None,
+) -> Optimum:
     """The minimum of a curve through the lowest point and two neighbours on each side: rates ascending, mean losses of `counts` runs.
 
     The curve is a parabola in ln rate, with a cubic term where that is larger than its standard error: losses rise faster above the best
@@ -36,10 +45,16 @@ def optimum(rates: np.ndarray, losses: np.ndarray, counts: np.ndarray, noise: fl
     found, curvature, bottom = _minimum(x, losses[None], counts, np.array([best]), noise)
     rate, curvature = float(np.exp(found[0])), float(curvature[0])
     if not curvature > 0:
-        return Optimum(curvature=curvature, refused="the losses near the minimum are not convex in log learning rate: add seeds or rates")
+        return Optimum(
+            curvature=curvature,
+            refused="the losses near the minimum are not convex in log learning rate: add seeds or rates",
+        )
     window = _window(x, losses[None], np.array([best]))[0]
     if not x[window][0] <= found[0] <= x[window][-1]:
-        return Optimum(curvature=curvature, refused=f"the curve's minimum ({rate:.3g}) lies outside of its points: add rates around it")
+        return Optimum(
+            curvature=curvature,
+            refused=f"the curve's minimum ({rate:.3g}) lies outside of its points: add rates around it",
+        )
     if noise is None:
         return Optimum(rate, None, None, float(bottom[0]), curvature)
     low, high = _interval(x, losses, counts, noise, freedom, level, np.random.default_rng(seed))
@@ -58,7 +73,9 @@ def misfit(rates: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> tuple[f
         return 0.0, 0
     z = x - x[best]
     found, _ = _coefficients(z, losses[None], counts, window, np.array([True]))
-    return float((window[0] * counts * (losses - (z[:, None] ** np.arange(4)) @ found[0]) ** 2).sum()), freedom
+    return float(
+        (window[0] * counts * (losses - (z[:, None] ** np.arange(4)) @ found[0]) ** 2).sum()
+    ), freedom
 
 
 def _edge(rates: np.ndarray, best: int, beyond: float | None) -> str:
@@ -77,7 +94,9 @@ def _window(x: np.ndarray, y: np.ndarray, best: np.ndarray) -> np.ndarray:
     return (gap <= 1) | ((gap == 2) & (above <= _FAR * near))
 
 
-def _coefficients(z: np.ndarray, y: np.ndarray, counts: np.ndarray, window: np.ndarray, cubic: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _coefficients(
+    z: np.ndarray, y: np.ndarray, counts: np.ndarray, window: np.ndarray, cubic: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Weighted least squares of y [K, R] on 1, z, z^2, z^3 (z [R] or [K, R]) within `window`, z^3 only where `cubic` [K]: [K, 4].
 
     And the standard error of the cubic coefficient for a noise of one, [K].
@@ -88,10 +107,14 @@ def _coefficients(z: np.ndarray, y: np.ndarray, counts: np.ndarray, window: np.n
     right = np.einsum("kr,kr,kri->ki", weight, y, basis)
     normal[~cubic, 3, :] = normal[~cubic, :, 3] = 0.0
     normal[~cubic, 3, 3], right[~cubic, 3] = 1.0, 0.0
-    return np.linalg.solve(normal, right[..., None])[..., 0], np.sqrt(np.linalg.inv(normal)[:, 3, 3])
+    return np.linalg.solve(normal, right[..., None])[..., 0], np.sqrt(
+        np.linalg.inv(normal)[:, 3, 3]
+    )
 
 
-def _minimum(x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _minimum(
+    x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., a number, [K], or None when unknown."""
     window, z = _window(x, y, best), x[None] - x[best][:, None]
     fit, _ = _coefficients(z, y, counts, window, np.zeros(len(y), bool))
@@ -109,15 +132,27 @@ def _minimum(x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray,
 
 
 def _interval(
-    x: np.ndarray, losses: np.ndarray, counts: np.ndarray, noise: float, freedom: float, level: float, rng
+    x: np.ndarray,
+    losses: np.ndarray,
+    counts: np.ndarray,
+    noise: float,
+    freedom: float,
+    level: float,
+    rng,
 ) -> tuple[float, float]:
-    scale = noise * np.sqrt(freedom / rng.chisquare(freedom, _DRAWS)) if np.isfinite(freedom) else np.full(_DRAWS, noise)
+    scale = (
+        noise * np.sqrt(freedom / rng.chisquare(freedom, _DRAWS))
+        if np.isfinite(freedom)
+        else np.full(_DRAWS, noise)
+    )
     y = losses + scale[:, None] * rng.standard_normal((_DRAWS, len(x))) / np.sqrt(counts)
     best = y.argmin(1)
     inner = np.clip(best, 1, len(x) - 2)
     at, curvature, _ = _minimum(x, y, counts, inner, noise)
     at = at + rng.uniform(-_GRID, _GRID, _DRAWS) * (x[inner + 1] - x[inner - 1]) / 2
-    if len(x) == 3:  # no fourth point tells how skewed the curve is: up to e^z, whose cubic term is a third of its square
+    if (
+        len(x) == 3
+    ):  # no fourth point tells how skewed the curve is: up to e^z, whose cubic term is a third of its square
         at = at + rng.uniform(-1, 1, _DRAWS) / 6 * (x[1] - x[0]) * (x[2] - x[1])
     # A draw without a minimum inside counts as the point it leans to: the edge of the grid is all that is known then.
     good = (curvature > 0) & (best == inner) & np.isfinite(at)

@@ -36,14 +36,24 @@ def verdict(found: RateStudy) -> list[str]:
     out += [c.verdict for c in found.comparisons]
     if found.rule is not None:
         spans = found.rule.spans(found.level)
-        said = ", ".join(f"{k} {_span(v)}" for k, v in spans.items()) or "no intervals: as many optima as coefficients"
-        out.append(f"through the optima: lr* = {found.rule.c:.4g} N^{found.rule.a:.4f} D^{found.rule.b:.4f} ({said})")
+        said = (
+            ", ".join(f"{k} {_span(v)}" for k, v in spans.items())
+            or "no intervals: as many optima as coefficients"
+        )
+        out.append(
+            f"through the optima: lr* = {found.rule.c:.4g} N^{found.rule.a:.4f} D^{found.rule.b:.4f} ({said})"
+        )
     if found.near is not None:
         n = found.near
         said = ", ".join(f"{k} {_span(v)}" for k, v in n.rate.items())
-        out.append(f"through the {n.runs} runs within {n.within:.2%} of the best of their {n.cells} (N, D): lr {said}")
+        out.append(
+            f"through the {n.runs} runs within {n.within:.2%} of the best of their {n.cells} (N, D): lr {said}"
+        )
         if n.batch:
-            out.append(f"the same for the batch ({n.batch_unit}): " + ", ".join(f"{k} {_span(v)}" for k, v in n.batch.items()))
+            out.append(
+                f"the same for the batch ({n.batch_unit}): "
+                + ", ".join(f"{k} {_span(v)}" for k, v in n.batch.items())
+            )
     law = found.boundary_law
     if law is not None:
         out.append(
@@ -67,34 +77,71 @@ def body(found: RateStudy, drawn: dict[str, str]) -> str:
 
 def _tiles(found: RateStudy) -> list[tuple[str, str]]:
     tiles = [
-        (f"{d.factor[0]:.2g}", f"drift of lr* with {d.axis}, {d.parametrization or 'all'} {d.recipe}".strip()) for d in found.drifts[:3]
+        (
+            f"{d.factor[0]:.2g}",
+            f"drift of lr* with {d.axis}, {d.parametrization or 'all'} {d.recipe}".strip(),
+        )
+        for d in found.drifts[:3]
     ]
-    return tiles + ([(f"{c.probability:.2f}", f"probability that {c.first} drifts less") for c in found.comparisons[:1]])
+    return tiles + (
+        [
+            (f"{c.probability:.2f}", f"probability that {c.first} drifts less")
+            for c in found.comparisons[:1]
+        ]
+    )
 
 
 def _curves(found: RateStudy, drawn: dict) -> str:
     if not found.curves:
         return ""
-    head = ["size", "D#", "settings", "rates#", "seeds#", "best rate#", f"{found.level:.0%} interval", "loss there#", ""]
-    chosen, other = ([_row(c) for c in found.curves if (c in found.chosen) == s] for s in (True, False))
+    head = [
+        "size",
+        "D#",
+        "settings",
+        "rates#",
+        "seeds#",
+        "best rate#",
+        f"{found.level:.0%} interval",
+        "loss there#",
+        "",
+    ]
+    chosen, other = (
+        [_row(c) for c in found.curves if (c in found.chosen) == s] for s in (True, False)
+    )
     shown, more = chosen[:_SHOWN], chosen[_SHOWN:] + other
-    folded = f"<details><summary>{len(more)} more curves</summary>{table(head, more)}</details>" if more else ""
+    folded = (
+        f"<details><summary>{len(more)} more curves</summary>{table(head, more)}</details>"
+        if more
+        else ""
+    )
     note = (
         "A curve is made of runs that differ in the learning rate and the seeds alone; the optimum is the minimum of a curve through the "
         "lowest point and two neighbours on each side, in ln rate. The interval holds noise, the choice of the lowest point and the shape."
     )
-    notes = "".join(f'<p class="note">{escape(n)}.</p>' for n in (*found.notes, *found.points.notes))
+    notes = "".join(
+        f'<p class="note">{escape(n)}.</p>' for n in (*found.notes, *found.points.notes)
+    )
     return f'<h2>Loss against learning rate</h2>{figure(drawn, "curves")}<p class="note">{note}</p>{notes}{table(head, shown)}{folded}'
 
 
 def _row(c) -> list[str]:
     settings = ", ".join(
-        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in c.settings.items() if v not in ("", None) and v == v
+        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}"
+        for k, v in c.settings.items()
+        if v not in ("", None) and v == v
     )
     span = f"{c.low:.3g} to {c.high:.3g}" if c.low is not None else ""
-    broken = "; ".join(f"{lost} of {runs} diverged at {rate:.3g}" for rate, lost, runs in c.diverged)
+    broken = "; ".join(
+        f"{lost} of {runs} diverged at {rate:.3g}" for rate, lost, runs in c.diverged
+    )
     about = "; ".join(w for w in (c.refused or f"noise: {c.noise_source}", broken) if w)
-    seeds = f"{min(c.seeds)} to {max(c.seeds)}" if c.seeds and min(c.seeds) < max(c.seeds) else str(c.seeds[0]) if c.seeds else "0"
+    seeds = (
+        f"{min(c.seeds)} to {max(c.seeds)}"
+        if c.seeds and min(c.seeds) < max(c.seeds)
+        else str(c.seeds[0])
+        if c.seeds
+        else "0"
+    )
     best = f"{c.optimum:.3g}" if c.optimum is not None else "none"
     loss = f"{c.loss_at_optimum:.4f}" if c.loss_at_optimum is not None else ""
     return [c.size, human(c.D), settings, str(len(c.rates)), seeds, best, span, loss, about]
@@ -104,13 +151,33 @@ def _drift(found: RateStudy, drawn: dict) -> str:
     if not found.drifts:
         return ""
     rows = [
-        [d.parametrization or "all", d.recipe, d.axis, str(d.optima), _span(d.slope), _span(d.factor), "; ".join(d.notes)]
+        [
+            d.parametrization or "all",
+            d.recipe,
+            d.axis,
+            str(d.optima),
+            _span(d.slope),
+            _span(d.factor),
+            "; ".join(d.notes),
+        ]
         for d in found.drifts
     ]
-    compared = "".join(f"<p><b>{escape(c.verdict)}</b>; difference of the slopes {escape(_span(c.less))}.</p>" for c in found.comparisons)
+    compared = "".join(
+        f"<p><b>{escape(c.verdict)}</b>; difference of the slopes {escape(_span(c.less))}.</p>"
+        for c in found.comparisons
+    )
     shown = "".join(figure(drawn, name) for name in drawn if name.startswith("drift_"))
     return f"<h2>Drift of the best rate</h2>{compared}{shown}" + table(
-        ["parametrisation", "recipe", "along", "optima#", "d ln lr* / d ln", "factor, smallest to largest", ""], rows
+        [
+            "parametrisation",
+            "recipe",
+            "along",
+            "optima#",
+            "d ln lr* / d ln",
+            "factor, smallest to largest",
+            "",
+        ],
+        rows,
     )
 
 
@@ -121,7 +188,10 @@ def _rule(found: RateStudy, drawn: dict) -> str:
     if found.near is not None:
         near = f"runs within {found.near.within:.2%}, resampled by {found.near.resampled}"
         rows += [[f"{near}: rate", k, _span(v)] for k, v in found.near.rate.items()]
-        rows += [[f"{near}: batch, {found.near.batch_unit}", k, _span(v)] for k, v in found.near.batch.items()]
+        rows += [
+            [f"{near}: batch, {found.near.batch_unit}", k, _span(v)]
+            for k, v in found.near.batch.items()
+        ]
     if not rows and found.rule is None:
         return ""
     note = "Red marks, where the sizes are its own: the published 1.79 N^-.713 D^.307 (arXiv 2503.04715), whose N has no embeddings."
@@ -135,14 +205,44 @@ def _cost(found: RateStudy, drawn: dict) -> str:
     rows = []
     for c, s in pairs:
         value = _span((s.value, s.low, s.high)) if s.value is not None else "none"
-        l0 = f"{s.initial_loss:.3f}, {s.initial_source}" if s.initial_loss is not None else s.initial_source
+        l0 = (
+            f"{s.initial_loss:.3f}, {s.initial_source}"
+            if s.initial_loss is not None
+            else s.initial_source
+        )
         rates = f"{s.rates[0]:.3g} to {s.rates[1]:.3g}, {s.rates[2]}"
-        rows.append([c.size, human(c.D), *(str(c.settings.get(k, "")) for k in ("parametrization", "recipe")), value, l0, rates, f"{s.diverged} of {s.runs}", s.refused])  # fmt: skip
+        rows.append(
+            [
+                c.size,
+                human(c.D),
+                *(str(c.settings.get(k, "")) for k in ("parametrization", "recipe")),
+                value,
+                l0,
+                rates,
+                f"{s.diverged} of {s.runs}",
+                s.refused,
+            ]
+        )
     same = len({s.rates for _, s in pairs}) == 1
-    note = "Mean over the rates of min(loss, initial loss) - lowest (arXiv 2309.14322); a diverged run counts as its initial loss. " + (
-        "" if same else "The rates tried differ between the rows, and only sensitivities over the same rates compare."
+    note = (
+        "Mean over the rates of min(loss, initial loss) - lowest (arXiv 2309.14322); a diverged run counts as its initial loss. "
+        + (
+            ""
+            if same
+            else "The rates tried differ between the rows, and only sensitivities over the same rates compare."
+        )
     )
-    head = ["size", "D#", "parametrisation", "recipe", "nats per token", "initial loss", "rates", "diverged", ""]
+    head = [
+        "size",
+        "D#",
+        "parametrisation",
+        "recipe",
+        "nats per token",
+        "initial loss",
+        "rates",
+        "diverged",
+        "",
+    ]
     return f'<h2>What a wrong rate costs</h2>{figure(drawn, "sensitivity")}<p class="note">{escape(note)}</p>{table(head, rows)}'
 
 
@@ -152,10 +252,29 @@ def _broken(found: RateStudy, drawn: dict) -> str:
         return ""
     rate = lambda v: "none" if v is None else f"{v:.3g}"  # noqa: E731
     rows = [
-        [b.size, human(b.D), *(str(b.settings.get(k, "")) for k in ("parametrization", "recipe")), rate(b.survives), str(b.survivors),
-         rate(b.diverges), f"{b.lost[0]} of {b.lost[1]}", b.note] for b in found.boundaries
-    ]  # fmt: skip
-    head = ["size", "D#", "parametrisation", "recipe", "survives#", "seeds#", "diverges#", "seeds", ""]
+        [
+            b.size,
+            human(b.D),
+            *(str(b.settings.get(k, "")) for k in ("parametrization", "recipe")),
+            rate(b.survives),
+            str(b.survivors),
+            rate(b.diverges),
+            f"{b.lost[0]} of {b.lost[1]}",
+            b.note,
+        ]
+        for b in found.boundaries
+    ]
+    head = [
+        "size",
+        "D#",
+        "parametrisation",
+        "recipe",
+        "survives#",
+        "seeds#",
+        "diverges#",
+        "seeds",
+        "",
+    ]
     note = f"A run counts as diverged when its record says so, or it ends above its initial loss or {EXCESS:g} nat above the lowest of its setting."
     return f'<h2>Where runs diverge</h2>{figure(drawn, "divergence")}<p class="note">{escape(note)}</p>{table(head, rows)}'
 
@@ -166,4 +285,8 @@ def _left(found: RateStudy) -> str:
 
 def _span(span: tuple) -> str:
     value, low, high = span[:3]
-    return f"{value:.4g} (no interval)" if low is None or not np.isfinite(low) else f"{value:.4g} ({low:.4g} to {high:.4g})"
+    return (
+        f"{value:.4g} (no interval)"
+        if low is None or not np.isfinite(low)
+        else f"{value:.4g} ({low:.4g} to {high:.4g})"
+    )

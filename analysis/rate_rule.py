@@ -34,11 +34,16 @@ class Rule:
             return {}
         reach = float(t.ppf((1 + level) / 2, self.points - len(self.names)))
         value = {"ln c": float(np.log(self.c)), "a": self.a, "b": self.b}
-        return {k: (value[k], value[k] - reach * self.se[k], value[k] + reach * self.se[k]) for k in self.names}
+        return {
+            k: (value[k], value[k] - reach * self.se[k], value[k] + reach * self.se[k])
+            for k in self.names
+        }
 
     def __str__(self) -> str:
         return f"lr* = {self.c:.4g} N^{self.a:.4f} D^{self.b:.4f}   ({self.points} optima" + (
-            f", residual s.d. {self.residual_sd:.3g} in ln lr)" if self.residual_sd is not None else ")"
+            f", residual s.d. {self.residual_sd:.3g} in ln lr)"
+            if self.residual_sd is not None
+            else ")"
         )
 
 
@@ -59,7 +64,9 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
     design = np.column_stack([np.ones(len(good)), x - centre])
     if fixed_b is not None:
         y, design = y - fixed_b * (x[:, 1] - centre[1]), design[:, :2]
-    singular = np.linalg.svd(design / np.maximum(np.linalg.norm(design, axis=0), 1e-300), compute_uv=False)
+    singular = np.linalg.svd(
+        design / np.maximum(np.linalg.norm(design, axis=0), 1e-300), compute_uv=False
+    )
     if singular[-1] < 1e-3:
         raise UserError(
             "D: a fixed power of N (or constant) over the optima, so N and D cannot be told apart; sweep a second duration, or give fixed_b"
@@ -71,10 +78,16 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
     # Back to uncentred logs: ln c = beta0 - a mean ln N - b mean ln D.
     back = np.eye(free)
     back[0, 1:] = -centre[: free - 1]
-    spread = np.sqrt(np.diag(back @ np.linalg.inv(design.T @ design) @ back.T)) * sd if sd is not None else [None] * free
+    spread = (
+        np.sqrt(np.diag(back @ np.linalg.inv(design.T @ design) @ back.T)) * sd
+        if sd is not None
+        else [None] * free
+    )
     names = ("ln c", "a", "b")[:free]
     notes = ["as many optima as coefficients: no standard errors"] if sd is None else []
-    notes += [f"left out: size {c.size}, D = {c.D:.3g}: {c.refused}" for c in found if c.optimum is None]
+    notes += [
+        f"left out: size {c.size}, D = {c.D:.3g}: {c.refused}" for c in found if c.optimum is None
+    ]
     log_c = beta[0] - a * centre[0] - b * centre[1]
     se = {k: None if v is None else float(v) for k, v in zip(names, spread)}
     return Rule(float(np.exp(log_c)), a, b, se, sd, len(good), tuple(notes), names)
@@ -84,12 +97,22 @@ def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
     """Of curves that differ in the batch size alone the one with the lowest loss at its optimum, and a note on the others."""
     best: dict[tuple, Curve] = {}
     for curve in found:
-        key = (curve.N, curve.D, *((k, str(v)) for k, v in curve.settings.items() if k != "batch_size"))
+        key = (
+            curve.N,
+            curve.D,
+            *((k, str(v)) for k, v in curve.settings.items() if k != "batch_size"),
+        )
         other = best.get(key)
-        if other is None or other.optimum is None or (curve.optimum is not None and curve.loss_at_optimum < other.loss_at_optimum):
+        if (
+            other is None
+            or other.optimum is None
+            or (curve.optimum is not None and curve.loss_at_optimum < other.loss_at_optimum)
+        ):
             best[key] = curve
     more = len(found) - len(best)
-    return list(best.values()), (f"{more} curves at other batch sizes lie higher or have no optimum",) if more else ()
+    return list(best.values()), (
+        f"{more} curves at other batch sizes lie higher or have no optimum",
+    ) if more else ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +136,13 @@ class NearBest:
 
 
 def near_best(
-    points: RatePoints, *, within: float = 0.0025, level: float = 0.9, resample: str = "cells", draws: int = 1000, seed: int = 0
+    points: RatePoints,
+    *,
+    within: float = 0.0025,
+    level: float = 0.9,
+    resample: str = "cells",
+    draws: int = 1000,
+    seed: int = 0,
 ) -> NearBest:
     """One regression over all runs whose loss is less than `within` above the best of their cell (arXiv 2503.04715, .25 %).
 
@@ -131,12 +160,16 @@ def near_best(
     cells = near.groupby(settings, dropna=False).ngroup().to_numpy()
     number = int(cells.max()) + 1
     if number < 4:
-        raise UserError(f"cells={number}: three coefficients need at least 4 different (N, D); sweep more sizes or durations")
+        raise UserError(
+            f"cells={number}: three coefficients need at least 4 different (N, D); sweep more sizes or durations"
+        )
     logs = np.log(near[["N", "D"]].to_numpy(float))
     centre = logs.mean(0)
     x = np.column_stack([np.ones(len(near)), logs - centre])
     if not _told_apart(x):
-        raise UserError("D: a fixed power of N (or constant) over the cells, so N and D cannot be told apart; sweep a second duration")
+        raise UserError(
+            "D: a fixed power of N (or constant) over the cells, so N and D cannot be told apart; sweep a second duration"
+        )
     several = "batch_size" in near and near["batch_size"].nunique() > 1
     unit = "tokens" if "seq_len" in near else "the table's own unit"
     tokens = near["batch_size"] * near.get("seq_len", 1.0) if several else None
@@ -144,21 +177,35 @@ def near_best(
     members = [np.flatnonzero(cells == k) for k in range(number)]
     found: dict[str, list] = {"rate": [], "batch": []}
     lost = 0
-    y, z = np.log(near["learning_rate"].to_numpy(float)), np.log(tokens.to_numpy(float)) if several else None
+    y, z = (
+        np.log(near["learning_rate"].to_numpy(float)),
+        np.log(tokens.to_numpy(float)) if several else None,
+    )
     for _ in range(draws):
-        picked = rng.integers(0, len(near), len(near)) if resample == "rows" else np.concatenate([members[k] for k in rng.integers(0, number, number)])  # fmt: skip
+        picked = (
+            rng.integers(0, len(near), len(near))
+            if resample == "rows"
+            else np.concatenate([members[k] for k in rng.integers(0, number, number)])
+        )
         if not _told_apart(x[picked]):
             lost += 1
             continue
         found["rate"].append(_uncentred(x[picked], y[picked], centre))
         if several:
             found["batch"].append(_uncentred(x[picked][:, [0, 2]], z[picked], centre[1:]))
-    spans = {"rate": _spans(("ln c", "a", "b"), _uncentred(x, y, centre), found["rate"], level), "batch": {}}
+    spans = {
+        "rate": _spans(("ln c", "a", "b"), _uncentred(x, y, centre), found["rate"], level),
+        "batch": {},
+    }
     if several:
-        spans["batch"] = _spans(("ln c", "b"), _uncentred(x[:, [0, 2]], z, centre[1:]), found["batch"], level)
+        spans["batch"] = _spans(
+            ("ln c", "b"), _uncentred(x[:, [0, 2]], z, centre[1:]), found["batch"], level
+        )
     lonely = np.bincount(cells).max() / len(near)
     notes = (f"one cell holds {lonely:.0%} of the runs",) if lonely > 0.3 else ()
-    return NearBest(spans["rate"], spans["batch"], unit, within, len(near), number, resample, level, lost, notes)
+    return NearBest(
+        spans["rate"], spans["batch"], unit, within, len(near), number, resample, level, lost, notes
+    )
 
 
 def _told_apart(x: np.ndarray) -> bool:
@@ -171,7 +218,12 @@ def _uncentred(x: np.ndarray, y: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.r_[beta[0] - centre @ beta[1:], beta[1:]]
 
 
-def _spans(names: tuple[str, ...], value: np.ndarray, drawn: list, level: float) -> dict[str, tuple[float, float, float, float]]:
+def _spans(
+    names: tuple[str, ...], value: np.ndarray, drawn: list, level: float
+) -> dict[str, tuple[float, float, float, float]]:
     drawn = np.array(drawn)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return {n: (float(value[i]), float(low[i]), float(high[i]), float(drawn[:, i].std())) for i, n in enumerate(names)}
+    return {
+        n: (float(value[i]), float(low[i]), float(high[i]), float(drawn[:, i].std()))
+        for i, n in enumerate(names)
+    }

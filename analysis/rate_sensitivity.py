@@ -43,7 +43,9 @@ def initial_loss(rows: pd.DataFrame) -> tuple[float | None, str]:
     return None, "unknown"
 
 
-def sensitivity_of(rows: pd.DataFrame, noise: float | None, *, level: float = 0.9, seed: int = 0) -> Sensitivity:
+def sensitivity_of(
+    rows: pd.DataFrame, noise: float | None, *, level: float = 0.9, seed: int = 0
+) -> Sensitivity:
     """Sensitivity of runs of one setting (a group of rate_points): seeds are averaged at each rate before the lowest is taken.
 
     The interval resamples at each rate which of its seeds diverged, and draws the others with `noise`, the s.d. of one run's loss.
@@ -51,21 +53,40 @@ def sensitivity_of(rows: pd.DataFrame, noise: float | None, *, level: float = 0.
     l0, origin = initial_loss(rows)
     capped = rows.assign(capped=np.where(rows["diverged"], np.nan, rows["loss"]))
     rates = np.sort(rows["learning_rate"].unique())
-    about = {"initial_loss": l0, "initial_source": origin, "rates": (float(rates[0]), float(rates[-1]), len(rates)), "runs": len(rows), "diverged": int(rows["diverged"].sum())}  # fmt: skip
+    about = {
+        "initial_loss": l0,
+        "initial_source": origin,
+        "rates": (float(rates[0]), float(rates[-1]), len(rates)),
+        "runs": len(rows),
+        "diverged": int(rows["diverged"].sum()),
+    }
     if l0 is None:
         why = "the loss at initialisation is unknown: add a column initial_loss (nats per token) or vocab_size"
         return Sensitivity(None, None, None, **about, interval="", refused=why)
     if rows["diverged"].all():
-        return Sensitivity(None, None, None, **about, interval="", refused="every run diverged: add smaller rates")
-    by_rate = [group["capped"].to_numpy(float) for _, group in capped.groupby("learning_rate", sort=True)]
+        return Sensitivity(
+            None, None, None, **about, interval="", refused="every run diverged: add smaller rates"
+        )
+    by_rate = [
+        group["capped"].to_numpy(float) for _, group in capped.groupby("learning_rate", sort=True)
+    ]
     per_rate = lambda runs: float(np.mean(np.where(np.isfinite(runs), np.minimum(runs, l0), l0)))  # noqa: E731
     value = sensitivity(np.array([per_rate(runs) for runs in by_rate]), l0)
     if noise is None:
-        return Sensitivity(value, None, None, **about, interval="none: one run a rate, and nothing tells its noise", refused="")
+        return Sensitivity(
+            value,
+            None,
+            None,
+            **about,
+            interval="none: one run a rate, and nothing tells its noise",
+            refused="",
+        )
     rng, drawn = np.random.default_rng(seed), []
     for runs in by_rate:
         again = (
-            runs[rng.integers(0, len(runs), (_DRAWS, len(runs)))] if np.isnan(runs).any() else np.broadcast_to(runs, (_DRAWS, len(runs)))
+            runs[rng.integers(0, len(runs), (_DRAWS, len(runs)))]
+            if np.isnan(runs).any()
+            else np.broadcast_to(runs, (_DRAWS, len(runs)))
         )
         noisy = again + noise * rng.standard_normal(again.shape)
         drawn.append(np.where(np.isnan(again), l0, np.minimum(noisy, l0)).mean(1))
@@ -74,5 +95,10 @@ def sensitivity_of(rows: pd.DataFrame, noise: float | None, *, level: float = 0.
     # Redrawn around noisy losses, the lowest of the rates is lower again: the draws are moved back to the value by their median.
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) - np.median(spread) + value
     return Sensitivity(
-        value, max(0.0, float(low)), float(high), **about, interval="noise of the seeds, and which of them diverge", refused=""
+        value,
+        max(0.0, float(low)),
+        float(high),
+        **about,
+        interval="noise of the seeds, and which of them diverge",
+        refused="",
     )

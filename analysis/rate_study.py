@@ -48,17 +48,29 @@ class RateStudy:
         """JSON-able but for NumPy scalars."""
         costs = [dataclasses.asdict(s) for s in self.sensitivities]
         return {
-            "source": self.points.source, "level": self.level, "runs": len(self.points.frame), "settings": self.points.settings,
+            "source": self.points.source,
+            "level": self.level,
+            "runs": len(self.points.frame),
+            "settings": self.points.settings,
             "diverged": int(self.points.frame["diverged"].sum()),
-            "curves": [dataclasses.asdict(c) | {"chosen": c in self.chosen, "sensitivity": s} for c, s in zip(self.curves, costs)],
-            "drift": [{f.name: getattr(d, f.name) for f in dataclasses.fields(d) if f.name != "draws"} for d in self.drifts],
+            "curves": [
+                dataclasses.asdict(c) | {"chosen": c in self.chosen, "sensitivity": s}
+                for c, s in zip(self.curves, costs)
+            ],
+            "drift": [
+                {f.name: getattr(d, f.name) for f in dataclasses.fields(d) if f.name != "draws"}
+                for d in self.drifts
+            ],
             "comparisons": [dataclasses.asdict(c) for c in self.comparisons],
             "boundaries": [dataclasses.asdict(b) for b in self.boundaries],
             "boundary_law": self.boundary_law and dataclasses.asdict(self.boundary_law),
-            "rule": self.rule and dataclasses.asdict(self.rule) | {"spans": self.rule.spans(self.level)},
+            "rule": self.rule
+            and dataclasses.asdict(self.rule) | {"spans": self.rule.spans(self.level)},
             "near_best": self.near and dataclasses.asdict(self.near),
-            "excluded": self.excluded.to_dict("records"), "notes": [*self.points.notes, *self.notes], "missing": self.missing,
-        }  # fmt: skip
+            "excluded": self.excluded.to_dict("records"),
+            "notes": [*self.points.notes, *self.notes],
+            "missing": self.missing,
+        }
 
     def verdict(self) -> list[str]:
         """The sentences that the command prints; every number with its interval."""
@@ -69,7 +81,9 @@ class RateStudy:
         return _draw(self)
 
 
-def study(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0) -> RateStudy:
+def study(
+    source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
+) -> RateStudy:
     """All of the study, of a workdir, a table or a DataFrame (rate_points.py says what they need); raises UserError when nothing can be read.
 
     What the points do not support stands in `missing`, with what to add.
@@ -77,9 +91,18 @@ def study(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float
     points = rate_points(source)
     found, excluded = curves(points, level=level, seed=seed)
     groups = [rows for rows in points.groups() if rows["learning_rate"].nunique() >= LEAST_RATES]
-    costs = [sensitivity_of(rows, c.noise, level=level, seed=seed + i) for i, (rows, c) in enumerate(zip(groups, found, strict=True))]
+    costs = [
+        sensitivity_of(rows, c.noise, level=level, seed=seed + i)
+        for i, (rows, c) in enumerate(zip(groups, found, strict=True))
+    ]
     chosen, notes = best_batch(found)
-    missing = [] if found else ["curves: no setting has three learning rates; sweep the rate with everything else held"]
+    missing = (
+        []
+        if found
+        else [
+            "curves: no setting has three learning rates; sweep the rate with everything else held"
+        ]
+    )
     drifted, comparisons, more = _drifts(chosen, level, seed)
     missing += more
     kinds = {rate_figures.kind_of(c) for c in chosen}
@@ -90,19 +113,46 @@ def study(source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float
         )
     else:
         rule = _try(lambda: fit_rule(chosen), "rule through the optima", missing)
-        near = _try(lambda: near_best(points, level=level, seed=seed), "rule near the best runs", missing)
+        near = _try(
+            lambda: near_best(points, level=level, seed=seed), "rule near the best runs", missing
+        )
     at_best = {_key(c) for c in chosen}
-    brackets = [b for b in boundaries(points) if _key(b) in at_best or _key(b) not in {_key(c) for c in found}]
+    brackets = [
+        b
+        for b in boundaries(points)
+        if _key(b) in at_best or _key(b) not in {_key(c) for c in found}
+    ]
     if any(b.diverges is not None for b in brackets):
         by_kind = {rate_figures.kind_of(b) for b in brackets}
         if len(by_kind) == 1:
-            law = _try(lambda: boundary_law(brackets, level=level, seed=seed), "law of the boundary", missing)
+            law = _try(
+                lambda: boundary_law(brackets, level=level, seed=seed),
+                "law of the boundary",
+                missing,
+            )
     elif brackets:
         missing.append("boundary: nothing diverged; add larger rates to find it")
-    return RateStudy(points, level, found, costs, chosen, drifted, comparisons, brackets, law, rule, near, excluded, notes, missing)
+    return RateStudy(
+        points,
+        level,
+        found,
+        costs,
+        chosen,
+        drifted,
+        comparisons,
+        brackets,
+        law,
+        rule,
+        near,
+        excluded,
+        notes,
+        missing,
+    )
 
 
-def _drifts(chosen: list[Curve], level: float, seed: int) -> tuple[list[Drift], list[Comparison], list[str]]:
+def _drifts(
+    chosen: list[Curve], level: float, seed: int
+) -> tuple[list[Drift], list[Comparison], list[str]]:
     """With the width where the source has several, else with N; and with D where it moves on its own."""
     if not chosen:
         return [], [], []
@@ -132,7 +182,14 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
     results = found.to_dict()
     if workdir is not None:
         write_table(out, "runs", found.points.frame)
-    return write_study(out, "stepladder: learning rate", rate_page.body(found, drawn), results, drawn, found.verdict())
+    return write_study(
+        out,
+        "stepladder: learning rate",
+        rate_page.body(found, drawn),
+        results,
+        drawn,
+        found.verdict(),
+    )
 
 
 def comparable(found: RateStudy) -> bool:
@@ -143,16 +200,32 @@ def comparable(found: RateStudy) -> bool:
 def _draw(found: RateStudy) -> dict[str, str]:
     drawn = {}
     if found.chosen:
-        drawn["curves"] = figures.svg(rate_figures.curves(found.chosen), "final loss against learning rate, with optima")
+        drawn["curves"] = figures.svg(
+            rate_figures.curves(found.chosen), "final loss against learning rate, with optima"
+        )
     for axis in dict.fromkeys(d.axis for d in found.drifts):
         mine = [d for d in found.drifts if d.axis == axis]
-        drawn[f"drift_{axis}"] = figures.svg(rate_figures.drift(found.chosen, mine), f"best learning rate against {axis}")
-    pairs = [(c, s) for c, s in zip(found.curves, found.sensitivities) if c in found.chosen and s.value is not None]
+        drawn[f"drift_{axis}"] = figures.svg(
+            rate_figures.drift(found.chosen, mine), f"best learning rate against {axis}"
+        )
+    pairs = [
+        (c, s)
+        for c, s in zip(found.curves, found.sensitivities)
+        if c in found.chosen and s.value is not None
+    ]
     if pairs:
-        drawn["sensitivity"] = figures.svg(rate_figures.sensitivity(pairs), "cost of a wrong learning rate against N")
+        drawn["sensitivity"] = figures.svg(
+            rate_figures.sensitivity(pairs), "cost of a wrong learning rate against N"
+        )
     if any(b.diverges is not None for b in found.boundaries):
-        drawn["divergence"] = figures.svg(rate_figures.divergence(found.boundaries, found.boundary_law), "where runs diverge, against N")
+        drawn["divergence"] = figures.svg(
+            rate_figures.divergence(found.boundaries, found.boundary_law),
+            "where runs diverge, against N",
+        )
     if found.rule is not None:
         published = STEP_LAW if comparable(found) else None
-        drawn["plane"] = figures.svg(rate_figures.plane(found.chosen, found.rule, published), "the rule over N and D, and its optima")
+        drawn["plane"] = figures.svg(
+            rate_figures.plane(found.chosen, found.rule, published),
+            "the rule over N and D, and its optima",
+        )
     return drawn

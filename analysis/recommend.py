@@ -14,11 +14,21 @@ import pandas as pd
 from stepladder.analysis.bootstrap import Bootstrap
 from stepladder.analysis.fit import Fit
 from stepladder.analysis.recommend_candidates import SHARES, Candidate, candidates, design_of
-from stepladder.analysis.recommend_simulate import SHARED, Truth, linear_errors, simulated_errors, truth_of
+from stepladder.analysis.recommend_simulate import (
+    SHARED,
+    Truth,
+    linear_errors,
+    simulated_errors,
+    truth_of,
+)
 from stepladder.configs.errors import UserError
 
-SIMULATED = 80  # candidates that are simulated, about: the layers of least cost and least linearised error
-_GAIN = 0.95  # a dearer one of the same layer has at most this part of the error of the one before it
+SIMULATED = (
+    80  # candidates that are simulated, about: the layers of least cost and least linearised error
+)
+_GAIN = (
+    0.95  # a dearer one of the same layer has at most this part of the error of the one before it
+)
 SMALLEST = 1e6  # parameters, where the source of the law has no smallest size
 QUANTILE = 0.9
 _SURE = 1.645  # normal quantile of the 95 % upper limit of a simulated quantile
@@ -56,7 +66,9 @@ class Recommendation:
     reached: bool
     best: Option
     runner_ups: tuple[Option, ...]
-    needed: Option | None  # the cheapest that is within the wanted error at any budget below the target's own compute
+    needed: (
+        Option | None
+    )  # the cheapest that is within the wanted error at any budget below the target's own compute
     law: str
     params: Mapping[str, float]
     source: str
@@ -74,14 +86,31 @@ class Recommendation:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a simulated candidate, cheapest first."""
-        rows = [{**_flat(o), "within_budget": o.flops <= self.budget, "within_error": o.p90_high <= self.wanted} for o in self.options]
+        rows = [
+            {
+                **_flat(o),
+                "within_budget": o.flops <= self.budget,
+                "within_error": o.p90_high <= self.wanted,
+            }
+            for o in self.options
+        ]
         return pd.DataFrame(rows)
 
     def to_dict(self) -> dict:
         """JSON-able."""
-        body = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"}
-        body |= {"best": _flat(self.best), "needed": _flat(self.needed) if self.needed else None, "params": dict(self.params)}
-        body |= {"runner_ups": [_flat(o) for o in self.runner_ups], "refused": dict(self.refused), "runs": self.runs.to_dict("records")}
+        body = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"
+        }
+        body |= {
+            "best": _flat(self.best),
+            "needed": _flat(self.needed) if self.needed else None,
+            "params": dict(self.params),
+        }
+        body |= {
+            "runner_ups": [_flat(o) for o in self.runner_ups],
+            "refused": dict(self.refused),
+            "runs": self.runs.to_dict("records"),
+        }
         return body
 
     def __str__(self) -> str:
@@ -89,8 +118,15 @@ class Recommendation:
         lines = [
             f"target N = {n:.4g}, D = {d:.4g} ({6 * n * d:.3g} FLOPs); budget {self.budget:.3g}; wanted error {self.wanted:.3g}",
             f"{self.source}, noise {self.noise:.2%} of the loss; {len(self.options)} ladders simulated {self.draws} times each",
-            ("recommended: " if self.reached else "wanted error NOT reached; the best within the budget: ") + str(self.best),
-            self.runs.to_string(index=False, formatters={k: "{:.4g}".format for k in ("N", "D", "start", "flops")}),
+            (
+                "recommended: "
+                if self.reached
+                else "wanted error NOT reached; the best within the budget: "
+            )
+            + str(self.best),
+            self.runs.to_string(
+                index=False, formatters={k: "{:.4g}".format for k in ("N", "D", "start", "flops")}
+            ),
             f"total {self.best.flops:.4g} FLOPs",
         ]
         lines += [f"  runner-up: {o}" for o in self.runner_ups]
@@ -100,17 +136,32 @@ class Recommendation:
 def _flat(option: Option) -> dict:
     c = option.ladder
     return {
-        "flops": option.flops, "share_of_target": option.share_of_target, "mean": option.mean, "p90": option.p90,
-        "p90_high": option.p90_high, "sizes": list(c.sizes), "tokens_per_parameter": [20 * h for h in c.horizons], "seeds": c.seeds,
+        "flops": option.flops,
+        "share_of_target": option.share_of_target,
+        "mean": option.mean,
+        "p90": option.p90,
+        "p90_high": option.p90_high,
+        "sizes": list(c.sizes),
+        "tokens_per_parameter": [20 * h for h in c.horizons],
+        "seeds": c.seeds,
         "target_share": c.share,
-    }  # fmt: skip
+    }
 
 
 def recommend(
-    budget: float, target: Sequence[float], error: float, source: Fit | Bootstrap | Mapping[str, float] | None = None, *,
-    law: str = "chinchilla", noise: float | None = None, shared: float = SHARED, shares: Sequence[float] = SHARES, smallest: float | None = None,
-    draws: int = 200, seed: int = 0,
-) -> Recommendation:  # fmt: skip
+    budget: float,
+    target: Sequence[float],
+    error: float,
+    source: Fit | Bootstrap | Mapping[str, float] | None = None,
+    *,
+    law: str = "chinchilla",
+    noise: float | None = None,
+    shared: float = SHARED,
+    shares: Sequence[float] = SHARES,
+    smallest: float | None = None,
+    draws: int = 200,
+    seed: int = 0,
+) -> Recommendation:
     """Which ladder forecasts the loss of the target (N, D) within `error` (0.04 = 4 %) for the least FLOPs, at most `budget`.
 
     source: the law that is simulated: a fit (its residuals are the noise), a bootstrap (so that the law's own error counts), constants by
@@ -130,7 +181,9 @@ def recommend(
         )
     kept, refused = screen(truth, many)
     if not kept:
-        raise UserError(f"target={n:.4g},{d:.4g}: none of {len(many)} ladders identifies the law ({', '.join(refused)}); lower smallest")
+        raise UserError(
+            f"target={n:.4g},{d:.4g}: none of {len(many)} ladders identifies the law ({', '.join(refused)}); lower smallest"
+        )
     design, seeds = design_of(kept)
     errors = simulated_errors(truth, design, seeds, draws=draws, seed=seed)
     options = tuple(_option(c, e) for c, e in zip(kept, errors))
@@ -142,14 +195,30 @@ def recommend(
     within = [o for o in options if o.flops <= budget]
     good = [o for o in within if o.p90_high <= error]
     best = good[0] if good else min(within, key=lambda o: o.p90_high)
-    others = sorted((o for o in (good or within) if o is not best), key=lambda o: o.flops if good else o.p90_high)
+    others = sorted(
+        (o for o in (good or within) if o is not best),
+        key=lambda o: o.flops if good else o.p90_high,
+    )
     needed = next((o for o in options if o.p90_high <= error), None)
     notes = _notes(truth, options, len(many), refused, best, needed, error, budget, (n, d))
     return Recommendation(
-        budget=float(budget), target=(n, d), wanted=float(error), reached=bool(good), best=best, runner_ups=tuple(others[:3]), needed=needed,
-        law=truth.law.name, params=truth.params, source=truth.source, noise=truth.noise, shared=truth.shared, draws=draws, refused=refused,
-        notes=notes, options=options,
-    )  # fmt: skip
+        budget=float(budget),
+        target=(n, d),
+        wanted=float(error),
+        reached=bool(good),
+        best=best,
+        runner_ups=tuple(others[:3]),
+        needed=needed,
+        law=truth.law.name,
+        params=truth.params,
+        source=truth.source,
+        noise=truth.noise,
+        shared=truth.shared,
+        draws=draws,
+        refused=refused,
+        notes=notes,
+        options=options,
+    )
 
 
 def _smallest(source: Fit | Bootstrap | Mapping[str, float] | None) -> float:
@@ -161,19 +230,28 @@ def _smallest(source: Fit | Bootstrap | Mapping[str, float] | None) -> float:
 
 
 def _checked(
-    budget: float, target: Sequence[float], error: float, shares: Sequence[float], smallest: float, draws: int
+    budget: float,
+    target: Sequence[float],
+    error: float,
+    shares: Sequence[float],
+    smallest: float,
+    draws: int,
 ) -> tuple[float, float]:
     if not (np.isfinite(budget) and budget > 0):
         raise UserError(f"budget={budget}: must be a positive number of FLOPs, e.g. 1e19")
     if len(target) != 2:
-        raise UserError(f"target={','.join(map(str, target))}: must be two numbers, parameters and tokens, e.g. 1e9,2e10")
+        raise UserError(
+            f"target={','.join(map(str, target))}: must be two numbers, parameters and tokens, e.g. 1e9,2e10"
+        )
     n, d = map(float, target)
     if not (np.isfinite(n) and np.isfinite(d) and n > 0 and d > 0):
         raise UserError(f"target={n:g},{d:g}: both must be positive and finite, e.g. 1e9,2e10")
     if not 0 < error < 1:
         raise UserError(f"error={error}: must lie between 0 and 1 (4 % is 0.04)")
     if not shares or not all(0 <= s < 1 for s in shares):
-        raise UserError(f"shares={list(shares)}: parts of the target's training in [0, 1), e.g. 0,0.1,0.3")
+        raise UserError(
+            f"shares={list(shares)}: parts of the target's training in [0, 1), e.g. 0,0.1,0.3"
+        )
     if not smallest > 0:
         raise UserError(f"smallest={smallest}: must be a positive number of parameters, e.g. 1e6")
     if draws < 50:
@@ -181,7 +259,9 @@ def _checked(
     return n, d
 
 
-def screen(truth: Truth, many: Sequence[Candidate], most: int = SIMULATED) -> tuple[list[Candidate], dict[str, int]]:
+def screen(
+    truth: Truth, many: Sequence[Candidate], most: int = SIMULATED
+) -> tuple[list[Candidate], dict[str, int]]:
     """The candidates worth simulating, cheapest first, and how many were refused for which reason.
 
     Layers of those that no cheaper one beats in linearised error, until there are `most`. It looks at neither budget nor wanted error, so
@@ -209,26 +289,43 @@ def _option(ladder: Candidate, errors: np.ndarray) -> Option:
     high = min(int(np.ceil(QUANTILE * k + _SURE * np.sqrt(k * QUANTILE * (1 - QUANTILE)))), k) - 1
     cost, (n, d) = ladder.flops, ladder.target
     p90 = float(ordered[int(np.ceil(QUANTILE * k)) - 1])
-    return Option(ladder, cost, cost / (6 * n * d), float(np.mean(errors)), p90, float(ordered[high]))
+    return Option(
+        ladder, cost, cost / (6 * n * d), float(np.mean(errors)), p90, float(ordered[high])
+    )
 
 
 def _notes(
-    truth: Truth, options: Sequence[Option], made: int, refused: Mapping[str, int], best: Option, needed: Option | None, error: float,
-    budget: float, target: tuple[float, float],
-) -> tuple[str, ...]:  # fmt: skip
+    truth: Truth,
+    options: Sequence[Option],
+    made: int,
+    refused: Mapping[str, int],
+    best: Option,
+    needed: Option | None,
+    error: float,
+    budget: float,
+    target: tuple[float, float],
+) -> tuple[str, ...]:
     n, d = target
     out = []
     if not (needed and needed.flops <= budget):
         floor = _SURE * truth.noise
         if needed:
-            out.append(f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x the budget): {needed.ladder}")
+            out.append(
+                f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x the budget): {needed.ladder}"
+            )
         elif error < floor:
-            out.append(f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the 90th percentile")
+            out.append(
+                f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the 90th percentile"
+            )
         else:
             least = min(options, key=lambda o: o.p90_high)
-            out.append(f"no simulated ladder that costs less than the target reaches it; the best is {least}")
+            out.append(
+                f"no simulated ladder that costs less than the target reaches it; the best is {least}"
+            )
     if budget >= 6 * n * d:
-        out.append(f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no error")
+        out.append(
+            f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no error"
+        )
     if best.ladder.share:
         out.append(
             f"{best.ladder.share:.0%} of the target's training is counted, but all except its decay is kept when the target is trained on"
@@ -236,8 +333,14 @@ def _notes(
     for reason, count in refused.items():
         out.append(f"{count} of {made} candidates refused: {reason}")
     if made - sum(refused.values()) > len(options):
-        out.append(f"{len(options)} of {made} candidates simulated: those that hardly any other beats in both cost and linearised error")
-    out.append(f"law {truth.law.name} is taken to hold from the smallest proxy to the target, at well-tuned decayed runs; where it bends, so does the promise")  # fmt: skip
+        out.append(
+            f"{len(options)} of {made} candidates simulated: those that hardly any other beats in both cost and linearised error"
+        )
+    out.append(
+        f"law {truth.law.name} is taken to hold from the smallest proxy to the target, at well-tuned decayed runs; where it bends, so does the promise"
+    )
     if truth.refits is None:
-        out.append("the constants are taken as exact; pass a bootstrap of the fit to let their error count")
+        out.append(
+            "the constants are taken as exact; pass a bootstrap of the fit to let their error count"
+        )
     return tuple(out)

@@ -12,8 +12,14 @@ SIZES = (3, 4, 5, 6)
 OCTAVES = tuple(range(1, 11))  # the largest proxy is target / 2^octaves
 SPACINGS = (1, 2, 4)  # half octaves between sizes: factors of 1.41, 2 and 4
 HORIZONS = (
-    (1.0,), (1.0, 4.0), (0.5, 1.0, 2.0), (0.5, 2.0, 8.0), (1.0, 2.0, 4.0), (1.0, 2.0, 4.0, 8.0), (2.0, 8.0, 32.0),
-)  # fmt: skip
+    (1.0,),
+    (1.0, 4.0),
+    (0.5, 1.0, 2.0),
+    (0.5, 2.0, 8.0),
+    (1.0, 2.0, 4.0),
+    (1.0, 2.0, 4.0, 8.0),
+    (2.0, 8.0, 32.0),
+)
 SEEDS = (1, 2)
 SHARES = (0.0, 0.1, 0.3)  # of the target's own training
 CHINCHILLA = 20  # tokens a parameter: the unit of HORIZONS
@@ -41,7 +47,16 @@ class Candidate:
         for n, h in itertools.product(self.sizes, sorted(self.horizons, reverse=True)):
             d, trunk = h * CHINCHILLA * n, h == max(self.horizons)
             start = 0.0 if trunk else (1 - DECAY) * d
-            rows.append((n, d, start, self.seeds, 6 * n * (d - start) * self.seeds, "trunk" if trunk else "cooldown"))
+            rows.append(
+                (
+                    n,
+                    d,
+                    start,
+                    self.seeds,
+                    6 * n * (d - start) * self.seeds,
+                    "trunk" if trunk else "cooldown",
+                )
+            )
         if self.share:
             n, d = self.target[0], self.share * self.target[1]
             rows.append((n, d, 0.0, 1, 6 * n * d, f"target's trunk to {self.share:.0%}, decayed"))
@@ -51,7 +66,10 @@ class Candidate:
     def flops(self) -> float:
         unit = 6 * CHINCHILLA * sum(n * n for n in self.sizes) * self.seeds
         last = max(self.horizons)
-        return unit * (last + DECAY * (sum(self.horizons) - last)) + self.share * 6 * self.target[0] * self.target[1]
+        return (
+            unit * (last + DECAY * (sum(self.horizons) - last))
+            + self.share * 6 * self.target[0] * self.target[1]
+        )
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{n:.3g}" for n in self.sizes)
@@ -60,7 +78,9 @@ class Candidate:
         return f"{len(self.sizes)} sizes ({sizes}) at {horizons} tokens a parameter, {self.seeds} seed{'s' * (self.seeds > 1)}{extra}"
 
 
-def candidates(target: tuple[float, float], *, smallest: float, shares: Sequence[float] = SHARES) -> list[Candidate]:
+def candidates(
+    target: tuple[float, float], *, smallest: float, shares: Sequence[float] = SHARES
+) -> list[Candidate]:
     """Every combination of the choices whose sizes are all `smallest` parameters or more and that costs less than the target, cheapest first."""
     n, d = target
     out = []
@@ -68,7 +88,9 @@ def candidates(target: tuple[float, float], *, smallest: float, shares: Sequence
         sizes = tuple(n * 2.0 ** (-octaves - spacing * i / 2) for i in range(count))
         if sizes[-1] < smallest * (1 - 1e-9):
             continue
-        out += [Candidate((n, d), sizes, *rest) for rest in itertools.product(HORIZONS, SEEDS, shares)]
+        out += [
+            Candidate((n, d), sizes, *rest) for rest in itertools.product(HORIZONS, SEEDS, shares)
+        ]
     return sorted((c for c in out if c.flops < 6 * n * d), key=lambda c: c.flops)
 
 

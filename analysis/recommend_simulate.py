@@ -16,7 +16,12 @@ from stepladder.configs.errors import UserError, nearest
 
 NOISE = 0.005  # of log loss, where constants come without one
 SHARED = 0.5  # of the noise's variance that a trunk and its branches have in common
-PUBLISHED = {"chinchilla": ({"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}, "2404.10102")}
+PUBLISHED = {
+    "chinchilla": (
+        {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
+        "2404.10102",
+    )
+}
 _RANK = 1e-7  # as in fit.py
 
 
@@ -29,42 +34,70 @@ class Truth:
     noise: float
     shared: float
     source: str
-    refits: Mapping[str, np.ndarray] | None = None  # parameters [K]: the worlds of a bootstrap, when the law itself is uncertain
+    refits: Mapping[str, np.ndarray] | None = (
+        None  # parameters [K]: the worlds of a bootstrap, when the law itself is uncertain
+    )
 
 
 def truth_of(
-    source: Fit | Bootstrap | Mapping[str, float] | None = None, *, law: str = "chinchilla", noise: float | None = None,
+    source: Fit | Bootstrap | Mapping[str, float] | None = None,
+    *,
+    law: str = "chinchilla",
+    noise: float | None = None,
     shared: float = SHARED,
-) -> Truth:  # fmt: skip
+) -> Truth:
     """The world of a fit (its residuals give the noise), of a bootstrap (every draw has its own refit), of constants, or the published one.
 
     Raises UserError for a law that is not of N and D alone, a missing constant, or a noise that is unknown or no number.
     """
-    refits = {k: source.params[k].to_numpy(float) for k in source.params} if isinstance(source, Bootstrap) else None
+    refits = (
+        {k: source.params[k].to_numpy(float) for k in source.params}
+        if isinstance(source, Bootstrap)
+        else None
+    )
     found = source.fit if isinstance(source, Bootstrap) else source
     name = found.law if isinstance(found, Fit) else law
     if name not in LAWS:
         raise UserError(f"law={name!r}: unknown; {nearest(name, LAWS)}")
     spec = LAWS[name]
     if sorted(spec.inputs) != ["D", "N"] or spec.output != "loss":
-        raise UserError(f"law={name!r}: its inputs are {', '.join(spec.inputs)}; a ladder needs a law of N and D alone, e.g. chinchilla")
+        raise UserError(
+            f"law={name!r}: its inputs are {', '.join(spec.inputs)}; a ladder needs a law of N and D alone, e.g. chinchilla"
+        )
     if isinstance(found, Fit):
-        params, said = dict(found.params), f"law {name} fitted to {found.points} points" + (", and its refits" if refits else "")
+        params, said = (
+            dict(found.params),
+            f"law {name} fitted to {found.points} points" + (", and its refits" if refits else ""),
+        )
         noise = _residual_sd(found) if noise is None else noise
     elif found is not None:
-        params, said = {k: float(v) for k, v in found.items()}, f"law {name} with the constants given"
+        params, said = (
+            {k: float(v) for k, v in found.items()},
+            f"law {name} with the constants given",
+        )
     elif name in PUBLISHED:
-        params, said = PUBLISHED[name][0], f"law {name} with the constants of arXiv {PUBLISHED[name][1]}"
+        params, said = (
+            PUBLISHED[name][0],
+            f"law {name} with the constants of arXiv {PUBLISHED[name][1]}",
+        )
     else:
-        raise UserError(f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use {', '.join(PUBLISHED)}")
+        raise UserError(
+            f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use {', '.join(PUBLISHED)}"
+        )
     noise = NOISE if noise is None else noise
     if set(params) != set(spec.parameters):
-        raise UserError(f"constants={sorted(params)}: law {name} has {', '.join(spec.parameters)}; give each of them once")
+        raise UserError(
+            f"constants={sorted(params)}: law {name} has {', '.join(spec.parameters)}; give each of them once"
+        )
     for p in spec.params:
         if not np.isfinite(params[p.name]) or (p.positive and params[p.name] <= 0):
-            raise UserError(f"constants.{p.name}={params[p.name]}: must be a {'positive ' * p.positive}finite number")
+            raise UserError(
+                f"constants.{p.name}={params[p.name]}: must be a {'positive ' * p.positive}finite number"
+            )
     if not 0 < noise < 1:
-        raise UserError(f"noise={noise}: must lie between 0 and 1, e.g. 0.005 for 0.5 % of the loss")
+        raise UserError(
+            f"noise={noise}: must lie between 0 and 1, e.g. 0.005 for 0.5 % of the loss"
+        )
     if not 0 <= shared < 1:
         raise UserError(f"shared={shared}: must lie in [0, 1), e.g. 0.5")
     return Truth(spec, params, float(noise), float(shared), said, refits)
@@ -74,9 +107,13 @@ def _residual_sd(fit: Fit) -> float:
     """Of log loss, whatever the objective."""
     p = fit.problem
     if fit.points <= fit.rank:
-        raise UserError(f"noise: unknown, the fit has as many parameters as points ({fit.points}); give noise, e.g. 0.005")
+        raise UserError(
+            f"noise: unknown, the fit has as many parameters as points ({fit.points}); give noise, e.g. 0.005"
+        )
     residual = np.log(p.law.function(np, np.array(fit.theta), p.x)) - np.log(p.y)
-    return float(np.sqrt(np.average(residual**2, weights=p.w) * fit.points / (fit.points - fit.rank)))
+    return float(
+        np.sqrt(np.average(residual**2, weights=p.w) * fit.points / (fit.points - fit.rank))
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +132,9 @@ def _world(truth: Truth, design: Design) -> _World:
     raw = np.stack([columns[name][0] for name in law.inputs], 1)
     at = np.array([[columns[name][1] for name in law.inputs]])
     centre = law.centre(raw, np.ones(len(raw)))
-    scale = float(np.median(law.function(np, law.theta(dict(truth.params)), law.enter(raw, np.zeros(2)))))
+    scale = float(
+        np.median(law.function(np, law.theta(dict(truth.params)), law.enter(raw, np.zeros(2))))
+    )
     theta = law.centred(dict(truth.params), centre, scale)
     many = law.centred(dict(truth.refits), centre, scale) if truth.refits else theta[None]
     return _World(law.enter(raw, centre), law.enter(at, centre), theta, many)
@@ -108,7 +147,9 @@ def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.n
     """
     world, law, rho = _world(truth, design), truth.law, truth.shared
     slope = jacobian(law, world.theta, world.x) / law.function(np, world.theta, world.x)[:, None]
-    pull = (jacobian(law, world.theta, world.at) / law.function(np, world.theta, world.at)[:, None])[0]
+    pull = (
+        jacobian(law, world.theta, world.at) / law.function(np, world.theta, world.at)[:, None]
+    )[0]
     out, reasons = np.full(len(seeds), np.nan), []
     for c, row in enumerate(seeds):
         i = np.flatnonzero(row)
@@ -117,10 +158,14 @@ def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.n
         reasons.append(_unfit(law, design, i, singular))
         if reasons[-1]:
             continue
-        weight = w * (j @ np.linalg.solve((j * w[:, None]).T @ j, pull))  # of each point's noise in the forecast
+        weight = w * (
+            j @ np.linalg.solve((j * w[:, None]).T @ j, pull)
+        )  # of each point's noise in the forecast
         same = design.trunk[i][:, None] == design.trunk[i][None, :]
         cover = (rho * same + (1 - rho) * np.eye(len(i))) / w
-        out[c] = truth.noise * np.sqrt(max(weight @ cover @ weight + 1 - 2 * rho * weight @ (design.trunk[i] == TARGET), 0.0))
+        out[c] = truth.noise * np.sqrt(
+            max(weight @ cover @ weight + 1 - 2 * rho * weight @ (design.trunk[i] == TARGET), 0.0)
+        )
     return out, reasons
 
 
@@ -135,7 +180,9 @@ def _unfit(law: Law, design: Design, i: np.ndarray, singular: np.ndarray) -> str
     return "" if singular[-1] > _RANK * singular[0] else f"law {law.name} is not identified (rank)"
 
 
-def simulated_errors(truth: Truth, design: Design, seeds: np.ndarray, *, draws: int, seed: int = 0) -> np.ndarray:
+def simulated_errors(
+    truth: Truth, design: Design, seeds: np.ndarray, *, draws: int, seed: int = 0
+) -> np.ndarray:
     """|forecast / loss - 1| at the target, of each ladder in each simulated world: [C, draws].
 
     seeds int [C, n]: how many runs of each point a ladder trains. The loss forecast is that of one new run, with its noise; every fit is
@@ -145,7 +192,11 @@ def simulated_errors(truth: Truth, design: Design, seeds: np.ndarray, *, draws: 
     world, law, rng = _world(truth, design), truth.law, np.random.default_rng(seed)
     noise, last = _noise(truth, design, int(seeds.max()), draws, rng)
     thetas = world.many[rng.integers(len(world.many), size=draws)]
-    level = np.array([law.function(np, t, world.x) for t in thetas]) if truth.refits else law.function(np, world.theta, world.x)[None]
+    level = (
+        np.array([law.function(np, t, world.x) for t in thetas])
+        if truth.refits
+        else law.function(np, world.theta, world.x)[None]
+    )
     points = np.arange(len(design.N))
 
     def outputs(jobs: np.ndarray) -> np.ndarray:
@@ -154,11 +205,15 @@ def simulated_errors(truth: Truth, design: Design, seeds: np.ndarray, *, draws: 
         return level[k if truth.refits else 0] * np.exp(shock)
 
     start = np.tile(np.clip(thetas, law.lower, law.upper), (len(seeds), 1))
-    found = solve(law, "squared_log", 1e-3, world.x, outputs, lambda jobs: seeds[jobs // draws], start)
+    found = solve(
+        law, "squared_log", 1e-3, world.x, outputs, lambda jobs: seeds[jobs // draws], start
+    )
     forecast = _at(law, found.theta, world.at)
     loss = np.tile(_at(law, thetas, world.at) * np.exp(last), len(seeds))
     errors = np.abs(forecast / loss - 1)
-    return np.where(np.isfinite(found.value) & np.isfinite(errors), errors, np.inf).reshape(len(seeds), draws)
+    return np.where(np.isfinite(found.value) & np.isfinite(errors), errors, np.inf).reshape(
+        len(seeds), draws
+    )
 
 
 def _at(law: Law, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -166,7 +221,9 @@ def _at(law: Law, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
     return law.call(np, SimpleNamespace(**law.values(np, theta)), *at[0])
 
 
-def _noise(truth: Truth, design: Design, most: int, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _noise(
+    truth: Truth, design: Design, most: int, draws: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Noise of log loss: [most, draws, n], of the mean of the first 1, 2, .. seeds, and [draws] of the target's own end.
 
     Least squares on the mean of some seeds, weighted by their number, is least squares on all of them: seeds need no points of their own.

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-START = {"a": 6.255414, "b": 7.3049974, "e": 0.6254804, "alpha": 0.3526596, "beta": 0.3526596}  # A = e^a, B = e^b, E = e^e
+START = {
+    "a": 6.255414,
+    "b": 7.3049974,
+    "e": 0.6254804,
+    "alpha": 0.3526596,
+    "beta": 0.3526596,
+}  # A = e^a, B = e^b, E = e^e
 BORROWED = (float(np.exp(START["a"])), START["alpha"])  # (A, alpha) where one model alone is fitted
 
 
@@ -33,10 +39,14 @@ def reference_fit(
 
     lower = [0.0 if name in ("alpha", "beta") else -np.inf for name in free]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore", OptimizeWarning)  # no covariance: these cells are flagged by the number of sizes instead
+        warnings.simplefilter(
+            "ignore", OptimizeWarning
+        )  # no covariance: these cells are flagged by the number of sizes instead
         try:
             start = [START[name] for name in free]
-            found, _ = curve_fit(law, np.stack([n, d]), loss, p0=start, method="trf", bounds=(lower, np.inf))
+            found, _ = curve_fit(
+                law, np.stack([n, d]), loss, p0=start, method="trf", bounds=(lower, np.inf)
+            )
         except (RuntimeError, ValueError):  # the iteration limit, or an overflow on the way
             return None
     return START | fixed | dict(zip(free, map(float, found)))
@@ -48,7 +58,9 @@ def reference_predict(params: Mapping[str, float], n: np.ndarray, d: np.ndarray)
     return np.exp(e) + np.exp(a - alpha * np.log(n)) + np.exp(b - beta * np.log(d))
 
 
-def reference_thetas(logs: np.ndarray, loss: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float, borrow=None) -> np.ndarray:
+def reference_thetas(
+    logs: np.ndarray, loss: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float, borrow=None
+) -> np.ndarray:
     """`reference_fit` of the points with w > 0 of every row of w [K, n], as theta [K, 5] of the law `chinchilla` in centred units.
 
     logs: ln N and ln D [n, 2]; loss [n], less the borrowed term where there is one. NaN where SciPy gave up.
@@ -61,5 +73,11 @@ def reference_thetas(logs: np.ndarray, loss: np.ndarray, w: np.ndarray, centre: 
         if p:
             a = -np.inf if borrow else p["a"] - p["alpha"] * centre[0] - unit
             with np.errstate(divide="ignore"):  # an exponent of exactly 0
-                row[:] = p["e"] - unit, a, p["b"] - p["beta"] * centre[1] - unit, np.log(p["alpha"]), np.log(p["beta"])
+                row[:] = (
+                    p["e"] - unit,
+                    a,
+                    p["b"] - p["beta"] * centre[1] - unit,
+                    np.log(p["alpha"]),
+                    np.log(p["beta"]),
+                )
     return theta

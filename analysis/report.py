@@ -23,7 +23,11 @@ def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "para
     text = page(collected.results, drawn)
     for name, svg in drawn.items():
         write_atomic(folder / "figures" / f"{name}.svg", svg, sync=False, field="out")
-    write_atomic(folder / "results.json", json.dumps(collected.results, indent=1, allow_nan=False) + "\n", field="out")
+    write_atomic(
+        folder / "results.json",
+        json.dumps(collected.results, indent=1, allow_nan=False) + "\n",
+        field="out",
+    )
     write_atomic(folder / "index.html", text, field="out")
     return folder / "index.html"
 
@@ -36,17 +40,27 @@ def draw(collected: Collected) -> dict[str, str]:
     targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
     if len(runs.train[runs.train["role"] != "sweep"]):
         shown = entry["target_run_id"] if entry else (targets[-1] if targets else None)
-        drawn["loss_curves"] = figures.svg(figures.loss_curves(runs.train, runs.points, shown), "loss against tokens for every run")
+        drawn["loss_curves"] = figures.svg(
+            figures.loss_curves(runs.train, runs.points, shown), "loss against tokens for every run"
+        )
     if law is not None and len(proxies):
         predict = lambda n, d: law.predict(N=n, D=np.asarray(d, float))  # noqa: E731
         target, band = (entry["target"], entry["band"]) if entry else (None, None)
         more = (entry["truth"], entry["low"], entry["high"]) if entry else (None, None, None)
         drawn["extrapolation"] = figures.svg(
-            figures.extrapolation(proxies, predict, band, target, *more), "the law and its extrapolation to the target"
+            figures.extrapolation(proxies, predict, band, target, *more),
+            "the law and its extrapolation to the target",
         )
-        drawn["contours"] = figures.svg(figures.contours(proxies, predict, target), "lines of equal loss over parameters and tokens")
-        drawn["residuals"] = figures.svg(figures.residuals(proxies, predict), "residuals of the fit against parameters")
+        drawn["contours"] = figures.svg(
+            figures.contours(proxies, predict, target),
+            "lines of equal loss over parameters and tokens",
+        )
+        drawn["residuals"] = figures.svg(
+            figures.residuals(proxies, predict), "residuals of the fit against parameters"
+        )
     if results["learning_rate"]:
         label = "final loss against learning rate at the smallest and the largest size"
-        drawn["learning_rate"] = figures.svg(figures.learning_rates(ends(results["learning_rate"])), label)
+        drawn["learning_rate"] = figures.svg(
+            figures.learning_rates(ends(results["learning_rate"])), label
+        )
     return drawn

@@ -37,13 +37,20 @@ class Resamples:
     unfinished: int
 
 
-def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng: np.random.Generator) -> Resamples:
+def simulate(
+    p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng: np.random.Generator
+) -> Resamples:
     """Draw `resamples` ladders from the fitted law and its noise, refit each from the optimum. `clusters` [n] names each point's trunk."""
     theta = np.array(fit.theta)
     prediction = p.law.function(np, theta, p.x)
     residual = np.log(prediction) - np.log(p.y)
-    seen, slope = p.w > 0, jacobian(p.law, theta, p.x)[:, p.free] / prediction[:, None]  # a hidden point says nothing about the noise
-    sd, rho = _noise(residual[seen], slope[seen], fit.rank, np.asarray(clusters)[seen], resamples, rng)
+    seen, slope = (
+        p.w > 0,
+        jacobian(p.law, theta, p.x)[:, p.free] / prediction[:, None],
+    )  # a hidden point says nothing about the noise
+    sd, rho = _noise(
+        residual[seen], slope[seen], fit.rank, np.asarray(clusters)[seen], resamples, rng
+    )
     names, index = np.unique(clusters, return_inverse=True)
     shared = rng.standard_normal((resamples, len(names)))[:, index]
     own = rng.standard_normal((resamples, len(index)))
@@ -59,10 +66,18 @@ def simulate(p: Prepared, fit: Fit, clusters: np.ndarray, *, resamples: int, rng
         free=p.free,
     )
     good = np.isfinite(found.value)
-    return Resamples(found.theta[good], sd[good], rho[good], int((~good).sum()), int((good & ~found.converged).sum()))
+    return Resamples(
+        found.theta[good],
+        sd[good],
+        rho[good],
+        int((~good).sum()),
+        int((good & ~found.converged).sum()),
+    )
 
 
-def errors_at(p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def errors_at(
+    p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """ln(truth / forecast) at the target [K] in the simulated worlds, and the part [K] of it that comes from the parameters alone.
 
     In such a world the truth is the fitted law plus the noise of one more run, and the forecast is the refit.
@@ -72,7 +87,14 @@ def errors_at(p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float],
     return draws.sd * rng.standard_normal(len(moved)) - moved, moved
 
 
-def _noise(residual: np.ndarray, slope: np.ndarray, rank: int, clusters: np.ndarray, resamples: int, rng: np.random.Generator):
+def _noise(
+    residual: np.ndarray,
+    slope: np.ndarray,
+    rank: int,
+    clusters: np.ndarray,
+    resamples: int,
+    rng: np.random.Generator,
+):
     """Draws of (sd, rho) [K] of log loss from the restricted likelihood of residual = slope @ theta + u(cluster) + e."""
     n = len(residual)
     freedom = n - rank
@@ -88,7 +110,10 @@ def _noise(residual: np.ndarray, slope: np.ndarray, rank: int, clusters: np.ndar
         project = inverse - inverse @ basis @ np.linalg.solve(inner, basis.T @ inverse)
         square = max(float(residual @ project @ residual), 1e-300)
         spread.append(square)
-        level.append(-0.5 * (np.linalg.slogdet(cover)[1] + np.linalg.slogdet(inner)[1] + freedom * np.log(square)))
+        level.append(
+            -0.5
+            * (np.linalg.slogdet(cover)[1] + np.linalg.slogdet(inner)[1] + freedom * np.log(square))
+        )
     chance = np.exp(np.array(level) - max(level))
     pick = rng.choice(len(RHO), size=resamples, p=chance / chance.sum())
     return np.sqrt(np.array(spread)[pick] / rng.chisquare(freedom, resamples)), RHO[pick]

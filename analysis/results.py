@@ -19,10 +19,27 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
 RUN_COLUMNS = (
-    "run_id", "role", "size", "params_total", "params_non_embedding", "D", "train_flops", "train_flops_6nd", "learning_rate",
+    "run_id",
+    "role",
+    "size",
+    "params_total",
+    "params_non_embedding",
+    "D",
+    "train_flops",
+    "train_flops_6nd",
+    "learning_rate",
     "weight_decay",
-    "batch_size", "steps", "seed", "data_seed", "parent", "parent_step", "state", "step", "spec_hash", "created",
-)  # fmt: skip
+    "batch_size",
+    "steps",
+    "seed",
+    "data_seed",
+    "parent",
+    "parent_step",
+    "state",
+    "step",
+    "spec_hash",
+    "created",
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +61,19 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     entries = [_with_truth(entry, runs) for entry in read_forecasts(workdir)]
     targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
     refused = read_refusals(workdir)
-    missing += [f"forecast of {r['target_run_id']}: refused at {r['written_utc']}, before its step 0: {r['reason']}" for r in refused]
+    missing += [
+        f"forecast of {r['target_run_id']}: refused at {r['written_utc']}, before its step 0: {r['reason']}"
+        for r in refused
+    ]
     if not entries and not refused:
-        missing.append("forecast: none was written yet; `stepladder run` writes it once all proxies are done, before the target starts")
+        missing.append(
+            "forecast: none was written yet; `stepladder run` writes it once all proxies are done, before the target starts"
+        )
     if not targets:
         missing.append("target: has no record yet")
-    missing += [f"truth of {e['target_run_id']}: {e['truth_reason']}" for e in entries if e["truth"] is None]
+    missing += [
+        f"truth of {e['target_run_id']}: {e['truth_reason']}" for e in entries if e["truth"] is None
+    ]
     law = None
     if entries:
         law = entries[-1]["fit"]
@@ -70,13 +94,23 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     excluded = pd.concat([t for t in (runs.excluded, left) if len(t)] or [left], ignore_index=True)
     states = {str(k): int(v) for k, v in runs.runs["state"].value_counts().items()}
     body = {
-        "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "workdir": str(workdir), "n": n,
+        "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "workdir": str(workdir),
+        "n": n,
         "states": states,
-        "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"), "forecasts": entries, "law": law, "law_undecayed": other,
-        "proxies": proxies[["run_id", "size", "N", "D", "C", "loss", "loss_se", "seed"]].to_dict("records"),
-        "learning_rate": [dataclasses.asdict(c) for c in found], "timing": _timing(runs, Path(workdir)), "excluded": excluded.to_dict("records"),
-        "excluded_from_curves": len(outside), "missing": missing,
-    }  # fmt: skip
+        "runs": runs.runs[list(RUN_COLUMNS)].to_dict("records"),
+        "forecasts": entries,
+        "law": law,
+        "law_undecayed": other,
+        "proxies": proxies[["run_id", "size", "N", "D", "C", "loss", "loss_se", "seed"]].to_dict(
+            "records"
+        ),
+        "learning_rate": [dataclasses.asdict(c) for c in found],
+        "timing": _timing(runs, Path(workdir)),
+        "excluded": excluded.to_dict("records"),
+        "excluded_from_curves": len(outside),
+        "missing": missing,
+    }
     return Collected(plain(body), runs, proxies)
 
 
@@ -105,20 +139,40 @@ def _with_truth(entry: dict, runs: Runs) -> dict:
     run = runs.runs[runs.runs["run_id"] == entry["target_run_id"]]
     points = runs.points[(runs.points["run_id"] == entry["target_run_id"]) & runs.points["decayed"]]
     state = run["state"].iloc[0] if len(run) else schema.PENDING
-    out = entry | {"target_state": state, "target_created": run["created"].iloc[0] if len(run) else None, "truth": None, "truth_reason": ""}
+    out = entry | {
+        "target_state": state,
+        "target_created": run["created"].iloc[0] if len(run) else None,
+        "truth": None,
+        "truth_reason": "",
+    }
     last = points[points["step"] == points["step"].max()] if len(points) else points
     whole = last[last["domain"] == "all"]
     if state != schema.DONE or not len(whole):
-        reason = {schema.DONE: "finished without a decayed evaluation", schema.PENDING: "not started"}.get(state, state)
-        return out | {"truth_reason": f"the target is {reason}" if state != schema.DONE else f"the target {reason}"}
+        reason = {
+            schema.DONE: "finished without a decayed evaluation",
+            schema.PENDING: "not started",
+        }.get(state, state)
+        return out | {
+            "truth_reason": f"the target is {reason}"
+            if state != schema.DONE
+            else f"the target {reason}"
+        }
     loss = float(whole["loss"].iloc[0])
     out |= {
-        "truth": loss, "truth_se": float(whole["loss_se"].iloc[0]), "error": entry["prediction"] / loss - 1,
+        "truth": loss,
+        "truth_se": float(whole["loss_se"].iloc[0]),
+        "error": entry["prediction"] / loss - 1,
         "covered": bool(entry["low"] <= loss <= entry["high"]),
-        "baselines": [b | {"error": b["prediction"] / loss - 1 if b["prediction"] is not None else None} for b in entry["baselines"]],
-    }  # fmt: skip
+        "baselines": [
+            b | {"error": b["prediction"] / loss - 1 if b["prediction"] is not None else None}
+            for b in entry["baselines"]
+        ],
+    }
     seen = {r.domain: r for r in last.itertuples() if r.domain != "all"}
-    domains = {d: dict(entry.get("domains", {}).get(d, {"reason": "not forecast"})) for d in sorted({*entry.get("domains", {}), *seen})}
+    domains = {
+        d: dict(entry.get("domains", {}).get(d, {"reason": "not forecast"}))
+        for d in sorted({*entry.get("domains", {}), *seen})
+    }
     for name, row in domains.items():
         if name in seen:
             row |= {
@@ -127,7 +181,10 @@ def _with_truth(entry: dict, runs: Runs) -> dict:
                 "bits_per_byte": float(seen[name].bits_per_byte),
             }
             if row.get("prediction"):
-                row |= {"error": row["prediction"] / row["truth"] - 1, "covered": bool(row["low"] <= row["truth"] <= row["high"])}
+                row |= {
+                    "error": row["prediction"] / row["truth"] - 1,
+                    "covered": bool(row["low"] <= row["truth"] <= row["high"]),
+                }
     return out | {"domains": domains}
 
 
@@ -141,14 +198,23 @@ def _timing(runs: Runs, workdir: Path) -> dict:
         seconds, what = command["seconds"], f"the last `run` command, {command['runs']} runs"
     else:
         rows = runs.timing[runs.timing["phase"] != "window"]
-        seconds = {str(k): float(v) for k, v in rows.groupby("phase")["seconds"].sum().items()} if len(rows) else {}
+        seconds = (
+            {str(k): float(v) for k, v in rows.groupby("phase")["seconds"].sum().items()}
+            if len(rows)
+            else {}
+        )
         what = "all runs"
     total = sum(seconds.values())
     phases = runs.timing[runs.timing["phase"] != schema.WINDOW]
     lost = phases[phases["phase"] == schema.LOST]["steps"].astype(float).sum()
     rates = runs.timing[np.isfinite(runs.timing["tokens_per_second"].astype(float))]
     by_size = [
-        {"size": str(size), "N": float(n), "tokens_per_second": float(t["tokens_per_second"].median()), "mfu": _median(t["mfu"])}
+        {
+            "size": str(size),
+            "N": float(n),
+            "tokens_per_second": float(t["tokens_per_second"].median()),
+            "mfu": _median(t["mfu"]),
+        }
         for (n, size), t in rates.groupby(["N", "size"], sort=True)
     ]
     return {
@@ -157,7 +223,9 @@ def _timing(runs: Runs, workdir: Path) -> dict:
         "total": total,
         "shares": {k: v / total for k, v in seconds.items()} if total else {},
         "throughput": by_size,
-        "goodput": schema.goodput(phases.groupby("phase")["seconds"].sum().to_dict()) if len(phases) else None,
+        "goodput": schema.goodput(phases.groupby("phase")["seconds"].sum().to_dict())
+        if len(phases)
+        else None,
         "lost_steps": int(lost),
     }
 

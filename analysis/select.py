@@ -17,11 +17,21 @@ def checkpoint_points(runs: Runs, *, domain: str = "all") -> pd.DataFrame:
 
     They lie above the law of final losses (no decay yet) and never enter it; the fit through them shows what the decay is worth.
     """
-    points = runs.points[(runs.points["domain"] == domain) & (runs.points["state"] == schema.DONE) & ~runs.points["decayed"]]
-    return points[~points["role"].isin(ROLE_REASONS)].sort_values(["N", "D", "run_id"]).reset_index(drop=True)
+    points = runs.points[
+        (runs.points["domain"] == domain)
+        & (runs.points["state"] == schema.DONE)
+        & ~runs.points["decayed"]
+    ]
+    return (
+        points[~points["role"].isin(ROLE_REASONS)]
+        .sort_values(["N", "D", "run_id"])
+        .reset_index(drop=True)
+    )
 
 
-def final_points(runs: Runs, *, domain: str = "all", roles: dict[str, str] | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def final_points(
+    runs: Runs, *, domain: str = "all", roles: dict[str, str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The last decayed evaluation of every finished run on `domain`, and what was left out (run_id, step, domain, reason).
 
     Decayed and undecayed points are never mixed: under a decaying schedule an unfinished run is worse than a finished one of the same
@@ -47,7 +57,21 @@ def final_points(runs: Runs, *, domain: str = "all", roles: dict[str, str] | Non
     reason = pd.Series(reasons, index=points.index, dtype=object)
     used = points[reason.isna()].sort_values(["N", "D", "run_id"]).reset_index(drop=True)
     left = points.assign(reason=reason)[reason.notna()][list(EXCLUDED)]
-    silent = [r for r in runs.runs.itertuples() if r.role not in roles and r.state == schema.DONE and r.run_id not in set(used["run_id"])]
-    without = [{"run_id": r.run_id, "step": r.step, "domain": domain, "reason": "finished without a decayed evaluation"} for r in silent]
+    silent = [
+        r
+        for r in runs.runs.itertuples()
+        if r.role not in roles and r.state == schema.DONE and r.run_id not in set(used["run_id"])
+    ]
+    without = [
+        {
+            "run_id": r.run_id,
+            "step": r.step,
+            "domain": domain,
+            "reason": "finished without a decayed evaluation",
+        }
+        for r in silent
+    ]
     tables = [t for t in (left, pd.DataFrame(without, columns=list(EXCLUDED))) if len(t)]
-    return used, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(EXCLUDED))
+    return used, pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(
+        columns=list(EXCLUDED)
+    )

@@ -29,7 +29,9 @@ MOST_JOBS = 256  # in a chunk
 FARTHEST = 1.0  # change of a log-parameter in one step
 PAD = 32  # points are padded to a multiple
 
-Rows = np.ndarray | Callable[[np.ndarray], np.ndarray]  # [K, n] or [n], or a function of job numbers [m] -> [m, n]
+Rows = (
+    np.ndarray | Callable[[np.ndarray], np.ndarray]
+)  # [K, n] or [n], or a function of job numbers [m] -> [m, n]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Solution:
 
     def take(self, jobs: np.ndarray) -> "Solution":
         """The solutions of these job numbers, which may repeat."""
-        return Solution(self.theta[jobs], self.value[jobs], self.converged[jobs], self.iterations[jobs])
+        return Solution(
+            self.theta[jobs], self.value[jobs], self.converged[jobs], self.iterations[jobs]
+        )
 
 
 @contextlib.contextmanager
@@ -56,9 +60,18 @@ def float64() -> Iterator[None]:
 
 
 def solve(
-    law: Law, objective: str, delta: float, x: np.ndarray, y: Rows, w: Rows, theta0: np.ndarray, *,
-    tau: float = 0.5, free: np.ndarray | None = None, threads: int = 0,
-) -> Solution:  # fmt: skip
+    law: Law,
+    objective: str,
+    delta: float,
+    x: np.ndarray,
+    y: Rows,
+    w: Rows,
+    theta0: np.ndarray,
+    *,
+    tau: float = 0.5,
+    free: np.ndarray | None = None,
+    threads: int = 0,
+) -> Solution:
     """Minimise every job.
 
     x [n, inputs] centred; y, w output / scale and weights, [K, n], [n] for all jobs alike, or a function of job numbers (so that 4,000
@@ -69,17 +82,33 @@ def solve(
     queue = _Queue(law, OBJECTIVES[objective], float(tau), np.asarray(x, float), y, w, free)
     found = None
     for smoothing in OBJECTIVES[objective].schedule(delta):
-        found = queue.run(theta0 if found is None else found.theta, smoothing, threads or os.cpu_count() or 1)
+        found = queue.run(
+            theta0 if found is None else found.theta, smoothing, threads or os.cpu_count() or 1
+        )
     return found
 
 
 class _Queue:
-    def __init__(self, law: Law, objective: Any, tau: float, x: np.ndarray, y: Rows, w: Rows, free: np.ndarray):
+    def __init__(
+        self,
+        law: Law,
+        objective: Any,
+        tau: float,
+        x: np.ndarray,
+        y: Rows,
+        w: Rows,
+        free: np.ndarray,
+    ):
         n = len(x)
         self.pad = -n % PAD
         self.points, self.jobs = n + self.pad, len(free)
         self.x = np.pad(x, ((0, self.pad), (0, 0)), mode="edge")
-        self.y, self.w, self.free, self.tau = self._rows(y, 1.0), self._rows(w, 0.0), free.astype(float), tau
+        self.y, self.w, self.free, self.tau = (
+            self._rows(y, 1.0),
+            self._rows(w, 0.0),
+            free.astype(float),
+            tau,
+        )
         self.size = int(np.clip(CHUNK_VALUES // self.points, 1, MOST_JOBS))
         self.program = program(law, objective.name)
 
@@ -116,9 +145,16 @@ class _Queue:
     def _idle(self, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
         """Losses, weights, free parameters and state of a chunk without a job."""
         shape = (self.points, self.size)
-        return np.ones(shape), np.zeros(shape), np.ones((parameters, self.size)), _fresh(np.zeros((parameters, self.size)), done=True)
+        return (
+            np.ones(shape),
+            np.zeros(shape),
+            np.ones((parameters, self.size)),
+            _fresh(np.zeros((parameters, self.size)), done=True),
+        )
 
-    def _chunks(self, waiting: Iterator[int], theta0: np.ndarray, delta: float) -> Iterator[tuple[np.ndarray, dict]]:
+    def _chunks(
+        self, waiting: Iterator[int], theta0: np.ndarray, delta: float
+    ) -> Iterator[tuple[np.ndarray, dict]]:
         """Yield finished jobs and their state. `waiting` is shared by the threads: a range's iterator hands out each number once."""
         job = np.full(self.size, -1)
         y, w, free, state = self._idle(theta0.shape[1])
@@ -127,13 +163,23 @@ class _Queue:
             new = np.array([j for _, j in zip(idle, waiting)], int)
             if len(new):
                 at = idle[: len(new)]
-                job[at], y[:, at], w[:, at], free[:, at] = new, self.y(new).T, self.w(new).T, self.free[new].T
+                job[at], y[:, at], w[:, at], free[:, at] = (
+                    new,
+                    self.y(new).T,
+                    self.w(new).T,
+                    self.free[new].T,
+                )
                 for name, values in _fresh(theta0[new].T, done=False).items():
                     state[name][..., at] = values
             if (job < 0).all():
                 return
-            state = {k: np.array(v) for k, v in self.program(state, self.x, y, w, free, delta, self.tau).items()}
-            over = np.flatnonzero((job >= 0) & (state["done"] | (state["iteration"] >= MAX_ITERATIONS)))
+            state = {
+                k: np.array(v)
+                for k, v in self.program(state, self.x, y, w, free, delta, self.tau).items()
+            }
+            over = np.flatnonzero(
+                (job >= 0) & (state["done"] | (state["iteration"] >= MAX_ITERATIONS))
+            )
             if len(over):
                 yield job[over], {k: v[..., over] for k, v in state.items()}
                 job[over], w[:, over], state["done"][over] = -1, 0.0, True
@@ -144,12 +190,22 @@ def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
     p, k = theta.shape
     unit = np.tile(np.eye(p)[:, :, None], (1, 1, k))
     return {
-        "theta": theta.copy(), "value": np.full(k, np.inf), "gradient": np.zeros((p, k)), "hessian": unit, "majorant": unit.copy(),
-        "damping": np.full(k, 1e-3), "growth": np.full(k, 4.0), "quiet": np.zeros(k, np.int64), "done": np.full(k, done), "iteration": np.zeros(k, np.int64),
-    }  # fmt: skip
+        "theta": theta.copy(),
+        "value": np.full(k, np.inf),
+        "gradient": np.zeros((p, k)),
+        "hessian": unit,
+        "majorant": unit.copy(),
+        "damping": np.full(k, 1e-3),
+        "growth": np.full(k, 4.0),
+        "quiet": np.zeros(k, np.int64),
+        "done": np.full(k, done),
+        "iteration": np.zeros(k, np.int64),
+    }
 
 
-CURVED = 8  # parameters up to which second derivatives are taken: their number grows with the square
+CURVED = (
+    8  # parameters up to which second derivatives are taken: their number grows with the square
+)
 
 
 @functools.cache
@@ -175,11 +231,15 @@ def program(law: Law, objective_name: str) -> Callable:
             values = {p.name: jnp.exp(t) if p.positive else t for p, t in zip(law.params, parts)}
             return law.call(jnp, SimpleNamespace(**values), *columns)
 
-        def slope(function, a):  # by one parameter at a time: what does not depend on it stays a symbolic zero
+        def slope(
+            function, a
+        ):  # by one parameter at a time: what does not depend on it stays a symbolic zero
             def of(part, parts):
                 return function((*parts[:a], part, *parts[a + 1 :]))
 
-            return lambda parts: jax.jvp(lambda t: of(t, parts), (parts[a],), (jnp.ones_like(parts[a]),))[1]
+            return lambda parts: jax.jvp(
+                lambda t: of(t, parts), (parts[a],), (jnp.ones_like(parts[a]),)
+            )[1]
 
         parts = tuple(theta)
         f = predict(parts)
@@ -198,8 +258,15 @@ def program(law: Law, objective_name: str) -> Callable:
         hessian = majorant
         if size <= CURVED:
             drop = bend - pull if objective.log else bend  # the second derivative of a logarithm
-            hessian = {(a, b): total(drop * first[a] * first[b] + pull * per * slope(slope(predict, a), b)(parts)) for a, b in pairs}
-        square = lambda half: jnp.stack([jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)])  # noqa: E731
+            hessian = {
+                (a, b): total(
+                    drop * first[a] * first[b] + pull * per * slope(slope(predict, a), b)(parts)
+                )
+                for a, b in pairs
+            }
+        square = lambda half: jnp.stack(
+            [jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)]
+        )  # noqa: E731
         gradient = jnp.stack([total(pull * first[a]) for a in range(size)])
         return total(w * cost), gradient, square(hessian), square(majorant)
 
@@ -212,35 +279,63 @@ def program(law: Law, objective_name: str) -> Callable:
 
         def damped(matrix):
             kept = matrix * loose[:, None] * loose[None, :]
-            return kept + jnp.eye(size)[:, :, None] * (state["damping"] * diagonal + (1 - loose))[None, :]
+            return (
+                kept
+                + jnp.eye(size)[:, :, None] * (state["damping"] * diagonal + (1 - loose))[None, :]
+            )
 
         newton, definite = _eliminate(jnp, damped(hessian), -gradient * loose)
-        safe, _ = _eliminate(jnp, damped(majorant), -gradient * loose)  # never indefinite, and downhill from far away
+        safe, _ = _eliminate(
+            jnp, damped(majorant), -gradient * loose
+        )  # never indefinite, and downhill from far away
         step = jnp.where(definite, newton, safe)
         step = jnp.where(jnp.isfinite(step), step, 0.0)
-        step = step * jnp.minimum(1.0, FARTHEST / jnp.maximum(jnp.max(jnp.abs(step), axis=0), 1e-300))
+        step = step * jnp.minimum(
+            1.0, FARTHEST / jnp.maximum(jnp.max(jnp.abs(step), axis=0), 1e-300)
+        )
         proposal = jnp.where(free > 0, jnp.clip(theta + step, lower, upper), theta)
         moved = jnp.max(jnp.abs(proposal - theta), axis=0)
         new = evaluate(proposal, x, target, w, delta, tau)
         better = new[0] < value
         # Nielsen's rule: damping follows how well the model foretold the gain, and grows ever faster while steps fail.
-        foretold = 0.5 * jnp.sum(step * (state["damping"] * diagonal * step - gradient * loose), axis=0)
+        foretold = 0.5 * jnp.sum(
+            step * (state["damping"] * diagonal * step - gradient * loose), axis=0
+        )
         ratio = (value - new[0]) / foretold
         change = jnp.where(ratio > 0.75, 0.1, jnp.where(ratio > 0.25, 0.5, 2.0))
-        damping = jnp.where(better, jnp.maximum(state["damping"] * change, 1e-14), jnp.maximum(state["damping"], 1e-10) * state["growth"])
+        damping = jnp.where(
+            better,
+            jnp.maximum(state["damping"] * change, 1e-14),
+            jnp.maximum(state["damping"], 1e-10) * state["growth"],
+        )
         growth = jnp.where(better, 4.0, 2 * state["growth"])
         small = better & (value - new[0] <= 1e-13 * value)
-        sure = definite & (state["damping"] < 1e-2)  # a Newton step: when it gains nothing, the next gains nothing either
-        quiet = jnp.where(small, state["quiet"] + jnp.where(sure, 2, 1), jnp.where(better, 0, state["quiet"]))
+        sure = definite & (
+            state["damping"] < 1e-2
+        )  # a Newton step: when it gains nothing, the next gains nothing either
+        quiet = jnp.where(
+            small, state["quiet"] + jnp.where(sure, 2, 1), jnp.where(better, 0, state["quiet"])
+        )
         # Done: the step is below float64's resolution, or accepted steps gain nothing any more, or no step helps.
         done = (state["iteration"] > 0) & ((moved < 1e-11) | (quiet >= 3) | (damping > 1e14))
-        moved_on = {k: jnp.where(better, a, b) for k, a, b in zip(at, (proposal, *new), (theta, value, gradient, hessian, majorant))}
-        moved_on |= {"damping": damping, "growth": growth, "quiet": quiet, "done": done, "iteration": state["iteration"] + 1}
+        moved_on = {
+            k: jnp.where(better, a, b)
+            for k, a, b in zip(at, (proposal, *new), (theta, value, gradient, hessian, majorant))
+        }
+        moved_on |= {
+            "damping": damping,
+            "growth": growth,
+            "quiet": quiet,
+            "done": done,
+            "iteration": state["iteration"] + 1,
+        }
         return {k: jnp.where(state["done"], state[k], moved_on[k]) for k in state}
 
     def several(state, x, y, w, free, delta, tau):
         target = objective.transform(jnp, y)
-        return jax.lax.fori_loop(0, STEPS, lambda _, s: iterate(s, x, target, w, free, delta, tau), state)
+        return jax.lax.fori_loop(
+            0, STEPS, lambda _, s: iterate(s, x, target, w, free, delta, tau), state
+        )
 
     return jax.jit(several)
 

@@ -29,7 +29,12 @@ class Study:
 
 
 def run_study(
-    name: str, workdir: Path | None, table: Path | None, out: Path | None = None, *, columns: Mapping[str, str] | None = None
+    name: str,
+    workdir: Path | None,
+    table: Path | None,
+    out: Path | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a study's page (out: `<workdir>/report/<name>`, of a table `report/<name>`) and return its path.
 
@@ -43,8 +48,14 @@ def run_study(
             f"workdir={workdir}, table={table}: give one of them: --workdir=DIR for records, --table=FILE for a table of someone's runs"
         )
     if columns and table is None:
-        raise UserError(f"column={','.join(columns)}: names columns of a table; add --table=FILE, or leave it out")
-    return STUDIES[name].run(workdir, _renamed(table, columns) if columns else table, out or (workdir or Path()) / "report" / name)
+        raise UserError(
+            f"column={','.join(columns)}: names columns of a table; add --table=FILE, or leave it out"
+        )
+    return STUDIES[name].run(
+        workdir,
+        _renamed(table, columns) if columns else table,
+        out or (workdir or Path()) / "report" / name,
+    )
 
 
 def _renamed(table: Path, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -57,13 +68,17 @@ def _renamed(table: Path, columns: Mapping[str, str]) -> pd.DataFrame:
         elif pd.notna(constant):
             names[name] = float(constant)
         else:
-            raise UserError(f"column={name}={column}: no such column in {table}, and no number; {nearest(column, map(str, frame.columns))}")
+            raise UserError(
+                f"column={name}={column}: no such column in {table}, and no number; {nearest(column, map(str, frame.columns))}"
+            )
     frame = frame.drop(columns=[c for c in columns.values() if c in frame]).assign(**names)
     frame.attrs["source"] = str(table)
     return frame
 
 
-def write_study(out: Path, title: str, body: str, results: Mapping, drawn: Mapping[str, str], verdict: list[str]) -> Path:
+def write_study(
+    out: Path, title: str, body: str, results: Mapping, drawn: Mapping[str, str], verdict: list[str]
+) -> Path:
     """Write <out>/index.html (`body`: HTML of document.py's pieces), results.json with `verdict` first, and figures/NAME.svg of `drawn`.
 
     Numbers that are not finite become null. Raises UserError naming `out` when it cannot be written.
@@ -96,6 +111,12 @@ def _proxy_transfer(workdir: Path | None, table: Path | pd.DataFrame | None, out
 
 
 STUDIES: dict[str, Study] = {
-    "learning_rate": Study(_learning_rate, "which learning rate is best, how does it move with the scale, and what does a wrong one cost?"),
-    "proxy_transfer": Study(_proxy_transfer, "do small runs rank data recipes as tuned targets do, and does a reduced learning rate help?"),
+    "learning_rate": Study(
+        _learning_rate,
+        "which learning rate is best, how does it move with the scale, and what does a wrong one cost?",
+    ),
+    "proxy_transfer": Study(
+        _proxy_transfer,
+        "do small runs rank data recipes as tuned targets do, and does a reduced learning rate help?",
+    ),
 }

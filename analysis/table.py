@@ -18,11 +18,20 @@ from stepladder.configs.errors import UserError, nearest
 DUPLICATES = ("refuse", "drop", "keep")
 # A column with values on both sides of (low, high) was probably written in two units: 70 and 7e9 are not both numbers of parameters.
 _TWO_UNITS = {"N": (1e3, 1e6), "D": (1e3, 1e6), "C": (1e6, 1e12)}
-_GAP, _SIDE = 2.0, 0.05  # losses in two units: two clusters this factor apart, each with this share of the rows and two of them at least
+_GAP, _SIDE = (
+    2.0,
+    0.05,
+)  # losses in two units: two clusters this factor apart, each with this share of the rows and two of them at least
 _LN_VOCABULARY = 12.5  # nats a token of a uniform guess over 270,000 tokens
 _COMPARE = {
-    "<=": operator.le, ">=": operator.ge, "!=": operator.ne, "==": operator.eq, "=": operator.eq, "<": operator.lt, ">": operator.gt,
-}  # fmt: skip
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
 _FILTER = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|==|=|<|>)\s*([^<>=!]+?)\s*")
 
 
@@ -46,26 +55,49 @@ class Points:
 
     def __str__(self) -> str:
         numeric = [name for name in self.frame.columns if name != "group"]
-        ranges = [f"{n} {self.frame[n].min():.4g} to {self.frame[n].max():.4g} ({self.frame[n].nunique()} different)" for n in numeric]
+        ranges = [
+            f"{n} {self.frame[n].min():.4g} to {self.frame[n].max():.4g} ({self.frame[n].nunique()} different)"
+            for n in numeric
+        ]
         lines = [f"{len(self.frame)} points from {self.source}: {', '.join(ranges)}"]
         if "group" in self.frame:
             groups = [f"{g} ({c})" for g, c in self.frame["group"].value_counts().items()]
             more = f" and {len(groups) - 10} more" if len(groups) > 10 else ""
             lines.append(f"  {len(groups)} groups: {', '.join(groups[:10])}{more}")
-        lines.append("  rows: " + ", ".join(f"{count} {step}" for step, count in self.counts.items()))
-        why = self.excluded["reason"].str.split(": ").str[0] if len(self.excluded) else self.excluded["reason"]
+        lines.append(
+            "  rows: " + ", ".join(f"{count} {step}" for step, count in self.counts.items())
+        )
+        why = (
+            self.excluded["reason"].str.split(": ").str[0]
+            if len(self.excluded)
+            else self.excluded["reason"]
+        )
         for reason, rows in self.excluded.groupby(why, sort=False)["row"]:
-            more = f" and {len(rows) - 10} more (all of them in .excluded)" if len(rows) > 10 else ""
-            lines.append(f"  left out, {reason}: {'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:10]))}{more}")
+            more = (
+                f" and {len(rows) - 10} more (all of them in .excluded)" if len(rows) > 10 else ""
+            )
+            lines.append(
+                f"  left out, {reason}: {'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:10]))}{more}"
+            )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 def read_points(
-    source: str | Path | pd.DataFrame, inputs: Iterable[str] = ("N", "D"), output: str = "loss", *, columns: Mapping[str, str] | None = None,
-    group: str | None = None, derive: Mapping[str, str] | None = None, where: Iterable[str] = (), drop_highest: int = 0,
-    units: Mapping[str, str | float] | None = None, drop_bad: bool = False, duplicates: str = "refuse", units_checked: bool = False,
+    source: str | Path | pd.DataFrame,
+    inputs: Iterable[str] = ("N", "D"),
+    output: str = "loss",
+    *,
+    columns: Mapping[str, str] | None = None,
+    group: str | None = None,
+    derive: Mapping[str, str] | None = None,
+    where: Iterable[str] = (),
+    drop_highest: int = 0,
+    units: Mapping[str, str | float] | None = None,
+    drop_bad: bool = False,
+    duplicates: str = "refuse",
+    units_checked: bool = False,
     domain: str = "all",
-) -> Points:  # fmt: skip
+) -> Points:
     """Read a CSV, TSV, JSON or JSON-lines file (each also .gz), a Parquet file, a DataFrame, or the decayed points of a workdir.
 
     `columns` maps names to the source's columns, e.g. {"N": "Model Size"} (of a workdir {"N": "params_non_embedding"}); unmapped names are
@@ -78,9 +110,15 @@ def read_points(
     if duplicates not in DUPLICATES:
         raise UserError(f"duplicates={duplicates!r}: unknown; use one of {', '.join(DUPLICATES)}")
     if not inputs or len({*inputs, output}) <= len(inputs):
-        raise UserError(f"inputs={','.join(inputs)}: not different names beside the output {output!r}; give e.g. N,D")
+        raise UserError(
+            f"inputs={','.join(inputs)}: not different names beside the output {output!r}; give e.g. N,D"
+        )
     where = tuple(expression.strip() for expression in where)
-    mapping, derive, units = {k: str(v) for k, v in (columns or {}).items()}, dict(derive or {}), dict(units or {})
+    mapping, derive, units = (
+        {k: str(v) for k, v in (columns or {}).items()},
+        dict(derive or {}),
+        dict(units or {}),
+    )
     table, name, rows = _open(source, mapping, domain)
     data = Columns(table, name, mapping, units)
     _refuse_unused("columns", mapping, {*inputs, output, *ALIASES}, (*where, *derive.values()))
@@ -96,7 +134,9 @@ def read_points(
     _refuse_unused("units", units, set(data.values), ())
     rows.refuse_none(name)
     _bad_values(data, rows, needed, drop_bad, group, groups)
-    frame = pd.DataFrame({n: data.values[n] for n in inputs} | {"loss": data.values[output]}, index=rows.index)
+    frame = pd.DataFrame(
+        {n: data.values[n] for n in inputs} | {"loss": data.values[output]}, index=rows.index
+    )
     if groups is not None:
         frame["group"] = [str(g) for g in groups]
     _duplicates(frame, rows, duplicates)
@@ -107,7 +147,13 @@ def read_points(
     _refuse_constant(frame, labels)
     notes = data.notes if output == "loss" else [*data.notes, f"loss is {output!r}"]
     notes += [] if units_checked else _suspicious(frame, labels)
-    return Points(name, frame, pd.DataFrame(rows.excluded, columns=["row", "reason"]), tuple(notes), rows.counts)
+    return Points(
+        name,
+        frame,
+        pd.DataFrame(rows.excluded, columns=["row", "reason"]),
+        tuple(notes),
+        rows.counts,
+    )
 
 
 @dataclass
@@ -129,7 +175,9 @@ class _Rows:
     def refuse_none(self, name: str) -> None:
         if not self.kept.any():
             counted = ", ".join(f"{count} {step}" for step, count in self.counts.items())
-            raise UserError(f"where: no row of {name} is left ({counted}); loosen or remove a filter")
+            raise UserError(
+                f"where: no row of {name} is left ({counted}); loosen or remove a filter"
+            )
 
 
 def _tuple(value: str | Iterable[str]) -> tuple[str, ...]:
@@ -139,8 +187,12 @@ def _tuple(value: str | Iterable[str]) -> tuple[str, ...]:
 def _refuse_unused(option: str, given: Mapping, known: set[str], texts: Iterable[str]) -> None:
     """A misspelt key would do nothing, and say nothing."""
     for key, value in given.items():
-        if key not in known and not any(re.search(rf"\b{re.escape(key)}\b", text) for text in texts):
-            raise UserError(f"{option}={key}={value}: nothing here is called {key!r}; {nearest(key, known)}")
+        if key not in known and not any(
+            re.search(rf"\b{re.escape(key)}\b", text) for text in texts
+        ):
+            raise UserError(
+                f"{option}={key}={value}: nothing here is called {key!r}; {nearest(key, known)}"
+            )
 
 
 def _refuse_shared(data: Columns, needed: list[str]) -> None:
@@ -149,10 +201,14 @@ def _refuse_shared(data: Columns, needed: list[str]) -> None:
     for i, name in enumerate(read):
         for other in read[:i]:
             if data.labels[name] == data.labels[other]:
-                raise UserError(f"columns={other}={data.labels[name]}: also read as {name}; name another column for one of them")
+                raise UserError(
+                    f"columns={other}={data.labels[name]}: also read as {name}; name another column for one of them"
+                )
 
 
-def _open(source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str) -> tuple[pd.DataFrame, str, _Rows]:
+def _open(
+    source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str
+) -> tuple[pd.DataFrame, str, _Rows]:
     """The raw table, its name, and the rows to begin with. Of a workdir the mapping's parameter count is used up here."""
     excluded: list[tuple] = []
     if not isinstance(source, (str, Path, pd.DataFrame)):
@@ -160,34 +216,48 @@ def _open(source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: st
             f"source={_short(source)}: of type {type(source).__name__}, not a table; give a file, a workdir or a pandas DataFrame"
         )
     if isinstance(source, pd.DataFrame):
-        table, name = source if source.index.is_unique else source.reset_index(drop=True), "the DataFrame"
+        table, name = (
+            source if source.index.is_unique else source.reset_index(drop=True),
+            "the DataFrame",
+        )
     elif not extension(source) and (Path(source).is_dir() or "://" in str(source)):
         try:
             runs = load(source, n=mapping.pop("N") if mapping.get("N") in COUNTS else COUNTS[0])
         except ImportError as error:  # the client of a bucket
-            raise UserError(f"source={str(source)!r}: {str(error).splitlines()[0]}; install it, or copy the workdir here") from None
+            raise UserError(
+                f"source={str(source)!r}: {str(error).splitlines()[0]}; install it, or copy the workdir here"
+            ) from None
         used, left = final_points(runs, domain=domain)
         table, name = used.set_index("run_id", drop=False).rename_axis(None), str(source)
         for part in (runs.excluded, left):
             for r in part.itertuples():
                 at = "" if pd.isna(r.step) else f"@{r.step:g}"
-                excluded.append((f"{r.run_id}{at}" + (f" {r.domain}" if r.domain else ""), r.reason))
+                excluded.append(
+                    (f"{r.run_id}{at}" + (f" {r.domain}" if r.domain else ""), r.reason)
+                )
         if not len(table):
             raise UserError(
                 f"source={name!r}: no rows: no decayed evaluation of a finished run on domain {domain!r}, {len(excluded)} exclusions"
-                + (f", first {excluded[0][0]}: {excluded[0][1]}" if excluded else "") + "; finish runs, see `stepladder status`"
-            )  # fmt: skip
+                + (f", first {excluded[0][0]}: {excluded[0][1]}" if excluded else "")
+                + "; finish runs, see `stepladder status`"
+            )
     else:
         table, name = read_file(source), str(source)
     refuse_empty(table, name)
-    return table, name, _Rows(table.index, excluded, np.ones(len(table), bool), {"read": len(table)})
+    return (
+        table,
+        name,
+        _Rows(table.index, excluded, np.ones(len(table), bool), {"read": len(table)}),
+    )
 
 
 def _filter(data: Columns, rows: _Rows, expression: str, needed: list[str]) -> None:
     """Keep the rows where `expression` holds. A missing entry of a column of the fit stays, to be refused as what it is."""
     match = _FILTER.fullmatch(expression)
     if not match:
-        raise UserError(f"where={expression!r}: not <column><op><value> with one of {' '.join(_COMPARE)}; e.g. loss<5 or family=opt")
+        raise UserError(
+            f"where={expression!r}: not <column><op><value> with one of {' '.join(_COMPARE)}; e.g. loss<5 or family=opt"
+        )
     column, sign, wanted = match.groups()
     values, text, raw = data.any(column)
     present = np.isfinite(values) | np.isinf(values)
@@ -204,24 +274,47 @@ def _filter(data: Columns, rows: _Rows, expression: str, needed: list[str]) -> N
             passes = _COMPARE[sign](values, value)
     elif sign in ("=", "==", "!="):
         if not text:
-            raise UserError(f"where={expression!r}: column {column!r} holds numbers and {wanted!r} is none; give a number")
+            raise UserError(
+                f"where={expression!r}: column {column!r} holds numbers and {wanted!r} is none; give a number"
+            )
         entries = np.array([str(v) for v in raw], object)
         passes = _COMPARE[sign](entries, wanted).astype(bool)
         if sign != "!=" and not passes.any():
-            raise UserError(f"where={expression!r}: no row of {data.source} has it; {nearest(wanted, set(entries))}")
+            raise UserError(
+                f"where={expression!r}: no row of {data.source} has it; {nearest(wanted, set(entries))}"
+            )
     else:
-        raise UserError(f"where={expression!r}: column {column!r} holds text or {wanted!r} is no number; compare text with = or !=")
+        raise UserError(
+            f"where={expression!r}: column {column!r} holds text or {wanted!r} is no number; compare text with = or !="
+        )
     passes = np.where(present, passes, column in needed)
-    rows.drop(f"after {expression}", ~passes, lambda i: f"where {expression}: {column} is {raw.iloc[i]}")
+    rows.drop(
+        f"after {expression}", ~passes, lambda i: f"where {expression}: {column} is {raw.iloc[i]}"
+    )
 
 
-def _bad_values(data: Columns, rows: _Rows, needed: list[str], drop: bool, group: str | None, groups: np.ndarray | None) -> None:
+def _bad_values(
+    data: Columns,
+    rows: _Rows,
+    needed: list[str],
+    drop: bool,
+    group: str | None,
+    groups: np.ndarray | None,
+) -> None:
     """Text, missing, infinite and non-positive entries: refused, or left out and listed."""
     what: dict[int, tuple[str, object, str]] = {}
     for name in needed:
         values, text = data.values[name], data.text[name]
         for i in np.flatnonzero(~(np.isfinite(values) & (values > 0)) & rows.kept):
-            kind = "text" if i in text else "missing" if np.isnan(values[i]) else "infinite" if np.isinf(values[i]) else "not positive"
+            kind = (
+                "text"
+                if i in text
+                else "missing"
+                if np.isnan(values[i])
+                else "infinite"
+                if np.isinf(values[i])
+                else "not positive"
+            )
             what.setdefault(int(i), (data.labels[name], text.get(int(i), values[i]), kind))
     if groups is not None:
         for i in np.flatnonzero(pd.isna(groups) & rows.kept):
@@ -256,10 +349,14 @@ def _duplicates(frame: pd.DataFrame, rows: _Rows, how: str) -> None:
     again = kept.duplicated().to_numpy()
     if how == "keep" or not again.any():
         return
-    first = dict(zip(place[again], place.groupby([kept[c] for c in kept.columns]).transform("first")[again]))
+    first = dict(
+        zip(place[again], place.groupby([kept[c] for c in kept.columns]).transform("first")[again])
+    )
     if how == "refuse":
         row = next(iter(first))
-        values = ", ".join(f"{n}={v:g}" if n != "group" else f"group={v}" for n, v in frame.iloc[row].items())
+        values = ", ".join(
+            f"{n}={v:g}" if n != "group" else f"group={v}" for n, v in frame.iloc[row].items()
+        )
         raise UserError(
             f"row {rows.index[row]}: {values} is an exact duplicate of row {rows.index[first[row]]} ({len(first)} such rows); "
             f"--drop-duplicates (duplicates='drop') keeps the first of each, --keep-duplicates (duplicates='keep') all"
@@ -275,7 +372,11 @@ def _highest(loss: np.ndarray, rows: _Rows, count: int) -> None:
     if count:
         order = np.argsort(np.where(rows.kept, loss, -np.inf), kind="stable")[::-1][: int(count)]
         out = np.isin(np.arange(len(loss)), order)
-        rows.drop(f"after drop_highest={count}", out, lambda i: f"one of the {count} highest losses: {loss[i]:.6g}")
+        rows.drop(
+            f"after drop_highest={count}",
+            out,
+            lambda i: f"one of the {count} highest losses: {loss[i]:.6g}",
+        )
 
 
 def _refuse_constant(frame: pd.DataFrame, labels: Mapping[str, str]) -> None:
@@ -283,8 +384,14 @@ def _refuse_constant(frame: pd.DataFrame, labels: Mapping[str, str]) -> None:
         # Equal up to one part in a million, as in `fit`: D of runs that differ by the rounding of a step is one D.
         if np.ptp(np.log(frame[name])) < 1e-6:
             what = "one size only" if name == "N" else "constant"
-            fix = "check that this is the column of losses" if name == "loss" else f"add runs with other {name}, or leave it out of inputs"
-            raise UserError(f"column {label!r}={frame[name].iloc[0]:g}: {what} in all {len(frame)} rows left; {fix}")
+            fix = (
+                "check that this is the column of losses"
+                if name == "loss"
+                else f"add runs with other {name}, or leave it out of inputs"
+            )
+            raise UserError(
+                f"column {label!r}={frame[name].iloc[0]:g}: {what} in all {len(frame)} rows left; {fix}"
+            )
 
 
 def _suspicious(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
@@ -300,12 +407,18 @@ def _suspicious(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
                 f"like two units ({len(small)} rows below {low:g}, {len(large)} above {high:g}); write all of them in one, {override}"
             )
         if len(values) and len(small) == len(values):
-            notes.append(f"every {name} is below {low:g}: in millions or billions? then say units {name}=billions")
+            notes.append(
+                f"every {name} is below {low:g}: in millions or billions? then say units {name}=billions"
+            )
     # Families may each have their own unit; within one it is a mistake.
-    for _, loss in frame.groupby("group", sort=False)["loss"] if "group" in frame else [("", frame["loss"])]:
+    for _, loss in (
+        frame.groupby("group", sort=False)["loss"] if "group" in frame else [("", frame["loss"])]
+    ):
         _refuse_two_scales(loss.sort_values(), labels["loss"], override)
     if frame["loss"].min() > _LN_VOCABULARY:
-        notes.append(f"every loss is above {_LN_VOCABULARY} nats: perplexities? then say units loss=perplexity")
+        notes.append(
+            f"every loss is above {_LN_VOCABULARY} nats: perplexities? then say units loss=perplexity"
+        )
     return notes
 
 

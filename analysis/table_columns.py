@@ -12,8 +12,25 @@ from stepladder.configs.errors import UserError, nearest
 
 # Names taken without being told, compared without case, spaces and signs; only when exactly one column fits.
 ALIASES = {
-    "N": ("N", "params", "parameters", "num_params", "n_params", "model_params", "model_size", "params_total"),
-    "D": ("D", "tokens", "training_tokens", "train_tokens", "num_tokens", "n_tokens", "tokens_seen"),
+    "N": (
+        "N",
+        "params",
+        "parameters",
+        "num_params",
+        "n_params",
+        "model_params",
+        "model_size",
+        "params_total",
+    ),
+    "D": (
+        "D",
+        "tokens",
+        "training_tokens",
+        "train_tokens",
+        "num_tokens",
+        "n_tokens",
+        "tokens_seen",
+    ),
     "C": ("C", "flops", "flop", "training_flops", "training_flop", "train_flops", "compute"),
     "loss": ("loss", "val_loss", "validation_loss", "eval_loss", "test_loss", "final_loss"),
 }
@@ -98,13 +115,24 @@ class Columns:
 
     def any(self, name: str) -> tuple[np.ndarray, dict[int, Any], pd.Series]:
         """Values, text and raw entries of a column by its name here or in the source. Raises UserError with the nearest name."""
-        if name in self.values or name in self.mapping or (name in ALIASES and self.find(name)) or self._can_derive(name):
+        if (
+            name in self.values
+            or name in self.mapping
+            or (name in ALIASES and self.find(name))
+            or self._can_derive(name)
+        ):
             self.need(name)
             label = self.labels[name]
-            raw = pd.Series(self.values[name], self.table.index) if name in self.derived else self.table[label]
+            raw = (
+                pd.Series(self.values[name], self.table.index)
+                if name in self.derived
+                else self.table[label]
+            )
             return self.values[name], self.text[name], raw
         if name not in self.table:
-            raise UserError(f"column {name!r}: not in {self.source}; {nearest(name, {*map(str, self.table.columns), *self.values})}")
+            raise UserError(
+                f"column {name!r}: not in {self.source}; {nearest(name, {*map(str, self.table.columns), *self.values})}"
+            )
         return *numbers(self.table[name]), self.table[name]
 
     def _can_derive(self, name: str) -> bool:
@@ -112,7 +140,9 @@ class Columns:
 
     def _derived(self, name: str, values: np.ndarray, formula: str) -> None:
         if name in self.units:
-            raise UserError(f"units={name}={self.units[name]}: {name} is derived, not read; give the units of the columns in {formula}")
+            raise UserError(
+                f"units={name}={self.units[name]}: {name} is derived, not read; give the units of the columns in {formula}"
+            )
         self.values[name], self.labels[name], self.text[name] = values, name, {}
         self.derived.add(name)
         self.notes.append(f"{name} = {formula}")
@@ -131,7 +161,9 @@ class Columns:
         fitting = [c for c in names if c != name and _plain(c) in usual and c not in taken]
         if name in names:
             if fitting:
-                self.notes.append(f"{name} is column {name!r}, not {' or '.join(map(repr, fitting))}")
+                self.notes.append(
+                    f"{name} is column {name!r}, not {' or '.join(map(repr, fitting))}"
+                )
             return names[name]
         if len(fitting) > 1:
             raise UserError(
@@ -152,17 +184,25 @@ def convert(name: str, values: np.ndarray, unit: str | float) -> np.ndarray:
         factor = float(unit)
     except ValueError:
         if unit not in UNITS:
-            raise UserError(f"units={name}={unit}: unknown; {nearest(str(unit), UNITS)} or a factor") from None
+            raise UserError(
+                f"units={name}={unit}: unknown; {nearest(str(unit), UNITS)} or a factor"
+            ) from None
         with np.errstate(all="ignore"):
             return UNITS[unit](values)
     if not (np.isfinite(factor) and factor > 0):
-        raise UserError(f"units={name}={unit}: not a positive factor; give e.g. 1e9 or one of {', '.join(UNITS)}")
+        raise UserError(
+            f"units={name}={unit}: not a positive factor; give e.g. 1e9 or one of {', '.join(UNITS)}"
+        )
     return values * factor
 
 
 def numbers(column: pd.Series) -> tuple[np.ndarray, dict[int, Any]]:
     """float [rows], NaN where missing or no number; and the entries that are no numbers by position. Truth values are no numbers."""
-    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column) and not pd.api.types.is_complex_dtype(column):
+    if (
+        pd.api.types.is_numeric_dtype(column)
+        and not pd.api.types.is_bool_dtype(column)
+        and not pd.api.types.is_complex_dtype(column)
+    ):
         return column.to_numpy(float, na_value=np.nan), {}
     values, text = np.full(len(column), np.nan), {}
     for position, entry in enumerate(column.astype(object)):

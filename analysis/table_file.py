@@ -14,7 +14,17 @@ import pandas as pd
 
 from stepladder.configs.errors import UserError
 
-_UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, RecursionError, zlib.error, csv.Error, pd.errors.ParserWarning)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RecursionError,
+    zlib.error,
+    csv.Error,
+    pd.errors.ParserWarning,
+)
 
 
 def _delimited(separator: str) -> Callable[[bytes], pd.DataFrame]:
@@ -24,7 +34,9 @@ def _delimited(separator: str) -> Callable[[bytes], pd.DataFrame]:
         header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
         _refuse_repeated(header)
         if len(header) == 1 and (other := next((c for c in ";\t,|" if c in header[0]), "")):
-            raise ValueError(f"one column called {header[0]!r}: separated by {other!r}, not {separator!r}")
+            raise ValueError(
+                f"one column called {header[0]!r}: separated by {other!r}, not {separator!r}"
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             # Blank lines are no rows: a row's number counts the lines that hold something.
@@ -89,15 +101,23 @@ def read_file(path: str | Path | pd.DataFrame) -> pd.DataFrame:
     if not Path(path).exists():
         raise UserError(f"source={str(path)!r}: does not exist; give a {known} file or a workdir")
     if not extension(path):
-        raise UserError(f"source={str(path)!r}: unknown extension {Path(path).suffix!r}; use one of {known}, or a workdir")
+        raise UserError(
+            f"source={str(path)!r}: unknown extension {Path(path).suffix!r}; use one of {known}, or a workdir"
+        )
     try:
         body = Path(path).read_bytes()
-        table = READERS[extension(path)](gzip.decompress(body) if str(path).lower().endswith(".gz") else body)
+        table = READERS[extension(path)](
+            gzip.decompress(body) if str(path).lower().endswith(".gz") else body
+        )
     except ImportError:
-        raise UserError(f"source={str(path)!r}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV") from None
+        raise UserError(
+            f"source={str(path)!r}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
+        ) from None
     except _UNREADABLE as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"source={str(path)!r}: unreadable as {extension(path)} ({said}); mend the file or its extension") from None
+        raise UserError(
+            f"source={str(path)!r}: unreadable as {extension(path)} ({said}); mend the file or its extension"
+        ) from None
     return refuse_empty(table, str(path))
 
 
@@ -115,4 +135,6 @@ def refuse_empty(table: pd.DataFrame, source: str) -> pd.DataFrame:
 def _refuse_repeated(names: list[str]) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if repeated:
-        raise ValueError(f"column {repeated[0]!r} appears {names.count(repeated[0])} times; rename one of them")
+        raise ValueError(
+            f"column {repeated[0]!r} appears {names.count(repeated[0])} times; rename one of them"
+        )

@@ -15,8 +15,13 @@ def summary(results: dict) -> str:
             "  " + ", ".join(f"{k} = {v:.4g}" for k, v in law["params"].items()),
             "",
         ]
-    states = ", ".join(f"{count} {state}" for state, count in sorted(results["states"].items())) or "none"
-    lines.append(f"runs: {states}; excluded evaluations and runs: {len(results['excluded'])} (reasons in the report)")
+    states = (
+        ", ".join(f"{count} {state}" for state, count in sorted(results["states"].items()))
+        or "none"
+    )
+    lines.append(
+        f"runs: {states}; excluded evaluations and runs: {len(results['excluded'])} (reasons in the report)"
+    )
     lines += [f"missing: {what}" for what in results["missing"]]
     return "\n".join(lines)
 
@@ -24,14 +29,22 @@ def summary(results: dict) -> str:
 def _entry(entry: dict) -> list[str]:
     target, truth = entry["target"], entry["truth"]
     rows = [("forecast", entry["prediction"], entry["low"], entry["high"], entry.get("error"))]
-    rows += [(b["name"], b["prediction"], None, None, b.get("error")) for b in entry["baselines"] if b["prediction"] is not None]
+    rows += [
+        (b["name"], b["prediction"], None, None, b.get("error"))
+        for b in entry["baselines"]
+        if b["prediction"] is not None
+    ]
     if truth is not None:
         rows.append(("truth", truth, None, None, None))
     values = [v for _, middle, low, high, _ in rows for v in (middle, low, high) if v is not None]
     left, right = min(values), max(values)
     spread = (right - left) or 1.0
     head = f"target {entry['target_run_id']}: N = {target['N']:.4g}, D = {target['D']:.4g}, C = {target['C']:.4g} FLOPs"
-    lines = [head, f"forecast written {entry['written_utc']} for spec {entry['target_spec_hash'][:12]}", ""]
+    lines = [
+        head,
+        f"forecast written {entry['written_utc']} for spec {entry['target_spec_hash'][:12]}",
+        "",
+    ]
     span = f"{entry['level']:.0%} interval"
     lines.append(f"{'nats per token':<22}{'loss':>8}  {span:<18} {'error':>7}")
     for name, middle, low, high, error in rows:

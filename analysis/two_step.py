@@ -55,7 +55,9 @@ class TwoStep:
     losses: tuple[float, float]  # the range of task loss that the second step has seen
     notes: tuple[str, ...]
 
-    def predict(self, *, level: float = 0.9, resamples: int = 1000, seed: int = 0, **inputs: float) -> Accuracy:
+    def predict(
+        self, *, level: float = 0.9, resamples: int = 1000, seed: int = 0, **inputs: float
+    ) -> Accuracy:
         """Task loss and accuracy at the inputs of the first law, e.g. `found.predict(N=7e9, D=4e12)`.
 
         Every resample draws runs with replacement, refits both steps with it and sends the new run's noise through them. Raises UserError
@@ -70,13 +72,28 @@ class TwoStep:
         one, two = (_refit(f, w) for f, w in zip((self.first, self.second), weights))
         good = np.isfinite(one).all(1) & np.isfinite(two).all(1)
         rng, many = np.random.default_rng([seed, 1]), int(good.sum())
-        moved = np.log(self.first.problem.predict(one[good], **inputs) / loss) * _short(self.first, self.runs[0])
-        at = loss * np.exp(moved + self.first.residual_sd * rng.standard_t(self.first.points - self.first.rank, many))
-        value, middle = float(self._accuracy(np.array(self.second.theta), loss)), self._accuracy(np.array(self.second.theta), at)
-        accuracy = middle + (self._accuracy(two[good], at) - middle) * _short(self.second, self.runs[1])
-        accuracy = accuracy + self.second.residual_sd * rng.standard_t(self.second.points - self.second.rank, many)
+        moved = np.log(self.first.problem.predict(one[good], **inputs) / loss) * _short(
+            self.first, self.runs[0]
+        )
+        at = loss * np.exp(
+            moved
+            + self.first.residual_sd * rng.standard_t(self.first.points - self.first.rank, many)
+        )
+        value, middle = (
+            float(self._accuracy(np.array(self.second.theta), loss)),
+            self._accuracy(np.array(self.second.theta), at),
+        )
+        accuracy = middle + (self._accuracy(two[good], at) - middle) * _short(
+            self.second, self.runs[1]
+        )
+        accuracy = accuracy + self.second.residual_sd * rng.standard_t(
+            self.second.points - self.second.rank, many
+        )
         tail = [(1 - level) / 2, (1 + level) / 2]
-        (loss_low, loss_high), (low, high) = np.quantile(at, tail), np.clip(np.quantile(accuracy, tail), 0.0, 1.0)
+        (loss_low, loss_high), (low, high) = (
+            np.quantile(at, tail),
+            np.clip(np.quantile(accuracy, tail), 0.0, 1.0),
+        )
         notes = list(self.notes)
         for end, value_there, beyond in (
             ("lowest", self.losses[0], loss < self.losses[0]),
@@ -87,7 +104,17 @@ class TwoStep:
                     f"task loss {loss:.4g} lies beyond the {end} of the second step ({value_there:.4g}): the curve is extrapolated"
                 )
         return Accuracy(
-            inputs, loss, float(loss_low), float(loss_high), value, float(low), float(high), level, int(good.sum()), lost, tuple(notes)
+            inputs,
+            loss,
+            float(loss_low),
+            float(loss_high),
+            value,
+            float(low),
+            float(high),
+            level,
+            int(good.sum()),
+            lost,
+            tuple(notes),
         )
 
     def _accuracy(self, theta: np.ndarray, loss: np.ndarray | float) -> np.ndarray:
@@ -101,7 +128,11 @@ class TwoStep:
     def _weights(self, resamples: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], int]:
         """Weights [K, n] of the points of both steps from the same resampled runs, without those that lose what a law needs."""
         names = np.unique(np.concatenate(self.runs))
-        counts = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples).astype(float)
+        counts = (
+            np.random.default_rng(seed)
+            .multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+            .astype(float)
+        )
         many = [counts[:, np.searchsorted(names, runs)] for runs in self.runs]
         keep = np.ones(resamples, bool)
         for found, w in zip((self.first, self.second), many):
@@ -119,11 +150,18 @@ class TwoStep:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a parameter of either step."""
-        return pd.concat({f.law: f.to_frame() for f in (self.first, self.second)}, names=["step", "parameter"])
+        return pd.concat(
+            {f.law: f.to_frame() for f in (self.first, self.second)}, names=["step", "parameter"]
+        )
 
     def to_dict(self) -> dict:
         """JSON-able."""
-        return {"first": self.first.to_dict(), "second": self.second.to_dict(), "losses": list(self.losses), "notes": list(self.notes)}
+        return {
+            "first": self.first.to_dict(),
+            "second": self.second.to_dict(),
+            "losses": list(self.losses),
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         lines = ["step 1, task loss", str(self.first), "step 2, from task loss", str(self.second)]
@@ -131,9 +169,15 @@ class TwoStep:
 
 
 def two_step(
-    points: pd.DataFrame, pairs: pd.DataFrame | None = None, *, law: str = "chinchilla", second: str = "sigmoid", loss: str = "loss",
-    accuracy: str = "accuracy", run: str | None = None,
-) -> TwoStep:  # fmt: skip
+    points: pd.DataFrame,
+    pairs: pd.DataFrame | None = None,
+    *,
+    law: str = "chinchilla",
+    second: str = "sigmoid",
+    loss: str = "loss",
+    accuracy: str = "accuracy",
+    run: str | None = None,
+) -> TwoStep:
     """Fit both steps: `law` of task loss to `points` (its inputs and `loss`), `second` to (`loss`, `accuracy`) of `pairs`, or of `points`.
 
     loss: of the task, e.g. bits per byte of the correct answer; accuracy in (0, 1). pairs: usually the same runs with their intermediate
@@ -143,33 +187,58 @@ def two_step(
     """
     if second not in LAWS or LAWS[second].inputs != ("L",) or LAWS[second].output not in ACCURACY:
         known = [n for n, one in LAWS.items() if one.inputs == ("L",) and one.output in ACCURACY]
-        raise UserError(f"second={second!r}: no law from L to accuracy or error; {nearest(second, known)}")
+        raise UserError(
+            f"second={second!r}: no law from L to accuracy or error; {nearest(second, known)}"
+        )
     if law in LAWS and LAWS[law].output != "loss":
-        raise UserError(f"law={law!r}: gives {LAWS[law].output}, not a loss; use e.g. chinchilla for the first step")
+        raise UserError(
+            f"law={law!r}: gives {LAWS[law].output}, not a loss; use e.g. chinchilla for the first step"
+        )
     if pairs is None and run is None:
         points = points.assign(run=np.arange(len(points)).astype(str))
         run = "run"
     elif run is None:
-        raise UserError("run: not named; with two tables name the column of runs, so that both steps resample the same ones")
+        raise UserError(
+            "run: not named; with two tables name the column of runs, so that both steps resample the same ones"
+        )
     table = points if pairs is None else pairs
-    for where, frame, names in (("points", points, (run, loss)), ("points" if pairs is None else "pairs", table, (run, loss, accuracy))):
+    for where, frame, names in (
+        ("points", points, (run, loss)),
+        ("points" if pairs is None else "pairs", table, (run, loss, accuracy)),
+    ):
         for name in names:
             if name not in frame:
-                raise UserError(f"column {name!r}: missing from {where}; {nearest(name, map(str, frame.columns))}")
+                raise UserError(
+                    f"column {name!r}: missing from {where}; {nearest(name, map(str, frame.columns))}"
+                )
     _check_accuracy(table, loss, accuracy)
     first = fit(points, law, objective="squared_log", loss=loss)
     output = LAWS[second].output
-    curve = pd.DataFrame({"L": table[loss].to_numpy(float), output: ACCURACY[output](table[accuracy].to_numpy(float))}, index=table.index)
+    curve = pd.DataFrame(
+        {
+            "L": table[loss].to_numpy(float),
+            output: ACCURACY[output](table[accuracy].to_numpy(float)),
+        },
+        index=table.index,
+    )
     found = fit(curve, second, objective="squared")
-    notes = [f"step 1: {note}" for note in first.notes] + [f"step 2: {note}" for note in found.notes]
+    notes = [f"step 1: {note}" for note in first.notes] + [
+        f"step 2: {note}" for note in found.notes
+    ]
     alone = set(table[run]) - set(points[run])
     if alone:
-        notes.append(f"{len(alone)} runs of the second step have no point in the first: {', '.join(map(str, sorted(alone)[:5]))}")
+        notes.append(
+            f"{len(alone)} runs of the second step have no point in the first: {', '.join(map(str, sorted(alone)[:5]))}"
+        )
     runs = points[run].astype(str).to_numpy(), table[run].astype(str).to_numpy()
     for step, one in (("points", first), ("pairs", found)):
         if one.points <= one.rank:
-            raise UserError(f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is unknown; add runs")
-    return TwoStep(first, found, runs, (float(curve["L"].min()), float(curve["L"].max())), tuple(notes))
+            raise UserError(
+                f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is unknown; add runs"
+            )
+    return TwoStep(
+        first, found, runs, (float(curve["L"].min()), float(curve["L"].max())), tuple(notes)
+    )
 
 
 def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
@@ -177,7 +246,9 @@ def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
     bad = ~(np.isfinite(values) & (values > 0) & (values < 1))
     if bad.any():
         hint = "; in percent? divide by 100" if np.nanmax(values) > 1 else ""
-        raise UserError(f"column {accuracy!r}={values[bad][0]:g}: must lie between 0 and 1 (row {table.index[bad.argmax()]}){hint}")
+        raise UserError(
+            f"column {accuracy!r}={values[bad][0]:g}: must lie between 0 and 1 (row {table.index[bad.argmax()]}){hint}"
+        )
     if not (np.isfinite(losses) & (losses > 0)).all():
         return  # the fit names the row
     ranks = [pd.Series(v).rank().to_numpy() for v in (losses, values)]
@@ -191,7 +262,16 @@ def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
 def _refit(found: Fit, weights: np.ndarray) -> np.ndarray:
     """theta [K, P] of the resamples, from the optimum; NaN where there is no finite objective."""
     p = found.problem
-    done = solve(p.law, found.objective, 1e-3, p.x, p.y, weights * p.w, np.tile(np.array(found.theta), (len(weights), 1)), free=p.free)
+    done = solve(
+        p.law,
+        found.objective,
+        1e-3,
+        p.x,
+        p.y,
+        weights * p.w,
+        np.tile(np.array(found.theta), (len(weights), 1)),
+        free=p.free,
+    )
     return np.where(np.isfinite(done.value)[:, None], done.theta, np.nan)
 
 

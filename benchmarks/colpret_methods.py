@@ -23,23 +23,41 @@ from stepladder.analysis.figures import svg
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LEAST_SQUARES = Rules(cut=1e10)  # the authors' objective, weights and cut, at its best optimum
-FIGURES = {"opt": ("OPT", "perplexity"), "pythia": ("pythia", "log2 perplexity"), "chinchilla": ("chinchilla", "nats")}
+FIGURES = {
+    "opt": ("OPT", "perplexity"),
+    "pythia": ("pythia", "log2 perplexity"),
+    "chinchilla": ("chinchilla", "nats"),
+}
 
 
 def load() -> pd.DataFrame:
     """family, model, N, D, loss."""
     root = os.environ.get("STEPLADDER_DATA")
     if not root:
-        raise SystemExit("STEPLADDER_DATA: not set; it names the folder that holds colpret/colpret_perf.parquet")
-    names = {"scaled_set": "family", "model_name": "model", "num_params": "N", "tokens_seen": "D", "perf": "loss"}
-    table = pd.read_parquet(Path(root) / "colpret" / "colpret_perf.parquet").rename(columns=names)[[*names.values()]]
+        raise SystemExit(
+            "STEPLADDER_DATA: not set; it names the folder that holds colpret/colpret_perf.parquet"
+        )
+    names = {
+        "scaled_set": "family",
+        "model_name": "model",
+        "num_params": "N",
+        "tokens_seen": "D",
+        "perf": "loss",
+    }
+    table = pd.read_parquet(Path(root) / "colpret" / "colpret_perf.parquet").rename(columns=names)[
+        [*names.values()]
+    ]
     return table.dropna(subset=["family"]).astype({"family": str, "model": str})
 
 
 def usable(curves: pd.DataFrame) -> list[str]:
     """Families with two sizes or more below the largest that were trained past the authors' cut: the paper's 28."""
     rows = curves[curves["D"] > LEAST_SQUARES.cut]
-    return [f for f, t in rows.groupby("family") if t.loc[t["N"] < curves.loc[curves["family"] == f, "N"].max(), "N"].nunique() >= 2]
+    return [
+        f
+        for f, t in rows.groupby("family")
+        if t.loc[t["N"] < curves.loc[curves["family"] == f, "N"].max(), "N"].nunique() >= 2
+    ]
 
 
 def by_family(points: pd.DataFrame, rules: Rules) -> pd.DataFrame:
@@ -64,20 +82,36 @@ def search(points: pd.DataFrame) -> pd.DataFrame:
     found, inner = (backtests(p, CANDIDATES) for p in (points, without_target(points)))
     for rules, outer, within in zip(CANDIDATES, found, inner):
         judged = {cell.family: cell.are for cell in within.cells}
-        rows += [(c.family, rules.objective, rules.weights, rules.cut_share, c.are, judged.get(c.family, np.nan)) for c in outer.cells]
+        rows += [
+            (
+                c.family,
+                rules.objective,
+                rules.weights,
+                rules.cut_share,
+                c.are,
+                judged.get(c.family, np.nan),
+            )
+            for c in outer.cells
+        ]
     return pd.DataFrame(rows, columns=["family", "objective", "weights", "share", "are", "inner"])
 
 
 def blind(table: pd.DataFrame) -> pd.DataFrame:
     """Of the rows of each family, the one with the lowest inner error; the first where none could be judged."""
-    return table.loc[[t["inner"].idxmin() if t["inner"].notna().any() else t.index[0] for _, t in table.groupby("family")]].set_index(
-        "family"
-    )
+    return table.loc[
+        [
+            t["inner"].idxmin() if t["inner"].notna().any() else t.index[0]
+            for _, t in table.groupby("family")
+        ]
+    ].set_index("family")
 
 
 def methods(table: pd.DataFrame, base: pd.Series, resamples: int = 10_000) -> pd.DataFrame:
     """(b) Mean ARE of each method over families, and its mean difference from least squares with a 90 % bootstrap interval over families."""
-    chosen = {f"{o}, {w}": blind(t)["are"] for (o, w), t in table.groupby(["objective", "weights"], sort=False)}
+    chosen = {
+        f"{o}, {w}": blind(t)["are"]
+        for (o, w), t in table.groupby(["objective", "weights"], sort=False)
+    }
     named = pd.DataFrame(chosen)
     # Which of the 12 is itself a choice made with the answers in sight: leave a family out, choose on the others, judge on it.
     named["objective and weights chosen on the other families"] = [
@@ -89,7 +123,15 @@ def methods(table: pd.DataFrame, base: pd.Series, resamples: int = 10_000) -> pd
     picks = rng.integers(len(named), size=(resamples, len(named)))
     gain = named.sub(base, axis=0)
     low, high = np.quantile(gain.to_numpy()[picks].mean(1), (0.05, 0.95), axis=0)
-    body = pd.DataFrame({"mean": named.mean(), "difference": gain.mean(), "low": low, "high": high, "better": (gain < 0).sum()})
+    body = pd.DataFrame(
+        {
+            "mean": named.mean(),
+            "difference": gain.mean(),
+            "low": low,
+            "high": high,
+            "better": (gain < 0).sum(),
+        }
+    )
     return body.join(named.T)
 
 
@@ -103,15 +145,33 @@ def coverage(points: pd.DataFrame, rules: Rules, resamples: int = 200) -> pd.Dat
     for family, mine in points.groupby("family", sort=False):
         mine = mine.drop(columns="family")
         (cell,) = backtest(mine, rules=rules).cells
-        sets = {tuple(sorted(set(rng.choice(cell.models, len(cell.models))))) for _ in range(resamples)}
+        sets = {
+            tuple(sorted(set(rng.choice(cell.models, len(cell.models))))) for _ in range(resamples)
+        }
         refits = backtest(mine, sets=sorted(sets), rules=rules).table().dropna(subset=["last"])
-        spread = refits["last"].to_numpy() + 1.25 * cell.train_are * rng.standard_normal((100, len(refits)))  # mean |z| is 0.8
+        spread = refits["last"].to_numpy() + 1.25 * cell.train_are * rng.standard_normal(
+            (100, len(refits))
+        )  # mean |z| is 0.8
         low, high = np.quantile(spread, (0.05, 0.95))
         sizes = np.sort(mine["N"].unique())
-        steps = [backtest(mine[mine["N"] <= n], rules=rules).cells[0].last for n in sizes[3:-1][-4:]]  # the four largest are enough
-        wide = stats.t.ppf(0.95, len(steps)) * np.sqrt(np.mean(np.square(steps))) if steps else np.nan
-        rows.append({"family": family, "miss": cell.last, "models_low": low, "models_high": high, "rolling": wide, "steps": len(steps),
-                     "models_covers": low <= 0 <= high, "rolling_covers": abs(cell.last) <= wide if steps else None})  # fmt: skip
+        steps = [
+            backtest(mine[mine["N"] <= n], rules=rules).cells[0].last for n in sizes[3:-1][-4:]
+        ]  # the four largest are enough
+        wide = (
+            stats.t.ppf(0.95, len(steps)) * np.sqrt(np.mean(np.square(steps))) if steps else np.nan
+        )
+        rows.append(
+            {
+                "family": family,
+                "miss": cell.last,
+                "models_low": low,
+                "models_high": high,
+                "rolling": wide,
+                "steps": len(steps),
+                "models_covers": low <= 0 <= high,
+                "rolling_covers": abs(cell.last) <= wide if steps else None,
+            }
+        )
     return pd.DataFrame(rows).set_index("family")
 
 
@@ -121,7 +181,10 @@ def figures(curves: pd.DataFrame) -> dict[str, dict]:
     for name, (family, unit) in FIGURES.items():
         points = curves[curves["family"] == family].drop(columns="family")
         found = are_map(points, rules=LEAST_SQUARES)
-        text = svg(draw(found, f"{family}: ARE of the forecast of {found.target}, % of {unit}"), f"error map of {family}")
+        text = svg(
+            draw(found, f"{family}: ARE of the forecast of {found.target}, % of {unit}"),
+            f"error map of {family}",
+        )
         (DOCS / f"colpret-{name}.svg").write_text(text)
         out[name] = {"bytes": len(text), "cheapest": found.cheapest.to_dict("records")}
     return out
@@ -142,22 +205,41 @@ def main() -> None:
         parts["search"] = search(points)
         parts["methods"] = methods(parts["search"], table.loc[names, "are"])
     parts["coverage, least squares"] = coverage(points, LEAST_SQUARES)
-    parts["coverage, Huber"] = coverage(points, Rules(objective="huber_log", weights="models", cut_share=0.03))
+    parts["coverage, Huber"] = coverage(
+        points, Rules(objective="huber_log", weights="models", cut_share=0.03)
+    )
     maps = figures(curves) if args.figures else {}
     if args.json:
-        print(json.dumps({k: json.loads(v.reset_index().to_json(orient="records")) for k, v in parts.items()} | {"maps": maps}, indent=1))
+        print(
+            json.dumps(
+                {k: json.loads(v.reset_index().to_json(orient="records")) for k, v in parts.items()}
+                | {"maps": maps},
+                indent=1,
+            )
+        )
         return
     are = 100 * table["reference"]
-    print(f"{len(table)} families, authors' mode: mean {are.mean():.2f} %, median {are.median():.2f} %, "
-          f"{(are < 4).mean():.0%} below 4 %, {(are < 20).mean():.0%} below 20 %\n")  # fmt: skip
+    print(
+        f"{len(table)} families, authors' mode: mean {are.mean():.2f} %, median {are.median():.2f} %, "
+        f"{(are < 4).mean():.0%} below 4 %, {(are < 20).mean():.0%} below 20 %\n"
+    )
     with pd.option_context(
-        "display.width", 250, "display.max_columns", 50, "display.max_rows", 200, "display.float_format", "{:.4f}".format
+        "display.width",
+        250,
+        "display.max_columns",
+        50,
+        "display.max_rows",
+        200,
+        "display.float_format",
+        "{:.4f}".format,
     ):
         for name, part in parts.items():
             if name != "search":
                 print(f"{name}\n{part.to_string()}\n")
         for name, part in maps.items():
-            print(f"docs/colpret-{name}.svg, {part['bytes']} bytes\n{pd.DataFrame(part['cheapest']).to_string()}\n")
+            print(
+                f"docs/colpret-{name}.svg, {part['bytes']} bytes\n{pd.DataFrame(part['cheapest']).to_string()}\n"
+            )
 
 
 if __name__ == "__main__":

@@ -25,16 +25,25 @@ def run(root: Path, seed: int) -> dict:
         f"--config.seed={10 * seed}",
         f"--config.machine.store={root / 'data'}",
     ]
-    subprocess.run([sys.executable, "-m", "stepladder.train", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "stepladder.train", *words], check=True, stdout=subprocess.DEVNULL
+    )
     results = json.loads((workdir / "report" / "results.json").read_text())
     (entry,) = results["forecasts"]
     seconds = json.loads((workdir / "timing.json").read_text())["seconds"]
     return {
-        "seed": seed, "forecast": entry["prediction"], "low": entry["low"], "high": entry["high"], "truth": entry["truth"],
-        "error": entry["error"], "covered": entry["covered"], "width": (entry["high"] - entry["low"]) / entry["truth"],
-        "baselines": {b["name"]: b["error"] for b in entry["baselines"]}, "steps_share": seconds["steps"] / sum(seconds.values()),
+        "seed": seed,
+        "forecast": entry["prediction"],
+        "low": entry["low"],
+        "high": entry["high"],
+        "truth": entry["truth"],
+        "error": entry["error"],
+        "covered": entry["covered"],
+        "width": (entry["high"] - entry["low"]) / entry["truth"],
+        "baselines": {b["name"]: b["error"] for b in entry["baselines"]},
+        "steps_share": seconds["steps"] / sum(seconds.values()),
         "seconds": sum(seconds.values()),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -48,7 +57,11 @@ def main() -> None:
         print(json.dumps(rows))
         return
     names = list(rows[0]["baselines"])
-    print("| seed | forecast | 90 % interval | truth | error | inside | " + " | ".join(names) + " | run phase | compiled steps |")
+    print(
+        "| seed | forecast | 90 % interval | truth | error | inside | "
+        + " | ".join(names)
+        + " | run phase | compiled steps |"
+    )
     print("|---" * (8 + len(names)) + "|")
     for r in rows:
         base = " | ".join(f"{r['baselines'][n]:+.2%}" for n in names)

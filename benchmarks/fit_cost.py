@@ -19,11 +19,19 @@ def main() -> None:
         count, seconds = rows["count"].to_numpy(float), rows["compiled_s"].to_numpy()
         level = np.exp(np.mean(np.log(seconds / count)))
         axes.loglog(count, level * count, "--", color="0.6", label="slope 1")
-        axes.loglog(count, seconds, "o", color="#0b3c5d", label=f"measured, slope {np.polyfit(np.log(count), np.log(seconds), 1)[0]:.2f}")
+        axes.loglog(
+            count,
+            seconds,
+            "o",
+            color="#0b3c5d",
+            label=f"measured, slope {np.polyfit(np.log(count), np.log(seconds), 1)[0]:.2f}",
+        )
         axes.set_xlabel(f"{kind}" if kind == "points" else f"{kind} of 240 points")
         axes.set_ylabel("seconds, compiled")
         axes.legend()
-    (HERE.parent / "docs" / "fit-cost.svg").write_text(svg(figure, "seconds of a fit against points and of a bootstrap against resamples"))
+    (HERE.parent / "docs" / "fit-cost.svg").write_text(
+        svg(figure, "seconds of a fit against points and of a bootstrap against resamples")
+    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,15 @@ def timed(function: Callable, *args, **options) -> tuple[object, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("points", help="CSV with columns N, D, loss")
-    parser.add_argument("--starts", default="", help="hoffmann: the 4,500 of arXiv 2203.15556; empty: the library's default")
+    parser.add_argument(
+        "--starts",
+        default="",
+        help="hoffmann: the 4,500 of arXiv 2203.15556; empty: the library's default",
+    )
     parser.add_argument("--resamples", type=int, nargs="*", default=[])
     parser.add_argument("--warm", action="store_true", help="everything a second time, compiled")
     args = parser.parse_args()
@@ -38,19 +44,33 @@ def main() -> None:
     found, said["fit_seconds"] = timed(fit, frame, "chinchilla", **options)
     if args.warm:
         said["fit_warm_seconds"] = timed(fit, frame, "chinchilla", **options)[1]
-    said |= {"value": found.value, "params": dict(found.params), "starts": found.starts, "notes": list(found.notes), "refits": []}
+    said |= {
+        "value": found.value,
+        "params": dict(found.params),
+        "starts": found.starts,
+        "notes": list(found.notes),
+        "refits": [],
+    }
     if args.resamples:
         from stepladder.analysis.bootstrap import bootstrap
 
         for count in args.resamples:
             refits, seconds = timed(bootstrap, found, resamples=count, seed=0)
-            row = {"resamples": count, "seconds": seconds, "se": {k: float(v) for k, v in refits.params.std(ddof=1).items()}}
+            row = {
+                "resamples": count,
+                "seconds": seconds,
+                "se": {k: float(v) for k, v in refits.params.std(ddof=1).items()},
+            }
             row["rows"] = len(refits.params)
             if args.warm:
                 row["warm_seconds"] = timed(bootstrap, found, resamples=count, seed=1)[1]
             said["refits"].append(row)
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    said |= {"seconds": time.perf_counter() - BEGIN, "cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_gib": usage.ru_maxrss / 2**20}
+    said |= {
+        "seconds": time.perf_counter() - BEGIN,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_gib": usage.ru_maxrss / 2**20,
+    }
     print(json.dumps(said))
 
 

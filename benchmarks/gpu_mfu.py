@@ -36,13 +36,29 @@ CASES = ("100m:64:0:auto", "1b:32:0:auto")
 WINDOWS = 3
 
 
-def spec_of(size: str, batch: int, seq_len: int, tokenizer: str, steps: int, save_every: int) -> RunSpec:
+def spec_of(
+    size: str, batch: int, seq_len: int, tokenizer: str, steps: int, save_every: int
+) -> RunSpec:
     c = base.get_config()
     c.name, c.model.size, c.model.compute_dtype = f"mfu-{size}", size, "bfloat16"
-    c.data.domains, c.data.seq_len, c.data.tokenizer, c.data.max_epochs = ("python_numeric", "docstrings"), seq_len, tokenizer, 1e9
-    c.data.max_mb_per_domain, c.data.dedup = (0.3, "none") if tokenizer == "bytes" else (8.0, "none")
-    c.run.duration, c.run.batch_size, c.run.eval_windows, c.run.evals = f"{steps} steps", batch, 2, ()
-    c.run.checkpoints = tuple(f"{at} steps" for at in range(save_every, steps, save_every)) if save_every else ()
+    c.data.domains, c.data.seq_len, c.data.tokenizer, c.data.max_epochs = (
+        ("python_numeric", "docstrings"),
+        seq_len,
+        tokenizer,
+        1e9,
+    )
+    c.data.max_mb_per_domain, c.data.dedup = (
+        (0.3, "none") if tokenizer == "bytes" else (8.0, "none")
+    )
+    c.run.duration, c.run.batch_size, c.run.eval_windows, c.run.evals = (
+        f"{steps} steps",
+        batch,
+        2,
+        (),
+    )
+    c.run.checkpoints = (
+        tuple(f"{at} steps" for at in range(save_every, steps, save_every)) if save_every else ()
+    )
     c.schedule.warmup = "2 steps"
     return rung(c)
 
@@ -63,9 +79,13 @@ def parts_of(spec: RunSpec, machine: Machine, step: float) -> dict[str, float]:
     own = program(spec, machine)
     params = own.init(own.put(traced(spec)))["params"]
     windows = own.put_windows(np.zeros((1, own.eval_batch, spec.data.seq_len + 1), np.int32))
-    forward = seconds_of(lambda: own.evaluator(1)(params, windows)) * spec.batch_size / own.eval_batch
+    forward = (
+        seconds_of(lambda: own.evaluator(1)(params, windows)) * spec.batch_size / own.eval_batch
+    )
     tokens = own.put_windows(np.zeros((1, spec.batch_size, spec.data.seq_len + 1), np.int32))[0]
-    gradient = jax.jit(lambda params, tokens: loss_and_gradient(spec.model, params, tokens, 0.0, **own.how))
+    gradient = jax.jit(
+        lambda params, tokens: loss_and_gradient(spec.model, params, tokens, 0.0, **own.how)
+    )
     both = seconds_of(lambda: gradient(params, tokens))
     return {"forward": forward, "backward": both - forward, "optimizer and rest": step - both}
 
@@ -79,7 +99,9 @@ def timed(spec: RunSpec, store: Store, machine: Machine) -> list[dict]:
     return [row for row in rows if row["kind"] == schema.TIMING]
 
 
-def measure(case: str, seq_len: int, window: int, tokenizer: str, every: float, workdir: Path) -> dict:
+def measure(
+    case: str, seq_len: int, window: int, tokenizer: str, every: float, workdir: Path
+) -> dict:
     size, batch, micro, remat = case.split(":")
     of = functools.partial(spec_of, size, int(batch), seq_len, tokenizer)
     machine = Machine(accumulation=int(micro), remat=remat, tensorboard=False, temporary_every=1e9)
@@ -88,19 +110,35 @@ def measure(case: str, seq_len: int, window: int, tokenizer: str, every: float, 
     store = next(iter(stores([plain], workdir, show=False).values()))
     timed(of(10, 0), store, machine)  # compiles, and warms up
     (row,) = (row for row in timed(plain, store, machine) if row["phase"] == schema.WINDOW)
-    spent = sum(row["seconds"] for row in timed(saving, store, machine) if row["phase"] in (schema.WINDOW, "checkpoint"))
+    spent = sum(
+        row["seconds"]
+        for row in timed(saving, store, machine)
+        if row["phase"] in (schema.WINDOW, "checkpoint")
+    )
     cost = (spent - row["seconds"]) / (WINDOWS - 1)
     step = row["seconds"] / row["steps"]
     found = devices.device(program(plain, machine).mesh.devices.flat)
     return {
-        "case": case, "seq_len": seq_len, "device": jax.devices()[0].device_kind, "devices": plan.devices,
-        "step_seconds": step, "tokens_per_second": row["tokens_per_second"], "mfu": row["mfu"],
-        "executed_over_counted": plan.executed / plan.counted, "attention": plan.attention, "kernels": plan.kernels,
-        "memory_planned_gib": plan.bytes / 2**30, "memory_peak_gib": row["memory_bytes"] / 2**30,
-        "host_wait": row["wait"] / row["seconds"], "parts": parts_of(plain, machine, step),
-        "roofline": plan.roofline.terms if plan.roofline else None, "peak_flops": found.flops if found else devices.gemm_rate(),
-        "compile_seconds": plan.seconds, "save_seconds": cost, "save_overhead": cost / every,
-    }  # fmt: skip
+        "case": case,
+        "seq_len": seq_len,
+        "device": jax.devices()[0].device_kind,
+        "devices": plan.devices,
+        "step_seconds": step,
+        "tokens_per_second": row["tokens_per_second"],
+        "mfu": row["mfu"],
+        "executed_over_counted": plan.executed / plan.counted,
+        "attention": plan.attention,
+        "kernels": plan.kernels,
+        "memory_planned_gib": plan.bytes / 2**30,
+        "memory_peak_gib": row["memory_bytes"] / 2**30,
+        "host_wait": row["wait"] / row["seconds"],
+        "parts": parts_of(plain, machine, step),
+        "roofline": plan.roofline.terms if plan.roofline else None,
+        "peak_flops": found.flops if found else devices.gemm_rate(),
+        "compile_seconds": plan.seconds,
+        "save_seconds": cost,
+        "save_overhead": cost / every,
+    }
 
 
 def table(results: list[dict]) -> str:
@@ -118,23 +156,49 @@ def table(results: list[dict]) -> str:
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", action="append", metavar="SIZE:BATCH:MICRO:REMAT", help=f"default: {' '.join(CASES)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--case",
+        action="append",
+        metavar="SIZE:BATCH:MICRO:REMAT",
+        help=f"default: {' '.join(CASES)}",
+    )
     parser.add_argument("--seq-len", type=int, default=2048)
-    parser.add_argument("--window", type=int, default=40, help="steps between two checkpoints, of three times as many")
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=40,
+        help="steps between two checkpoints, of three times as many",
+    )
     parser.add_argument("--tokenizer", default="bpe:32768")
-    parser.add_argument("--every", type=float, default=300.0, help="seconds between checkpoints, for their share of the wall time")
-    parser.add_argument("--tiny", action="store_true", help="tiny shapes: for a machine without a GPU")
+    parser.add_argument(
+        "--every",
+        type=float,
+        default=300.0,
+        help="seconds between checkpoints, for their share of the wall time",
+    )
+    parser.add_argument(
+        "--tiny", action="store_true", help="tiny shapes: for a machine without a GPU"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
     if args.tiny:
-        args.case, args.seq_len, args.window, args.tokenizer = args.case or ["14k:8:2:full"], 64, 10, "bytes"
+        args.case, args.seq_len, args.window, args.tokenizer = (
+            args.case or ["14k:8:2:full"],
+            64,
+            10,
+            "bytes",
+        )
     topology.hush()
     machines.start(Machine())
     results = []
     for case in args.case or CASES:
         with tempfile.TemporaryDirectory() as folder:
-            results.append(measure(case, args.seq_len, args.window, args.tokenizer, args.every, Path(folder)))
+            results.append(
+                measure(case, args.seq_len, args.window, args.tokenizer, args.every, Path(folder))
+            )
         if not args.json:
             print(table(results[-1:]), flush=True)
     if args.json:

@@ -29,17 +29,25 @@ def measure(store: Store, batch_size: int, seq_len: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--store", help="a prepared store; default: the embedded corpus at 1 MB a domain, prepared for the measurement")
+    parser.add_argument(
+        "--store",
+        help="a prepared store; default: the embedded corpus at 1 MB a domain, prepared for the measurement",
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         corpus = CorpusSpec("embedded", (), (), "bytes", 1.0, 0.05, (), "exact", 0)
         store = Store.open(args.store) if args.store else prepare(corpus, folder + "/store")
-        rows = [{"batch_size": b, "seq_len": s, "tokens_per_second": round(measure(store, b, s))} for b, s in SHAPES]
+        rows = [
+            {"batch_size": b, "seq_len": s, "tokens_per_second": round(measure(store, b, s))}
+            for b, s in SHAPES
+        ]
     if args.json:
         print(json.dumps(rows))
         return
     for row in rows:
-        print(f"{row['batch_size']:4d} x {row['seq_len']:5d}  {row['tokens_per_second'] / 1e6:8.1f} M tokens/s")
+        print(
+            f"{row['batch_size']:4d} x {row['seq_len']:5d}  {row['tokens_per_second'] / 1e6:8.1f} M tokens/s"
+        )
 
 
 if __name__ == "__main__":

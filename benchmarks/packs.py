@@ -35,10 +35,21 @@ def seconds(size: str, way: str, store: Path, cache: Path, length: str) -> float
     processes = []
     began = time.perf_counter()
     for i in range(parts):
-        words = [f"--config={CONFIG}:{size}/{i}/{parts}", f"--workdir={root / str(i)}", "--quiet", f"--config.machine.store={store}"]
+        words = [
+            f"--config={CONFIG}:{size}/{i}/{parts}",
+            f"--workdir={root / str(i)}",
+            "--quiet",
+            f"--config.machine.store={store}",
+        ]
         words += [length, *(f"--config.machine.{key}={value}" for key, value in overrides.items())]
         command = [sys.executable, "-m", "stepladder.train", "run", *words]
-        processes.append(subprocess.Popen(command, env={**os.environ, "STEPLADDER_CACHE": str(cache)}, stdout=subprocess.DEVNULL))
+        processes.append(
+            subprocess.Popen(
+                command,
+                env={**os.environ, "STEPLADDER_CACHE": str(cache)},
+                stdout=subprocess.DEVNULL,
+            )
+        )
     codes = [process.wait() for process in processes]
     taken = time.perf_counter() - began
     shutil.rmtree(root)
@@ -61,10 +72,20 @@ def main() -> None:
             for way in WAYS:  # compile: the number of steps is no part of a program
                 seconds(size, way, store, cache, "--config.run.duration=20 steps")
             length = f"--config.run.duration={args.steps} steps"
-            rounds = [{way: seconds(size, way, store, cache, length) for way in WAYS} for _ in range(args.repeats)]
-            result[size] = {way: round(statistics.median(r[way] for r in rounds), 2) for way in WAYS}
+            rounds = [
+                {way: seconds(size, way, store, cache, length) for way in WAYS}
+                for _ in range(args.repeats)
+            ]
+            result[size] = {
+                way: round(statistics.median(r[way] for r in rounds), 2) for way in WAYS
+            }
     if args.json:
-        print(json.dumps({"cores": CORES, "repeats": args.repeats, "steps": args.steps, "seconds": result}, indent=1))
+        print(
+            json.dumps(
+                {"cores": CORES, "repeats": args.repeats, "steps": args.steps, "seconds": result},
+                indent=1,
+            )
+        )
         return
     for size, by_way in result.items():
         best = min(by_way, key=by_way.get)

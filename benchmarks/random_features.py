@@ -23,7 +23,10 @@ import numpy as np
 WIDTHS = tuple(2**k for k in range(5, 13))
 RATES = tuple(float(r) for r in np.logspace(-5, 2, 15))
 DIMENSION, EXAMPLES, VALIDATION, BATCH = 8, 512, 256, 8
-SHIFT, NOISE = 3.0, 0.25  # largest shift of A's inputs, in their own SD; largest share of B's labels with the wrong sign
+SHIFT, NOISE = (
+    3.0,
+    0.25,
+)  # largest shift of A's inputs, in their own SD; largest share of B's labels with the wrong sign
 RIDGE = 1e-3
 
 
@@ -77,9 +80,14 @@ def limit(problem: dict[str, np.ndarray], side: str) -> np.ndarray:
     return (((kernel(problem["xv"], x) @ weights)[..., 0] - problem["yv"]) ** 2).mean(-1)
 
 
-def sgd(problem: dict[str, np.ndarray], side: str, features: np.ndarray, rates: np.ndarray) -> np.ndarray:
+def sgd(
+    problem: dict[str, np.ndarray], side: str, features: np.ndarray, rates: np.ndarray
+) -> np.ndarray:
     """Validation error [trials, rates] after one pass of SGD from zero; `features`: W [trials, m, d]. Overflow is infinite."""
-    phi = lambda x: np.maximum(x @ np.swapaxes(features, 1, 2), 0).astype(np.float32) / np.float32(math.sqrt(features.shape[1]))  # noqa: E731
+    phi = lambda x: (
+        np.maximum(x @ np.swapaxes(features, 1, 2), 0).astype(np.float32)
+        / np.float32(math.sqrt(features.shape[1]))
+    )  # noqa: E731
     inputs, labels = phi(problem[f"x{side}"]), problem[f"y{side}"].astype(np.float32)
     theta = np.zeros((inputs.shape[0], inputs.shape[2], len(rates)), np.float32)
     step = rates.astype(np.float32) / BATCH
@@ -88,11 +96,15 @@ def sgd(problem: dict[str, np.ndarray], side: str, features: np.ndarray, rates: 
             rows = inputs[:, start : start + BATCH]
             error = rows @ theta - labels[:, start : start + BATCH, None]
             theta -= step * (np.swapaxes(rows, 1, 2) @ error)
-        loss = ((phi(problem["xv"]) @ theta - problem["yv"][..., None].astype(np.float32)) ** 2).mean(1)
+        loss = (
+            (phi(problem["xv"]) @ theta - problem["yv"][..., None].astype(np.float32)) ** 2
+        ).mean(1)
     return np.where(np.isfinite(loss), loss, np.inf)
 
 
-def run(trials: int, widths=WIDTHS, rates=RATES, seed: int = 0, chunk: int = 8) -> tuple[list[Cell], dict]:
+def run(
+    trials: int, widths=WIDTHS, rates=RATES, seed: int = 0, chunk: int = 8
+) -> tuple[list[Cell], dict]:
     """All cells, and facts of the problems: share in which A is truly better, median gap of the truth."""
     rng = np.random.default_rng(seed)
     right = np.zeros((len(widths), len(rates)))
@@ -114,12 +126,21 @@ def run(trials: int, widths=WIDTHS, rates=RATES, seed: int = 0, chunk: int = 8) 
         for i, w in enumerate(widths)
         for j, r in enumerate(rates)
     ]
-    return cells, {"trials": trials, "a_better": float(np.mean(np.array(gaps) < 0)), "median_gap": float(np.median(np.abs(gaps)))}
+    return cells, {
+        "trials": trials,
+        "a_better": float(np.mean(np.array(gaps) < 0)),
+        "median_gap": float(np.median(np.abs(gaps))),
+    }
 
 
 def wilson(count: float, of: int, z: float = 1.959964) -> tuple[float, float]:
-    middle, half = (count + z * z / 2) / (of + z * z), z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
-    return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))  # rounding at 0 and 1
+    middle, half = (
+        (count + z * z / 2) / (of + z * z),
+        z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
+    )
+    return max(0.0, min(middle - half, count / of)), min(
+        1.0, max(middle + half, count / of)
+    )  # rounding at 0 and 1
 
 
 def figure(cells: list[Cell]):
@@ -134,8 +155,23 @@ def figure(cells: list[Cell]):
     colours = size_colours([float(w) for w in widths])
     for width in widths:
         mine = [c for c in cells if c.width == width]
-        axes.fill_between([c.rate for c in mine], [c.low for c in mine], [c.high for c in mine], color=colours[width], alpha=0.08, lw=0)
-        axes.plot([c.rate for c in mine], [c.correct for c in mine], "o-", ms=3.5, lw=1.3, color=colours[width], label=f"m = {width}")
+        axes.fill_between(
+            [c.rate for c in mine],
+            [c.low for c in mine],
+            [c.high for c in mine],
+            color=colours[width],
+            alpha=0.08,
+            lw=0,
+        )
+        axes.plot(
+            [c.rate for c in mine],
+            [c.correct for c in mine],
+            "o-",
+            ms=3.5,
+            lw=1.3,
+            color=colours[width],
+            label=f"m = {width}",
+        )
     axes.axhline(0.5, color=INK, lw=1, ls="--")
     axes.set(
         xscale="log",

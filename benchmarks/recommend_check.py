@@ -35,7 +35,11 @@ MOST_WINDOWS = 20  # of each width: chinchilla has 42 sizes
 def load() -> pd.DataFrame:
     """family, model, N, D, loss: rows past the cut."""
     table = colpret_methods.load().dropna()
-    return table[table["D"] > CUT].drop_duplicates(["family", "model", "N", "D"]).reset_index(drop=True)
+    return (
+        table[table["D"] > CUT]
+        .drop_duplicates(["family", "model", "N", "D"])
+        .reset_index(drop=True)
+    )
 
 
 def nearest(rows: pd.DataFrame, column: str, value: float) -> int:
@@ -48,7 +52,9 @@ def stand_ins(ladder: Candidate, rows: pd.DataFrame, target: pd.Series) -> tuple
     below, kept, off = rows[rows["N"] < target["N"]], {}, [1.0]
     wanted = [(below, n, h * CHINCHILLA * n) for n in ladder.sizes for h in ladder.horizons]
     if ladder.share:
-        wanted.append((rows[rows["model"] == target["model"]], target["N"], ladder.share * target["D"]))
+        wanted.append(
+            (rows[rows["model"] == target["model"]], target["N"], ladder.share * target["D"])
+        )
     for frame, n, d in wanted:
         i = nearest(frame[frame["model"] == frame.loc[nearest(frame, "N", n), "model"]], "D", d)
         kept[i] = True
@@ -68,24 +74,43 @@ def available(rows: pd.DataFrame, target: pd.Series) -> list[list[int]]:
             for fractions in FRACTIONS:
                 mine = [below[below["model"] == m] for m in models[i : i + width]]
                 picked = {nearest(one, "D", f * one["D"].max()) for one in mine for f in fractions}
-                out |= {tuple(sorted(picked)): True, tuple(sorted(picked | {own} - {target.name})): True}
+                out |= {
+                    tuple(sorted(picked)): True,
+                    tuple(sorted(picked | {own} - {target.name})): True,
+                }
     return [list(k) for k in out]
 
 
-def judge(ladders: list[list[int]], rows: pd.DataFrame, target: pd.Series, truth: Truth, draws: int) -> pd.DataFrame:
+def judge(
+    ladders: list[list[int]], rows: pd.DataFrame, target: pd.Series, truth: Truth, draws: int
+) -> pd.DataFrame:
     """One row a ladder: models, points, flops, promised, realised, reason (why it cannot identify the law, or nothing)."""
     used = rows.loc[sorted({i for mine in ladders for i in mine})]
     weights = np.array([np.isin(used.index, mine) for mine in ladders]).astype(int)
     trunk = np.where(used["model"] == target["model"], TARGET, pd.factorize(used["model"])[0])
-    design = Design(used["N"].to_numpy(float), used["D"].to_numpy(float), trunk, (float(target["N"]), float(target["D"])))
+    design = Design(
+        used["N"].to_numpy(float),
+        used["D"].to_numpy(float),
+        trunk,
+        (float(target["N"]), float(target["D"])),
+    )
     reasons = linear_errors(truth, design, weights)[1]
-    body = pd.DataFrame({"points": weights.sum(1), "reason": reasons, "promised": np.nan, "realised": np.nan})
+    body = pd.DataFrame(
+        {"points": weights.sum(1), "reason": reasons, "promised": np.nan, "realised": np.nan}
+    )
     body["models"] = [rows.loc[mine, "model"].nunique() for mine in ladders]
-    body["flops"] = [float((6 * rows.loc[mine].groupby("model")[["N", "D"]].max().prod(axis=1)).sum()) for mine in ladders]
+    body["flops"] = [
+        float((6 * rows.loc[mine].groupby("model")[["N", "D"]].max().prod(axis=1)).sum())
+        for mine in ladders
+    ]
     good = np.flatnonzero(body["reason"] == "")
     if len(good):
-        body.loc[good, "promised"] = np.quantile(simulated_errors(truth, design, weights[good], draws=draws), 0.9, axis=1)
-        body.loc[good, "realised"] = np.abs(forecasts(used, weights[good], target) / target["loss"] - 1)
+        body.loc[good, "promised"] = np.quantile(
+            simulated_errors(truth, design, weights[good], draws=draws), 0.9, axis=1
+        )
+        body.loc[good, "realised"] = np.abs(
+            forecasts(used, weights[good], target) / target["loss"] - 1
+        )
     return body
 
 
@@ -93,7 +118,15 @@ def forecasts(used: pd.DataFrame, weights: np.ndarray, target: pd.Series) -> np.
     """Loss of the target from fits to real losses, one a row of weights [C, n]; least squares on log loss, the best of 12 starts."""
     p = prepare(used, unidentified="report")
     starts = p.law.starts(p.x, p.y, p.w)[:12]
-    found = solve(p.law, "squared_log", 1e-3, p.x, p.y, np.repeat(weights, len(starts), 0), np.tile(starts, (len(weights), 1)))
+    found = solve(
+        p.law,
+        "squared_log",
+        1e-3,
+        p.x,
+        p.y,
+        np.repeat(weights, len(starts), 0),
+        np.tile(starts, (len(weights), 1)),
+    )
     value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(len(weights), -1)
     theta = found.theta.reshape(*value.shape, -1)[np.arange(len(value)), value.argmin(1)]
     at = p.law.enter(target[["N", "D"]].to_numpy(float)[None], np.array(p.centre))[0]
@@ -105,25 +138,41 @@ def family(rows: pd.DataFrame, wanted: float, share: float, draws: int) -> tuple
     target = rows.loc[rows[rows["N"] == rows["N"].max()]["D"].idxmax()]
     law = fit(rows[rows["N"] < target["N"]], objective="squared_log")
     truth, cost = truth_of(law), 6 * float(target["N"] * target["D"])
-    found = recommend(share * cost, (float(target["N"]), float(target["D"])), wanted, law, draws=draws)
+    found = recommend(
+        share * cost, (float(target["N"]), float(target["D"])), wanted, law, draws=draws
+    )
     picked, off = stand_ins(found.best.ladder, rows, target)
     (one,) = judge([picked], rows, target, truth, draws).to_dict("records")
     line = {
-        "noise": truth.noise, "reached": found.reached, "cost": found.best.share_of_target, "p90": found.best.p90, "models": one["models"],
-        "points": one["points"], "off": off, "promised": one["promised"], "realised": one["realised"],
-        "kept": one["realised"] <= one["promised"] if not one["reason"] else None, "reason": one["reason"] or ("" if off <= FAR else f"stand-ins are up to {off:.1f}x off"),
+        "noise": truth.noise,
+        "reached": found.reached,
+        "cost": found.best.share_of_target,
+        "p90": found.best.p90,
+        "models": one["models"],
+        "points": one["points"],
+        "off": off,
+        "promised": one["promised"],
+        "realised": one["realised"],
+        "kept": one["realised"] <= one["promised"] if not one["reason"] else None,
+        "reason": one["reason"] or ("" if off <= FAR else f"stand-ins are up to {off:.1f}x off"),
         "ladder": str(found.best.ladder),
-    }  # fmt: skip
+    }
     every = judge(available(rows, target), rows, target, truth, draws)
     fair = every[every["reason"] == ""]
     cheapest = fair[fair["promised"] <= wanted].sort_values("flops").head(1)
     summary = {
-        "ladders": len(every), "refused": len(every) - len(fair), "kept": (fair["realised"] <= fair["promised"]).mean(),
-        "promised": fair["promised"].median(), "realised": fair["realised"].median(),
+        "ladders": len(every),
+        "refused": len(every) - len(fair),
+        "kept": (fair["realised"] <= fair["promised"]).mean(),
+        "promised": fair["promised"].median(),
+        "realised": fair["realised"].median(),
         "rank_correlation": fair["promised"].rank().corr(fair["realised"].rank()),
-        **{f"cheapest_{k}": cheapest[k].iloc[0] if len(cheapest) else np.nan for k in ("promised", "realised")},
+        **{
+            f"cheapest_{k}": cheapest[k].iloc[0] if len(cheapest) else np.nan
+            for k in ("promised", "realised")
+        },
         "cheapest_cost": cheapest["flops"].iloc[0] / cost if len(cheapest) else np.nan,
-    }  # fmt: skip
+    }
     return line, summary
 
 
@@ -131,32 +180,60 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--wanted", type=float, default=0.04, help="error (0.04)")
-    parser.add_argument("--share", type=float, default=0.5, help="budget over the target's compute (0.5)")
+    parser.add_argument(
+        "--share", type=float, default=0.5, help="budget over the target's compute (0.5)"
+    )
     parser.add_argument("--draws", type=int, default=200)
     args = parser.parse_args()
     lines, every, left = {}, {}, {}
     for name, rows in load().groupby("family", sort=True):
         try:
-            lines[name], every[name] = family(rows.drop(columns="family").reset_index(drop=True), args.wanted, args.share, args.draws)
+            lines[name], every[name] = family(
+                rows.drop(columns="family").reset_index(drop=True),
+                args.wanted,
+                args.share,
+                args.draws,
+            )
         except UserError as error:
             left[name] = str(error)
     table, sets = pd.DataFrame(lines).T, pd.DataFrame(every).T
     if args.json:
-        print(json.dumps({"recommended": json.loads(table.to_json(orient="index")), "available": json.loads(sets.to_json(orient="index")),
-                          "not_judged": left}, indent=1))  # fmt: skip
+        print(
+            json.dumps(
+                {
+                    "recommended": json.loads(table.to_json(orient="index")),
+                    "available": json.loads(sets.to_json(orient="index")),
+                    "not_judged": left,
+                },
+                indent=1,
+            )
+        )
         return
-    print(f"(a) recommended for {args.wanted:.0%} within {args.share:.0%} of the target's compute; p90 of the ladder itself, promised and "
-          "realised with its stand-ins")  # fmt: skip
+    print(
+        f"(a) recommended for {args.wanted:.0%} within {args.share:.0%} of the target's compute; p90 of the ladder itself, promised and "
+        "realised with its stand-ins"
+    )
     with pd.option_context(
-        "display.width", 250, "display.max_columns", 50, "display.max_colwidth", 120, "display.float_format", "{:.4f}".format
+        "display.width",
+        250,
+        "display.max_columns",
+        50,
+        "display.max_colwidth",
+        120,
+        "display.float_format",
+        "{:.4f}".format,
     ):
         print(f"{table.drop(columns='ladder').to_string()}\n")
         for name, line in lines.items():
             print(f"  {name}: {line['ladder']}")
         fair = table[table["reason"] == ""]
-        print(f"kept: {int(fair['kept'].sum())} of the {len(fair)} that can be judged\n\n(b) every ladder there is\n{sets.to_string()}")
+        print(
+            f"kept: {int(fair['kept'].sum())} of the {len(fair)} that can be judged\n\n(b) every ladder there is\n{sets.to_string()}"
+        )
         print(f"kept, mean over families: {sets['kept'].mean():.2f}\n")
-    print(f"not judged, {len(left)} families: the law is not identified by their smaller models, or no ladder fits")
+    print(
+        f"not judged, {len(left)} families: the law is not identified by their smaller models, or no ladder fits"
+    )
     for reason in sorted(set(left.values())):
         print(f"  {', '.join(n for n, r in left.items() if r == reason)}: {reason}")
     print("  anywhere: repeated seeds (one run a model), cooldowns (the checkpoints are undecayed)")

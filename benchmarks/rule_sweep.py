@@ -16,7 +16,19 @@ from stepladder.configs import rule
 
 TABLE = Path(__file__).parent / "rule_sweep.csv"
 SEQ_LEN = 128
-COLUMNS = ["size", "N", "D", "batch_size", "steps", "learning_rate", "weight_decay", "warmup_steps", "loss", "loss_se", "state"]
+COLUMNS = [
+    "size",
+    "N",
+    "D",
+    "batch_size",
+    "steps",
+    "learning_rate",
+    "weight_decay",
+    "warmup_steps",
+    "loss",
+    "loss_se",
+    "state",
+]
 
 
 def collect(workdirs: list[Path]) -> pd.DataFrame:
@@ -24,20 +36,33 @@ def collect(workdirs: list[Path]) -> pd.DataFrame:
     tables = []
     for workdir in workdirs:
         runs = load(workdir)
-        final = runs.points[(runs.points["domain"] == "all") & runs.points["decayed"]].set_index("run_id")
+        final = runs.points[(runs.points["domain"] == "all") & runs.points["decayed"]].set_index(
+            "run_id"
+        )
         table = runs.runs.set_index("run_id")
-        specs = {r: json.loads((workdir / "runs" / r / "spec.json").read_text()) for r in table.index}
+        specs = {
+            r: json.loads((workdir / "runs" / r / "spec.json").read_text()) for r in table.index
+        }
         table["warmup_steps"] = [specs[r]["hyper"]["warmup_steps"] for r in table.index]
         table["weight_decay"] = [specs[r]["hyper"]["weight_decay"] for r in table.index]
-        tables.append(table.assign(loss=final["loss"], loss_se=final["loss_se"]).reset_index()[COLUMNS])
+        tables.append(
+            table.assign(loss=final["loss"], loss_se=final["loss_se"]).reset_index()[COLUMNS]
+        )
     return pd.concat(tables, ignore_index=True).drop_duplicates().sort_values(COLUMNS[:8])
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
     """The runs of the rate grid, with the cell (size, D, batch) each belongs to; a cell is one learning-rate curve."""
     decay, warmup = table["weight_decay"] * table["steps"], table["warmup_steps"] / table["steps"]
-    main = table[table["loss"].notna() & np.isclose(decay, 1.0, rtol=0.05) & np.isclose(warmup, 0.05, atol=0.012)]
-    main = main.assign(D=main["D"].round(-5), cell=main.groupby(["size", main["D"].round(-5), "batch_size"]).ngroup())
+    main = table[
+        table["loss"].notna()
+        & np.isclose(decay, 1.0, rtol=0.05)
+        & np.isclose(warmup, 0.05, atol=0.012)
+    ]
+    main = main.assign(
+        D=main["D"].round(-5),
+        cell=main.groupby(["size", main["D"].round(-5), "batch_size"]).ngroup(),
+    )
     return main[main.groupby("cell")["cell"].transform("size") >= 3]
 
 
@@ -50,24 +75,42 @@ def fit_rate(main: pd.DataFrame, near: float = 0.06) -> dict:
     best = main.groupby("cell")["loss"].transform("min")
     used = main[main["loss"] < best * (1 + near)]
     used = used.assign(cell=used["cell"].rank(method="dense").astype(int) - 1)
-    x, y, cell = np.log(used["learning_rate"].to_numpy()), np.log(used["loss"].to_numpy()), used["cell"].to_numpy()
-    design = np.column_stack([
-        np.ones(len(x)), np.log(used["N"] / rule.N0), np.log(used["D"] / rule.D0), np.log(used["batch_size"] * SEQ_LEN / rule.BATCH),
-    ])  # fmt: skip
+    x, y, cell = (
+        np.log(used["learning_rate"].to_numpy()),
+        np.log(used["loss"].to_numpy()),
+        used["cell"].to_numpy(),
+    )
+    design = np.column_stack(
+        [
+            np.ones(len(x)),
+            np.log(used["N"] / rule.N0),
+            np.log(used["D"] / rule.D0),
+            np.log(used["batch_size"] * SEQ_LEN / rule.BATCH),
+        ]
+    )
 
     def residual(p):
         return p[5 + cell] + p[4] ** 2 * (x - design @ p[:4]) ** 2 - y
 
-    start = np.concatenate([[np.log(rule.RATE), 0, 0, 0, 0.1], np.log(used.groupby("cell")["loss"].min().to_numpy())])
+    start = np.concatenate(
+        [[np.log(rule.RATE), 0, 0, 0, 0.1], np.log(used.groupby("cell")["loss"].min().to_numpy())]
+    )
     found = least_squares(residual, start)
     freedom = len(x) - len(start)
     sd = float(np.sqrt(2 * found.cost / freedom))
     se = sd * np.sqrt(np.diag(np.linalg.inv(found.jac.T @ found.jac)))
     names = ("RATE_N", "RATE_D", "RATE_BATCH")
     rate = float(np.exp(found.x[0]))
-    return {"RATE": (rate, rate * se[0])} | {n: (float(v), float(e)) for n, v, e in zip(names, found.x[1:4], se[1:4])} | {
-        "curvature": (float(found.x[4] ** 2), float(2 * found.x[4] * se[4])), "residual_sd": sd, "runs": len(x), "curves": int(cell.max() + 1),
-    }  # fmt: skip
+    return (
+        {"RATE": (rate, rate * se[0])}
+        | {n: (float(v), float(e)) for n, v, e in zip(names, found.x[1:4], se[1:4])}
+        | {
+            "curvature": (float(found.x[4] ** 2), float(2 * found.x[4] * se[4])),
+            "residual_sd": sd,
+            "runs": len(x),
+            "curves": int(cell.max() + 1),
+        }
+    )
 
 
 def main() -> None:
@@ -84,12 +127,26 @@ def main() -> None:
         print(json.dumps(rate))
         return
     print("final loss, nats/token, by learning rate (DECAY 1, WARMUP 5 %)")
-    print(main_grid.pivot_table(index=["N", "D", "batch_size"], columns="learning_rate", values="loss").round(3).to_string(na_rep="-"))
-    print("\nrate:", {k: f"{v[0]:.4g} +- {v[1]:.2g}" if isinstance(v, tuple) else v for k, v in rate.items()})
+    print(
+        main_grid.pivot_table(
+            index=["N", "D", "batch_size"], columns="learning_rate", values="loss"
+        )
+        .round(3)
+        .to_string(na_rep="-")
+    )
+    print(
+        "\nrate:",
+        {k: f"{v[0]:.4g} +- {v[1]:.2g}" if isinstance(v, tuple) else v for k, v in rate.items()},
+    )
     side = table[np.isclose(table["D"], 1e6, rtol=0.01)]
-    side = side.assign(DECAY=(side["weight_decay"] * side["steps"]).round(2), WARMUP=(side["warmup_steps"] / side["steps"]).round(2))
+    side = side.assign(
+        DECAY=(side["weight_decay"] * side["steps"]).round(2),
+        WARMUP=(side["warmup_steps"] / side["steps"]).round(2),
+    )
     print("\nfinal loss by weight decay and warm-up (D = 1M tokens, batch 16, rate 0.01)")
-    print(side.pivot_table(index=["DECAY", "WARMUP"], columns="N", values="loss").round(4).to_string())
+    print(
+        side.pivot_table(index=["DECAY", "WARMUP"], columns="N", values="loss").round(4).to_string()
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,18 @@ def get_config(arg: str = "25k") -> ConfigDict:
     size, _, part = arg.partition("/")
     c = base.get_config()
     c.model.size, c.name = size, f"rung24-{size}"
-    c.data.domains, c.data.max_mb_per_domain, c.data.dedup = ("python_numeric", "docstrings"), 1.0, "exact"
-    c.run.duration, c.run.batch_size, c.run.log_every, c.run.evals, c.run.eval_windows = "200 steps", 8, 50, (), 32
+    c.data.domains, c.data.max_mb_per_domain, c.data.dedup = (
+        ("python_numeric", "docstrings"),
+        1.0,
+        "exact",
+    )
+    c.run.duration, c.run.batch_size, c.run.log_every, c.run.evals, c.run.eval_windows = (
+        "200 steps",
+        8,
+        50,
+        (),
+        32,
+    )
     c.machine.tensorboard = False
     c.bench = ConfigDict()
     c.bench.part = part or "0/1"
@@ -32,6 +42,10 @@ def ladder(config: ConfigDict) -> list:
         for rate in RATES:
             c = config.copy_and_resolve_references()
             c.unlock()
-            c.seed, c.optimizer.learning_rate, c.name = seed, rate, f"{config.name}-lr{rate:g}-s{seed}"
+            c.seed, c.optimizer.learning_rate, c.name = (
+                seed,
+                rate,
+                f"{config.name}-lr{rate:g}-s{seed}",
+            )
             runs.append(rung(c, role="sweep"))
     return runs[index::parts]

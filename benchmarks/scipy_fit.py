@@ -32,7 +32,11 @@ STARTS = np.array(
     [
         (a, b, e, alpha, beta)
         for alpha, beta, e, a, b in itertools.product(
-            np.arange(0, 2.5, 0.5), np.arange(0, 2.5, 0.5), np.arange(-1, 1.5, 0.5), np.arange(0, 30, 5), np.arange(0, 30, 5)
+            np.arange(0, 2.5, 0.5),
+            np.arange(0, 2.5, 0.5),
+            np.arange(-1, 1.5, 0.5),
+            np.arange(0, 30, 5),
+            np.arange(0, 30, 5),
         )
     ]
 )
@@ -82,14 +86,24 @@ def huber(theta: np.ndarray, logs: np.ndarray, scale: float = 1.0) -> float:
     return float(np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA)).sum() / scale)
 
 
-def huber_gradient(theta: np.ndarray, logs: np.ndarray, scale: float = 1.0) -> tuple[float, np.ndarray]:
+def huber_gradient(
+    theta: np.ndarray, logs: np.ndarray, scale: float = 1.0
+) -> tuple[float, np.ndarray]:
     """`huber` and its gradient [5]."""
     residual, size_n, size_d, size_e, total = _residual(theta, logs)
     psi = np.clip(residual, -DELTA, DELTA)
     value = (psi * (residual - 0.5 * psi)).sum()  # both branches of Huber in one expression
     weight = psi / total
     by_n, by_d = weight * size_n, weight * size_d
-    gradient = np.array([by_n.sum(), by_d.sum(), (weight * size_e).sum(), -(by_n @ logs[:, 0]), -(by_d @ logs[:, 1])])
+    gradient = np.array(
+        [
+            by_n.sum(),
+            by_d.sum(),
+            (weight * size_e).sum(),
+            -(by_n @ logs[:, 0]),
+            -(by_d @ logs[:, 1]),
+        ]
+    )
     return value / scale, gradient / scale
 
 
@@ -103,7 +117,13 @@ def _residual(theta: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, ...]:
     return top + np.log(total) - logs[:, 2], size_n, size_d, size_e, total
 
 
-def grid(points: pd.DataFrame, gradients: str = "finite", *, starts: np.ndarray = STARTS, processes: int = 1) -> Reference:
+def grid(
+    points: pd.DataFrame,
+    gradients: str = "finite",
+    *,
+    starts: np.ndarray = STARTS,
+    processes: int = 1,
+) -> Reference:
     """L-BFGS-B from every start, SciPy's default tolerances, as in arXiv 2404.10102. `points`: columns N, D, loss."""
     return _solve(_batch(points, starts, None, "L-BFGS-B", gradients, 1.0, {}), processes)
 
@@ -119,7 +139,9 @@ def bootstrap(
 ) -> Reference:
     """BFGS from `start` for every table of rows drawn with replacement, SciPy's default tolerances, as in arXiv 2404.10102."""
     rows = np.random.default_rng(seed).integers(0, len(points), (resamples, len(points)))
-    return _solve(_batch(points, np.tile(start, (resamples, 1)), rows, "BFGS", gradients, 1.0, {}), processes)
+    return _solve(
+        _batch(points, np.tile(start, (resamples, 1)), rows, "BFGS", gradients, 1.0, {}), processes
+    )
 
 
 def well_started(points: pd.DataFrame, *, processes: int = 1) -> Reference:
@@ -128,7 +150,12 @@ def well_started(points: pd.DataFrame, *, processes: int = 1) -> Reference:
 
 
 def well_started_bootstrap(
-    points: pd.DataFrame, start: np.ndarray, resamples: int = 4000, seed: int = 0, *, processes: int = 1
+    points: pd.DataFrame,
+    start: np.ndarray,
+    resamples: int = 4000,
+    seed: int = 0,
+    *,
+    processes: int = 1,
 ) -> Reference:
     """`bootstrap` in the form of `well_started`, each refit from `start`, the fit of all points."""
     rows = np.random.default_rng(seed).integers(0, len(points), (resamples, len(points)))
@@ -136,7 +163,9 @@ def well_started_bootstrap(
     def centred_starts(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, b, e, alpha, beta = start
         centre = np.log(points[["N", "D"]].to_numpy(float)).mean(0)
-        return np.tile([a - alpha * centre[0], b - beta * centre[1], e, alpha, beta], (resamples, 1)), rows
+        return np.tile(
+            [a - alpha * centre[0], b - beta * centre[1], e, alpha, beta], (resamples, 1)
+        ), rows
 
     return _centred(points, centred_starts, processes)
 
@@ -148,22 +177,36 @@ def _centred(points: pd.DataFrame, choose, processes: int) -> Reference:
     centre = np.array([*raw[:, :2].mean(0), 0.0])
     starts, rows = choose(raw - centre)
     chosen_wall, chosen_cpu = time.perf_counter() - begin, time.process_time() - cpu
-    found = _solve(Batch(raw - centre, starts, rows, "BFGS", "analytic", DELTA**2, WELL_OPTIONS), processes)
+    found = _solve(
+        Batch(raw - centre, starts, rows, "BFGS", "analytic", DELTA**2, WELL_OPTIONS), processes
+    )
     theta = found.theta.copy()
     theta[:, 0] += theta[:, 3] * centre[0]
     theta[:, 1] += theta[:, 4] * centre[1]
     return dataclasses.replace(
-        found, theta=theta, params=_natural(theta[np.argmin(found.values)]), value=float(found.values.min()),
-        cpu_seconds=found.cpu_seconds + chosen_cpu, wall_seconds=found.wall_seconds + chosen_wall,
-    )  # fmt: skip
+        found,
+        theta=theta,
+        params=_natural(theta[np.argmin(found.values)]),
+        value=float(found.values.min()),
+        cpu_seconds=found.cpu_seconds + chosen_cpu,
+        wall_seconds=found.wall_seconds + chosen_wall,
+    )
 
 
 def _linear_starts(logs: np.ndarray) -> np.ndarray:
     """[36, 5]: with the exponents given the law is linear in E, A, B."""
     loss, starts = np.exp(logs[:, 2]), []
     for alpha, beta in itertools.product(WELL, WELL):
-        design = np.stack([np.exp(-alpha * logs[:, 0]), np.exp(-beta * logs[:, 1]), np.ones(len(logs))], 1)
-        starts.append([*np.log(np.maximum(nnls(design / loss[:, None], np.ones(len(logs)))[0], 1e-2)), alpha, beta])
+        design = np.stack(
+            [np.exp(-alpha * logs[:, 0]), np.exp(-beta * logs[:, 1]), np.ones(len(logs))], 1
+        )
+        starts.append(
+            [
+                *np.log(np.maximum(nnls(design / loss[:, None], np.ones(len(logs)))[0], 1e-2)),
+                alpha,
+                beta,
+            ]
+        )
     return np.array(starts)
 
 
@@ -177,10 +220,22 @@ def _natural(theta: np.ndarray) -> dict[str, float]:
 
 def _errors(theta: np.ndarray) -> dict[str, float]:
     """Standard deviations of the parameters over fits: of a bootstrap's refits, their standard errors."""
-    return {name: float(v) for name, v in zip(_NAMES, np.std([list(_natural(t).values()) for t in theta], axis=0, ddof=1))}
+    return {
+        name: float(v)
+        for name, v in zip(
+            _NAMES, np.std([list(_natural(t).values()) for t in theta], axis=0, ddof=1)
+        )
+    }
 
 
-def _batch(points: pd.DataFrame, starts: np.ndarray, rows: np.ndarray | None, method: str, gradients: str, *rest) -> Batch:
+def _batch(
+    points: pd.DataFrame,
+    starts: np.ndarray,
+    rows: np.ndarray | None,
+    method: str,
+    gradients: str,
+    *rest,
+) -> Batch:
     if gradients not in GRADIENTS:
         raise ValueError(f"gradients={gradients!r}: use one of {', '.join(GRADIENTS)}")
     return Batch(_logs(points), starts, rows, method, gradients, *rest)
@@ -189,7 +244,12 @@ def _batch(points: pd.DataFrame, starts: np.ndarray, rows: np.ndarray | None, me
 def _solve(batch: Batch, processes: int) -> Reference:
     """All fits of a batch, dealt out to processes like cards: neighbouring starts cost about the same."""
     shares = [slice(k, None, processes) for k in range(processes)]
-    parts = [dataclasses.replace(batch, starts=batch.starts[s], rows=None if batch.rows is None else batch.rows[s]) for s in shares]
+    parts = [
+        dataclasses.replace(
+            batch, starts=batch.starts[s], rows=None if batch.rows is None else batch.rows[s]
+        )
+        for s in shares
+    ]
     if processes == 1:
         begin = time.perf_counter()
         done = [_work(parts[0])]
@@ -197,18 +257,30 @@ def _solve(batch: Batch, processes: int) -> Reference:
     else:
         # Forked on purpose: the reference does not pay for importing SciPy again. The parent has no other thread and no jax.
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-            list(pool.map(abs, range(processes)))  # start-up is no part of the time, or scaling a reduced run would multiply it
+            list(
+                pool.map(abs, range(processes))
+            )  # start-up is no part of the time, or scaling a reduced run would multiply it
             begin = time.perf_counter()
             done = list(pool.map(_work, parts))
             wall = time.perf_counter() - begin
-    theta, values, success = np.zeros(batch.starts.shape), np.zeros(len(batch.starts)), np.zeros(len(batch.starts), bool)
+    theta, values, success = (
+        np.zeros(batch.starts.shape),
+        np.zeros(len(batch.starts)),
+        np.zeros(len(batch.starts), bool),
+    )
     for share, (part, _) in zip(shares, done):
         theta[share], values[share], success[share] = part
     best = int(np.argmin(np.where(success, values, np.inf) if success.any() else values))
     return Reference(
-        params=_natural(theta[best]), value=float(values[best]), wall_seconds=wall, cpu_seconds=sum(cpu for _, cpu in done),
-        fits=len(values), failed=int((~success).sum()), theta=theta, values=values,
-    )  # fmt: skip
+        params=_natural(theta[best]),
+        value=float(values[best]),
+        wall_seconds=wall,
+        cpu_seconds=sum(cpu for _, cpu in done),
+        fits=len(values),
+        failed=int((~success).sum()),
+        theta=theta,
+        values=values,
+    )
 
 
 def _work(batch: Batch) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], float]:
@@ -220,7 +292,14 @@ def _work(batch: Batch) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], floa
     with np.errstate(all="ignore"):  # far starts overflow in the line search; SciPy steps back
         for k, start in enumerate(batch.starts):
             logs = batch.logs if batch.rows is None else batch.logs[batch.rows[k]]
-            out = minimize(function, start, args=(logs, batch.scale), jac=exact or None, method=batch.method, options=batch.options)
+            out = minimize(
+                function,
+                start,
+                args=(logs, batch.scale),
+                jac=exact or None,
+                method=batch.method,
+                options=batch.options,
+            )
             results.append((out.x, out.fun * batch.scale, out.success))
     theta, values, success = (np.array(v) for v in zip(*results))
     return (theta, values, success), time.process_time() - begin
@@ -230,9 +309,17 @@ def chinchilla_points(folder: str | Path | None = None) -> pd.DataFrame:
     """The 240 points of arXiv 2404.10102: Figure 4 of Hoffmann et al. without the 5 highest losses. Columns N, D, loss."""
     folder = folder or os.environ.get("STEPLADDER_DATA")
     if not folder:
-        raise SystemExit("STEPLADDER_DATA: not set; name the folder that holds chinchilla/svg_extracted_data.csv")
+        raise SystemExit(
+            "STEPLADDER_DATA: not set; name the folder that holds chinchilla/svg_extracted_data.csv"
+        )
     table = pd.read_csv(Path(folder) / "chinchilla" / "svg_extracted_data.csv")
-    points = pd.DataFrame({"N": table["Model Size"], "D": table["Training FLOP"] / (6 * table["Model Size"]), "loss": table["loss"]})
+    points = pd.DataFrame(
+        {
+            "N": table["Model Size"],
+            "D": table["Training FLOP"] / (6 * table["Model Size"]),
+            "loss": table["loss"],
+        }
+    )
     return points.sort_values("loss").iloc[:-5].sort_index()
 
 
@@ -244,31 +331,52 @@ def measure(points: pd.DataFrame, starts: int, resamples: int, processes: int) -
     """
     cores = {"processes": processes}
     # Spread over the grid, since the cost depends on the start.
-    chosen = STARTS if starts >= len(STARTS) else np.random.default_rng(0).permutation(STARTS)[:starts]
+    chosen = (
+        STARTS if starts >= len(STARTS) else np.random.default_rng(0).permutation(STARTS)[:starts]
+    )
     well = well_started(points, **cores)
     best = well.theta[np.argmin(well.values)]
-    one = {"well_started": well} | {f"grid_{g}": grid(points, g, starts=chosen, **cores) for g in GRADIENTS}
-    many = {f"bootstrap_{g}": bootstrap(points, resamples=resamples, gradients=g, **cores) for g in GRADIENTS}
+    one = {"well_started": well} | {
+        f"grid_{g}": grid(points, g, starts=chosen, **cores) for g in GRADIENTS
+    }
+    many = {
+        f"bootstrap_{g}": bootstrap(points, resamples=resamples, gradients=g, **cores)
+        for g in GRADIENTS
+    }
     many["well_started_bootstrap"] = well_started_bootstrap(points, best, resamples, **cores)
     rows = []
     for group, full in ((one, len(STARTS)), (many, 4000)):
-        values = np.stack([r.values for r in group.values()]) if group is many else min(r.value for r in group.values())
+        values = (
+            np.stack([r.values for r in group.values()])
+            if group is many
+            else min(r.value for r in group.values())
+        )
         lowest = np.min(values, axis=0)
         for name, r in group.items():
             rows.append(
                 {
-                    "reference": name, "fits": r.fits, "failed": r.failed, "short": float(np.mean(r.values > lowest * (1 + 1e-6))),
-                    "value": r.value, **r.params, "wall_seconds": r.wall_seconds, "cpu_seconds": r.cpu_seconds,
+                    "reference": name,
+                    "fits": r.fits,
+                    "failed": r.failed,
+                    "short": float(np.mean(r.values > lowest * (1 + 1e-6))),
+                    "value": r.value,
+                    **r.params,
+                    "wall_seconds": r.wall_seconds,
+                    "cpu_seconds": r.cpu_seconds,
                     "se": _errors(r.theta),
                     "share": 1.0 if name == "well_started" else r.fits / full,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="all 4,500 starts and 4,000 resamples (minutes)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--full", action="store_true", help="all 4,500 starts and 4,000 resamples (minutes)"
+    )
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=80)
     parser.add_argument("--processes", type=int, default=1)
@@ -278,14 +386,31 @@ def main() -> None:
     rows = measure(chinchilla_points(), starts, resamples, args.processes)
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "default")
     if args.json:
-        print(json.dumps({"rows": rows, "processes": args.processes, "blas_threads": threads, "scipy": version("scipy")}))
+        print(
+            json.dumps(
+                {
+                    "rows": rows,
+                    "processes": args.processes,
+                    "blas_threads": threads,
+                    "scipy": version("scipy"),
+                }
+            )
+        )
         return
     table = pd.DataFrame(rows).drop(columns="se")
-    print(table.to_string(index=False, float_format=lambda v: f"{v:.9g}" if abs(v) < 1e-2 else f"{v:.5g}"))
-    print(f"processes {args.processes}, OPENBLAS_NUM_THREADS {threads} (1 is fair: five parameters gain nothing from threads)")
+    print(
+        table.to_string(
+            index=False, float_format=lambda v: f"{v:.9g}" if abs(v) < 1e-2 else f"{v:.5g}"
+        )
+    )
+    print(
+        f"processes {args.processes}, OPENBLAS_NUM_THREADS {threads} (1 is fair: five parameters gain nothing from threads)"
+    )
     for row in rows:
         if row["share"] < 1:
-            print(f"{row['reference']}: scaled linearly to the full size, not measured: {row['wall_seconds'] / row['share']:.1f} s wall")
+            print(
+                f"{row['reference']}: scaled linearly to the full size, not measured: {row['wall_seconds'] / row['share']:.1f} s wall"
+            )
 
 
 if __name__ == "__main__":

@@ -25,14 +25,22 @@ def repeated(compiled: Callable, *arguments) -> Callable[[int], float]:
     return run
 
 
-def forward_of(spec: ModelSpec, params: dict, tokens_BT: jax.Array, chunk: int, layers: str) -> Callable[[int], float]:
+def forward_of(
+    spec: ModelSpec, params: dict, tokens_BT: jax.Array, chunk: int, layers: str
+) -> Callable[[int], float]:
     """The forward pass and loss of one device's sequences, in the chunks of the step."""
     chunks_CBT = tokens_BT.reshape(-1, chunk, tokens_BT.shape[1])
-    forward = jax.jit(lambda p, t: jax.lax.map(lambda t_BT: next_token_loss(spec, p, t_BT, layers=layers)[0], t).mean())
+    forward = jax.jit(
+        lambda p, t: jax.lax.map(
+            lambda t_BT: next_token_loss(spec, p, t_BT, layers=layers)[0], t
+        ).mean()
+    )
     return repeated(forward.lower(params, chunks_CBT).compile(), params, chunks_CBT)
 
 
-def modules_of(spec: ModelSpec, params: dict, sequences: int, seq_len: int, chunk: int) -> dict[str, tuple[int, Callable[[int], float]]]:
+def modules_of(
+    spec: ModelSpec, params: dict, sequences: int, seq_len: int, chunk: int
+) -> dict[str, tuple[int, Callable[[int], float]]]:
     """Forward and backward of one module alone on one device: name -> (how often a step runs it, function of n runs)."""
     layer = Layer(spec, Init(spec, jax.random.key(0)))
     angles_LK = rope.angles(jnp.arange(seq_len)[None], spec.head_dim, spec.rope_theta)
@@ -47,14 +55,22 @@ def modules_of(spec: ModelSpec, params: dict, sequences: int, seq_len: int, chun
         return nnx.merge(nnx.graphdef(layer.mlp), p)(x_BLD)
 
     def unembed(p: jax.Array, x_BLD: jax.Array) -> jax.Array:
-        return cross_entropy((x_BLD.reshape(-1, spec.d_model) @ p).reshape(chunk, seq_len, -1), targets_BL)[0]
+        return cross_entropy(
+            (x_BLD.reshape(-1, spec.d_model) @ p).reshape(chunk, seq_len, -1), targets_BL
+        )[0]
 
     unembed_DV = params["embed"].T if spec.tied else params["unembed"]
-    parts = {"attention": (attention, first["attention"]), "mlp": (mlp, first["mlp"]), "unembed+loss": (unembed, unembed_DV)}
+    parts = {
+        "attention": (attention, first["attention"]),
+        "mlp": (mlp, first["mlp"]),
+        "unembed+loss": (unembed, unembed_DV),
+    }
     chunks = sequences // chunk
     result = {}
     for name, (part, weights) in parts.items():
-        gradient = jax.jit(jax.grad(lambda p, x, part=part: jnp.square(part(p, x)).mean(), argnums=(0, 1)))
+        gradient = jax.jit(
+            jax.grad(lambda p, x, part=part: jnp.square(part(p, x)).mean(), argnums=(0, 1))
+        )
         times = chunks * (1 if name == "unembed+loss" else spec.n_layers)
         result[name] = times, repeated(gradient.lower(weights, x_BLD).compile(), weights, x_BLD)
     return result

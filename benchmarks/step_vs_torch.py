@@ -30,15 +30,24 @@ from stepladder.model import layout
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.model.transformer import init
 
-OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, 0.9, 0.95, weight_decay=0.1))
+OPTIMIZER = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(1e-3, 0.9, 0.95, weight_decay=0.1)
+)
 
 
 class JaxStep:
     """A compiled training step and its state; call it with a number of steps."""
 
-    def __init__(self, spec: ModelSpec, batch: int, seq_len: int, devices: int, layers: str, chunk: int):
-        mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,))
-        replicated, by_batch = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    def __init__(
+        self, spec: ModelSpec, batch: int, seq_len: int, devices: int, layers: str, chunk: int
+    ):
+        mesh = jax.make_mesh(
+            (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
+        )
+        replicated, by_batch = (
+            NamedSharding(mesh, PartitionSpec()),
+            NamedSharding(mesh, PartitionSpec("data")),
+        )
 
         def gradient(params: dict, tokens_BT: jax.Array) -> tuple[dict, dict]:
             return loss_and_gradient(spec, params, tokens_BT, chunk=chunk, mesh=mesh, layers=layers)
@@ -51,10 +60,14 @@ class JaxStep:
 
         params = jax.jit(lambda key: init(spec, key), out_shardings=replicated)(jax.random.key(0))
         self.state = params, jax.jit(OPTIMIZER.init, out_shardings=replicated)(params)
-        tokens = np.random.default_rng(0).integers(0, spec.vocab_size, (batch, seq_len + 1), dtype=np.int32)
+        tokens = np.random.default_rng(0).integers(
+            0, spec.vocab_size, (batch, seq_len + 1), dtype=np.int32
+        )
         self.tokens_BT = jax.device_put(tokens, by_batch)
         begin = time.perf_counter()
-        lowered = jax.jit(step, donate_argnums=0, out_shardings=replicated).lower(self.state, self.tokens_BT)
+        lowered = jax.jit(step, donate_argnums=0, out_shardings=replicated).lower(
+            self.state, self.tokens_BT
+        )
         self.trace_seconds = time.perf_counter() - begin
         self.step = lowered.compile()
         self.compile_seconds = time.perf_counter() - begin - self.trace_seconds
@@ -66,7 +79,9 @@ class JaxStep:
         return float(loss)
 
 
-def race(contestants: dict[str, Callable[[int], float]], rounds: int, seconds: float) -> dict[str, list[float]]:
+def race(
+    contestants: dict[str, Callable[[int], float]], rounds: int, seconds: float
+) -> dict[str, list[float]]:
     """Milliseconds a run of each contestant in each round; the order alternates."""
     repeats, times = {}, {name: [] for name in contestants}
     for name, run in contestants.items():
@@ -87,7 +102,10 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
     from torch_step import TorchProcess  # optional dependency
 
     spec, cores = shape(size, vocab_size=257), args.threads
-    best, chunk = layout.DEFAULTS["cpu"].layers, layout.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
+    best, chunk = (
+        layout.DEFAULTS["cpu"].layers,
+        layout.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu"),
+    )
     jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, chunk)}
     if args.layouts:
         other = "scan" if best == "unroll" else "unroll"
@@ -98,7 +116,10 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
             "jax one device": JaxStep(spec, batch, seq_len, 1, best, whole),
             "jax one device, scan, whole batch": JaxStep(spec, batch, seq_len, 1, "scan", 0),
         }
-    torch_steps = {f"torch {kind}": TorchProcess(spec, batch, seq_len, kind, cores) for kind in ("fused", "foreach")}
+    torch_steps = {
+        f"torch {kind}": TorchProcess(spec, batch, seq_len, kind, cores)
+        for kind in ("fused", "foreach")
+    }
     times = race({**jax_steps, **torch_steps}, args.rounds, args.seconds)
     for torch_step in torch_steps.values():
         torch_step.close()
@@ -107,19 +128,38 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
     numbers = count(spec, seq_len)
     step_ms = fastest["jax"]
     return {
-        "size": size, "params": numbers.params_total, "batch": batch, "seq_len": seq_len, "chunk": chunk, "layers": best,
+        "size": size,
+        "params": numbers.params_total,
+        "batch": batch,
+        "seq_len": seq_len,
+        "chunk": chunk,
+        "layers": best,
         "ms": {name: round(t, 2) for name, t in fastest.items()},
         "ms_median": {name: round(statistics.median(t), 2) for name, t in times.items()},
-        "tokens_per_second": {name: round(batch * seq_len / t * 1e3) for name, t in fastest.items()},
-        "gflops_per_second": round(numbers.flops_per_token_train * batch * seq_len / step_ms / 1e6, 1),
+        "tokens_per_second": {
+            name: round(batch * seq_len / t * 1e3) for name, t in fastest.items()
+        },
+        "gflops_per_second": round(
+            numbers.flops_per_token_train * batch * seq_len / step_ms / 1e6, 1
+        ),
         "ratio": {name: round(torch_best / fastest[name], 2) for name in jax_steps},
         "trace_seconds": {name: round(s.trace_seconds, 2) for name, s in jax_steps.items()},
         "compile_seconds": {name: round(s.compile_seconds, 2) for name, s in jax_steps.items()},
-        "breakdown_ms": breakdown(spec, jax_steps["jax"], batch // cores, seq_len, chunk, best, args),
-    }  # fmt: skip
+        "breakdown_ms": breakdown(
+            spec, jax_steps["jax"], batch // cores, seq_len, chunk, best, args
+        ),
+    }
 
 
-def breakdown(spec: ModelSpec, step: JaxStep, sequences: int, seq_len: int, chunk: int, layers: str, args: argparse.Namespace) -> dict:
+def breakdown(
+    spec: ModelSpec,
+    step: JaxStep,
+    sequences: int,
+    seq_len: int,
+    chunk: int,
+    layers: str,
+    args: argparse.Namespace,
+) -> dict:
     """Milliseconds of phases (optimizer: what is left of the step) and modules; phases on all devices, the rest on one device's share."""
     params = jax.device_put(jax.device_get(step.state[0]), jax.devices()[0])
     tokens_BT = jax.device_put(jax.device_get(step.tokens_BT)[:sequences], jax.devices()[0])
@@ -132,28 +172,47 @@ def breakdown(spec: ModelSpec, step: JaxStep, sequences: int, seq_len: int, chun
             "forward": step_breakdown.forward_of(spec, params, tokens_BT, chunk, layers),
             **{name: run for name, (_, run) in modules.items()},
         },
-        max(3, args.rounds // 2), args.seconds / 3,
-    )  # fmt: skip
+        max(3, args.rounds // 2),
+        args.seconds / 3,
+    )
     ms = {name: min(t) * (modules[name][0] if name in modules else 1) for name, t in times.items()}
     return {
-        "forward": round(ms["forward"], 2), "backward": round(ms["gradient"] - ms["forward"], 2),
-        "optimizer": round(ms["step"] - ms["gradient"], 2), **{f"{name} (both ways)": round(ms[name], 2) for name in modules},
-    }  # fmt: skip
+        "forward": round(ms["forward"], 2),
+        "backward": round(ms["gradient"] - ms["forward"], 2),
+        "optimizer": round(ms["step"] - ms["gradient"], 2),
+        **{f"{name} (both ways)": round(ms[name], 2) for name in modules},
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", default=["25k", "200k", "1m"], help="names of configs/sizes.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", default=["25k", "200k", "1m"], help="names of configs/sizes.py"
+    )
     parser.add_argument("--batch", nargs="+", type=int, default=[32])
     parser.add_argument("--seq", nargs="+", type=int, default=[128, 256])
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads and jax host devices; must divide the batch")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="torch threads and jax host devices; must divide the batch",
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one contestant in one round")
-    parser.add_argument("--layouts", action="store_true", help="also the layouts that are not the default")
+    parser.add_argument(
+        "--layouts", action="store_true", help="also the layouts that are not the default"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.threads)
-    versions = {"jax": jax.__version__, "torch": version("torch"), "optax": optax.__version__, "threads": args.threads}
+    versions = {
+        "jax": jax.__version__,
+        "torch": version("torch"),
+        "optax": optax.__version__,
+        "threads": args.threads,
+    }
     rows = []
     if not args.json:
         print(" ".join(f"{k} {v}" for k, v in versions.items()))
@@ -168,14 +227,21 @@ def main() -> None:
 
 
 def show(row: dict) -> None:
-    print(f"\n{row['size']}: {row['params']:,} parameters, {row['batch']} x {row['seq_len']}, {row['layers']}, chunks of {row['chunk']}, "
-          f"{row['gflops_per_second']} GFLOP/s")  # fmt: skip
+    print(
+        f"\n{row['size']}: {row['params']:,} parameters, {row['batch']} x {row['seq_len']}, {row['layers']}, chunks of {row['chunk']}, "
+        f"{row['gflops_per_second']} GFLOP/s"
+    )
     for name, ms in row["ms"].items():
         extra = ""
         if name in row["ratio"]:
             extra = f"  {row['ratio'][name]:5.2f}x torch  trace {row['trace_seconds'][name]} s, compile {row['compile_seconds'][name]} s"
-        print(f"  {name:36s}{ms:9.2f} ms (median {row['ms_median'][name]:.2f}){row['tokens_per_second'][name]:10,d} tokens/s{extra}")
-    print("  " + ", ".join(f"{name} {ms}" for name, ms in row["breakdown_ms"].items()) + " ms", flush=True)
+        print(
+            f"  {name:36s}{ms:9.2f} ms (median {row['ms_median'][name]:.2f}){row['tokens_per_second'][name]:10,d} tokens/s{extra}"
+        )
+    print(
+        "  " + ", ".join(f"{name} {ms}" for name, ms in row["breakdown_ms"].items()) + " ms",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -18,10 +18,15 @@ class Layer(nn.Module):
         D, H, G, K, N = spec.d_model, spec.n_heads, spec.n_kv_heads, spec.head_dim, spec.norm_eps
         self.spec = spec
         self.attention_norm, self.mlp_norm = nn.RMSNorm(D, eps=N), nn.RMSNorm(D, eps=N)
-        self.qkv, self.out = nn.Linear(D, (H + 2 * G) * K, bias=False), nn.Linear(H * K, D, bias=False)
+        self.qkv, self.out = (
+            nn.Linear(D, (H + 2 * G) * K, bias=False),
+            nn.Linear(H * K, D, bias=False),
+        )
         self.up = nn.Linear(D, spec.d_ff * (2 if spec.activation == "swiglu" else 1), bias=False)
         self.down = nn.Linear(spec.d_ff, D, bias=False)
-        self.q_norm, self.k_norm = (nn.RMSNorm(K, eps=N) if spec.qk_norm else nn.Identity() for _ in range(2))
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(K, eps=N) if spec.qk_norm else nn.Identity() for _ in range(2)
+        )
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         spec, (B, L, _) = self.spec, x.shape
@@ -31,7 +36,12 @@ class Layer(nn.Module):
             first, second = t.chunk(2, -1)
             return t * cos + torch.cat([-second, first], -1) * sin
 
-        q, k, v = self.qkv(self.attention_norm(x)).view(B, L, -1, K).transpose(1, 2).split([H, G, G], dim=1)
+        q, k, v = (
+            self.qkv(self.attention_norm(x))
+            .view(B, L, -1, K)
+            .transpose(1, 2)
+            .split([H, G, G], dim=1)
+        )
         q, k = rotate(self.q_norm(q)), rotate(self.k_norm(k))
         o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=H != G)
         x = x + self.out(o.transpose(1, 2).reshape(B, L, H * K))
@@ -63,7 +73,9 @@ class Model(nn.Module):
         x = self.embed(tokens)
         for layer in self.layers:
             x = layer(x, self.cos, self.sin)
-        logits = F.linear(self.final_norm(x), self.embed.weight if self.unembed is None else self.unembed.weight)
+        logits = F.linear(
+            self.final_norm(x), self.embed.weight if self.unembed is None else self.unembed.weight
+        )
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
 
@@ -71,7 +83,9 @@ def build(spec: ModelSpec, batch: int, seq_len: int, optimizer: str) -> Callable
     """A function that takes n steps (forward, backward, clip, AdamW) and returns the last loss. `optimizer`: fused | foreach."""
     torch.manual_seed(0)
     model = Model(spec, seq_len)
-    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, **{optimizer: True})
+    adamw = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, **{optimizer: True}
+    )
     tokens = torch.randint(0, spec.vocab_size, (batch, seq_len + 1))
 
     def steps(n: int) -> float:
@@ -99,7 +113,9 @@ class TorchProcess:
     def __init__(self, spec: ModelSpec, batch: int, seq_len: int, optimizer: str, threads: int):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, threads, spec, batch, seq_len, optimizer), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(other, threads, spec, batch, seq_len, optimizer), daemon=True
+        )
         self._process.start()
 
     def __call__(self, n: int) -> float:

@@ -24,13 +24,28 @@ from stepladder.train.machine import Machine  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".json")
-KEPT = ("fingerprint", "size", "runs", "members", "mesh", "micro_batch", "local_batch", "remat", "attention", "bytes", "memory", "seconds")
+KEPT = (
+    "fingerprint",
+    "size",
+    "runs",
+    "members",
+    "mesh",
+    "micro_batch",
+    "local_batch",
+    "remat",
+    "attention",
+    "bytes",
+    "memory",
+    "seconds",
+)
 
 
 def opened(name: str) -> tuple[Loaded, Machine]:
     """The ladder `name` and the machine that compiles for its slice."""
     loaded = load(f"{ROOT}/configs/ladders/chinchilla.py:{name}")
-    return loaded, dataclasses.replace(Machine.from_config(loaded.config), topology=TOPOLOGIES[name], compilation_cache="off")
+    return loaded, dataclasses.replace(
+        Machine.from_config(loaded.config), topology=TOPOLOGIES[name], compilation_cache="off"
+    )
 
 
 def measure(name: str) -> list[dict]:
@@ -40,10 +55,15 @@ def measure(name: str) -> list[dict]:
         print(compiled.row(found), flush=True)
         body = found.to_json()
         sent = sum(c["bytes"] for c in found.collectives)
-        rows.append({
-            **{key: body[key] for key in KEPT}, "sent": sent, "of_formula": sent / found.formula if found.formula else None,
-            "kernels": found.kernels, "estimate": body["estimate"],
-        })  # fmt: skip
+        rows.append(
+            {
+                **{key: body[key] for key in KEPT},
+                "sent": sent,
+                "of_formula": sent / found.formula if found.formula else None,
+                "kernels": found.kernels,
+                "estimate": body["estimate"],
+            }
+        )
     return rows
 
 
@@ -57,7 +77,9 @@ def markdown(table: dict) -> str:
         for row in rows:
             mesh = " x ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1)
             mfu = f"{row['estimate']['in_turn']['mfu']:.0%} - {row['estimate']['overlapped']['mfu']:.0%}"
-            sent = f"{row['sent'] / 2**20:,.0f} MiB" + (f", {row['of_formula']:.2f}" if row["of_formula"] else "")
+            sent = f"{row['sent'] / 2**20:,.0f} MiB" + (
+                f", {row['of_formula']:.2f}" if row["of_formula"] else ""
+            )
             lines.append(
                 f"| {name}, {TOPOLOGIES[name]} | {row['size']} | {row['runs']}, {row['members']} | {mesh} | {row['micro_batch']} of "
                 f"{row['local_batch']}, {row['remat']} | {row['bytes'] / 2**30:.1f} | {row['bytes'] / row['memory']:.0%} | {sent} | {mfu} | "
@@ -71,8 +93,12 @@ def main(words: list[str]) -> None:
     if "--show" not in words:
         for name in words or TOPOLOGIES:
             table["ladders"][name] = measure(name)
-            table["versions"] = {package: metadata.version(package) for package in ("jax", "libtpu")}
-            table["ladders"] = {known: table["ladders"][known] for known in TOPOLOGIES if known in table["ladders"]}
+            table["versions"] = {
+                package: metadata.version(package) for package in ("jax", "libtpu")
+            }
+            table["ladders"] = {
+                known: table["ladders"][known] for known in TOPOLOGIES if known in table["ladders"]
+            }
             TABLE.write_text(json.dumps(table, indent=1) + "\n")
     print(markdown(table))
 

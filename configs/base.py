@@ -25,22 +25,37 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.norm_eps = 1e-6
     c.model.logit_cap = 0.0  # tanh soft-cap of the logits, 0 is off
     c.model.window = 0  # positions a token sees, itself included; 0 is all before it
-    c.model.document_mask = False  # a token sees its own document only, though documents share a window
+    c.model.document_mask = (
+        False  # a token sees its own document only, though documents share a window
+    )
     c.model.compute_dtype = "float32"  # float32 | bfloat16; parameters stay float32
-    c.model.parametrization = "standard"  # standard | mup | completep: how rates and init change with width and depth
+    c.model.parametrization = (
+        "standard"  # standard | mup | completep: how rates and init change with width and depth
+    )
     c.model.base_width = 0  # of mup and completep: the width the rates were tuned at
     c.model.base_depth = 0  # of completep: the number of layers they were tuned at
 
     c.data = ConfigDict()
     c.data.corpus = "embedded"  # the text every installation carries, or a label for `sources`
     c.data.sources = ConfigDict()  # domain -> path or glob of text, .jsonl(.gz|.zst) or .parquet
-    c.data.domains = ("python_numeric", "python_jax", "c_cpp", "docstrings", "python_numeric_tests", "tables")
-    c.data.weights = ConfigDict()  # domain -> weight; empty is equal weights over `domains` (or over `sources`)
+    c.data.domains = (
+        "python_numeric",
+        "python_jax",
+        "c_cpp",
+        "docstrings",
+        "python_numeric_tests",
+        "tables",
+    )
+    c.data.weights = (
+        ConfigDict()
+    )  # domain -> weight; empty is equal weights over `domains` (or over `sources`)
     c.data.variants = ConfigDict()  # name -> 'domain|filter,filter|dedup': training text made from a domain; `weights` may name it
     c.data.validation = ()  # domains to evaluate on; empty: those of `weights`
     c.data.tokenizer = "bytes"  # bytes | bpe:<vocabulary>
     c.data.max_mb_per_domain = 8.0  # cap on the text of a domain, 0 is none
-    c.data.validation_fraction = 0.06  # of the bytes of a domain, whole documents (code: whole packages)
+    c.data.validation_fraction = (
+        0.06  # of the bytes of a domain, whole documents (code: whole packages)
+    )
     c.data.filters = ()  # names in train/data/filters.py, applied in order
     c.data.dedup = "minhash"  # none | exact | minhash, across the splits
     c.data.seed = 0  # of the split and of the cap's sample
@@ -51,7 +66,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.name = "adamw"
     c.optimizer.weight_decay_mode = "independent"  # independent: a rate per step, times the schedule | coupled: times the learning rate
     c.optimizer.learning_rate = 0.0  # 0: from the rule in configs/rule.py
-    c.optimizer.learning_rate_factor = 1.0  # multiplies the rule's value: what a learning-rate sweep varies
+    c.optimizer.learning_rate_factor = (
+        1.0  # multiplies the rule's value: what a learning-rate sweep varies
+    )
     c.optimizer.weight_decay = -1.0  # negative: from the rule
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.95
@@ -66,7 +83,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.schedule.end_factor = 0.0  # final learning rate over the peak
 
     c.run = ConfigDict()
-    c.run.duration = "1 chinchilla"  # '100 steps', '3M tokens' or '1 chinchilla' (20 tokens a parameter)
+    c.run.duration = (
+        "1 chinchilla"  # '100 steps', '3M tokens' or '1 chinchilla' (20 tokens a parameter)
+    )
     c.run.batch_size = 0  # sequences a step; 0: from the rule
     c.run.log_every = 10  # steps between train rows
     c.run.evals = ("50%", "100%")  # when to evaluate, beside the end
@@ -79,13 +98,21 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
     c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
     c.machine.mesh = "auto"  # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes what is left
-    c.machine.attention = "auto"  # auto (by backend and shape, model/layout.py) | xla | cudnn | splash
+    c.machine.attention = (
+        "auto"  # auto (by backend and shape, model/layout.py) | xla | cudnn | splash
+    )
     c.machine.remat = "auto"  # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
-    c.machine.accumulation = 0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
-    c.machine.temporary_every = 300.0  # seconds between temporary checkpoints, of which the last is kept
+    c.machine.accumulation = (
+        0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
+    )
+    c.machine.temporary_every = (
+        300.0  # seconds between temporary checkpoints, of which the last is kept
+    )
     c.machine.compilation_cache = "auto"  # auto (user cache folder) | off | a folder
     c.machine.pack = "auto"  # runs of one program trained together: auto | off | how many at most
-    c.machine.pack_mode = "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
+    c.machine.pack_mode = (
+        "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
+    )
     c.machine.memory_gb = 0.0  # memory of a device that packs may fill; 0: what the device says
     c.machine.profile = ""  # START:COUNT: an XProf trace of COUNT dispatches after START others, in the run's folder; once a workdir
     c.machine.tensorboard = True  # mirror the record's rows as event files

@@ -7,7 +7,12 @@ from pathlib import Path
 def folder() -> Path:
     """STEPLADDER_CACHE, or stepladder/ in the user's cache folder."""
     named = os.environ.get("STEPLADDER_CACHE")
-    return Path(named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder") / "xla"
+    return (
+        Path(
+            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder"
+        )
+        / "xla"
+    )
 
 
 def settings(path: Path) -> dict[str, object]:

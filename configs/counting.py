@@ -44,7 +44,11 @@ class Counts:
     @property
     def flops_per_token_forward_full(self) -> float:
         """Forward FLOPs a token as a dense masked implementation executes them."""
-        return self.flops_per_token_inference - self.flops_forward["attention_scores"] + self.attention_full
+        return (
+            self.flops_per_token_inference
+            - self.flops_forward["attention_scores"]
+            + self.attention_full
+        )
 
     @property
     def flops_per_token_6n(self) -> float:
@@ -67,7 +71,9 @@ def count(model: ModelSpec, seq_len: int) -> Counts:
     }
     vocabulary = model.vocab_size * D
     window = min(model.window or seq_len, seq_len)
-    seen = (window * (window + 1) / 2 + (seq_len - window) * window) / seq_len  # mean over positions l of min(l + 1, window)
+    seen = (
+        window * (window + 1) / 2 + (seq_len - window) * window
+    ) / seq_len  # mean over positions l of min(l + 1, window)
     full = 4.0 * N * H * K * seq_len  # q k^T and weights times v: 2 L H K each
     return Counts(
         params={

@@ -15,12 +15,29 @@ from stepladder.configs.rungs import rung, with_cooldowns
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
 LADDERS = {
-    "cpu": ([("6k", 4.5, 2), ("14k", 4.5, 2), ("19k", 4.1, 1), ("25k", 3.7, 1), ("37k", 2.8, 1)], ("84k", 12.0), 0.7),
-    "tiny": ([("6k", 0.2, 2), ("14k", 0.2, 2), ("19k", 0.2, 1), ("25k", 0.2, 1), ("37k", 0.12, 1)], ("84k", 0.5), 0.05),
+    "cpu": (
+        [("6k", 4.5, 2), ("14k", 4.5, 2), ("19k", 4.1, 1), ("25k", 3.7, 1), ("37k", 2.8, 1)],
+        ("84k", 12.0),
+        0.7,
+    ),
+    "tiny": (
+        [("6k", 0.2, 2), ("14k", 0.2, 2), ("19k", 0.2, 1), ("25k", 0.2, 1), ("37k", 0.12, 1)],
+        ("84k", 0.5),
+        0.05,
+    ),
 }
-HORIZONS = (0.4, 0.65)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
+HORIZONS = (
+    0.4,
+    0.65,
+)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
 DECAY = 0.2
-RATE_FACTORS = (0.125, 0.35, 1.0, 2.8, 8.0)  # around the rule's rate, at the smallest and the largest proxy
+RATE_FACTORS = (
+    0.125,
+    0.35,
+    1.0,
+    2.8,
+    8.0,
+)  # around the rule's rate, at the smallest and the largest proxy
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
@@ -28,7 +45,14 @@ def get_config(arg: str = "cpu") -> ConfigDict:
         raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(LADDERS)}")
     c = base.get_config()
     c.name = "demo"
-    c.data.domains = ("python_numeric", "python_numeric_tests", "python_jax", "c_cpp", "cython", "docstrings")
+    c.data.domains = (
+        "python_numeric",
+        "python_numeric_tests",
+        "python_jax",
+        "c_cpp",
+        "cython",
+        "docstrings",
+    )
     c.data.max_mb_per_domain = 4.0 if arg == "cpu" else 0.4
     c.data.max_epochs = 2.0
     c.schedule.decay = f"{100 * DECAY:g}%"
@@ -47,18 +71,48 @@ def ladder(config: ConfigDict) -> list:
     runs = []
     for size, tokens, seeds in proxies:
         for seed in range(seeds):
-            trunk = _rung(config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy")
+            trunk = _rung(
+                config, size, tokens, config.seed + seed, f"proxy-{size}-s{seed}", role="proxy"
+            )
             runs += with_cooldowns(trunk, HORIZONS, DECAY)
     for size in (proxies[0][0], proxies[-1][0]):
-        batch = next(run.batch_size for run in runs if run.model.size == size)  # the trunk's: one program more would be compiled
+        batch = next(
+            run.batch_size for run in runs if run.model.size == size
+        )  # the trunk's: one program more would be compiled
         for factor in RATE_FACTORS:
-            runs.append(_rung(config, size, rate_tokens, config.seed, f"rate-{size}-x{factor:g}", factor, batch, role="sweep"))
+            runs.append(
+                _rung(
+                    config,
+                    size,
+                    rate_tokens,
+                    config.seed,
+                    f"rate-{size}-x{factor:g}",
+                    factor,
+                    batch,
+                    role="sweep",
+                )
+            )
     return [*runs, _rung(config, *target, config.seed, f"target-{target[0]}", role="target")]
 
 
-def _rung(config: ConfigDict, size: str, tokens: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):
+def _rung(
+    config: ConfigDict,
+    size: str,
+    tokens: float,
+    seed: int,
+    name: str,
+    factor: float = 1.0,
+    batch: int = 0,
+    **tags: str,
+):
     c = config.copy_and_resolve_references()
     c.unlock()
-    c.model.size, c.run.duration, c.seed, c.name, c.optimizer.learning_rate_factor = size, f"{tokens}M tokens", seed, name, factor
+    c.model.size, c.run.duration, c.seed, c.name, c.optimizer.learning_rate_factor = (
+        size,
+        f"{tokens}M tokens",
+        seed,
+        name,
+        factor,
+    )
     c.data_seed, c.run.batch_size = seed, batch
     return rung(c, **tags)

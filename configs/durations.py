@@ -13,7 +13,12 @@ _PREFIX = {"": 1, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def steps(
-    duration: str | int, *, tokens_per_step: int, params: int | None = None, total_steps: int | None = None, field: str = "duration"
+    duration: str | int,
+    *,
+    tokens_per_step: int,
+    params: int | None = None,
+    total_steps: int | None = None,
+    field: str = "duration",
 ) -> int:
     """Number of optimizer steps in `duration`, rounded to the nearest, at least 0.
 
@@ -24,11 +29,15 @@ def steps(
         duration = f"{duration} steps"
     match = _PATTERN.fullmatch(str(duration).strip())
     if not match or not match["unit"]:
-        raise UserError(f"{field}={duration!r}: not a duration; write '100 steps', '3M tokens', '1 chinchilla' or '20%'")
+        raise UserError(
+            f"{field}={duration!r}: not a duration; write '100 steps', '3M tokens', '1 chinchilla' or '20%'"
+        )
     value = float(match["value"]) * _PREFIX[match["prefix"]]
     unit = match["unit"].removesuffix("s")
     if unit == "%" and total_steps is None:
-        raise UserError(f"{field}={duration!r}: a fraction of what? only durations inside a run may be fractions; use tokens or steps")
+        raise UserError(
+            f"{field}={duration!r}: a fraction of what? only durations inside a run may be fractions; use tokens or steps"
+        )
     if unit in ("chinchilla", "x") and params is None:
         raise UserError(f"{field}={duration!r}: needs the parameter count; use tokens or steps")
     exact = {

@@ -7,7 +7,9 @@ from pathlib import Path
 from stepladder.configs.errors import UserError
 
 
-def write_atomic(path: Path, content: str | bytes, sync: bool = True, field: str = "workdir") -> None:
+def write_atomic(
+    path: Path, content: str | bytes, sync: bool = True, field: str = "workdir"
+) -> None:
     """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
 
     `sync` waits for the disk: for what must survive a power cut. `field` is the option an error names.

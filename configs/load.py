@@ -39,7 +39,9 @@ def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
     config.lock()
     expand: Callable[[ConfigDict], list[RunSpec]] = getattr(module, "ladder", None) or _single
     specs = _checked(expand(config))
-    asked: Callable[[ConfigDict, list[RunSpec]], list[Probe]] = getattr(module, "probes", None) or (lambda config, specs: [])
+    asked: Callable[[ConfigDict, list[RunSpec]], list[Probe]] = getattr(module, "probes", None) or (
+        lambda config, specs: []
+    )
     return Loaded(path, config, specs, tuple(asked(config, specs)))
 
 
@@ -49,14 +51,22 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     node = config
     for i, part in enumerate(parents):
         if part not in node or not isinstance(node[part], ConfigDict):
-            raise UserError(f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; {nearest(key, _leaves(config))}")
+            raise UserError(
+                f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; {nearest(key, _leaves(config))}"
+            )
         node = node[part]
-    free = parents in (["data", "weights"], ["data", "sources"], ["data", "variants"])  # the maps whose keys are the user's
+    free = parents in (
+        ["data", "weights"],
+        ["data", "sources"],
+        ["data", "variants"],
+    )  # the maps whose keys are the user's
     if last not in node and not free:
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
     current = node[last] if last in node else (0.0 if parents[-1] == "weights" else "")
     if isinstance(current, ConfigDict):
-        raise UserError(f"config.{key}={text}: is a section; set one of {', '.join(f'{key}.{k}' for k in current) or f'{key}.<name>'}")
+        raise UserError(
+            f"config.{key}={text}: is a section; set one of {', '.join(f'{key}.{k}' for k in current) or f'{key}.<name>'}"
+        )
     with node.unlocked():
         node[last] = _parse(key, text, current)
 
@@ -69,17 +79,27 @@ def _parse(key: str, text: str, current: object) -> object:
         if kind is bool:
             return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
         if kind is tuple:
-            value = ast.literal_eval(text) if text.startswith(("(", "[")) else tuple(part for part in text.split(",") if part)
+            value = (
+                ast.literal_eval(text)
+                if text.startswith(("(", "["))
+                else tuple(part for part in text.split(",") if part)
+            )
             return tuple(value)
         return kind(text)
     except (KeyError, ValueError, SyntaxError) as error:
-        raise UserError(f"config.{key}={text}: not a {kind.__name__}; the default is {current!r}") from error
+        raise UserError(
+            f"config.{key}={text}: not a {kind.__name__}; the default is {current!r}"
+        ) from error
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
     found = []
     for key, value in config.items():
-        found += _leaves(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else [f"{prefix}{key}"]
+        found += (
+            _leaves(value, f"{prefix}{key}.")
+            if isinstance(value, ConfigDict)
+            else [f"{prefix}{key}"]
+        )
     return found
 
 
@@ -96,7 +116,9 @@ def _module(path: str):
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        raise UserError(f"config={path}: line {error.lineno}: {error.msg}; mend the file") from error
+        raise UserError(
+            f"config={path}: line {error.lineno}: {error.msg}; mend the file"
+        ) from error
     return module
 
 
@@ -111,9 +133,13 @@ def _checked(specs: list[RunSpec]) -> list[RunSpec]:
     seen: set[str] = set()
     for spec in specs:
         if spec.run_id in seen:
-            raise UserError(f"ladder: run {spec.run_id} appears twice; two specs are identical, drop one")
+            raise UserError(
+                f"ladder: run {spec.run_id} appears twice; two specs are identical, drop one"
+            )
         if spec.parent and spec.parent.run_id not in seen:
-            raise UserError(f"ladder: branch {spec.run_id} comes before its parent {spec.parent.run_id}; order parents first")
+            raise UserError(
+                f"ladder: branch {spec.run_id} comes before its parent {spec.parent.run_id}; order parents first"
+            )
         seen.add(spec.run_id)
     if not specs:
         raise UserError("ladder: yields no run; check the config's ladder()")

@@ -34,12 +34,22 @@ class Recipe:
 
 # Training text a domain has in the embedded corpus, MB, without a cap (Python 3.11, the wheels of constraints/3.11.txt).
 MEGABYTES = {
-    "python_numeric": 17.2, "python_numeric_tests": 28.4, "python_jax": 14.4, "c_cpp": 5.1, "cython": 3.4, "docstrings": 14.1,
-    "reference": 1.1, "tables": 2.6,
-}  # fmt: skip
+    "python_numeric": 17.2,
+    "python_numeric_tests": 28.4,
+    "python_jax": 14.4,
+    "c_cpp": 5.1,
+    "cython": 3.4,
+    "docstrings": 14.1,
+    "reference": 1.1,
+    "tables": 2.6,
+}
 CORE = ("python_numeric", "python_numeric_tests", "python_jax", "c_cpp", "docstrings")
 PROSE, CODE = ("docstrings", "reference"), ("python_numeric", "python_jax", "c_cpp", "cython")
-COPIES = {"c_cpp": 0.5, "licences": 0.25, "reference": 0.25}  # half of the licences are copies; of the code few
+COPIES = {
+    "c_cpp": 0.5,
+    "licences": 0.25,
+    "reference": 0.25,
+}  # half of the licences are copies; of the code few
 VALIDATION = ("docstrings", "reference", "python_numeric", "python_jax", "c_cpp")
 
 
@@ -59,33 +69,79 @@ def _core(dimension: str, note: str, *filters: str) -> Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "natural": Recipe("mixture", tempered(1.0), "every domain by its size"),
-    "uniform": Recipe("mixture", equal(*CORE), "the five largest domains in equal parts: what filtered recipes start from"),
-    "temperature_03": Recipe("mixture", tempered(0.3), "sizes to the power 0.3: small domains more often"),
-    "prose_heavy": Recipe("mixture", {"docstrings": 0.6, "reference": 0.1, **equal(*CODE, of=0.3)}, "70 % prose, 30 % code"),
-    "code_heavy": Recipe("mixture", {**equal(*CODE, of=0.9), "docstrings": 0.1}, "90 % code, 10 % prose"),
-    "no_python": Recipe("mixture", {"c_cpp": 0.4, "cython": 0.2, "docstrings": 0.35, "reference": 0.05}, "without Python code"),
+    "uniform": Recipe(
+        "mixture",
+        equal(*CORE),
+        "the five largest domains in equal parts: what filtered recipes start from",
+    ),
+    "temperature_03": Recipe(
+        "mixture", tempered(0.3), "sizes to the power 0.3: small domains more often"
+    ),
+    "prose_heavy": Recipe(
+        "mixture",
+        {"docstrings": 0.6, "reference": 0.1, **equal(*CODE, of=0.3)},
+        "70 % prose, 30 % code",
+    ),
+    "code_heavy": Recipe(
+        "mixture", {**equal(*CODE, of=0.9), "docstrings": 0.1}, "90 % code, 10 % prose"
+    ),
+    "no_python": Recipe(
+        "mixture",
+        {"c_cpp": 0.4, "cython": 0.2, "docstrings": 0.35, "reference": 0.05},
+        "without Python code",
+    ),
     "only_docstrings": Recipe("source", equal("docstrings"), "technical English"),
-    "only_python_numeric": Recipe("source", equal("python_numeric"), "Python of numpy, scipy, pandas and matplotlib"),
+    "only_python_numeric": Recipe(
+        "source", equal("python_numeric"), "Python of numpy, scipy, pandas and matplotlib"
+    ),
     "only_python_jax": Recipe("source", equal("python_jax"), "Python of jax and its libraries"),
     "only_c_cpp": Recipe("source", equal("c_cpp"), "C and C++ headers"),
-    "gopher": _core("quality", "heuristics on words and repetition (arXiv:2112.11446)",
-                    "word_length", "no_repeated_lines", "no_repeated_words", "stop_words"),
+    "gopher": _core(
+        "quality",
+        "heuristics on words and repetition (arXiv:2112.11446)",
+        "word_length",
+        "no_repeated_lines",
+        "no_repeated_words",
+        "stop_words",
+    ),
     "prose_top30": _core("quality", "the 30 % of each domain most like prose", "prose_top30"),
     "code_top30": _core("quality", "the 30 % of each domain most like code", "code_top30"),
-    "dedup_none": Recipe("deduplication", COPIES, "domains with many copies, all kept", dedup="none"),
+    "dedup_none": Recipe(
+        "deduplication", COPIES, "domains with many copies, all kept", dedup="none"
+    ),
     "dedup_exact": Recipe("deduplication", COPIES, "the same without exact copies", dedup="exact"),
-    "dedup_minhash": Recipe("deduplication", COPIES, "the same without near copies", dedup="minhash"),
-    "repeat_8": Recipe("deduplication", equal(*CORE), "one document in eight, eight times over", ("repeat_8",), "none"),
-    "repeat_some": Recipe("deduplication", equal(*CORE), "documents once to eight times, as in a crawl", ("repeat_some",), "none"),
+    "dedup_minhash": Recipe(
+        "deduplication", COPIES, "the same without near copies", dedup="minhash"
+    ),
+    "repeat_8": Recipe(
+        "deduplication",
+        equal(*CORE),
+        "one document in eight, eight times over",
+        ("repeat_8",),
+        "none",
+    ),
+    "repeat_some": Recipe(
+        "deduplication",
+        equal(*CORE),
+        "documents once to eight times, as in a crawl",
+        ("repeat_some",),
+        "none",
+    ),
     "noise_5": _core("control", "5 % of the characters replaced", "noise_5"),
     "shuffle_half": _core("control", "the words of half the documents shuffled", "shuffle_half"),
     "lower_case": _core("control", "lower-cased", "lower_case"),
-    "cut_500": Recipe("control", equal(*CORE), "documents cut at 500 characters", ("cut_500",), "none"),
+    "cut_500": Recipe(
+        "control", equal(*CORE), "documents cut at 500 characters", ("cut_500",), "none"
+    ),
     "generated": Recipe("control", equal("generated"), "tables and parsers written by programs"),
-}  # fmt: skip
+}
 
 
-def chosen(names: Iterable[str], table: Mapping[str, Recipe] = RECIPES, domains: Iterable[str] | None = None) -> dict[str, Recipe]:
+def chosen(
+    names: Iterable[str],
+    table: Mapping[str, Recipe] = RECIPES,
+    domains: Iterable[str] | None = None,
+) -> dict[str, Recipe]:
     """The named recipes, checked. Warns of two that are the same; raises UserError for an unknown name and for a recipe that cannot be.
 
     `domains`: those the corpus has; left out, any.
@@ -99,7 +155,10 @@ def chosen(names: Iterable[str], table: Mapping[str, Recipe] = RECIPES, domains:
         check(name, table[name], domains)
         same = next((n for n, r in found.items() if _content(r) == _content(table[name])), None)
         if same:
-            warnings.warn(f"recipes {same} and {name} are the same weights, filters and deduplication: one is trained twice", stacklevel=2)
+            warnings.warn(
+                f"recipes {same} and {name} are the same weights, filters and deduplication: one is trained twice",
+                stacklevel=2,
+            )
         found[name] = table[name]
     return found
 
@@ -108,12 +167,18 @@ def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> No
     """Raise UserError unless the dimension is known and the weights are positive, of known domains, and sum to 1."""
     known = None if domains is None else tuple(domains)
     if recipe.dimension not in DIMENSIONS:
-        raise UserError(f"recipe {name}: dimension={recipe.dimension!r} is unknown; {nearest(recipe.dimension, DIMENSIONS)}")
+        raise UserError(
+            f"recipe {name}: dimension={recipe.dimension!r} is unknown; {nearest(recipe.dimension, DIMENSIONS)}"
+        )
     for domain, weight in recipe.weights.items():
         if not weight >= 0:
-            raise UserError(f"recipe {name}: weights.{domain}={weight} is negative; leave the domain out")
+            raise UserError(
+                f"recipe {name}: weights.{domain}={weight} is negative; leave the domain out"
+            )
         if known is not None and domain not in known:
-            raise UserError(f"recipe {name}: weights.{domain}={weight}: the corpus has no such domain; {nearest(domain, known)}")
+            raise UserError(
+                f"recipe {name}: weights.{domain}={weight}: the corpus has no such domain; {nearest(domain, known)}"
+            )
     total = sum(recipe.weights.values())
     if abs(total - 1) > 1e-6:
         raise UserError(f"recipe {name}: the weights sum to {total:.6g}; divide them by their sum")
@@ -121,7 +186,11 @@ def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> No
 
 def weights(name: str, recipe: Recipe) -> dict[str, float]:
     """Weights over what the store holds: domains, or the variants that the recipe makes of them."""
-    return {variant_name(name, domain) if recipe.made else domain: weight for domain, weight in recipe.weights.items() if weight > 0}
+    return {
+        variant_name(name, domain) if recipe.made else domain: weight
+        for domain, weight in recipe.weights.items()
+        if weight > 0
+    }
 
 
 def variant_name(name: str, domain: str) -> str:
@@ -131,7 +200,12 @@ def variant_name(name: str, domain: str) -> str:
 def prepare_config(config: ConfigDict, recipes: Mapping[str, Recipe]) -> None:
     """Give the corpus of `config` the domains and variants of all `recipes`, so that all read one token store."""
     if not config.data.sources:
-        used = {domain for recipe in recipes.values() for domain, weight in recipe.weights.items() if weight > 0}
+        used = {
+            domain
+            for recipe in recipes.values()
+            for domain, weight in recipe.weights.items()
+            if weight > 0
+        }
         config.data.domains = tuple(sorted(used | set(config.data.validation)))
     for name, recipe in recipes.items():
         for domain in weights(name, recipe) if recipe.made else ():
@@ -140,4 +214,8 @@ def prepare_config(config: ConfigDict, recipes: Mapping[str, Recipe]) -> None:
 
 
 def _content(recipe: Recipe) -> tuple:
-    return {d: round(w, 9) for d, w in recipe.weights.items() if w > 0}, recipe.filters, recipe.dedup
+    return (
+        {d: round(w, 9) for d, w in recipe.weights.items() if w > 0},
+        recipe.filters,
+        recipe.dedup,
+    )

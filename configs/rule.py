@@ -42,7 +42,12 @@ def recommend(params: int, tokens: float, seq_len: int, batch_size: int = 0) -> 
         batch_tokens = BATCH * max(1.0, tokens / D_BATCH) ** BATCH_D
         batch_size = 2 ** max(0, round(math.log2(batch_tokens / seq_len)))
     steps = max(1, round(tokens / (batch_size * seq_len)))
-    rate = RATE * (params / N0) ** RATE_N * (tokens / D0) ** RATE_D * (batch_size * seq_len / BATCH) ** RATE_BATCH
+    rate = (
+        RATE
+        * (params / N0) ** RATE_N
+        * (tokens / D0) ** RATE_D
+        * (batch_size * seq_len / BATCH) ** RATE_BATCH
+    )
     return Recommended(
         batch_size=batch_size,
         learning_rate=float(f"{rate:.6g}"),
@@ -52,7 +57,9 @@ def recommend(params: int, tokens: float, seq_len: int, batch_size: int = 0) -> 
     )
 
 
-def step_law(params_non_embedding: int, tokens: float, seq_len: int, batch_size: int = 0) -> tuple[int, float]:
+def step_law(
+    params_non_embedding: int, tokens: float, seq_len: int, batch_size: int = 0
+) -> tuple[int, float]:
     """(batch in sequences, a power of two, and peak learning rate) of arXiv:2503.04715, table 1, fitted on 60M to 1B parameters.
 
     `batch_size` > 0 keeps the caller's batch; the law's rate belongs to its own batch.

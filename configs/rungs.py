@@ -7,7 +7,15 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import counting, durations, rule, sizes
 from stepladder.configs.errors import UserError
-from stepladder.configs.spec import CorpusSpec, DataSpec, Hyper, ModelSpec, OptimizerSpec, ParentSpec, RunSpec
+from stepladder.configs.spec import (
+    CorpusSpec,
+    DataSpec,
+    Hyper,
+    ModelSpec,
+    OptimizerSpec,
+    ParentSpec,
+    RunSpec,
+)
 
 SPECIAL_TOKENS = {"bytes": 257}
 
@@ -19,7 +27,9 @@ def vocabulary(tokenizer: str) -> int:
     kind, _, size = tokenizer.partition(":")
     if kind == "bpe" and size.isdigit() and int(size) > 257:
         return int(size)
-    raise UserError(f"data.tokenizer={tokenizer!r}: unknown; use 'bytes' or 'bpe:<vocabulary above 257>'")
+    raise UserError(
+        f"data.tokenizer={tokenizer!r}: unknown; use 'bytes' or 'bpe:<vocabulary above 257>'"
+    )
 
 
 def document_end(tokenizer: str) -> int:
@@ -30,10 +40,17 @@ def document_end(tokenizer: str) -> int:
 def corpus_spec(config: ConfigDict) -> CorpusSpec:
     d = config.data
     return CorpusSpec(
-        name=d.corpus, sources=tuple(sorted(d.sources.items())), domains=() if d.sources else tuple(d.domains), tokenizer=d.tokenizer,
-        max_mb_per_domain=float(d.max_mb_per_domain), validation_fraction=float(d.validation_fraction), filters=tuple(d.filters),
-        dedup=d.dedup, seed=int(d.seed), variants=tuple(_variant(name, text, config) for name, text in sorted(d.variants.items())),
-    )  # fmt: skip
+        name=d.corpus,
+        sources=tuple(sorted(d.sources.items())),
+        domains=() if d.sources else tuple(d.domains),
+        tokenizer=d.tokenizer,
+        max_mb_per_domain=float(d.max_mb_per_domain),
+        validation_fraction=float(d.validation_fraction),
+        filters=tuple(d.filters),
+        dedup=d.dedup,
+        seed=int(d.seed),
+        variants=tuple(_variant(name, text, config) for name, text in sorted(d.variants.items())),
+    )
 
 
 def _variant(name: str, text: str, config: ConfigDict) -> tuple[str, str, tuple[str, ...], str]:
@@ -45,9 +62,16 @@ def _variant(name: str, text: str, config: ConfigDict) -> tuple[str, str, tuple[
     if name in known:
         raise UserError(f"{field}: {name} is a domain already; choose another name")
     if parts[0] not in known:
-        raise UserError(f"{field}: no domain {parts[0]!r} to make it from; use one of {', '.join(known)}")
+        raise UserError(
+            f"{field}: no domain {parts[0]!r} to make it from; use one of {', '.join(known)}"
+        )
     base, filters, dedup = (*parts, "", "")[:3]
-    return name, base, tuple(f.strip() for f in filters.split(",") if f.strip()), dedup or config.data.dedup
+    return (
+        name,
+        base,
+        tuple(f.strip() for f in filters.split(",") if f.strip()),
+        dedup or config.data.dedup,
+    )
 
 
 def _domains(config: ConfigDict) -> tuple[str, ...]:
@@ -57,56 +81,91 @@ def _domains(config: ConfigDict) -> tuple[str, ...]:
 def model_spec(config: ConfigDict) -> ModelSpec:
     m = config.model
     return sizes.shape(
-        m.size, vocab_size=vocabulary(config.data.tokenizer), activation=m.activation, tied=m.tied, kv_ratio=m.kv_ratio, qk_norm=m.qk_norm,
-        rope_theta=m.rope_theta, norm_eps=m.norm_eps, logit_cap=m.logit_cap, compute_dtype=m.compute_dtype,
-        parametrization=m.parametrization, base_width=m.base_width, base_depth=m.base_depth, window=m.window,
+        m.size,
+        vocab_size=vocabulary(config.data.tokenizer),
+        activation=m.activation,
+        tied=m.tied,
+        kv_ratio=m.kv_ratio,
+        qk_norm=m.qk_norm,
+        rope_theta=m.rope_theta,
+        norm_eps=m.norm_eps,
+        logit_cap=m.logit_cap,
+        compute_dtype=m.compute_dtype,
+        parametrization=m.parametrization,
+        base_width=m.base_width,
+        base_depth=m.base_depth,
+        window=m.window,
         document_end=document_end(config.data.tokenizer) if m.document_mask else -1,
-    )  # fmt: skip
+    )
 
 
 def data_spec(config: ConfigDict) -> DataSpec:
     names = _domains(config)
     if not names:
-        raise UserError("data.domains=(): no domain to train on; name at least one, or give data.sources")
+        raise UserError(
+            "data.domains=(): no domain to train on; name at least one, or give data.sources"
+        )
     corpus = corpus_spec(config)
     weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
     for name in config.data.validation:
         if name in config.data.variants:
-            raise UserError(f"data.validation={name!r}: a variant is training text only; evaluate on one of {', '.join(names)}")
+            raise UserError(
+                f"data.validation={name!r}: a variant is training text only; evaluate on one of {', '.join(names)}"
+            )
         if name not in names:
-            raise UserError(f"data.validation={name!r}: no such domain; use one of {', '.join(names)}")
+            raise UserError(
+                f"data.validation={name!r}: no such domain; use one of {', '.join(names)}"
+            )
     known = (*names, *config.data.variants)
     for name, weight in weights.items():
         if name not in known:
-            raise UserError(f"data.weights.{name}={weight}: no such domain; use one of {', '.join(known)}")
+            raise UserError(
+                f"data.weights.{name}={weight}: no such domain; use one of {', '.join(known)}"
+            )
         if weight < 0:
             raise UserError(f"data.weights.{name}={weight}: negative; use a weight of 0 or more")
         if weight > 0 and name in config.data.variants and not config.data.validation:
-            raise UserError(f"data.weights.{name}={weight}: a variant has no validation text; say in data.validation where to evaluate")
+            raise UserError(
+                f"data.weights.{name}={weight}: a variant has no validation text; say in data.validation where to evaluate"
+            )
     if abs(sum(weights.values()) - 1) > 1e-6:
-        raise UserError(f"data.weights: sum is {sum(weights.values()):.6g}; make the weights sum to 1")
+        raise UserError(
+            f"data.weights: sum is {sum(weights.values()):.6g}; make the weights sum to 1"
+        )
     return DataSpec(
-        corpus=corpus, weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
-        seq_len=config.data.seq_len, max_epochs=float(config.data.max_epochs),
+        corpus=corpus,
+        weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
+        seq_len=config.data.seq_len,
+        max_epochs=float(config.data.max_epochs),
         validation=tuple(config.data.validation),
-    )  # fmt: skip
+    )
 
 
 def rung(config: ConfigDict, **tags: str) -> RunSpec:
     """One run from scratch. Rates, decay, warm-up and batch not set in the config come from `rule.recommend`."""
     model, data, o = model_spec(config), data_spec(config), config.optimizer
     params = counting.count(model, data.seq_len).params_total
-    tokens = durations.steps(config.run.duration, tokens_per_step=1, params=params, field="run.duration")
-    if str(config.run.duration).rstrip("s").endswith("step"):  # a number of steps needs the batch first, and the rule's batch needs tokens
+    tokens = durations.steps(
+        config.run.duration, tokens_per_step=1, params=params, field="run.duration"
+    )
+    if (
+        str(config.run.duration).rstrip("s").endswith("step")
+    ):  # a number of steps needs the batch first, and the rule's batch needs tokens
         batch = config.run.batch_size or 32
-        tokens = durations.steps(config.run.duration, tokens_per_step=1, field="run.duration") * batch * data.seq_len
+        tokens = (
+            durations.steps(config.run.duration, tokens_per_step=1, field="run.duration")
+            * batch
+            * data.seq_len
+        )
     else:
         batch = config.run.batch_size
     if tokens <= 0:
         raise UserError(f"run.duration={config.run.duration!r}: no step at all; ask for more")
     advice = rule.recommend(params, tokens, data.seq_len, batch)
     steps = advice.steps
-    relative = dict(tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps)
+    relative = dict(
+        tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps
+    )
     warmup = (
         durations.steps(config.schedule.warmup, **relative, field="schedule.warmup")
         if config.schedule.warmup
@@ -122,7 +181,9 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
             f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed the run's {steps} steps; shorten one"
         )
     evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
-    saves = {durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints} | {steps}
+    saves = {
+        durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints
+    } | {steps}
     if model.parametrization != "standard" and not o.learning_rate:
         raise UserError(
             f"optimizer.learning_rate=0: the rule's rate is for standard; model.parametrization={model.parametrization} needs the rate tuned "
@@ -130,23 +191,42 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
         )
     rate = o.learning_rate or advice.learning_rate
     return RunSpec(
-        name=config.name, model=model, data=data,
-        optimizer=OptimizerSpec(name=o.name, weight_decay_mode=o.weight_decay_mode, schedule=config.schedule.kind),
+        name=config.name,
+        model=model,
+        data=data,
+        optimizer=OptimizerSpec(
+            name=o.name, weight_decay_mode=o.weight_decay_mode, schedule=config.schedule.kind
+        ),
         hyper=Hyper(
             learning_rate=float(f"{rate * o.learning_rate_factor:.6g}"),
             weight_decay=float(o.weight_decay if o.weight_decay >= 0 else advice.weight_decay),
-            beta1=o.beta1, beta2=o.beta2, epsilon=o.epsilon, clip_norm=o.clip_norm, z_loss=o.z_loss, warmup_steps=warmup,
-            decay_start=steps - decay, total_steps=steps, end_factor=config.schedule.end_factor, seed=config.seed, data_seed=config.data_seed,
+            beta1=o.beta1,
+            beta2=o.beta2,
+            epsilon=o.epsilon,
+            clip_norm=o.clip_norm,
+            z_loss=o.z_loss,
+            warmup_steps=warmup,
+            decay_start=steps - decay,
+            total_steps=steps,
+            end_factor=config.schedule.end_factor,
+            seed=config.seed,
+            data_seed=config.data_seed,
         ),
-        batch_size=advice.batch_size, steps=steps, log_every=config.run.log_every,
-        eval_steps=tuple(sorted(e for e in evals if 0 < e <= steps)), eval_windows=config.run.eval_windows,
-        checkpoint_steps=tuple(sorted(s for s in saves if 0 < s <= steps)), tags=tuple(sorted(tags.items())),
-    )  # fmt: skip
+        batch_size=advice.batch_size,
+        steps=steps,
+        log_every=config.run.log_every,
+        eval_steps=tuple(sorted(e for e in evals if 0 < e <= steps)),
+        eval_windows=config.run.eval_windows,
+        checkpoint_steps=tuple(sorted(s for s in saves if 0 < s <= steps)),
+        tags=tuple(sorted(tags.items())),
+    )
 
 
 def with_checkpoints(trunk: RunSpec, *steps: int) -> RunSpec:
     """The trunk with permanent checkpoints at `steps` too (where branches will start)."""
-    return dataclasses.replace(trunk, checkpoint_steps=tuple(sorted({*trunk.checkpoint_steps, *steps})))
+    return dataclasses.replace(
+        trunk, checkpoint_steps=tuple(sorted({*trunk.checkpoint_steps, *steps}))
+    )
 
 
 def branch_step(trunk: RunSpec, total_steps: int, decay_fraction: float) -> int:
@@ -158,15 +238,24 @@ def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: st
     """A branch that leaves `trunk` at its checkpoint and decays to the end by `total_steps`. Raises UserError when the trunk has no such point."""
     start = branch_step(trunk, total_steps, decay_fraction)
     if start not in trunk.checkpoint_steps or start > trunk.hyper.decay_start:
-        raise UserError(f"cooldown.start={start}: the trunk {trunk.name} has no undecayed checkpoint there; add it with with_checkpoints")
+        raise UserError(
+            f"cooldown.start={start}: the trunk {trunk.name} has no undecayed checkpoint there; add it with with_checkpoints"
+        )
     return dataclasses.replace(
-        trunk, name=f"{trunk.name}-to{total_steps}", hyper=dataclasses.replace(trunk.hyper, decay_start=start, total_steps=total_steps),
-        steps=total_steps, eval_steps=(total_steps,), checkpoint_steps=(total_steps,), parent=ParentSpec(trunk.run_id, start),
+        trunk,
+        name=f"{trunk.name}-to{total_steps}",
+        hyper=dataclasses.replace(trunk.hyper, decay_start=start, total_steps=total_steps),
+        steps=total_steps,
+        eval_steps=(total_steps,),
+        checkpoint_steps=(total_steps,),
+        parent=ParentSpec(trunk.run_id, start),
         tags=tuple(sorted({**trunk.tag, **tags}.items())),
-    )  # fmt: skip
+    )
 
 
-def with_cooldowns(trunk: RunSpec, horizons: Sequence[float], decay_fraction: float) -> list[RunSpec]:
+def with_cooldowns(
+    trunk: RunSpec, horizons: Sequence[float], decay_fraction: float
+) -> list[RunSpec]:
     """The trunk, checkpointed and evaluated where they leave it, and its cooldowns, which end at `horizons` of its length (arXiv:2405.18392)."""
     ends = [round(horizon * trunk.steps) for horizon in horizons]
     leaves = [branch_step(trunk, end, decay_fraction) for end in ends]

@@ -18,7 +18,9 @@ SPEC, LINEAGE, STATUS, HEARTBEAT = "spec.json", "lineage.json", "status.json", "
 METRICS, CHECKPOINTS, PROFILE = "metrics", "checkpoints", "profile"
 FORECAST = "forecast.json"  # at the top of the workdir, one entry a target, written before the target's step 0
 TIMES = "timing.json"  # at the top of the workdir: seconds by phase of the last `run` command that ran something
-STUDIES = "studies"  # at the top of the workdir: numbers that probes of the model leave for the analysis
+STUDIES = (
+    "studies"  # at the top of the workdir: numbers that probes of the model leave for the analysis
+)
 LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and its run ids
 
 # Row kinds. `train`: loss (nats/token, mean over the steps since the previous row's), grad_norm, learning_rate.
@@ -51,9 +53,20 @@ TERMINAL = (DONE, DIVERGED)
 
 # lineage.json
 LINEAGE_FIELDS = (
-    "run_id", "spec_hash", "parent", "data_fingerprint", "tokenizer", "params_total", "params_non_embedding",
-    "flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference", "tokens_per_step", "versions", "machine",
-)  # fmt: skip
+    "run_id",
+    "spec_hash",
+    "parent",
+    "data_fingerprint",
+    "tokenizer",
+    "params_total",
+    "params_non_embedding",
+    "flops_per_token_train",
+    "flops_per_token_6n",
+    "flops_per_token_inference",
+    "tokens_per_step",
+    "versions",
+    "machine",
+)
 
 
 def part_name(first: int, last: int) -> str:

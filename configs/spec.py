@@ -31,10 +31,14 @@ class ModelSpec:
     logit_cap: float  # tanh soft-cap of the logits; 0 is off
     compute_dtype: str  # float32 | bfloat16; parameters are float32 always
     parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
-    base_width: int = 0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
+    base_width: int = (
+        0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
+    )
     base_depth: int = 0  # the same in layers; 0 for standard and mup
     window: int = 0  # positions attention looks back over, itself included; 0 is all
-    document_end: int = -1  # token that ends a document, out of which attention does not look; -1: it does
+    document_end: int = (
+        -1
+    )  # token that ends a document, out of which attention does not look; -1: it does
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,9 @@ class CorpusSpec:
     filters: tuple[str, ...]  # names in train/data/filters.py, in order
     dedup: str  # none | exact | minhash
     seed: int
-    variants: tuple[tuple[str, str, tuple[str, ...], str], ...] = ()  # (name, domain it is made from, filters, dedup): training text only
+    variants: tuple[
+        tuple[str, str, tuple[str, ...], str], ...
+    ] = ()  # (name, domain it is made from, filters, dedup): training text only
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,9 @@ class DataSpec:
     weights: tuple[tuple[str, float], ...]  # (domain, weight), sums to 1
     seq_len: int
     max_epochs: float  # refuse a run that would see any domain more often
-    validation: tuple[str, ...] = ()  # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
+    validation: tuple[
+        str, ...
+    ] = ()  # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
 
     @property
     def evaluated(self) -> tuple[tuple[str, float], ...]:
@@ -74,7 +82,9 @@ class OptimizerSpec:
     """Static part of the optimizer."""
 
     name: str  # key of train/optimizer.py:OPTIMIZERS
-    weight_decay_mode: str  # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
+    weight_decay_mode: (
+        str  # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
+    )
     schedule: str  # key of train/schedule.py:SCHEDULES
 
 
@@ -122,7 +132,9 @@ class RunSpec:
     eval_windows: int  # validation windows per domain
     checkpoint_steps: tuple[int, ...]  # permanent checkpoints; the last step always is one
     parent: ParentSpec | None = None
-    tags: tuple[tuple[str, str], ...] = ()  # e.g. ("role", "proxy"): for the analysis, no part of the hash
+    tags: tuple[
+        tuple[str, str], ...
+    ] = ()  # e.g. ("role", "proxy"): for the analysis, no part of the hash
 
     @property
     def tokens_per_step(self) -> int:
@@ -174,7 +186,11 @@ def from_dict(body: dict) -> RunSpec:
         **{k: v for k, v in body.items() if k not in _NESTED},
         model=ModelSpec(**body["model"]),
         data=DataSpec(
-            **{k: v for k, v in body["data"].items() if k not in ("corpus", "weights", "validation")},
+            **{
+                k: v
+                for k, v in body["data"].items()
+                if k not in ("corpus", "weights", "validation")
+            },
             corpus=CorpusSpec(**_tuples(body["data"]["corpus"])),
             weights=tuple((d, w) for d, w in body["data"]["weights"]),
             validation=tuple(body["data"].get("validation", ())),
@@ -188,7 +204,16 @@ def from_dict(body: dict) -> RunSpec:
     )
 
 
-_NESTED = ("model", "data", "optimizer", "hyper", "eval_steps", "checkpoint_steps", "parent", "tags")
+_NESTED = (
+    "model",
+    "data",
+    "optimizer",
+    "hyper",
+    "eval_steps",
+    "checkpoint_steps",
+    "parent",
+    "tags",
+)
 
 
 def _tuples(value: Any) -> Any:

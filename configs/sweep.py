@@ -34,11 +34,20 @@ def get_config(arg: str = "rate") -> ConfigDict:
 RATES = (2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)
 # grid -> (tokens in millions, batch, learning rate, DECAY of the rule, warm-up) of every run
 GRIDS = {
-    "rate": [(d, b, r, 1.0, "5%") for d in (0.5, 2.0) for b in (8, 16, 32) for r in RATES if b == 8 or r > 2.5e-3],
+    "rate": [
+        (d, b, r, 1.0, "5%")
+        for d in (0.5, 2.0)
+        for b in (8, 16, 32)
+        for r in RATES
+        if b == 8 or r > 2.5e-3
+    ],
     "long": [(6.0, 8, r, 1.0, "5%") for r in (1.25e-3, 2.5e-3, 5e-3, 1e-2)],
-    "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)] + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
+    "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)]
+    + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
 }
-LARGEST_BATCH = {"84k": 8}  # the two smaller sizes settle the batch; the largest is too slow here for all three
+LARGEST_BATCH = {
+    "84k": 8
+}  # the two smaller sizes settle the batch; the largest is too slow here for all three
 
 
 def ladder(config: ConfigDict) -> list:
@@ -50,7 +59,12 @@ def ladder(config: ConfigDict) -> list:
                 continue
             c = config.copy_and_resolve_references()
             c.unlock()
-            c.model.size, c.run.batch_size, c.run.duration, c.schedule.warmup = size, batch, f"{tokens}M tokens", warmup
+            c.model.size, c.run.batch_size, c.run.duration, c.schedule.warmup = (
+                size,
+                batch,
+                f"{tokens}M tokens",
+                warmup,
+            )
             c.optimizer.learning_rate = rate
             c.optimizer.weight_decay = decay / round(tokens * 1e6 / (batch * c.data.seq_len))
             c.name = f"sweep-{size}-{tokens}M-b{batch}-lr{rate:g}-wd{decay:g}-w{warmup.rstrip('%')}"

@@ -13,13 +13,23 @@ QUALITY = ("rpv2_head", "rpv2_middle", "rpv2_tail")
 DOMAINS = (*PILE, *CORPORA, *QUALITY)
 VALIDATION = ("pile_cc", "github", "arxiv", "wikipedia", "stackexchange")
 
-_WEB, _CODE, _SCIENCE, _REFERENCE = ("pile_cc",), ("github", "stackexchange"), ("arxiv", "pubmed"), ("wikipedia", "books", "freelaw")
+_WEB, _CODE, _SCIENCE, _REFERENCE = (
+    ("pile_cc",),
+    ("github", "stackexchange"),
+    ("arxiv", "pubmed"),
+    ("wikipedia", "books", "freelaw"),
+)
 
 
 def _pile(web: float, code: float, science: float, reference: float) -> dict[str, float]:
     """Weights by group, each group in equal parts."""
     parts = ((_WEB, web), (_CODE, code), (_SCIENCE, science), (_REFERENCE, reference))
-    return {domain: weight for names, share in parts if share for domain, weight in equal(*names, of=share).items()}
+    return {
+        domain: weight
+        for names, share in parts
+        if share
+        for domain, weight in equal(*names, of=share).items()
+    }
 
 
 def _quality(head: float, middle: float, tail: float) -> dict[str, float]:
@@ -32,7 +42,9 @@ RECIPES: dict[str, Recipe] = {
     "pile_web_only": Recipe("mixture", _pile(1.0, 0, 0, 0), "web alone"),
     "pile_code": Recipe("mixture", _pile(0.2, 0.6, 0.1, 0.1), "mostly code"),
     "pile_science": Recipe("mixture", _pile(0.2, 0.1, 0.6, 0.1), "mostly papers"),
-    "pile_reference": Recipe("mixture", _pile(0.2, 0.1, 0.1, 0.6), "mostly books, encyclopedia and law"),
+    "pile_reference": Recipe(
+        "mixture", _pile(0.2, 0.1, 0.1, 0.6), "mostly books, encyclopedia and law"
+    ),
     "pile_web_code": Recipe("mixture", _pile(0.5, 0.5, 0, 0), "half web, half code"),
     "pile_web_science": Recipe("mixture", _pile(0.5, 0, 0.5, 0), "half web, half papers"),
     "pile_no_web": Recipe("mixture", _pile(0, 0.34, 0.33, 0.33), "without web"),
@@ -49,5 +61,11 @@ RECIPES: dict[str, Recipe] = {
     "dclm_none": Recipe("deduplication", equal("dclm"), "every copy", dedup="none"),
     "dclm_exact": Recipe("deduplication", equal("dclm"), "without exact copies", dedup="exact"),
     "dclm_minhash": Recipe("deduplication", equal("dclm"), "without near copies", dedup="minhash"),
-    "dclm_strict": Recipe("deduplication", equal("dclm"), "without near copies and repeated lines", ("no_repeated_lines",), "minhash"),
+    "dclm_strict": Recipe(
+        "deduplication",
+        equal("dclm"),
+        "without near copies and repeated lines",
+        ("no_repeated_lines",),
+        "minhash",
+    ),
 }

@@ -41,7 +41,12 @@ def activations(cfg: Shape, params: dict, tokens_BL: jax.Array) -> dict[str, jax
 
     embed_BLD = model.embedded(tokens_BL)
     stream_BLD, by_layer = jax.lax.scan(body, embed_BLD, stacked)
-    return {"embed": embed_BLD, **by_layer, "stream": stream_BLD, "logits": model.read_out(stream_BLD)}
+    return {
+        "embed": embed_BLD,
+        **by_layer,
+        "stream": stream_BLD,
+        "logits": model.read_out(stream_BLD),
+    }
 
 
 def _projected(x_BLD: jax.Array, weight_Dx: jax.Array) -> jax.Array:

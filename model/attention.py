@@ -74,7 +74,9 @@ IMPLEMENTATIONS = {
     "xla": Implementation(attention_xla.attend, _ALL, lambda asked: ""),
     "cudnn": Implementation(attention_cudnn.attend, ("gpu",), _cudnn_refuses),
     "splash": Implementation(_splash, ("tpu",), _splash_refuses),
-    "splash_interpreted": Implementation(_interpreted, _ALL, _splash_refuses),  # for tests: the same steps, slowly
+    "splash_interpreted": Implementation(
+        _interpreted, _ALL, _splash_refuses
+    ),  # for tests: the same steps, slowly
 }
 
 
@@ -98,14 +100,26 @@ def attend(
     """
     (L, _, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
     if window < 0 or (window and not causal):
-        raise ValueError(f"window={window}: looks back from a causal query; use 0 or a positive number, with causal=True")
+        raise ValueError(
+            f"window={window}: looks back from a causal query; use 0 or a positive number, with causal=True"
+        )
     if documents_BL is not None and L != M:
-        raise ValueError(f"documents_BL: are those of queries and memory alike, but there are {L} and {M} of them")
-    asked = Asked(q_BLHK.dtype.name, K, L, M, causal, window, documents_BL is not None, mask_BLM is not None)
+        raise ValueError(
+            f"documents_BL: are those of queries and memory alike, but there are {L} and {M} of them"
+        )
+    asked = Asked(
+        q_BLHK.dtype.name, K, L, M, causal, window, documents_BL is not None, mask_BLM is not None
+    )
     chosen = IMPLEMENTATIONS[implementation]
     if reason := chosen.refuses(asked):
         raise ValueError(f"attention={implementation}: {reason}; use xla")
-    return chosen.attend(q_BLHK, k_BMGK, v_BMGK, Limits(causal, window, documents_BL, mask_BLM), K**-0.5 if scale is None else scale)
+    return chosen.attend(
+        q_BLHK,
+        k_BMGK,
+        v_BMGK,
+        Limits(causal, window, documents_BL, mask_BLM),
+        K**-0.5 if scale is None else scale,
+    )
 
 
 class Visible(NamedTuple):
@@ -128,12 +142,16 @@ class Attention(nnx.Module):
             self.q_norm = init("attention.q_norm", (N, K))
             self.k_norm = init("attention.k_norm", (N, K))
 
-    def __call__(self, x_BLD: jax.Array, angles_BLK: rope.Angles, visible: Visible, implementation: str) -> jax.Array:
+    def __call__(
+        self, x_BLD: jax.Array, angles_BLK: rope.Angles, visible: Visible, implementation: str
+    ) -> jax.Array:
         cfg, dtype = self.cfg, x_BLD.dtype
         B, L, D = x_BLD.shape
         H, K, _ = self.out.shape  # of this device: the heads may be shared
         G = self.qkv.shape[1]
-        qkv_BLGXK = (x_BLD.reshape(B * L, D) @ self.qkv[...].astype(dtype).reshape(D, -1)).reshape(B, L, G, -1, K)
+        qkv_BLGXK = (x_BLD.reshape(B * L, D) @ self.qkv[...].astype(dtype).reshape(D, -1)).reshape(
+            B, L, G, -1, K
+        )
         q_BLHK = qkv_BLGXK[:, :, :, :-2].reshape(B, L, H, K)
         k_BLGK, v_BLGK = qkv_BLGXK[:, :, :, -2], qkv_BLGXK[:, :, :, -1]
         if cfg.qk_norm:
@@ -141,6 +159,14 @@ class Attention(nnx.Module):
             k_BLGK = rms_norm(k_BLGK, self.k_norm[...], cfg.norm_eps)
         q_BLHK, k_BLGK = rope.rotate(q_BLHK, *angles_BLK), rope.rotate(k_BLGK, *angles_BLK)
         o_BLHK = attend(
-            q_BLHK, k_BLGK, v_BLGK, window=cfg.window, **visible._asdict(), implementation=implementation, scale=self.scale
-        )  # fmt: skip
-        return (o_BLHK.reshape(B * L, H * K) @ self.out[...].astype(dtype).reshape(H * K, D)).reshape(B, L, D)
+            q_BLHK,
+            k_BLGK,
+            v_BLGK,
+            window=cfg.window,
+            **visible._asdict(),
+            implementation=implementation,
+            scale=self.scale,
+        )
+        return (
+            o_BLHK.reshape(B * L, H * K) @ self.out[...].astype(dtype).reshape(H * K, D)
+        ).reshape(B, L, D)

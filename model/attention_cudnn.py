@@ -9,12 +9,19 @@ import jax
 from stepladder.model.attention_mask import Limits, visible
 
 
-def attend(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float) -> jax.Array:
+def attend(
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float
+) -> jax.Array:
     """As `attention.attend`."""
     biased = limits.documents_BL is not None or limits.mask_BLM is not None
     mask_BLM = visible(q_BLHK.shape[1], k_BMGK.shape[1], limits) if biased else None
     return jax.nn.dot_product_attention(
-        q_BLHK, k_BMGK, v_BMGK,
-        mask=None if mask_BLM is None else mask_BLM[:, None], scale=scale, is_causal=limits.causal,
-        local_window_size=(limits.window - 1, 0) if limits.window and not biased else None, implementation="cudnn",
-    )  # fmt: skip
+        q_BLHK,
+        k_BMGK,
+        v_BMGK,
+        mask=None if mask_BLM is None else mask_BLM[:, None],
+        scale=scale,
+        is_causal=limits.causal,
+        local_window_size=(limits.window - 1, 0) if limits.window and not biased else None,
+        implementation="cudnn",
+    )

@@ -28,9 +28,18 @@ def block_sizes(L: int, M: int, K: int, window: int) -> kernels.BlockSizes:
     layout = kernels.QKVLayout.HEAD_DIM_MINOR if K >= LANES else kernels.QKVLayout.SEQ_MINOR
     two = {} if fused else {"block_q_dq": q, "block_kv_dq": kv}
     return kernels.BlockSizes(
-        block_q=q, block_kv=kv, block_kv_compute=kv, block_q_dkv=q, block_kv_dkv=kv, block_kv_dkv_compute=kv,
-        use_fused_bwd_kernel=fused, q_layout=layout, k_layout=layout, v_layout=layout, **two,
-    )  # fmt: skip
+        block_q=q,
+        block_kv=kv,
+        block_kv_compute=kv,
+        block_q_dkv=q,
+        block_kv_dkv=kv,
+        block_kv_dkv_compute=kv,
+        use_fused_bwd_kernel=fused,
+        q_layout=layout,
+        k_layout=layout,
+        v_layout=layout,
+        **two,
+    )
 
 
 def _mask(L: int, M: int, limits: Limits) -> masks.Mask:
@@ -40,16 +49,25 @@ def _mask(L: int, M: int, limits: Limits) -> masks.Mask:
 
 
 def attend(
-    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float, interpret: bool = False
-) -> jax.Array:  # fmt: skip
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    limits: Limits,
+    scale: float,
+    interpret: bool = False,
+) -> jax.Array:
     """As `attention.attend`. interpret: run the kernel's steps as ordinary operations, on any backend, slowly."""
     (L, H, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
     # A kernel object holds arrays made in this trace, so it is made anew in each; jax caches what it worked out of the mask.
     kernel = kernels.make_splash_mha_single_device(
-        masks.MultiHeadMask([_mask(L, M, limits)] * H), block_sizes=block_sizes(L, M, K, limits.window), interpret=interpret
+        masks.MultiHeadMask([_mask(L, M, limits)] * H),
+        block_sizes=block_sizes(L, M, K, limits.window),
+        interpret=interpret,
     )
     heads_first = lambda x_BLHK: x_BLHK.swapaxes(1, 2)  # noqa: E731
     arrays = heads_first(q_BLHK * scale), heads_first(k_BMGK), heads_first(v_BMGK)
     if limits.documents_BL is None:
         return heads_first(jax.vmap(kernel)(*arrays))
-    return heads_first(jax.vmap(kernel)(*arrays, kernels.SegmentIds(limits.documents_BL, limits.documents_BL)))
+    return heads_first(
+        jax.vmap(kernel)(*arrays, kernels.SegmentIds(limits.documents_BL, limits.documents_BL))
+    )

@@ -15,11 +15,15 @@ from stepladder.model.loss import token_nll
 from stepladder.model.shape import Shape
 
 
-def _chunk_loss(cfg: Shape, how: dict, params: dict, tokens_BT: jax.Array, weight_B: jax.Array) -> jax.Array:
+def _chunk_loss(
+    cfg: Shape, how: dict, params: dict, tokens_BT: jax.Array, weight_B: jax.Array
+) -> jax.Array:
     return weight_B @ token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
 
 
-def gradient(cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array) -> tuple[jax.Array, jax.Array]:
+def gradient(
+    cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(loss, its gradient (P,)). `how` is passed to `logits`."""
 
     def add(sums: tuple, chunk: tuple) -> tuple:
@@ -30,7 +34,14 @@ def gradient(cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_
     return jax.lax.scan(add, zero, (tokens_CBT, weight_CB))[0]
 
 
-def hessian_vector(cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, vector_P: jax.Array) -> jax.Array:
+def hessian_vector(
+    cfg: Shape,
+    how: dict,
+    params: dict,
+    tokens_CBT: jax.Array,
+    weight_CB: jax.Array,
+    vector_P: jax.Array,
+) -> jax.Array:
     """H v (P,): forward over reverse, so about three gradients' work and no second backward pass."""
     flat_P, unravel = ravel_pytree(params)
 
@@ -50,7 +61,11 @@ class Eigenvalue(NamedTuple):
 
 
 def largest_magnitude(
-    apply: Callable[[jax.Array], jax.Array], start_P: jax.Array, iterations: int, tolerance: float, shift: jax.Array | float = 0.0
+    apply: Callable[[jax.Array], jax.Array],
+    start_P: jax.Array,
+    iterations: int,
+    tolerance: float,
+    shift: jax.Array | float = 0.0,
 ) -> Eigenvalue:
     """Power iteration on a symmetric `apply` less `shift` times the identity; traceable.
 
@@ -64,10 +79,17 @@ def largest_magnitude(
         vector_P, found = state
         product_P = apply(vector_P) - shift * vector_P
         value = vector_P @ product_P
-        residual = jnp.linalg.norm(product_P - value * vector_P) / jnp.maximum(jnp.abs(value), 1e-30)
-        return product_P / jnp.maximum(jnp.linalg.norm(product_P), 1e-30), Eigenvalue(value, residual, found.iterations + 1)
+        residual = jnp.linalg.norm(product_P - value * vector_P) / jnp.maximum(
+            jnp.abs(value), 1e-30
+        )
+        return product_P / jnp.maximum(jnp.linalg.norm(product_P), 1e-30), Eigenvalue(
+            value, residual, found.iterations + 1
+        )
 
-    start = (start_P / jnp.linalg.norm(start_P), Eigenvalue(jnp.float32(0), jnp.float32(jnp.inf), jnp.int32(0)))
+    start = (
+        start_P / jnp.linalg.norm(start_P),
+        Eigenvalue(jnp.float32(0), jnp.float32(jnp.inf), jnp.int32(0)),
+    )
     return jax.lax.while_loop(unfinished, step, start)[1]
 
 

@@ -17,7 +17,9 @@ from stepladder.model.shape import Shape
 FLAT = 2**22  # numbers; gradients up to this size meet in one collective
 
 
-def _chunked(cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array, chunk: int, how: dict) -> tuple[dict, dict]:
+def _chunked(
+    cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array, chunk: int, how: dict
+) -> tuple[dict, dict]:
     def gradient(tokens_bT: jax.Array) -> tuple[dict, dict]:
         def loss(params: dict) -> tuple[jax.Array, dict]:
             total, aux = next_token_loss(cfg, params, tokens_bT, z_loss, **how)
@@ -58,21 +60,32 @@ def loss_and_gradient(
     places = parallel.specs(params)
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
-        parts = _chunked(cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": parallel.Parallel.on(mesh)})
+        parts = _chunked(
+            cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": parallel.Parallel.on(mesh)}
+        )
         return _meet(*parts, places, mesh)
 
     whole = PartitionSpec()
-    split = parallel.split(local, mesh, (places, parallel.spec(parallel.ACTIVATIONS["tokens_BT"]), whole), (whole, places))
+    split = parallel.split(
+        local,
+        mesh,
+        (places, parallel.spec(parallel.ACTIVATIONS["tokens_BT"]), whole),
+        (whole, places),
+    )
     return split(params, tokens_BT, z_loss)
 
 
-def window_losses(cfg: Shape, params: dict, tokens_BT: jax.Array, *, mesh: Mesh | None = None, **how) -> jax.Array:
+def window_losses(
+    cfg: Shape, params: dict, tokens_BT: jax.Array, *, mesh: Mesh | None = None, **how
+) -> jax.Array:
     """Mean negative log-likelihood, nats a token, of every window (B, L + 1): (B,). Mesh and `how` as in `loss_and_gradient`."""
     if mesh is None or mesh.size == 1:
         return token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
 
     def local(params: dict, tokens_BT: jax.Array) -> jax.Array:
-        nll_B = token_nll(cfg, params, tokens_BT, shared=parallel.Parallel.on(mesh), **how).mean(axis=-1)
+        nll_B = token_nll(cfg, params, tokens_BT, shared=parallel.Parallel.on(mesh), **how).mean(
+            axis=-1
+        )
         return jax.lax.pmean(nll_B, "tensor") if mesh.shape["tensor"] > 1 else nll_B
 
     batch = parallel.spec(("batch",))
@@ -83,7 +96,9 @@ def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]
     """Means over all devices that share a batch, from each one's part: sums over the axes along which a gradient is not cut."""
     sharing = tuple(axis for axis in parallel.AXES[1:] if mesh.shape[axis] > 1)
     leaves, tree = jax.tree.flatten((aux, grads))
-    cut = [()] * len(aux) + [jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_spec)]
+    cut = [()] * len(aux) + [
+        jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_spec)
+    ]
     missing = [tuple(axis for axis in sharing if axis not in axes) for axes in cut]
     for axes in dict.fromkeys(missing):
         at = [i for i, found in enumerate(missing) if found == axes]

@@ -18,8 +18,14 @@ def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> b
 
     Reshaping costs nothing: were its result saved, it could be that of a weight.
     """
-    gathers = call_jaxpr is not None and any(eqn.primitive.name == "all_gather" for eqn in call_jaxpr.eqns)
-    return not gathers and name != parallel.GATHERED and primitive.name not in ("reshape", "transpose", "squeeze")
+    gathers = call_jaxpr is not None and any(
+        eqn.primitive.name == "all_gather" for eqn in call_jaxpr.eqns
+    )
+    return (
+        not gathers
+        and name != parallel.GATHERED
+        and primitive.name not in ("reshape", "transpose", "squeeze")
+    )
 
 
 # What the backward pass finds saved; everything else of a layer is computed again.
@@ -41,11 +47,20 @@ class Layer(nnx.Module):
         self.mlp = MLP(cfg, init)
 
     def __call__(
-        self, x_BLD: jax.Array, angles_BLK: rope.Angles, visible: Visible, implementation: str, shared: parallel.Parallel
+        self,
+        x_BLD: jax.Array,
+        angles_BLK: rope.Angles,
+        visible: Visible,
+        implementation: str,
+        shared: parallel.Parallel,
     ) -> jax.Array:
         normed_BLD = shared.enter(rms_norm(x_BLD, self.attention_norm[...], self.eps))
-        x_BLD = x_BLD + self.scaled(shared.leave(self.attention(normed_BLD, angles_BLK, visible, implementation)))
-        return x_BLD + self.scaled(shared.leave(self.mlp(shared.enter(rms_norm(x_BLD, self.mlp_norm[...], self.eps)))))
+        x_BLD = x_BLD + self.scaled(
+            shared.leave(self.attention(normed_BLD, angles_BLK, visible, implementation))
+        )
+        return x_BLD + self.scaled(
+            shared.leave(self.mlp(shared.enter(rms_norm(x_BLD, self.mlp_norm[...], self.eps))))
+        )
 
     def scaled(self, branch_BLD: jax.Array) -> jax.Array:
         """What a branch adds to the residual stream: its output times the parametrisation's multiplier."""
@@ -61,14 +76,18 @@ def _unroll(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
     # lax.split, not indexing: its transpose is one concatenation, where indexing sums N zero-padded gradients.
     pieces = [jax.lax.split(leaf, (1,) * leaf.shape[0], axis=0) for leaf in leaves]
     for layer in zip(*pieces):
-        x_BLD = body(x_BLD, jax.tree.unflatten(tree, [leaf.reshape(leaf.shape[1:]) for leaf in layer]))
+        x_BLD = body(
+            x_BLD, jax.tree.unflatten(tree, [leaf.reshape(leaf.shape[1:]) for leaf in layer])
+        )
     return x_BLD
 
 
 RUNNERS = {"scan": _scan, "unroll": _unroll}
 
 
-def run(layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str, shared: parallel.Parallel) -> jax.Array:
+def run(
+    layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str, shared: parallel.Parallel
+) -> jax.Array:
     """All layers in turn. `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the result."""
     graphdef, stacked = nnx.split(layers)
 

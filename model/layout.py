@@ -13,7 +13,9 @@ class Layout:
     layers: str  # key of layers.RUNNERS
     attention: str  # key of attention.IMPLEMENTATIONS: the kernel to use where it can be
     kernel_from: int  # shortest sequence worth a kernel: below it the scores are small beside a layer's other activations
-    loss_floats: int  # the loss holds at most this many float32 logits at a time (loss.chunks); 0 is all
+    loss_floats: (
+        int  # the loss holds at most this many float32 logits at a time (loss.chunks); 0 is all
+    )
     chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
 
 
@@ -28,22 +30,41 @@ class Layout:
 #   Logits: 512 and 256 MB. A chunk adds its gradient of the unembedding to a float32 sum in memory, 8 D V bytes where its matmuls are
 #   6 D V FLOPs a token; 256 MB at a vocabulary of 50 000 are 1 300 tokens, 1 000 FLOPs a byte, where a v5e wants 240 to stay busy.
 DEFAULTS = {
-    "cpu": Layout(layers="unroll", attention="xla", kernel_from=0, loss_floats=0, chunk_floats=2**15),
-    "gpu": Layout(layers="scan", attention="cudnn", kernel_from=256, loss_floats=2**27, chunk_floats=0),
-    "tpu": Layout(layers="scan", attention="splash", kernel_from=512, loss_floats=2**26, chunk_floats=0),
+    "cpu": Layout(
+        layers="unroll", attention="xla", kernel_from=0, loss_floats=0, chunk_floats=2**15
+    ),
+    "gpu": Layout(
+        layers="scan", attention="cudnn", kernel_from=256, loss_floats=2**27, chunk_floats=0
+    ),
+    "tpu": Layout(
+        layers="scan", attention="splash", kernel_from=512, loss_floats=2**26, chunk_floats=0
+    ),
 }
 
 
-def attention_for(cfg: Shape, seq_len: int, backend: str, wanted: str = "auto", *, mapped: bool = False) -> str:
+def attention_for(
+    cfg: Shape, seq_len: int, backend: str, wanted: str = "auto", *, mapped: bool = False
+) -> str:
     """Key of attention.IMPLEMENTATIONS for a model's training on a backend: `wanted`, or with "auto" the kernel of the table, else xla.
 
     mapped: whether the model runs under vmap, over the runs of a pack. Raises ValueError when the one wanted cannot do it, saying why.
     """
-    asked = Asked(cfg.compute_dtype, cfg.head_dim, seq_len, seq_len, True, cfg.window, cfg.document_end >= 0, mapped=mapped)
+    asked = Asked(
+        cfg.compute_dtype,
+        cfg.head_dim,
+        seq_len,
+        seq_len,
+        True,
+        cfg.window,
+        cfg.document_end >= 0,
+        mapped=mapped,
+    )
     name = DEFAULTS[backend].attention if wanted == "auto" else wanted
     kernel = IMPLEMENTATIONS[name]
     reason = kernel.refuses(asked) or (
-        "" if backend in kernel.backends else f"{name} runs on {' or '.join(kernel.backends)}, not {backend}"
+        ""
+        if backend in kernel.backends
+        else f"{name} runs on {' or '.join(kernel.backends)}, not {backend}"
     )
     if wanted == "auto":
         return "xla" if reason or seq_len < DEFAULTS[backend].kernel_from else name
@@ -58,5 +79,9 @@ def chunk(cfg: Shape, sequences: int, seq_len: int, backend: str) -> int:
     Raises KeyError for an unknown backend.
     """
     floats = DEFAULTS[backend].chunk_floats
-    fitting = [n for n in range(1, sequences + 1) if sequences % n == 0 and n * seq_len * cfg.d_model <= floats]
+    fitting = [
+        n
+        for n in range(1, sequences + 1)
+        if sequences % n == 0 and n * seq_len * cfg.d_model <= floats
+    ]
     return max(fitting, default=1) if floats else 0

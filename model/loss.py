@@ -27,38 +27,75 @@ def cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Arr
 def chunks(sequences: int, seq_len: int, vocab_size: int, floats: int) -> int:
     """Pieces a sequence is cut into: the smallest divisor of its length with at most `floats` logits a piece of all sequences; 0 is no cut."""
     fits = lambda n: sequences * (seq_len // n) * vocab_size <= floats  # noqa: E731
-    return next((n for n in range(1, seq_len + 1) if seq_len % n == 0 and fits(n)), seq_len) if floats else 1
+    return (
+        next((n for n in range(1, seq_len + 1) if seq_len % n == 0 and fits(n)), seq_len)
+        if floats
+        else 1
+    )
 
 
-def token_nll(cfg: Shape, params: dict, tokens_BT: jax.Array, *, loss_floats: int = 0, shared: Parallel = ALONE, **how) -> jax.Array:
+def token_nll(
+    cfg: Shape,
+    params: dict,
+    tokens_BT: jax.Array,
+    *,
+    loss_floats: int = 0,
+    shared: Parallel = ALONE,
+    **how,
+) -> jax.Array:
     """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the device's part.
 
     loss_floats: most logits held at once, 0 is all; then chunks are computed again for a gradient. `how` is passed to `factors`.
     """
-    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how), shared.own(tokens_BT[:, 1:])
-    nll = lambda x_BlD, targets_Bl: cross_entropy(capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl)[0]  # noqa: E731
+    (x_BLD, unembed_DV), targets_BL = (
+        factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
+        shared.own(tokens_BT[:, 1:]),
+    )
+    nll = lambda x_BlD, targets_Bl: cross_entropy(
+        capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl
+    )[0]  # noqa: E731
     n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
     if n == 1:
         return nll(x_BLD, targets_BL)
-    return _join(jax.lax.map(jax.checkpoint(lambda piece: nll(*piece)), (_cut(x_BLD, n), _cut(targets_BL, n))))
+    return _join(
+        jax.lax.map(
+            jax.checkpoint(lambda piece: nll(*piece)), (_cut(x_BLD, n), _cut(targets_BL, n))
+        )
+    )
 
 
 def next_token_loss(
-    cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array | float = 0.0, *, loss_floats: int = 0, shared: Parallel = ALONE, **how
-) -> tuple[jax.Array, dict]:  # fmt: skip
+    cfg: Shape,
+    params: dict,
+    tokens_BT: jax.Array,
+    z_loss: jax.Array | float = 0.0,
+    *,
+    loss_floats: int = 0,
+    shared: Parallel = ALONE,
+    **how,
+) -> tuple[jax.Array, dict]:
     """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or of the device's part of them.
 
     `z_loss` may be traced. loss_floats: most logits held at once, 0 is all; then only the first result can be differentiated, once, and in
     reverse. `how` is passed to `factors`.
     """
-    (x_BLD, unembed_DV), targets_BL = factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how), shared.own(tokens_BT[:, 1:])
+    (x_BLD, unembed_DV), targets_BL = (
+        factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
+        shared.own(tokens_BT[:, 1:]),
+    )
     n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
     if n == 1:
-        nll_BL, log_z_BL = cross_entropy(capped(product(x_BLD, unembed_DV), cfg.logit_cap), targets_BL)
+        nll_BL, log_z_BL = cross_entropy(
+            capped(product(x_BLD, unembed_DV), cfg.logit_cap), targets_BL
+        )
         loss, penalty = nll_BL.mean(), z_loss * jnp.square(log_z_BL).mean()
         return loss + penalty, {"loss": loss, "z_loss": penalty, "nll_BL": nll_BL}
-    total, nll_BL, square = _chunked(cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL, jnp.asarray(z_loss, jnp.float32))
-    return total, jax.lax.stop_gradient({"loss": nll_BL.mean(), "z_loss": z_loss * square, "nll_BL": nll_BL})
+    total, nll_BL, square = _chunked(
+        cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL, jnp.asarray(z_loss, jnp.float32)
+    )
+    return total, jax.lax.stop_gradient(
+        {"loss": nll_BL.mean(), "z_loss": z_loss * square, "nll_BL": nll_BL}
+    )
 
 
 def _cut(x_BLX: jax.Array, n: int) -> jax.Array:
@@ -72,12 +109,23 @@ def _join(x_nBlX: jax.Array) -> jax.Array:
     return x_nBlX.swapaxes(0, 1).reshape(B, n * l, *x_nBlX.shape[3:])
 
 
-def _scan(each: Callable, n: int, x_BLD: jax.Array, targets_BL: jax.Array, sums: jax.Array) -> tuple:
-    return jax.lax.scan(lambda sums, piece: each(sums, *piece), sums, (_cut(x_BLD, n), _cut(targets_BL, n)))
+def _scan(
+    each: Callable, n: int, x_BLD: jax.Array, targets_BL: jax.Array, sums: jax.Array
+) -> tuple:
+    return jax.lax.scan(
+        lambda sums, piece: each(sums, *piece), sums, (_cut(x_BLD, n), _cut(targets_BL, n))
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(cap: float, n: int, x_BLD: jax.Array, unembed_DV: jax.Array, targets_BL: jax.Array, z_loss: jax.Array) -> tuple:
+def _chunked(
+    cap: float,
+    n: int,
+    x_BLD: jax.Array,
+    unembed_DV: jax.Array,
+    targets_BL: jax.Array,
+    z_loss: jax.Array,
+) -> tuple:
     """(mean nll + z_loss * mean log(Z)^2, nll_BL, mean log(Z)^2); only the first has a gradient, which the forward pass leaves behind.
 
     A piece's logits are used for its loss and its gradient at once: three matmuls as without pieces, where computing them again is four.
@@ -91,7 +139,14 @@ def _chunked(cap: float, n: int, x_BLD: jax.Array, unembed_DV: jax.Array, target
     return nll_BL.mean() + z_loss * square, nll_BL, square
 
 
-def _forward(cap: float, n: int, x_BLD: jax.Array, unembed_DV: jax.Array, targets_BL: jax.Array, z_loss: jax.Array) -> tuple:
+def _forward(
+    cap: float,
+    n: int,
+    x_BLD: jax.Array,
+    unembed_DV: jax.Array,
+    targets_BL: jax.Array,
+    z_loss: jax.Array,
+) -> tuple:
     dtype, wide = x_BLD.dtype, jnp.promote_types(x_BLD.dtype, jnp.float32)
 
     def each(sums_DV: jax.Array, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
@@ -100,15 +155,23 @@ def _forward(cap: float, n: int, x_BLD: jax.Array, unembed_DV: jax.Array, target
             return nll_Bl.sum() + z_loss * jnp.square(log_z_Bl).sum(), (nll_Bl, log_z_Bl)
 
         slope_BlV, (nll_Bl, log_z_Bl) = jax.grad(loss, has_aux=True)(product(x_BlD, unembed_DV))
-        slope_BlV = slope_BlV.astype(dtype)  # as the weights are: a matmul of mixed types would run in float32
-        slope_BlD = jnp.einsum("BlV,DV->BlD", slope_BlV, unembed_DV, preferred_element_type=wide).astype(dtype)
+        slope_BlV = slope_BlV.astype(
+            dtype
+        )  # as the weights are: a matmul of mixed types would run in float32
+        slope_BlD = jnp.einsum(
+            "BlV,DV->BlD", slope_BlV, unembed_DV, preferred_element_type=wide
+        ).astype(dtype)
         sums_DV += jnp.einsum("BlD,BlV->DV", x_BlD, slope_BlV, preferred_element_type=wide)
         return sums_DV, (slope_BlD, nll_Bl, log_z_Bl)
 
     sums_DV, pieces = _scan(each, n, x_BLD, targets_BL, jnp.zeros(unembed_DV.shape, wide))
     slope_BLD, nll_BL, log_z_BL = jax.tree.map(_join, pieces)
     square = jnp.square(log_z_BL).mean()
-    return (nll_BL.mean() + z_loss * square, nll_BL, square), (slope_BLD, sums_DV.astype(unembed_DV.dtype), square)
+    return (nll_BL.mean() + z_loss * square, nll_BL, square), (
+        slope_BLD,
+        sums_DV.astype(unembed_DV.dtype),
+        square,
+    )
 
 
 def _backward(cap: float, n: int, saved: tuple, slopes: tuple) -> tuple:

@@ -19,7 +19,9 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "swiglu": Activation(2, lambda gate, up: jax.nn.silu(gate) * up),  # arXiv:2002.05202
-    "gelu": Activation(1, lambda up: jax.nn.gelu(up, approximate=True)),  # arXiv:1606.08415, tanh form
+    "gelu": Activation(
+        1, lambda up: jax.nn.gelu(up, approximate=True)
+    ),  # arXiv:1606.08415, tanh form
 }
 
 

@@ -35,7 +35,10 @@ RULES: Mapping[str, str | tuple[str, ...]] = {
     "heads": "tensor",  # key/value heads with their query heads
     "mlp": "tensor",
     "embed": "fsdp",  # the side of a layer's matrices that meets the residual stream
-    "table": ("fsdp", "tensor"),  # the same side of the embedding: all of its rows are needed by every token
+    "table": (
+        "fsdp",
+        "tensor",
+    ),  # the same side of the embedding: all of its rows are needed by every token
 }
 
 # Parameter (by its path below `layers`) and activation -> logical axes.
@@ -63,7 +66,10 @@ ACTIVATIONS: Mapping[str, tuple[str | None, ...]] = {
 def name_of(path: tuple) -> str:
     """The key of `PARAMETERS` that a leaf at `path` belongs to: of parameters, of an optimizer's moments, of a layer; else its last key."""
     keys = [part.key for part in path if isinstance(part, jax.tree_util.DictKey)]
-    return next((name for name in (".".join(keys[-2:]), *keys[-1:]) if name in PARAMETERS), keys[-1] if keys else "")
+    return next(
+        (name for name in (".".join(keys[-2:]), *keys[-1:]) if name in PARAMETERS),
+        keys[-1] if keys else "",
+    )
 
 
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -146,11 +152,17 @@ class Parallel:
 
     def enter(self, x_BLD: jax.Array) -> jax.Array:
         """Before a block: the whole sequence, from the parts of the tensor group."""
-        return x_BLD if self.tensor == 1 else jax.lax.all_gather(x_BLD, "tensor", axis=1, tiled=True)
+        return (
+            x_BLD if self.tensor == 1 else jax.lax.all_gather(x_BLD, "tensor", axis=1, tiled=True)
+        )
 
     def leave(self, x_BLD: jax.Array) -> jax.Array:
         """After a block: the device's part of the sequence, summed over the tensor group's heads or hidden units."""
-        return x_BLD if self.tensor == 1 else jax.lax.psum_scatter(x_BLD, "tensor", scatter_dimension=1, tiled=True)
+        return (
+            x_BLD
+            if self.tensor == 1
+            else jax.lax.psum_scatter(x_BLD, "tensor", scatter_dimension=1, tiled=True)
+        )
 
 
 ALONE = Parallel()
@@ -167,8 +179,14 @@ def _scatter(gradient: jax.Array, cut: Cut) -> jax.Array:
     for axis in cut.axes:
         rings = _groups(cut.rings) if axis == "fsdp" and len(cut.rings) > 1 else (None,)
         for turn, groups in enumerate(rings):
-            scatter = functools.partial(jax.lax.psum_scatter, axis_name=axis, axis_index_groups=groups, tiled=True)
-            gradient = _by_rows(scatter, gradient, cut.dim) if turn else scatter(gradient, scatter_dimension=cut.dim)
+            scatter = functools.partial(
+                jax.lax.psum_scatter, axis_name=axis, axis_index_groups=groups, tiled=True
+            )
+            gradient = (
+                _by_rows(scatter, gradient, cut.dim)
+                if turn
+                else scatter(gradient, scatter_dimension=cut.dim)
+            )
     return gradient
 
 
@@ -186,7 +204,9 @@ def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
     found, every = [], range(math.prod(rings))
     for side, length in enumerate(rings):
         stride = math.prod(rings[side + 1 :])
-        found.append([[i + k * stride for k in range(length)] for i in every if i // stride % length == 0])
+        found.append(
+            [[i + k * stride for k in range(length)] for i in every if i // stride % length == 0]
+        )
     return found
 
 
@@ -196,7 +216,11 @@ def _rings(line: Sequence[jax.Device]) -> tuple[int, ...]:
         return ()
     places = [(*device.coords, device.core_on_chip) for device in line]
     sides = [range(min(along), max(along) + 1) for along in zip(*places)]
-    return tuple(len(side) for side in sides if len(side) > 1) if places == list(itertools.product(*sides)) else ()
+    return (
+        tuple(len(side) for side in sides if len(side) > 1)
+        if places == list(itertools.product(*sides))
+        else ()
+    )
 
 
 _gather.defvjp(
@@ -218,7 +242,10 @@ def _rows_backward(dtype: jnp.dtype, cut: Cut, saved: tuple, gradient_BLD: jax.A
 
 
 _rows.defvjp(
-    lambda table_VD, tokens_BL, dtype, cut: (_rows(table_VD, tokens_BL, dtype, cut), (tokens_BL, table_VD[:, :0])),
+    lambda table_VD, tokens_BL, dtype, cut: (
+        _rows(table_VD, tokens_BL, dtype, cut),
+        (tokens_BL, table_VD[:, :0]),
+    ),
     _rows_backward,
 )
 
@@ -228,4 +255,6 @@ def split(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Call
 
     check_vma would turn the gradient of what is whole on every device into one all-reduce a tensor and a micro-batch.
     """
-    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )

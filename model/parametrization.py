@@ -66,15 +66,26 @@ class Parametrization(NamedTuple):
 
 
 _VECTOR = Rule(epsilon=Power(-1))  # its number of inputs does not grow with width
-_MATRIX = Rule(init_std=Power(-0.5), learning_rate=Power(-1), weight_decay=Power(1), epsilon=Power(-1))
-_DEEP = _MATRIX._replace(learning_rate=Power(-1, ALPHA - 1), weight_decay=Power(1, 1 - ALPHA), epsilon=Power(-1, -ALPHA))
+_MATRIX = Rule(
+    init_std=Power(-0.5), learning_rate=Power(-1), weight_decay=Power(1), epsilon=Power(-1)
+)
+_DEEP = _MATRIX._replace(
+    learning_rate=Power(-1, ALPHA - 1), weight_decay=Power(1, 1 - ALPHA), epsilon=Power(-1, -ALPHA)
+)
 _ENDS = {"embed": _VECTOR, "unembed": _VECTOR, "final_norm": _VECTOR}
 
 PARAMETRIZATIONS = {
     "standard": Parametrization(roles=dict.fromkeys(ROLES.values(), Rule()), attention=-0.5),
-    "mup": Parametrization(roles={**_ENDS, "hidden": _MATRIX, "output": _MATRIX, "norm": _VECTOR}, logits=Power(-1)),
+    "mup": Parametrization(
+        roles={**_ENDS, "hidden": _MATRIX, "output": _MATRIX, "norm": _VECTOR}, logits=Power(-1)
+    ),
     "completep": Parametrization(
-        roles={**_ENDS, "hidden": _DEEP, "output": _DEEP, "norm": Rule(learning_rate=Power(0, ALPHA - 1), epsilon=Power(-1, -ALPHA))},
+        roles={
+            **_ENDS,
+            "hidden": _DEEP,
+            "output": _DEEP,
+            "norm": Rule(learning_rate=Power(0, ALPHA - 1), epsilon=Power(-1, -ALPHA)),
+        },
         residual=Power(0, -ALPHA),
         logits=Power(-1),
     ),
@@ -83,7 +94,9 @@ PARAMETRIZATIONS = {
 
 def ratios(cfg: Shape) -> tuple[float, float]:
     """(m_N, m_L); a base of 0 is the model itself."""
-    return cfg.d_model / (cfg.base_width or cfg.d_model), cfg.n_layers / (cfg.base_depth or cfg.n_layers)
+    return cfg.d_model / (cfg.base_width or cfg.d_model), cfg.n_layers / (
+        cfg.base_depth or cfg.n_layers
+    )
 
 
 def value(cfg: Shape, power: Power) -> float:

@@ -9,7 +9,9 @@ Angles = tuple[jax.Array, jax.Array]  # cos, sin
 def angles(positions_BL: jax.Array, head_dim: int, theta: float) -> Angles:
     """cos and sin of shape (..., L, K), float32: position * theta^(-2i/K) for pair i, both halves alike."""
     frequency_K = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angle_BLK = positions_BL[..., None].astype(jnp.float32) * jnp.concatenate([frequency_K, frequency_K])
+    angle_BLK = positions_BL[..., None].astype(jnp.float32) * jnp.concatenate(
+        [frequency_K, frequency_K]
+    )
     return jnp.cos(angle_BLK), jnp.sin(angle_BLK)
 
 

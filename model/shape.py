@@ -20,7 +20,9 @@ class Shape(Protocol):
     norm_eps: float
     logit_cap: float  # 0 is off
     window: int  # positions a query sees, itself the last; 0 is all before it
-    document_end: int  # token that ends a document, out of which attention does not look; -1: it does
+    document_end: (
+        int  # token that ends a document, out of which attention does not look; -1: it does
+    )
     compute_dtype: str  # float32 | bfloat16
     parametrization: str  # key of parametrization.PARAMETRIZATIONS
     base_width: int  # the width the ratio m_N is relative to; 0 is d_model itself

@@ -44,15 +44,28 @@ class Transformer(nnx.Module):
         shared: Parallel = ALONE,
     ) -> jax.Array:
         """The residual stream after the last layer (B, L, D), in the compute dtype; the device's part of the sequence when it is shared."""
-        positions_BL = jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
+        positions_BL = (
+            jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
+        )
         x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
         visible = self.visible(tokens_BL, mask_BLM)
-        return stack.run(self.layers, x_BLD, angles_BLK, visible, attention, runner=layers, remat=remat, shared=shared)
+        return stack.run(
+            self.layers,
+            x_BLD,
+            angles_BLK,
+            visible,
+            attention,
+            runner=layers,
+            remat=remat,
+            shared=shared,
+        )
 
     def embedded(self, tokens_BL: jax.Array, shared: Parallel = ALONE) -> jax.Array:
         """The residual stream before the first layer, in the compute dtype."""
-        return shared.rows(self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype))
+        return shared.rows(
+            self.embed[...], shared.own(tokens_BL), jnp.dtype(self.cfg.compute_dtype)
+        )
 
     def visible(self, tokens_BL: jax.Array, mask_BLM: jax.Array | None = None) -> Visible:
         """What a token may look at beside what came before it: its own document, where the model keeps to documents."""
@@ -67,14 +80,20 @@ class Transformer(nnx.Module):
         """(normed and scaled stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap, in the compute dtype."""
         cfg, dtype = self.cfg, x_BLD.dtype
         x_BLD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps)
-        x_BLD = x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD  # D wide, where the logits are V wide
-        return x_BLD, shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole("unembed", self.unembed[...], dtype)
+        x_BLD = (
+            x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD
+        )  # D wide, where the logits are V wide
+        return x_BLD, shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole(
+            "unembed", self.unembed[...], dtype
+        )
 
 
 def product(x_BLD: jax.Array, unembed_DV: jax.Array) -> jax.Array:
     """Logits (B, L, V) before the cap, summed in float32 at least."""
     (B, L, D), wide = x_BLD.shape, jnp.promote_types(x_BLD.dtype, jnp.float32)
-    return jnp.dot(x_BLD.reshape(B * L, D), unembed_DV, preferred_element_type=wide).reshape(B, L, -1)
+    return jnp.dot(x_BLD.reshape(B * L, D), unembed_DV, preferred_element_type=wide).reshape(
+        B, L, -1
+    )
 
 
 def capped(logits_BLV: jax.Array, cap: float) -> jax.Array:
@@ -104,9 +123,17 @@ def logits(cfg: Shape, params: dict, tokens_BL: jax.Array, **how) -> jax.Array:
 
 
 def factors(
-    cfg: Shape, params: dict, tokens_BL: jax.Array, *, layers: str = "scan", remat: str = "none", attention: str = "xla",
-    positions: jax.Array | None = None, mask: jax.Array | None = None, shared: Parallel = ALONE,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    cfg: Shape,
+    params: dict,
+    tokens_BL: jax.Array,
+    *,
+    layers: str = "scan",
+    remat: str = "none",
+    attention: str = "xla",
+    positions: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    shared: Parallel = ALONE,
+) -> tuple[jax.Array, jax.Array]:
     """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a loss that never holds all logits.
 
     layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
@@ -114,5 +141,12 @@ def factors(
     shared: how the devices of a mesh share the work, when this runs on local pieces of the parameters (model/parallel.py).
     """
     model = nnx.merge(graphdef(cfg), params)
-    how = dict(layers=layers, remat=remat, attention=attention, positions_BL=positions, mask_BLM=mask, shared=shared)
+    how = dict(
+        layers=layers,
+        remat=remat,
+        attention=attention,
+        positions_BL=positions,
+        mask_BLM=mask,
+        shared=shared,
+    )
     return model.factors(model.stream(tokens_BL, **how), shared)

@@ -25,7 +25,9 @@ def pytest_configure(config):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow-shard", default="", help="i/k: only the i-th of k shards of the slow tests")
+    parser.addoption(
+        "--slow-shard", default="", help="i/k: only the i-th of k shards of the slow tests"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
@@ -56,7 +58,9 @@ def pytest_testnodedown(node, error):
 def pytest_terminal_summary(terminalreporter):
     if published.ROWS:
         terminalreporter.section("ours against published")
-        terminalreporter.write_line(published.text(sorted(published.ROWS, key=lambda row: row.table)))
+        terminalreporter.write_line(
+            published.text(sorted(published.ROWS, key=lambda row: row.table))
+        )
 
 
 @pytest.fixture(scope="session")

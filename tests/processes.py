@@ -22,7 +22,13 @@ def free_port() -> int:
 def words(root: Path, text: Path, workdir: Path, **changes) -> list[str]:
     """`run` of the tiny config with one device a process, unless `changes` (as in tests/tiny.py) say otherwise."""
     changes = {"machine__devices": 1, **changes}
-    return ["run", f"--config={root / 'configs' / 'base.py'}", f"--workdir={workdir}", "--quiet", *tiny.overrides(text, **changes)]
+    return [
+        "run",
+        f"--config={root / 'configs' / 'base.py'}",
+        f"--workdir={workdir}",
+        "--quiet",
+        *tiny.overrides(text, **changes),
+    ]
 
 
 class Job:
@@ -46,25 +52,45 @@ class Job:
         self.folder, self.present = folder, range(count) if present is None else present
         self.command = ["tests.worker", str(folder / "read")] if recorded else ["stepladder.train"]
         group = (
-            {hosts.COORDINATOR: f"localhost:{free_port()}", hosts.PROCESSES: str(count), hosts.TIMEOUT: str(timeout)} if count > 1 else {}
+            {
+                hosts.COORDINATOR: f"localhost:{free_port()}",
+                hosts.PROCESSES: str(count),
+                hosts.TIMEOUT: str(timeout),
+            }
+            if count > 1
+            else {}
         )
         self.processes = [
-            self._start(i, words[i] if isinstance(words[0], list) else words, {**group, **(envs[i] if envs else {})}) for i in self.present
+            self._start(
+                i,
+                words[i] if isinstance(words[0], list) else words,
+                {**group, **(envs[i] if envs else {})},
+            )
+            for i in self.present
         ]
 
     def _start(self, index: int, words: Sequence[str], env: dict) -> subprocess.Popen:
-        own = {hosts.PROCESS: str(index)} if hosts.PROCESSES in env and hosts.PROCESS not in env else {}
+        own = (
+            {hosts.PROCESS: str(index)}
+            if hosts.PROCESSES in env and hosts.PROCESS not in env
+            else {}
+        )
         with (self.folder / f"{index}.txt").open("w") as said:
             return subprocess.Popen(
                 [sys.executable, "-m", *self.command, *words],
-                cwd=Path(__file__).resolve().parent.parent, env={**os.environ, **own, **env}, stdout=said, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+                cwd=Path(__file__).resolve().parent.parent,
+                env={**os.environ, **own, **env},
+                stdout=said,
+                stderr=subprocess.STDOUT,
+            )
 
     def until(self, condition: Callable[[], bool], timeout: float = 120) -> "Job":
         """Wait for it while all processes live."""
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end and all(p.poll() is None for p in self.processes), self.said()
+            assert time.monotonic() < end and all(p.poll() is None for p in self.processes), (
+                self.said()
+            )
             time.sleep(0.02)
         return self
 
@@ -78,7 +104,10 @@ class Job:
                 process.kill()
 
     def said(self) -> str:
-        return "\n".join(f"--- process {i}\n{(self.folder / f'{i}.txt').read_text()[-3000:]}" for i in self.present)
+        return "\n".join(
+            f"--- process {i}\n{(self.folder / f'{i}.txt').read_text()[-3000:]}"
+            for i in self.present
+        )
 
     def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """(rows, their tokens [steps, rows, L + 1] in the order in which they were dispatched) of each process."""

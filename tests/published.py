@@ -38,7 +38,9 @@ def path(name: str) -> Path:
         pytest.skip("STEPLADDER_DATA is not set: it names the folder with the public tables")
     found = Path(folder) / name
     if not found.exists():
-        pytest.fail(f"STEPLADDER_DATA={folder}: no {name} in it; get the table, or unset STEPLADDER_DATA to skip what needs it")
+        pytest.fail(
+            f"STEPLADDER_DATA={folder}: no {name} in it; get the table, or unset STEPLADDER_DATA to skip what needs it"
+        )
     return found
 
 
@@ -50,7 +52,9 @@ def table(name: str) -> pd.DataFrame:
 def check(where: str, quantity: str, ours: float, published: float, tolerance: float) -> None:
     """Record a row, then assert it."""
     row = record_row(where, quantity, ours, published, tolerance)
-    assert row.within, f"{where}, {quantity}: ours {ours:.9g}, published {published:.9g} +- {tolerance:.2g}"
+    assert row.within, (
+        f"{where}, {quantity}: ours {ours:.9g}, published {published:.9g} +- {tolerance:.2g}"
+    )
 
 
 def text(rows: list[Row] | None = None) -> str:
@@ -60,7 +64,20 @@ def text(rows: list[Row] | None = None) -> str:
         return ""
     cells = [("table", "quantity", "ours", "published", "tolerance", "")]
     cells += [
-        (r.table, r.quantity, f"{r.ours:.7g}", f"{r.published:.7g}", f"{r.tolerance:.2g}", "" if r.within else "OUTSIDE") for r in rows
+        (
+            r.table,
+            r.quantity,
+            f"{r.ours:.7g}",
+            f"{r.published:.7g}",
+            f"{r.tolerance:.2g}",
+            "" if r.within else "OUTSIDE",
+        )
+        for r in rows
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(6)]
-    return "\n".join("  ".join(v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))).rstrip() for row in cells)
+    return "\n".join(
+        "  ".join(
+            v.ljust(w) if i < 2 else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in cells
+    )

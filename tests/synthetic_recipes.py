@@ -46,7 +46,9 @@ def table(
     rng, rows = np.random.default_rng(seed), []
     sizes = sizes or SIZES
     largest = max(sizes.values())
-    best = 3e-4 * 3.0 ** (np.arange(recipes) % 3 - 1)  # of the target: its optimum differs across recipes
+    best = 3e-4 * 3.0 ** (
+        np.arange(recipes) % 3 - 1
+    )  # of the target: its optimum differs across recipes
     for size, n in sizes.items():
         target = n == largest
         for r in range(recipes):
@@ -56,34 +58,78 @@ def table(
                 shape = 0.01 * far**2 if target else 0.004 * far**2
                 for s in range(seeds):
                     for v, domain in enumerate(domains):
-                        loss = math.log(VOCABULARY) - drop - 0.1 * math.log10(n) + 0.2 * v + quality(recipes)[r] + pull + shape
-                        rows.append({"recipe": f"r{r:02d}", "size": size, "N": n, "D": 20 * n, "learning_rate": rate, "weight_decay": 0.1, "batch_size": 64,
-                                     "seed": s, "domain": domain, "loss": loss + noise * rng.standard_normal(), "loss_init": math.log(VOCABULARY)})  # fmt: skip
+                        loss = (
+                            math.log(VOCABULARY)
+                            - drop
+                            - 0.1 * math.log10(n)
+                            + 0.2 * v
+                            + quality(recipes)[r]
+                            + pull
+                            + shape
+                        )
+                        rows.append(
+                            {
+                                "recipe": f"r{r:02d}",
+                                "size": size,
+                                "N": n,
+                                "D": 20 * n,
+                                "learning_rate": rate,
+                                "weight_decay": 0.1,
+                                "batch_size": 64,
+                                "seed": s,
+                                "domain": domain,
+                                "loss": loss + noise * rng.standard_normal(),
+                                "loss_init": math.log(VOCABULARY),
+                            }
+                        )
     return pd.DataFrame(rows)
 
 
-def arms(frame: pd.DataFrame, *, sizes=("4M", "10M"), rates=(1e-5, 3e-4), shift: float = 0.0) -> pd.DataFrame:
+def arms(
+    frame: pd.DataFrame, *, sizes=("4M", "10M"), rates=(1e-5, 3e-4), shift: float = 0.0
+) -> pd.DataFrame:
     """The protocol's arms of A6 and G3, copies of the main runs with a constant shift and a batch, weight decay or tokens of their own."""
     main = frame[frame["size"].isin(sizes) & frame["learning_rate"].isin(rates)]
     settings = {
-        "batch/4": {"batch_size": 16}, "batch*4": {"batch_size": 256}, "wd0": {"weight_decay": 0.0}, "wd0.3": {"weight_decay": 0.3},
-        "tokens5": {"D": main["N"] * 5}, "tokens40": {"D": main["N"] * 40}, "more_steps": {"D": main["N"] * 40},
-    }  # fmt: skip
+        "batch/4": {"batch_size": 16},
+        "batch*4": {"batch_size": 256},
+        "wd0": {"weight_decay": 0.0},
+        "wd0.3": {"weight_decay": 0.3},
+        "tokens5": {"D": main["N"] * 5},
+        "tokens40": {"D": main["N"] * 40},
+        "more_steps": {"D": main["N"] * 40},
+    }
     return pd.concat(
-        [frame.assign(arm="main"), *(main.assign(arm=arm, loss=main["loss"] + shift, **change) for arm, change in settings.items())],
+        [
+            frame.assign(arm="main"),
+            *(
+                main.assign(arm=arm, loss=main["loss"] + shift, **change)
+                for arm, change in settings.items()
+            ),
+        ],
         ignore_index=True,
     )
 
 
-def ngrams(recipes: int = 12, *, above: float = 0.5, frame: pd.DataFrame | None = None, order=None) -> dict:
+def ngrams(
+    recipes: int = 12, *, above: float = 0.5, frame: pd.DataFrame | None = None, order=None
+) -> dict:
     """Bigram cross-entropies `above` the best loss of the proxies, in the order `order` (default: that of the recipes' quality)."""
     base = math.log(VOCABULARY) - 3.0
     order = quality(recipes) if order is None else np.asarray(order, float)
-    body = {f"r{r:02d}": {d: base + above + 0.2 * v + order[r] for v, d in enumerate(DOMAINS)} for r in range(recipes)}
-    return {"bigram": body, "unigram": {r: {d: x + 1.0 for d, x in row.items()} for r, row in body.items()}}
+    body = {
+        f"r{r:02d}": {d: base + above + 0.2 * v + order[r] for v, d in enumerate(DOMAINS)}
+        for r in range(recipes)
+    }
+    return {
+        "bigram": body,
+        "unigram": {r: {d: x + 1.0 for d, x in row.items()} for r, row in body.items()},
+    }
 
 
-def probes(recipes: int = 12, *, sizes=("4M", "10M", "60M"), at: float = 5e-5, fractions=(0.0, 0.01, 0.1)) -> list[dict]:
+def probes(
+    recipes: int = 12, *, sizes=("4M", "10M", "60M"), at: float = 5e-5, fractions=(0.0, 0.01, 0.1)
+) -> list[dict]:
     """Alignments in the order of quality and curvatures that make every pair cross at the rate `at`."""
     a = 1.0 - quality(recipes)
     c = 2 * a / at
@@ -91,8 +137,24 @@ def probes(recipes: int = 12, *, sizes=("4M", "10M", "60M"), at: float = 5e-5, f
     out = []
     for size in sizes:
         for fraction in fractions:
-            values = {n: {"a": float(x), "c": float(y), "grad_norm": 1.0} for n, x, y in zip(names, a, c)}
-            out.append({"run_id": f"{size}-x", "size": size, "N": SIZES[size], "role": "target" if size == "60M" else "proxy", "step": int(1000 * fraction),
-                        "fraction": fraction, "tokens": 65536, "recipes": values, "per_domain": {d: values for d in DOMAINS}, "lambda_max": 200.0,
-                        "lambda_iterations": 30, "lambda_residual": 2.0, "warmup_end": fraction == 0.01})  # fmt: skip
+            values = {
+                n: {"a": float(x), "c": float(y), "grad_norm": 1.0} for n, x, y in zip(names, a, c)
+            }
+            out.append(
+                {
+                    "run_id": f"{size}-x",
+                    "size": size,
+                    "N": SIZES[size],
+                    "role": "target" if size == "60M" else "proxy",
+                    "step": int(1000 * fraction),
+                    "fraction": fraction,
+                    "tokens": 65536,
+                    "recipes": values,
+                    "per_domain": {d: values for d in DOMAINS},
+                    "lambda_max": 200.0,
+                    "lambda_iterations": 30,
+                    "lambda_residual": 2.0,
+                    "warmup_end": fraction == 0.01,
+                }
+            )
     return out

@@ -11,9 +11,25 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.configs import schema
-from stepladder.configs.spec import CorpusSpec, DataSpec, Hyper, ModelSpec, OptimizerSpec, ParentSpec, RunSpec, to_dict
+from stepladder.configs.spec import (
+    CorpusSpec,
+    DataSpec,
+    Hyper,
+    ModelSpec,
+    OptimizerSpec,
+    ParentSpec,
+    RunSpec,
+    to_dict,
+)
 
-SIZES = {"14k": 14_000, "25k": 26_000, "37k": 40_000, "84k": 90_000, "150k": 160_000, "450k": 480_000}
+SIZES = {
+    "14k": 14_000,
+    "25k": 26_000,
+    "37k": 40_000,
+    "84k": 90_000,
+    "150k": 160_000,
+    "450k": 480_000,
+}
 EMBEDDING = 4_000
 DOMAINS = {"code": 0.15, "prose": -0.15}  # shift of the loss
 TRUE = {"E": 1.2, "A": 60.0, "B": 400.0, "alpha": 0.38, "beta": 0.40}
@@ -25,21 +41,47 @@ def law(n: float, d: float) -> float:
 
 
 def spec(
-    size: str, steps: int, *, role: str = "proxy", seed: int = 0, rate: float = 1e-3, parent: ParentSpec | None = None, evals=()
+    size: str,
+    steps: int,
+    *,
+    role: str = "proxy",
+    seed: int = 0,
+    rate: float = 1e-3,
+    parent: ParentSpec | None = None,
+    evals=(),
 ) -> RunSpec:
     corpus = CorpusSpec("embedded", (), tuple(DOMAINS), "bytes", 0.0, 0.05, (), "exact", 0)
     return RunSpec(
-        name=f"{role}-{size}-s{seed}", batch_size=BATCH, steps=steps, log_every=max(1, steps // 50), eval_windows=64,
-        model=ModelSpec(size, 257, 32, 2, 2, 2, 16, 88, "swiglu", True, True, 1e4, 1e-6, 0.0, "float32"),
+        name=f"{role}-{size}-s{seed}",
+        batch_size=BATCH,
+        steps=steps,
+        log_every=max(1, steps // 50),
+        eval_windows=64,
+        model=ModelSpec(
+            size, 257, 32, 2, 2, 2, 16, 88, "swiglu", True, True, 1e4, 1e-6, 0.0, "float32"
+        ),
         data=DataSpec(corpus, tuple((d, 0.5) for d in DOMAINS), SEQ_LEN, 4.0),
         optimizer=OptimizerSpec(name="adamw", weight_decay_mode="independent", schedule="wsd"),
-        hyper=Hyper(rate, 1e-3, 0.9, 0.95, 1e-8, 1.0, 0.0, 10, int(0.8 * steps), steps, 0.0, seed, seed),
-        eval_steps=tuple(evals) or (steps // 2, steps), checkpoint_steps=(steps,), parent=parent, tags=(("role", role),),
-    )  # fmt: skip
+        hyper=Hyper(
+            rate, 1e-3, 0.9, 0.95, 1e-8, 1.0, 0.0, 10, int(0.8 * steps), steps, 0.0, seed, seed
+        ),
+        eval_steps=tuple(evals) or (steps // 2, steps),
+        checkpoint_steps=(steps,),
+        parent=parent,
+        tags=(("role", role),),
+    )
 
 
 def write_run(
-    workdir: Path, run: RunSpec, *, state: str = schema.DONE, loss=None, n: int | None = None, noise: float = 0.003, rng=None, **status
+    workdir: Path,
+    run: RunSpec,
+    *,
+    state: str = schema.DONE,
+    loss=None,
+    n: int | None = None,
+    noise: float = 0.003,
+    rng=None,
+    **status,
 ) -> Path:
     """Write one record. `loss`: (N, D) -> nats per token at a decayed point; an undecayed one is 3 % worse."""
     rng = rng or np.random.default_rng(0)
@@ -48,15 +90,26 @@ def write_run(
     (folder / schema.METRICS).mkdir(parents=True)
     per_token = 6 * n + 1000
     lineage = {
-        "run_id": run.run_id, "spec_hash": run.hash, "data_fingerprint": "f",
+        "run_id": run.run_id,
+        "spec_hash": run.hash,
+        "data_fingerprint": "f",
         "parent": run.parent and {"run_id": run.parent.run_id, "step": run.parent.step},
-        "tokenizer": {"name": "bytes"}, "params_total": n, "params_non_embedding": n - EMBEDDING, "flops_per_token_train": per_token,
-        "flops_per_token_6n": 6 * (n - EMBEDDING), "flops_per_token_inference": per_token / 3, "tokens_per_step": run.tokens_per_step,
-        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "versions": {}, "machine": {"platform": "cpu"},
-    }  # fmt: skip
+        "tokenizer": {"name": "bytes"},
+        "params_total": n,
+        "params_non_embedding": n - EMBEDDING,
+        "flops_per_token_train": per_token,
+        "flops_per_token_6n": 6 * (n - EMBEDDING),
+        "flops_per_token_inference": per_token / 3,
+        "tokens_per_step": run.tokens_per_step,
+        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {},
+        "machine": {"platform": "cpu"},
+    }
     (folder / schema.SPEC).write_text(json.dumps(to_dict(run)))
     (folder / schema.LINEAGE).write_text(json.dumps(lineage))
-    (folder / schema.STATUS).write_text(json.dumps({"state": state, "step": run.steps, "total_steps": run.steps, **status}))
+    (folder / schema.STATUS).write_text(
+        json.dumps({"state": state, "step": run.steps, "total_steps": run.steps, **status})
+    )
     value = loss or law
     shock = noise * rng.standard_normal()
     lines = []
@@ -68,18 +121,38 @@ def write_run(
     for step in range(start + run.log_every, run.steps + 1, run.log_every):
         d = step * run.tokens_per_step
         wobble = 1 + 0.004 * rng.standard_normal()
-        anneal = 1.03 - 0.03 * max(0.0, (step - run.hyper.decay_start) / max(1, run.steps - run.hyper.decay_start))
+        anneal = 1.03 - 0.03 * max(
+            0.0, (step - run.hyper.decay_start) / max(1, run.steps - run.hyper.decay_start)
+        )
         now = min(5.6, value(n, d) * anneal) * wobble
         row(step, schema.TRAIN, loss=now, z_loss=0.0, grad_norm=1.0, learning_rate=1e-3)
     for step in run.eval_steps:
         decayed = step >= run.hyper.total_steps
         base = value(n, step * run.tokens_per_step) * math.exp(shock) * (1 if decayed else 1.03)
-        more = {"loss_se": 0.004, "windows": 64, "tokens_evaluated": 64 * SEQ_LEN, "decayed": decayed}
+        more = {
+            "loss_se": 0.004,
+            "windows": 64,
+            "tokens_evaluated": 64 * SEQ_LEN,
+            "decayed": decayed,
+        }
         row(step, schema.EVAL, domain="all", loss=base, bits_per_byte=base / math.log(2), **more)
         for domain, shift in DOMAINS.items():
-            row(step, schema.EVAL, domain=domain, loss=base + shift, bits_per_byte=(base + shift) / math.log(2), **more)
+            row(
+                step,
+                schema.EVAL,
+                domain=domain,
+                loss=base + shift,
+                bits_per_byte=(base + shift) / math.log(2),
+                **more,
+            )
     row(run.steps, schema.TIMING, phase="window", seconds=9.0, tokens_per_second=1e5, mfu=0.2)
-    for phase, seconds in {"compile": 1.0, "steps": 0.01 * run.steps, "eval": 0.3, "checkpoint": 0.1, "data": 0.05}.items():
+    for phase, seconds in {
+        "compile": 1.0,
+        "steps": 0.01 * run.steps,
+        "eval": 0.3,
+        "checkpoint": 0.1,
+        "data": 0.05,
+    }.items():
         row(run.steps, schema.TIMING, phase=phase, seconds=seconds)
     part = schema.part_name(start, run.steps)
     (folder / schema.METRICS / part).write_text("".join(json.dumps(r) + "\n" for r in lines))
@@ -87,14 +160,28 @@ def write_run(
 
 
 def write_proxies(
-    workdir: Path, *, seed: int = 0, noise: float = 0.003, sizes=("14k", "25k", "37k", "84k", "150k"), steps=(500, 1000, 2000)
+    workdir: Path,
+    *,
+    seed: int = 0,
+    noise: float = 0.003,
+    sizes=("14k", "25k", "37k", "84k", "150k"),
+    steps=(500, 1000, 2000),
 ) -> list[RunSpec]:
     """Five sizes, two seeds on the two smallest, and for each a trunk with cooldown branches at the shorter durations."""
     rng, specs = np.random.default_rng(seed), []
     for k, size in enumerate(sizes):
         for s in range(2 if k < 2 else 1):
-            trunk = spec(size, steps[-1], role="trunk", seed=s, evals=[int(0.8 * t) for t in steps] + [steps[-1]])
-            branches = [spec(size, t, seed=s, parent=ParentSpec(trunk.run_id, int(0.8 * t)), evals=[t]) for t in steps[:-1]]
+            trunk = spec(
+                size,
+                steps[-1],
+                role="trunk",
+                seed=s,
+                evals=[int(0.8 * t) for t in steps] + [steps[-1]],
+            )
+            branches = [
+                spec(size, t, seed=s, parent=ParentSpec(trunk.run_id, int(0.8 * t)), evals=[t])
+                for t in steps[:-1]
+            ]
             for run in (trunk, *branches):
                 write_run(workdir, run, noise=noise, rng=rng)
                 specs.append(run)
@@ -102,7 +189,13 @@ def write_proxies(
 
 
 def write_sweep(
-    workdir: Path, *, sizes=("14k", "37k", "150k"), steps=(500, 1000), seeds: int = 2, factors=range(-3, 4), seed: int = 7
+    workdir: Path,
+    *,
+    sizes=("14k", "37k", "150k"),
+    steps=(500, 1000),
+    seeds: int = 2,
+    factors=range(-3, 4),
+    seed: int = 7,
 ) -> None:
     """lr* = 0.5 N^-0.6 D^0.05, a parabola of 0.02 nats per squared natural log."""
     rng = np.random.default_rng(seed)
@@ -114,7 +207,13 @@ def write_sweep(
                 extra = 0.02 * math.log(rate / best) ** 2
                 for s in range(seeds):
                     run = spec(size, t, role="sweep", seed=s, rate=rate)
-                    write_run(workdir, run, loss=lambda n, d, extra=extra: law(n, d) + extra, noise=0.0005, rng=rng)
+                    write_run(
+                        workdir,
+                        run,
+                        loss=lambda n, d, extra=extra: law(n, d) + extra,
+                        noise=0.0005,
+                        rng=rng,
+                    )
 
 
 def optimum(n: float, d: float) -> float:

@@ -29,7 +29,12 @@ def base(tmp_path_factory):
 
 def rows(workdir, spec, kind=schema.TIMING):
     parts = sorted((workdir / schema.RUNS / spec.run_id / schema.METRICS).glob("*.jsonl"))
-    return [row for part in parts for row in map(json.loads, part.read_text().splitlines()) if row["kind"] == kind]
+    return [
+        row
+        for part in parts
+        for row in map(json.loads, part.read_text().splitlines())
+        if row["kind"] == kind
+    ]
 
 
 def numbers(workdir, spec):
@@ -48,16 +53,26 @@ def test_a_window_has_its_rates_wait_and_memory(base, finished):
     assert [(row["step"], row["steps"]) for row in windows] == [(20, 20), (40, 20)]
     for row in windows:
         assert set(schema.FIELDS[schema.TIMING]) <= set(row)
-        assert row["tokens_per_second"] == pytest.approx(row["steps"] * base[0].tokens_per_step / row["seconds"], rel=0.01)
-        assert 0 <= row["wait"] <= row["seconds"] and 0 < row["mfu"] < 1 and 50e6 < row["memory_bytes"] < 50e9
+        assert row["tokens_per_second"] == pytest.approx(
+            row["steps"] * base[0].tokens_per_step / row["seconds"], rel=0.01
+        )
+        assert (
+            0 <= row["wait"] <= row["seconds"]
+            and 0 < row["mfu"] < 1
+            and 50e6 < row["memory_bytes"] < 50e9
+        )
 
 
 def test_phases_are_told_at_every_save_and_add_up(base, finished):
     workdir, table = finished
     told = [row for row in rows(workdir, base[0]) if row["phase"] != schema.WINDOW]
-    assert {row["step"] for row in told} == {20, 40} and {row["phase"] for row in told} <= set(PHASES)
+    assert {row["step"] for row in told} == {20, 40} and {row["phase"] for row in told} <= set(
+        PHASES
+    )
     for phase in ("compile", "steps", "data"):  # nothing of these comes after the last save
-        assert sum(row["seconds"] for row in told if row["phase"] == phase) == pytest.approx(table[phase], abs=2e-3)
+        assert sum(row["seconds"] for row in told if row["phase"] == phase) == pytest.approx(
+            table[phase], abs=2e-3
+        )
     assert sum(row["seconds"] for row in told) <= sum(table.values())
 
 
@@ -77,7 +92,9 @@ def test_a_clock_keeps_details_out_of_its_sum():
         time.sleep(0.01)
     before, table, details = time.perf_counter() - clock.start, clock.table(), clock.details()
     assert set(details) == {*table, WAIT} and 0.01 <= details[WAIT] <= table["steps"]
-    assert before - 1e-9 <= sum(table.values()) <= time.perf_counter() - clock.start + 1e-9, "the phases are all of the time"
+    assert before - 1e-9 <= sum(table.values()) <= time.perf_counter() - clock.start + 1e-9, (
+        "the phases are all of the time"
+    )
 
 
 def test_lost_work_is_what_heartbeats_outran(base, tmp_path):
@@ -121,9 +138,15 @@ def test_status_tells_the_goodput(base, finished, tmp_path):
     (tmp_path / schema.LADDER).write_text(json.dumps({"config": "c", "runs": [spec.run_id]}))
     assert "goodput" not in status.table(tmp_path)
     phases = {"steps": 80.0, "compile": 12.0, "lost": 8.0, "window": 999.0, "eval": 1e-9}
-    told = [{"kind": schema.TIMING, "phase": phase, "seconds": seconds, "steps": 16} for phase, seconds in phases.items()]
+    told = [
+        {"kind": schema.TIMING, "phase": phase, "seconds": seconds, "steps": 16}
+        for phase, seconds in phases.items()
+    ]
     (folder / schema.part_name(0, 20)).write_text("".join(json.dumps(row) + "\n" for row in told))
-    assert "goodput 80.0% of 100 s: compile 12.0%, lost 8.0%; 16 steps were made again after a crash" in status.table(tmp_path)
+    assert (
+        "goodput 80.0% of 100 s: compile 12.0%, lost 8.0%; 16 steps were made again after a crash"
+        in status.table(tmp_path)
+    )
     assert schema.goodput({}) is None and schema.goodput({"window": 3.0}) is None
 
 
@@ -142,7 +165,9 @@ def test_a_profile_is_written_once_and_changes_nothing(base, finished, tmp_path)
 def test_a_profile_that_outlasts_the_run_is_written_all_the_same(base, tmp_path):
     spec, store = base
     run(spec, tmp_path, store, dataclasses.replace(MACHINE, profile="0:1000"))
-    assert len(list((tmp_path / schema.RUNS / spec.run_id / schema.PROFILE).rglob("*.xplane.pb"))) == 1
+    assert (
+        len(list((tmp_path / schema.RUNS / spec.run_id / schema.PROFILE).rglob("*.xplane.pb"))) == 1
+    )
 
 
 @pytest.mark.parametrize("text", ["5", "a:b", "3:0", "-1:2"])

@@ -17,7 +17,12 @@ def ladder(seed=0, noise=0.003, p=TRUE):
     n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e10, 7), np.geomspace(1e8, 1e12, 8)))
     loss = p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"]
     return pd.DataFrame(
-        {"N": n, "D": d, "C": 6 * n * d, "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))}
+        {
+            "N": n,
+            "D": d,
+            "C": 6 * n * d,
+            "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))),
+        }
     )
 
 
@@ -44,7 +49,9 @@ def test_closed_form_is_what_the_search_finds(law, monkeypatch):
         # The claim itself: the law's own loss is no lower a little off.
         for shift in (0.9, 1.1):
             assert found.predict(N=a.N * shift, D=a.D / shift) > a.loss
-    assert closed[1].exponent == pytest.approx(np.log(closed[2].N / closed[0].N) / np.log(1e8), rel=1e-9)
+    assert closed[1].exponent == pytest.approx(
+        np.log(closed[2].N / closed[0].N) / np.log(1e8), rel=1e-9
+    )
 
 
 def test_intervals_cover_the_truth():
@@ -60,7 +67,10 @@ def test_intervals_cover_the_truth():
 
 
 def test_frame_text_and_note_of_an_extrapolation(fitted):
-    inside, outside = allocate(fitted, 1e20), allocate(fitted, 1e26, bootstrap=bootstrap(fitted, 20))
+    inside, outside = (
+        allocate(fitted, 1e20),
+        allocate(fitted, 1e26, bootstrap=bootstrap(fitted, 20)),
+    )
     assert inside.notes == () and inside.intervals == {}
     assert len(outside.notes) == 2 and "extrapolation" in outside.notes[0]
     assert outside.to_frame().loc["D/N", "value"] == pytest.approx(outside.tokens_per_parameter)
@@ -78,7 +88,9 @@ def test_refusals(fitted):
 def test_other_inputs_of_a_law_are_given():
     """No second stage is the law of one stage, whose closed form is known."""
     one = ladder(noise=0)
-    table = pd.concat([one.assign(D=share * one["D"], D2=(1 - share) * one["D"]) for share in (0.9, 0.5, 0.2)])
+    table = pd.concat(
+        [one.assign(D=share * one["D"], D2=(1 - share) * one["D"]) for share in (0.9, 0.5, 0.2)]
+    )
     found = fit(table, "h0", objective="squared_log")
     with pytest.raises(UserError, match="D2: law h0 needs it"):
         allocate(found, 1e21)
@@ -95,8 +107,15 @@ def test_inference_aware_meets_its_condition():
     for served in (0.0, 1e11, 1e13):
         found = inference_aware(TRUE, loss=2.1, D_inf=served)
         n, d = found["N"], found["D"]
-        assert TRUE["E"] + TRUE["A"] / n ** TRUE["alpha"] + TRUE["B"] / d ** TRUE["beta"] == pytest.approx(2.1, rel=1e-9)
-        ratio = TRUE["alpha"] * TRUE["A"] / n ** TRUE["alpha"] / (TRUE["beta"] * TRUE["B"] / d ** TRUE["beta"])
+        assert TRUE["E"] + TRUE["A"] / n ** TRUE["alpha"] + TRUE["B"] / d ** TRUE[
+            "beta"
+        ] == pytest.approx(2.1, rel=1e-9)
+        ratio = (
+            TRUE["alpha"]
+            * TRUE["A"]
+            / n ** TRUE["alpha"]
+            / (TRUE["beta"] * TRUE["B"] / d ** TRUE["beta"])
+        )
         assert ratio == pytest.approx(1 + served / (3 * d), rel=1e-3)
         assert found["flops"] == pytest.approx(6 * n * d + 2 * n * served)
         assert before is None or (n < before["N"] and found["flops_ratio"] < before["flops_ratio"])

@@ -11,9 +11,18 @@ from stepladder.configs.errors import UserError
 
 
 def ladder(sizes=10, durations=20, noise=0.005, seed=0):
-    n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e6, 1e10, sizes), np.geomspace(1e8, 1e12, durations)))
+    n, d = (
+        v.ravel()
+        for v in np.meshgrid(np.geomspace(1e6, 1e10, sizes), np.geomspace(1e8, 1e12, durations))
+    )
     loss = 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
-    return pd.DataFrame({"N": n, "D": d, "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))})
+    return pd.DataFrame(
+        {
+            "N": n,
+            "D": d,
+            "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +33,34 @@ def fitted():
 def few(repeats=2, sizes=3):
     """A law of three parameters at just three sizes."""
     n = np.repeat(np.geomspace(1e6, 1e10, sizes), repeats)
-    return pd.DataFrame({"N": n, "loss": (1.7 + 400 / n**0.34) * np.exp(0.003 * np.random.default_rng(2).standard_normal(len(n)))})
+    return pd.DataFrame(
+        {
+            "N": n,
+            "loss": (1.7 + 400 / n**0.34)
+            * np.exp(0.003 * np.random.default_rng(2).standard_normal(len(n))),
+        }
+    )
 
 
 def test_seed_fixes_everything(fitted):
     one = bootstrap(fitted, 60, seed=1)
-    pd.testing.assert_frame_equal(one.params, bootstrap(fitted, 60, seed=1).params, check_exact=True)
-    assert not np.allclose(one.params["alpha"], bootstrap(fitted, 60, seed=2).params["alpha"], rtol=1e-3)
+    pd.testing.assert_frame_equal(
+        one.params, bootstrap(fitted, 60, seed=1).params, check_exact=True
+    )
+    assert not np.allclose(
+        one.params["alpha"], bootstrap(fitted, 60, seed=2).params["alpha"], rtol=1e-3
+    )
     assert (one.params.nunique() == 60).all()
 
 
 def test_a_resample_depends_on_its_own_number_only(fitted, monkeypatch):
     many = bootstrap(fitted, 60, seed=1)
-    pd.testing.assert_frame_equal(bootstrap(fitted, 25, seed=1).params, many.params.iloc[:25], check_exact=True)
-    monkeypatch.setattr(solve, "CHUNK_VALUES", 5 * 224)  # 5 jobs a chunk: other sums of the same numbers
+    pd.testing.assert_frame_equal(
+        bootstrap(fitted, 25, seed=1).params, many.params.iloc[:25], check_exact=True
+    )
+    monkeypatch.setattr(
+        solve, "CHUNK_VALUES", 5 * 224
+    )  # 5 jobs a chunk: other sums of the same numbers
     pd.testing.assert_frame_equal(bootstrap(fitted, 60, seed=1).params, many.params, rtol=1e-7)
 
 
@@ -49,7 +72,9 @@ def test_clusters_are_resampled_whole(fitted):
     assert found.clusters == by_rows.clusters == 200
     np.testing.assert_allclose(found.params, by_rows.params, rtol=1e-5)
     narrow = bootstrap(fit(twice, objective="squared_log"), 400)
-    assert narrow.stderr["alpha"] < 0.8 * bootstrap(fitted, 400).stderr["alpha"]  # rows that are no news count as news
+    assert (
+        narrow.stderr["alpha"] < 0.8 * bootstrap(fitted, 400).stderr["alpha"]
+    )  # rows that are no news count as news
 
 
 def test_refits_are_fits_of_the_resampled_table(fitted):
@@ -57,7 +82,9 @@ def test_refits_are_fits_of_the_resampled_table(fitted):
     points = ladder()
     counts = np.random.default_rng([7, 3]).multinomial(200, np.full(200, 1 / 200))
     found = fit(points.loc[np.repeat(points.index, counts)], objective="squared_log")
-    assert found.params == pytest.approx(bootstrap(fitted, 4, seed=7).params.loc[3].to_dict(), rel=1e-5)
+    assert found.params == pytest.approx(
+        bootstrap(fitted, 4, seed=7).params.loc[3].to_dict(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("objective, delta", [("squared_log", 1e-3), ("huber_log", 5e-3)])

@@ -25,7 +25,9 @@ def test_recovers_the_parameters_of_exact_points(objective):
     found = fit(grid(), objective=objective)
     for name, value in TRUE.items():
         assert found.params[name] == pytest.approx(value, rel=1e-4)
-    assert found.predict(N=1e10, D=2e11) == pytest.approx(1.69 + 406.4 / 1e10**0.34 + 410.7 / 2e11**0.28, rel=1e-7)
+    assert found.predict(N=1e10, D=2e11) == pytest.approx(
+        1.69 + 406.4 / 1e10**0.34 + 410.7 / 2e11**0.28, rel=1e-7
+    )
     assert found.rank == 5 and found.unidentified == () and found.at_bound == () and found.converged
 
 
@@ -39,7 +41,10 @@ def test_is_as_good_as_scipy(objective):
         return spec.transform(np, p.law.function(np, theta, p.x)) - spec.transform(np, p.y)
 
     best = min(
-        (least_squares(residual, t, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15) for t in p.law.starts(p.x, p.y, p.w)),
+        (
+            least_squares(residual, t, method="lm", xtol=1e-15, ftol=1e-15, gtol=1e-15)
+            for t in p.law.starts(p.x, p.y, p.w)
+        ),
         key=lambda r: r.cost,
     )
     scale = p.scale**2 if objective == "squared" else 1.0
@@ -61,14 +66,19 @@ def test_units_of_n_d_and_loss_change_nothing_but_units():
     one, two = fit(points, objective="squared_log"), fit(other, objective="squared_log")
     assert two.value == pytest.approx(one.value, rel=1e-9)
     assert two.params["alpha"] == pytest.approx(one.params["alpha"], rel=1e-6)
-    assert two.predict(N=1e4, D=2e2) * np.log(2) == pytest.approx(one.predict(N=1e10, D=2e11), rel=1e-8)
+    assert two.predict(N=1e4, D=2e2) * np.log(2) == pytest.approx(
+        one.predict(N=1e10, D=2e11), rel=1e-8
+    )
 
 
 def test_weights_repeat_points():
     points = grid(noise=0.005)
     twice = pd.concat([points, points.iloc[:4]])
     weighted = points.assign(w=[2.0] * 4 + [1.0] * (len(points) - 4))
-    one, two = fit(twice, objective="squared_log"), fit(weighted, objective="squared_log", weights="w")
+    one, two = (
+        fit(twice, objective="squared_log"),
+        fit(weighted, objective="squared_log", weights="w"),
+    )
     assert two.value == pytest.approx(one.value, rel=1e-9)
     assert two.predict(N=1e10, D=1e11) == pytest.approx(one.predict(N=1e10, D=1e11), rel=1e-6)
     zero = points.assign(w=[0.0] + [1.0] * (len(points) - 1))
@@ -77,7 +87,9 @@ def test_weights_repeat_points():
     )
 
 
-@pytest.mark.parametrize("axis, names", [("sizes", {"E", "A", "alpha"}), ("tokens", {"E", "B", "beta"})])
+@pytest.mark.parametrize(
+    "axis, names", [("sizes", {"E", "A", "alpha"}), ("tokens", {"E", "B", "beta"})]
+)
 def test_two_values_of_one_input_are_refused_or_reported(axis, names):
     points = grid(**{axis: (1e8, 1e9)}, noise=0.002)
     with pytest.raises(UserError, match="2 different values"):
@@ -138,7 +150,13 @@ def test_fit_prints_its_parameters():
 @pytest.fixture(scope="module")
 def chinchilla():
     raw = published.table("chinchilla/svg_extracted_data.csv")
-    return pd.DataFrame({"N": raw["Model Size"], "D": raw["Training FLOP"] / 6 / raw["Model Size"], "loss": raw["loss"]})
+    return pd.DataFrame(
+        {
+            "N": raw["Model Size"],
+            "D": raw["Training FLOP"] / 6 / raw["Model Size"],
+            "loss": raw["loss"],
+        }
+    )
 
 
 def test_chinchilla_240_points(chinchilla):

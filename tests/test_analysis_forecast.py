@@ -25,7 +25,16 @@ def ladder(rng, sd=0.004, shared=0.5, sizes=(1.5e4, 3e4, 6e4, 1.2e5, 2.4e5), see
             trunk = rng.normal() * sd * shared**0.5
             for d in (1e6, 2e6, 4e6):
                 loss = records.law(n, d) * np.exp(trunk + rng.normal() * sd * (1 - shared) ** 0.5)
-                rows.append({"N": n, "D": d, "C": 6 * n * d, "root": f"{n}-{k}", "size": f"{n:.0f}", "loss": loss})
+                rows.append(
+                    {
+                        "N": n,
+                        "D": d,
+                        "C": 6 * n * d,
+                        "root": f"{n}-{k}",
+                        "size": f"{n:.0f}",
+                        "loss": loss,
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -87,12 +96,16 @@ def test_back_test_hides_each_size_in_turn(made):
     rest = ladder(np.random.default_rng(0)).query("N < 2e5")
     from stepladder.analysis.fit import fit
 
-    expected = fit(rest, objective="squared_log").predict(N=2.4e5, D=np.array(made.backtest[0]["D"]))
+    expected = fit(rest, objective="squared_log").predict(
+        N=2.4e5, D=np.array(made.backtest[0]["D"])
+    )
     np.testing.assert_allclose(made.backtest[0]["prediction"], expected, rtol=1e-6)
 
 
 def test_with_three_sizes_there_is_no_back_test_and_no_floor():
-    f = forecast(ladder(np.random.default_rng(0), sizes=(1.5e4, 6e4, 2.4e5), seeds=(1, 1, 1)), TARGET)
+    f = forecast(
+        ladder(np.random.default_rng(0), sizes=(1.5e4, 6e4, 2.4e5), seeds=(1, 1, 1)), TARGET
+    )
     assert f.interval["floor"] is None and f.backtest == ()
 
 
@@ -131,10 +144,14 @@ def test_written_once_before_the_target_and_never_changed(tmp_path):
     entry = write_forecast(tmp_path, target.hash, target.run_id, records.target_point())
     assert entry["target_spec_hash"] == target.hash and entry["written_utc"].endswith("Z")
     assert len(entry["points"]) == len(proxies)
-    assert {"code", "prose"} == set(entry["domains"]) and entry["domains"]["code"]["low"] < entry["domains"]["code"]["high"]
+    assert {"code", "prose"} == set(entry["domains"]) and entry["domains"]["code"]["low"] < entry[
+        "domains"
+    ]["code"]["high"]
     before = (tmp_path / schema.FORECAST).read_bytes()
     records.write_target(tmp_path)
-    again = write_forecast(tmp_path, target.hash, target.run_id, records.target_point() | {"N": 1e9}, seed=5)
+    again = write_forecast(
+        tmp_path, target.hash, target.run_id, records.target_point() | {"N": 1e9}, seed=5
+    )
     assert again == entry and (tmp_path / schema.FORECAST).read_bytes() == before
     with pytest.raises(UserError, match="metric rows already"):
         write_forecast(tmp_path, "another hash", target.run_id, records.target_point())

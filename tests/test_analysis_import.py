@@ -5,8 +5,19 @@ import sys
 import time
 from pathlib import Path
 
-MODULES = sorted(p.stem for p in (Path(__file__).parents[1] / "analysis").glob("*.py") if p.stem != "__init__")
-FORBIDDEN = ("jax", "flax", "orbax", "matplotlib", "optax", "grain", "stepladder.model", "stepladder.train")
+MODULES = sorted(
+    p.stem for p in (Path(__file__).parents[1] / "analysis").glob("*.py") if p.stem != "__init__"
+)
+FORBIDDEN = (
+    "jax",
+    "flax",
+    "orbax",
+    "matplotlib",
+    "optax",
+    "grain",
+    "stepladder.model",
+    "stepladder.train",
+)
 
 
 def test_all_modules_import_without_jax_or_matplotlib():

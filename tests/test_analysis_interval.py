@@ -18,7 +18,10 @@ def line(count=8, seed=0, noise=NOISE, groups=0):
     c = np.geomspace(1e17, 1e20, count)
     shock = rng.standard_normal(count)
     if groups:
-        shock = np.sqrt(0.9) * rng.standard_normal(groups)[np.arange(count) * groups // count] + np.sqrt(0.1) * shock
+        shock = (
+            np.sqrt(0.9) * rng.standard_normal(groups)[np.arange(count) * groups // count]
+            + np.sqrt(0.1) * shock
+        )
     return pd.DataFrame({"C": c, "loss": 20 / c**0.05 * np.exp(noise * shock)})
 
 
@@ -28,7 +31,12 @@ def regression(points, at):
     beta, rss, *_ = np.linalg.lstsq(x, np.log(points["loss"]), rcond=None)
     sd, inverse = float(np.sqrt(rss[0] / (len(x) - 2))), np.linalg.inv(x.T @ x)
     new = np.array([1.0, -np.log(at)])
-    return sd, len(x) - 2, float(new @ inverse @ new), list(zip(beta, sd * np.sqrt(np.diag(inverse))))
+    return (
+        sd,
+        len(x) - 2,
+        float(new @ inverse @ new),
+        list(zip(beta, sd * np.sqrt(np.diag(inverse)))),
+    )
 
 
 def test_prediction_interval_is_students():
@@ -92,7 +100,11 @@ def test_profile_is_the_f_interval(noise, name):
     value, se = errors[("A", "alpha").index(name)]
     half = student.ppf(0.95, freedom) * se
     ours = profile(found, name)
-    ends = np.array([ours.low, ours.high], float) if name == "alpha" else np.log(np.array([ours.low, ours.high], float))
+    ends = (
+        np.array([ours.low, ours.high], float)
+        if name == "alpha"
+        else np.log(np.array([ours.low, ours.high], float))
+    )
     np.testing.assert_allclose(ends, [value - half, value + half], atol=0.02 * half)
 
 
@@ -104,7 +116,9 @@ def test_profile_of_an_exponent_next_to_zero():
     value, se = errors[1]
     assert abs(value) < 0.5 * se
     half, ours = student.ppf(0.95, freedom) * se, profile(found, "alpha")
-    np.testing.assert_allclose(np.array([ours.low, ours.high], float), [value - half, value + half], atol=0.02 * half)
+    np.testing.assert_allclose(
+        np.array([ours.low, ours.high], float), [value - half, value + half], atol=0.02 * half
+    )
 
 
 def test_profile_says_unbounded_where_the_points_do_not_bound():
@@ -127,7 +141,9 @@ def test_refusals():
     with pytest.raises(UserError, match="level=1.5"):
         prediction_interval(found, {"C": 1e22}, level=1.5)
     with pytest.raises(UserError, match="points=2: as many as parameters"):
-        prediction_interval(fit(line(2), "power_c", objective="squared_log", unidentified="report"), {"C": 1e22})
+        prediction_interval(
+            fit(line(2), "power_c", objective="squared_log", unidentified="report"), {"C": 1e22}
+        )
 
 
 def test_a_missing_input_is_refused_by_name():

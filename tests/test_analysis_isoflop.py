@@ -33,7 +33,11 @@ def profile(c, factors, noise=0.0, rng=None):
 def design(noise=0.0, seed=0, width=4.0, sizes=9):
     rng = np.random.default_rng(seed)
     return pd.concat(
-        [profile(c, np.geomspace(1 / width, width, sizes), noise, rng) for c in np.geomspace(1e18, 1e21, 7)], ignore_index=True
+        [
+            profile(c, np.geomspace(1 / width, width, sizes), noise, rng)
+            for c in np.geomspace(1e18, 1e21, 7)
+        ],
+        ignore_index=True,
     )
 
 
@@ -43,7 +47,11 @@ def training_curves(sizes, noise=0.0, seed=0, longest=300, steps=200):
     for i, n in enumerate(sizes):
         d = np.geomspace(0.3 * n, longest * n, steps)
         shock = np.exp(noise * rng.standard_normal())
-        out.append(pd.DataFrame({"run": f"run{i:02d}", "N": n, "D": d, "C": 6 * n * d, "loss": loss(n, d) * shock}))
+        out.append(
+            pd.DataFrame(
+                {"run": f"run{i:02d}", "N": n, "D": d, "C": 6 * n * d, "loss": loss(n, d) * shock}
+            )
+        )
     return pd.concat(out, ignore_index=True)
 
 
@@ -52,18 +60,27 @@ def training_curves(sizes, noise=0.0, seed=0, longest=300, steps=200):
 
 def test_exact_points_give_the_exact_exponents():
     found = isoflop(design(), draws=50)
-    assert found.N.exponent == pytest.approx(EXPONENT, abs=1e-8)  # the same window at every budget: the parabola's bias is constant
+    assert found.N.exponent == pytest.approx(
+        EXPONENT, abs=1e-8
+    )  # the same window at every budget: the parabola's bias is constant
     assert found.D.exponent == pytest.approx(1 - EXPONENT, abs=1e-8)
     assert found.N.coefficient == pytest.approx(G / 6**EXPONENT, rel=0.05)
     assert found.N.r2 == pytest.approx(1) and found.notes[-1].startswith("the exponent of N* is")
     for minimum in found.minima:
         assert pytest.approx(6 * minimum.N * minimum.D, rel=1e-9) == minimum.C
-        assert minimum.loss == pytest.approx(loss(minimum.N, minimum.D), rel=2e-3) and minimum.curvature > 0
+        assert (
+            minimum.loss == pytest.approx(loss(minimum.N, minimum.D), rel=2e-3)
+            and minimum.curvature > 0
+        )
     narrow = isoflop(design(width=1.3), draws=50)
-    assert narrow.N.coefficient == pytest.approx(G / 6**EXPONENT, rel=2e-3)  # and its bias goes with the width
+    assert narrow.N.coefficient == pytest.approx(
+        G / 6**EXPONENT, rel=2e-3
+    )  # and its bias goes with the width
 
 
-@pytest.mark.parametrize("options", [{}, {"noise": 0.003}, {"resample": "points"}, {"method": "akima", "noise": 0.003}])
+@pytest.mark.parametrize(
+    "options", [{}, {"noise": 0.003}, {"resample": "points"}, {"method": "akima", "noise": 0.003}]
+)
 def test_intervals_cover_the_true_exponent(options):
     seeds = 20
     hits = 0
@@ -73,7 +90,9 @@ def test_intervals_cover_the_true_exponent(options):
         hits += low < EXPONENT < high
         assert low < found.N.exponent < high and high - low < 0.08
         d_low, d_high = found.D.exponent_interval
-        assert (1 - d_high, 1 - d_low) == pytest.approx((low, high), abs=1e-6)  # C = 6 N D ties the two
+        assert (1 - d_high, 1 - d_low) == pytest.approx(
+            (low, high), abs=1e-6
+        )  # C = 6 N D ties the two
     assert hits >= 15  # 18 expected at 90 %
 
 
@@ -95,7 +114,9 @@ def test_weights_count_like_repeated_points():
     two = isoflop(weighted, weights="w", draws=10)
     three = isoflop(doubled, duplicates="mean", draws=10)
     for other in (two, three):
-        np.testing.assert_allclose([m.N for m in other.minima], [m.N for m in one.minima], rtol=1e-9)
+        np.testing.assert_allclose(
+            [m.N for m in other.minima], [m.N for m in one.minima], rtol=1e-9
+        )
 
 
 LOW, HIGH = [0.2, 0.3, 0.4, 0.5, 0.6], [2.0, 2.5, 3.0, 4.0, 5.0]
@@ -121,10 +142,22 @@ def test_a_budget_without_a_minimum_is_refused_with_its_reason(name):
 
 
 def test_akima_refuses_edges_and_missing_noise():
-    found = isoflop(pd.concat([design(), profile(1e22, LOW), profile(4e22, HIGH)]), method="akima", noise=1e-3, draws=100)
-    assert ["largest N is the best" in found.minima[7].refused, "smallest N is the best" in found.minima[8].refused] == [True, True]
+    found = isoflop(
+        pd.concat([design(), profile(1e22, LOW), profile(4e22, HIGH)]),
+        method="akima",
+        noise=1e-3,
+        draws=100,
+    )
+    assert [
+        "largest N is the best" in found.minima[7].refused,
+        "smallest N is the best" in found.minima[8].refused,
+    ] == [True, True]
     assert found.N.exponent == pytest.approx(EXPONENT, abs=0.01)
-    for options in ({}, {"noise": 1e-3, "resample": "points"}, {"noise": 1e-3, "duplicates": "keep"}):
+    for options in (
+        {},
+        {"noise": 1e-3, "resample": "points"},
+        {"noise": 1e-3, "duplicates": "keep"},
+    ):
         with pytest.raises(UserError, match="method='akima'"):
             isoflop(design(), method="akima", **options)
 
@@ -133,7 +166,9 @@ def test_duplicates_can_be_resolved():
     points = design(noise=0.003)
     twice = pd.concat([points, points.assign(loss=points["loss"] + 0.1)])
     best, mean = (isoflop(twice, duplicates=how, draws=10) for how in ("best", "mean"))
-    np.testing.assert_allclose([m.N for m in best.minima], [m.N for m in isoflop(points, draws=10).minima])
+    np.testing.assert_allclose(
+        [m.N for m in best.minima], [m.N for m in isoflop(points, draws=10).minima]
+    )
     assert best.minima[0].loss == pytest.approx(mean.minima[0].loss - 0.05)
     assert isoflop(twice, draws=10).N is None  # every budget refused: no law, and a note
 
@@ -171,9 +206,16 @@ def test_bad_tables_and_options_are_refused_in_one_line(change, options, message
 
 def test_power_law_of_exact_points_and_of_too_few():
     x = np.array([1.0, 10.0, 100.0, 1000.0])
-    law = power_law(x, 3 * x**0.7, weights=np.array([1.0, 5.0, 2.0, 1.0]), draws=3 * x**0.7 * np.array([[1.0], [2.0], [np.nan]]))
+    law = power_law(
+        x,
+        3 * x**0.7,
+        weights=np.array([1.0, 5.0, 2.0, 1.0]),
+        draws=3 * x**0.7 * np.array([[1.0], [2.0], [np.nan]]),
+    )
     assert (law.exponent, law.coefficient, law.at(1e6)) == pytest.approx((0.7, 3, 3 * 1e6**0.7))
-    assert law.exponent_interval == pytest.approx((0.7, 0.7)) and law.coefficient_interval == pytest.approx((3.15, 5.85))
+    assert law.exponent_interval == pytest.approx(
+        (0.7, 0.7)
+    ) and law.coefficient_interval == pytest.approx((3.15, 5.85))
     with pytest.raises(UserError, match="points=2"):
         power_law(x[:2], x[:2])
 
@@ -197,7 +239,9 @@ def test_envelope_recovers_the_exponent_within_its_interval():
 def test_envelope_with_noise_between_runs():
     hits = 0
     for seed in range(10):
-        found = envelope(training_curves(np.geomspace(2e7, 5e9, 25), noise=0.002, seed=seed), draws=100)
+        found = envelope(
+            training_curves(np.geomspace(2e7, 5e9, 25), noise=0.002, seed=seed), draws=100
+        )
         hits += found.N.exponent_interval[0] < EXPONENT < found.N.exponent_interval[1]
     assert hits >= 7
 
@@ -226,7 +270,10 @@ def test_a_run_that_never_wins_is_noted():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda t: t[t["run"].isin(["run00", "run01", "run02", "run03"])], "sizes=2: only that many of 4 sizes"),
+        (
+            lambda t: t[t["run"].isin(["run00", "run01", "run02", "run03"])],
+            "sizes=2: only that many of 4 sizes",
+        ),
         (lambda t: t.drop(columns="run"), "column 'run'"),
         (lambda t: t.assign(loss=np.nan), "column 'loss'=nan"),
         (lambda t: t.assign(run="one"), "run=one: 15 different N"),
@@ -242,7 +289,16 @@ def test_bad_curves_are_refused_in_one_line(change, message):
 
 
 @pytest.mark.parametrize(
-    "n, c, k", [(10, 3, 4), (10, 0, 4), (10, 10, 1), (10, 7, 4), (200, 5, 100), (10_000, 1, 10_000), (10_000, 346, 37)]
+    "n, c, k",
+    [
+        (10, 3, 4),
+        (10, 0, 4),
+        (10, 10, 1),
+        (10, 7, 4),
+        (200, 5, 100),
+        (10_000, 1, 10_000),
+        (10_000, 346, 37),
+    ],
 )
 def test_pass_at_k_is_the_ratio_of_binomials(n, c, k):
     exact = 1 - math.comb(n - c, k) / math.comb(n, k)  # integers of any size, one division
@@ -258,11 +314,19 @@ def test_pass_at_k_is_stable_and_elementwise():
 def test_pass_at_k_is_unbiased():
     rng = np.random.default_rng(0)
     p, k = 0.05, 8
-    assert pass_at_k(np.full(20_000, 30), rng.binomial(30, p, 20_000), k).mean() == pytest.approx(1 - (1 - p) ** k, abs=0.006)
+    assert pass_at_k(np.full(20_000, 30), rng.binomial(30, p, 20_000), k).mean() == pytest.approx(
+        1 - (1 - p) ** k, abs=0.006
+    )
 
 
 @pytest.mark.parametrize(
-    "n, c, k, message", [(10, 11, 1, "c: counts"), (10, 2, 11, "k=11: 1 of 1"), (10, 2, 0, "k=0"), (10, 2.5, 1, "whole")]
+    "n, c, k, message",
+    [
+        (10, 11, 1, "c: counts"),
+        (10, 2, 11, "k=11: 1 of 1"),
+        (10, 2, 0, "k=0"),
+        (10, 2.5, 1, "whole"),
+    ],
 )
 def test_impossible_counts_are_refused(n, c, k, message):
     with pytest.raises(UserError, match=message):
@@ -271,13 +335,21 @@ def test_impossible_counts_are_refused(n, c, k, message):
 
 def test_coverage_by_group_with_intervals_over_problems():
     rng = np.random.default_rng(0)
-    counts = pd.DataFrame({"model": np.repeat(["a", "b"], 100), "n": 50, "c": rng.binomial(50, np.repeat(rng.beta(0.3, 3, 100), 2))})
+    counts = pd.DataFrame(
+        {
+            "model": np.repeat(["a", "b"], 100),
+            "n": 50,
+            "c": rng.binomial(50, np.repeat(rng.beta(0.3, 3, 100), 2)),
+        }
+    )
     found = coverage(counts, [1, 10], by=("model",))
     assert list(found["k"]) == [1, 10, 1, 10] and (found["problems"] == 100).all()
     assert ((found["low"] < found["pass"]) & (found["pass"] < found["high"])).all()
     assert found["pass"].iloc[0] == pytest.approx(counts.query("model == 'a'")["c"].mean() / 50)
     width = found["high"].iloc[0] - found["low"].iloc[0]
-    assert width == pytest.approx(2 * 1.645 * (counts.query("model == 'a'")["c"] / 50).std() / 10, rel=0.15)
+    assert width == pytest.approx(
+        2 * 1.645 * (counts.query("model == 'a'")["c"] / 50).std() / 10, rel=0.15
+    )
     with pytest.raises(UserError, match="column 'modl'"):
         coverage(counts, [1], by=("modl",))
 
@@ -285,5 +357,9 @@ def test_coverage_by_group_with_intervals_over_problems():
 def test_published_rows_print_as_a_table():
     rows = [published.Row("t", "a", 1.0, 1.01, 0.02), published.Row("t", "b", 1.0, 1.1, 0.02)]
     lines = published.text(rows).splitlines()
-    assert lines[0].startswith("table") and lines[2].endswith("OUTSIDE") and not lines[1].endswith("OUTSIDE")
+    assert (
+        lines[0].startswith("table")
+        and lines[2].endswith("OUTSIDE")
+        and not lines[1].endswith("OUTSIDE")
+    )
     assert published.text([]) == ""

@@ -18,11 +18,21 @@ def sweep(best, rates, *, n=1e5, d=1e6, seeds=2, noise=1e-4, curvature=0.02, rng
     rng = rng or np.random.default_rng(0)
     return pd.DataFrame(
         [
-            {"run_id": f"{r}-{s}", "step": 1, "domain": "all", "size": "x", "N": n, "D": d, "learning_rate": r,
-             "loss": 3 + curvature * math.log(r / best) ** 2 + noise * rng.standard_normal(), "loss_se": 0.01}
-            for r in rates for s in range(seeds)
+            {
+                "run_id": f"{r}-{s}",
+                "step": 1,
+                "domain": "all",
+                "size": "x",
+                "N": n,
+                "D": d,
+                "learning_rate": r,
+                "loss": 3 + curvature * math.log(r / best) ** 2 + noise * rng.standard_normal(),
+                "loss_se": 0.01,
+            }
+            for r in rates
+            for s in range(seeds)
         ]
-    )  # fmt: skip
+    )
 
 
 GRID = [1e-3 * 2.0**k for k in range(-3, 4)]
@@ -32,7 +42,9 @@ def test_the_optimum_and_its_interval():
     (curve,), left = curves(sweep(1.3e-3, GRID))
     assert curve.optimum == pytest.approx(1.3e-3, rel=0.02)
     assert curve.low < curve.optimum < curve.high and curve.high / curve.low < 1.2
-    assert curve.curvature == pytest.approx(0.02, rel=0.1) and curve.loss_at_optimum == pytest.approx(3, abs=1e-3)
+    assert curve.curvature == pytest.approx(
+        0.02, rel=0.1
+    ) and curve.loss_at_optimum == pytest.approx(3, abs=1e-3)
     assert curve.noise_source == "repeated seeds" and len(left) == 0
     assert curve.sd == pytest.approx(math.log(curve.high / curve.low) / 3.29, rel=1e-3)
 
@@ -51,9 +63,18 @@ def test_the_interval_covers(shape, noise, seeds):
     rng, hits = np.random.default_rng(3), []
     for k in range(240):
         best = 1e-3 * 2.0 ** (0.5 * (k % 3) / 2)
-        y = np.array([3 + SHAPES[shape](math.log(r / best)) for r in GRID])[:, None] + noise * rng.standard_normal((len(GRID), seeds))
+        y = np.array([3 + SHAPES[shape](math.log(r / best)) for r in GRID])[
+            :, None
+        ] + noise * rng.standard_normal((len(GRID), seeds))
         sd = math.sqrt(y.var(1, ddof=1).mean())
-        found = optimum(np.array(GRID), y.mean(1), np.full(len(GRID), float(seeds)), sd, len(GRID) * (seeds - 1), seed=k)
+        found = optimum(
+            np.array(GRID),
+            y.mean(1),
+            np.full(len(GRID), float(seeds)),
+            sd,
+            len(GRID) * (seeds - 1),
+            seed=k,
+        )
         if not found.refused:
             hits.append(found.low <= best <= found.high)
     assert len(hits) > 230 and 0.80 <= np.mean(hits) <= 0.985
@@ -69,12 +90,18 @@ def test_uneven_grids_and_skew_do_not_move_the_optimum():
 
 def test_three_rates_give_a_wider_interval_than_seven():
     y = lambda rates: np.array([3 + 0.02 * math.log(r / 1.1e-3) ** 2 for r in rates])  # noqa: E731
-    three, seven = (optimum(np.array(g), y(g), np.ones(len(g)), 1e-4, np.inf) for g in (GRID[2:5], GRID))
+    three, seven = (
+        optimum(np.array(g), y(g), np.ones(len(g)), 1e-4, np.inf) for g in (GRID[2:5], GRID)
+    )
     assert three.high / three.low > 1.02 * seven.high / seven.low
 
 
 @pytest.mark.parametrize(
-    "best, said", [(1e-6, "smallest rate tried, 0.000125: add smaller"), (1.0, "largest rate tried, 0.008: add larger")]
+    "best, said",
+    [
+        (1e-6, "smallest rate tried, 0.000125: add smaller"),
+        (1.0, "largest rate tried, 0.008: add larger"),
+    ],
 )
 def test_an_optimum_at_the_edge_is_refused(best, said):
     (curve,), _ = curves(sweep(best, GRID))
@@ -98,7 +125,10 @@ def test_a_rate_where_one_seed_diverged_is_no_candidate():
 
 def test_curves_are_split_by_recipe_and_parametrisation():
     kinds = [("code", "mup", 1e-3), ("code", "standard", 2e-3), ("prose", "mup", 5e-4)]
-    points = pd.concat([sweep(b, GRID).assign(recipe=r, parametrization=k, width=64) for r, k, b in kinds], ignore_index=True)
+    points = pd.concat(
+        [sweep(b, GRID).assign(recipe=r, parametrization=k, width=64) for r, k, b in kinds],
+        ignore_index=True,
+    )
     found, _ = curves(points)
     got = {(c.settings["recipe"], c.settings["parametrization"]): c.optimum for c in found}
     assert got == {(r, k): pytest.approx(b, rel=0.03) for r, k, b in kinds}
@@ -127,7 +157,10 @@ def test_one_seed_falls_back_on_the_evaluation_error():
 
 def test_one_seed_and_nothing_else_falls_back_on_the_misfit_of_the_curves():
     rng = np.random.default_rng(0)
-    points = [sweep(1e-3, GRID, seeds=1, noise=0.004, n=1e5 * 1.1**k, rng=rng).drop(columns="loss_se") for k in range(80)]
+    points = [
+        sweep(1e-3, GRID, seeds=1, noise=0.004, n=1e5 * 1.1**k, rng=rng).drop(columns="loss_se")
+        for k in range(80)
+    ]
     found, _ = curves(pd.concat(points, ignore_index=True))
     assert all("misfit" in c.noise_source for c in found) and 0.002 < found[0].noise < 0.008
     (alone,), _ = curves(points[0][:3].assign(loss=[3.1, 3.0, 3.2]))
@@ -144,9 +177,10 @@ def test_the_rule_recovers_the_exponents_from_records(tmp_path):
     records.write_proxies(tmp_path, sizes=("14k",))  # branches and single rates join no curve
     found, left = curves(load(tmp_path))
     assert len(found) == 6 and all(not c.refused for c in found)
-    assert {"a cooldown branch: its rate was tuned for the trunk", "fewer than three learning rates with these settings"} <= set(
-        left["reason"]
-    )
+    assert {
+        "a cooldown branch: its rate was tuned for the trunk",
+        "fewer than three learning rates with these settings",
+    } <= set(left["reason"])
     rule = fit_rule(found)
     assert rule.a == pytest.approx(-0.6, abs=0.05)
     assert abs(rule.b - 0.05) < 4 * rule.se["b"] + 0.05
@@ -156,7 +190,15 @@ def test_the_rule_recovers_the_exponents_from_records(tmp_path):
 
 def exact(pairs):
     return [
-        curves(sweep(0.5 * n**-0.6 * d**0.1, [0.5 * n**-0.6 * d**0.1 * 2.0**k for k in range(-3, 4)], n=n, d=d, noise=1e-7))[0][0]
+        curves(
+            sweep(
+                0.5 * n**-0.6 * d**0.1,
+                [0.5 * n**-0.6 * d**0.1 * 2.0**k for k in range(-3, 4)],
+                n=n,
+                d=d,
+                noise=1e-7,
+            )
+        )[0][0]
         for n, d in pairs
     ]
 

@@ -22,7 +22,12 @@ def test_one_run_becomes_a_row_and_its_evaluations_points(tmp_path):
     records.write_run(tmp_path, run)
     runs = load(tmp_path)
     row = runs.runs.iloc[0]
-    assert (row["run_id"], row["role"], row["size"], row["state"]) == (run.run_id, "proxy", "37k", "done")
+    assert (row["run_id"], row["role"], row["size"], row["state"]) == (
+        run.run_id,
+        "proxy",
+        "37k",
+        "done",
+    )
     assert (row["N"], row["params_non_embedding"]) == (40_000, 36_000)
     assert row["D"] == 500 * run.tokens_per_step
     assert row["train_flops"] == row["D"] * row["flops_per_token_train"]
@@ -30,7 +35,9 @@ def test_one_run_becomes_a_row_and_its_evaluations_points(tmp_path):
     assert len(runs.points) == 2 * 3  # two steps, "all" and two domains
     whole = runs.points[runs.points["domain"] == "all"]
     assert whole["decayed"].tolist() == [False, True]
-    assert whole["C"].tolist() == [s * run.tokens_per_step * row["flops_per_token_train"] for s in (250, 500)]
+    assert whole["C"].tolist() == [
+        s * run.tokens_per_step * row["flops_per_token_train"] for s in (250, 500)
+    ]
     assert len(runs.train) == 50 and set(runs.timing["phase"]) >= {"compile", "steps", "window"}
     assert len(runs.excluded) == 0
 
@@ -65,14 +72,24 @@ def test_runs_that_are_not_done_are_listed_and_stay_out_of_the_law(tmp_path, sta
 
 
 def test_undecayed_sweep_and_target_points_are_left_out_with_their_reasons(tmp_path):
-    proxy, sweep, target = records.spec("37k", 500), records.spec("37k", 500, role="sweep"), records.target_spec()
+    proxy, sweep, target = (
+        records.spec("37k", 500),
+        records.spec("37k", 500, role="sweep"),
+        records.target_spec(),
+    )
     for run in (proxy, records.spec("37k", 600, role="sweep", rate=3e-3), target):
         records.write_run(tmp_path, run)
     used, left = final_points(load(tmp_path))
     assert used["run_id"].tolist() == [proxy.run_id]
     assert [r.split(":")[0] for r in reasons(left, proxy.run_id)] == ["undecayed"]
-    assert set(left["reason"].str.split(":").str[0]) == {"undecayed", "learning-rate sweep", "the target"}
-    assert sweep.run_id == proxy.run_id.replace("proxy", "sweep")  # tags and names are no part of the hash
+    assert set(left["reason"].str.split(":").str[0]) == {
+        "undecayed",
+        "learning-rate sweep",
+        "the target",
+    }
+    assert sweep.run_id == proxy.run_id.replace(
+        "proxy", "sweep"
+    )  # tags and names are no part of the hash
 
 
 def test_a_truncated_last_line_is_listed_and_not_fatal(tmp_path):
@@ -110,7 +127,14 @@ def test_an_unreadable_line_is_listed_and_the_others_stand(tmp_path, line):
 def test_of_a_step_written_twice_the_last_attempt_stands(tmp_path):
     run = records.spec("37k", 500)
     folder = records.write_run(tmp_path, run)
-    again = {"step": 500, "tokens": 1_024_000, "kind": "eval", "domain": "all", "loss": 9.0, "decayed": True}
+    again = {
+        "step": 500,
+        "tokens": 1_024_000,
+        "kind": "eval",
+        "domain": "all",
+        "loss": 9.0,
+        "decayed": True,
+    }
     (folder / schema.METRICS / schema.part_name(400, 500)).write_text(json.dumps(again) + "\n")
     runs = load(tmp_path)
     assert runs.points.query("step == 500 and domain == 'all'")["loss"].tolist() == [9.0]
@@ -160,7 +184,9 @@ def test_branches_share_the_root_of_their_trunk(tmp_path):
 
 
 def test_a_branch_without_its_trunk_is_named(tmp_path):
-    records.write_run(tmp_path, records.spec("37k", 500, parent=ParentSpec("gone-00000000", 100), evals=[500]))
+    records.write_run(
+        tmp_path, records.spec("37k", 500, parent=ParentSpec("gone-00000000", 100), evals=[500])
+    )
     runs = load(tmp_path)
     assert "no readable record" in reasons(runs.excluded, "gone-00000000")[0]
     assert len(runs.points) == 3 and np.isfinite(runs.points["loss"]).all()

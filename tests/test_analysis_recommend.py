@@ -12,7 +12,12 @@ from stepladder.analysis.bootstrap import bootstrap
 from stepladder.analysis.fit import fit
 from stepladder.analysis.recommend import recommend
 from stepladder.analysis.recommend_candidates import DECAY, TARGET, Candidate, candidates, design_of
-from stepladder.analysis.recommend_simulate import PUBLISHED, linear_errors, simulated_errors, truth_of
+from stepladder.analysis.recommend_simulate import (
+    PUBLISHED,
+    linear_errors,
+    simulated_errors,
+    truth_of,
+)
 from stepladder.configs.errors import UserError
 
 TARGET_ND = (1e9, 2e10)
@@ -40,8 +45,12 @@ def fresh(ladder, draws, seed):
             if not own.any()
             else common[trunk[own][0]] + half * rng.standard_normal()
         )
-        loss = law(rows["N"], rows["D"]) * np.exp(common[trunk] + half * rng.standard_normal(len(rows)))
-        forecast = fit(rows.assign(loss=loss), objective="squared_log").predict(N=ladder.target[0], D=ladder.target[1])
+        loss = law(rows["N"], rows["D"]) * np.exp(
+            common[trunk] + half * rng.standard_normal(len(rows))
+        )
+        forecast = fit(rows.assign(loss=loss), objective="squared_log").predict(
+            N=ladder.target[0], D=ladder.target[1]
+        )
         out.append(abs(forecast / (law(*ladder.target) * np.exp(end)) - 1))
     return np.array(out)
 
@@ -96,17 +105,23 @@ def test_an_error_out_of_reach_is_said_with_the_budget_that_reaches_it():
 
 def test_costs_are_those_of_trunks_and_cooldowns():
     ladder = Candidate(TARGET_ND, (1e7, 4e6), (1.0, 2.0, 4.0), 2, 0.1)
-    expected = sum(6 * n * 20 * n * (4 + DECAY * (1 + 2)) * 2 for n in (1e7, 4e6)) + 0.1 * 6 * 1e9 * 2e10
+    expected = (
+        sum(6 * n * 20 * n * (4 + DECAY * (1 + 2)) * 2 for n in (1e7, 4e6)) + 0.1 * 6 * 1e9 * 2e10
+    )
     assert ladder.flops == pytest.approx(expected)
     assert ladder.runs()["flops"].sum() == pytest.approx(expected)
     assert (ladder.runs()["D"] - ladder.runs()["start"] > 0).all()
     many = candidates(TARGET_ND, smallest=1e6)
-    assert all(c.flops < 6 * 1e9 * 2e10 and min(c.sizes) >= 1e6 and max(c.sizes) <= 5e8 for c in many)
+    assert all(
+        c.flops < 6 * 1e9 * 2e10 and min(c.sizes) >= 1e6 and max(c.sizes) <= 5e8 for c in many
+    )
     assert [c.flops for c in many] == sorted(c.flops for c in many)
     for c in many[:: len(many) // 20]:
         assert c.runs()["flops"].sum() == pytest.approx(c.flops)
     design, seeds = design_of([ladder])
-    assert (seeds[0] == np.where(design.trunk == TARGET, 1, 2)).all() and len(set(design.trunk)) == 3
+    assert (seeds[0] == np.where(design.trunk == TARGET, 1, 2)).all() and len(
+        set(design.trunk)
+    ) == 3
 
 
 def test_linearised_errors_agree_with_simulated_ones_where_they_are_small(found):
@@ -154,15 +169,28 @@ def test_prints_and_exports(found):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"budget": 0}, "budget=0"), ({"budget": -1e19}, "budget="), ({"budget": float("nan")}, "budget=nan"),
-        ({"budget": 1e12}, "the cheapest ladder costs"), ({"target": (1e9,)}, "two numbers"), ({"target": (1e9, 2e10, 3)}, "two numbers"),
-        ({"target": (1e9, -2e10)}, "target="), ({"target": (2e6, 4e7)}, "target=2e+06,4e+07: too small"), ({"error": 0}, "error=0"),
-        ({"error": 4}, "error=4"), ({"noise": 0.0}, "noise=0.0"), ({"shared": 1.0}, "shared=1.0"), ({"shares": (2,)}, "shares="),
-        ({"draws": 3}, "draws=3"), ({"law": "chinchila"}, "did you mean 'chinchilla'"), ({"law": "power_c"}, "law of N and D alone"),
-        ({"law": "kaplan"}, "no constants stored"), ({"source": {"E": 1.7}}, "constants=['E']"), ({"smallest": 0}, "smallest=0"),
+        ({"budget": 0}, "budget=0"),
+        ({"budget": -1e19}, "budget="),
+        ({"budget": float("nan")}, "budget=nan"),
+        ({"budget": 1e12}, "the cheapest ladder costs"),
+        ({"target": (1e9,)}, "two numbers"),
+        ({"target": (1e9, 2e10, 3)}, "two numbers"),
+        ({"target": (1e9, -2e10)}, "target="),
+        ({"target": (2e6, 4e7)}, "target=2e+06,4e+07: too small"),
+        ({"error": 0}, "error=0"),
+        ({"error": 4}, "error=4"),
+        ({"noise": 0.0}, "noise=0.0"),
+        ({"shared": 1.0}, "shared=1.0"),
+        ({"shares": (2,)}, "shares="),
+        ({"draws": 3}, "draws=3"),
+        ({"law": "chinchila"}, "did you mean 'chinchilla'"),
+        ({"law": "power_c"}, "law of N and D alone"),
+        ({"law": "kaplan"}, "no constants stored"),
+        ({"source": {"E": 1.7}}, "constants=['E']"),
+        ({"smallest": 0}, "smallest=0"),
         ({"source": dict.fromkeys(("E", "A", "B", "alpha", "beta"), -1.0)}, "constants.E=-1.0"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_line(change, says):
     given = {"budget": 1e19, "target": TARGET_ND, "error": 0.04} | change
     with pytest.raises(UserError) as error:
@@ -177,11 +205,22 @@ def command(*argv):
 
 
 def test_command(capsys, tmp_path):
-    assert command("--budget=1e19", "--target=1e9,2e10", "--error=4%", "--noise=0.5%", "--json") == 0
+    assert (
+        command("--budget=1e19", "--target=1e9,2e10", "--error=4%", "--noise=0.5%", "--json") == 0
+    )
     body = json.loads(capsys.readouterr().out)
     assert body["reached"] and body["wanted"] == pytest.approx(0.04) and body["runs"][0]["N"] < 1e9
     table().to_csv(tmp_path / "runs.csv", index=False)
-    assert command("--budget=1e21", "--target=D=1.4e11,N=7e9", "--error=0.04", f"--from={tmp_path}/runs.csv", "--shares=0") == 0
+    assert (
+        command(
+            "--budget=1e21",
+            "--target=D=1.4e11,N=7e9",
+            "--error=0.04",
+            f"--from={tmp_path}/runs.csv",
+            "--shares=0",
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "12 points" in said and "recommended: " in said and "target's trunk" not in said
     with pytest.raises(UserError, match="bootstrap=100: belongs to a table"):

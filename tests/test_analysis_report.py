@@ -19,7 +19,12 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     records.write_proxies(workdir)
     records.write_sweep(workdir, sizes=("14k", "150k"), steps=(500,))
-    records.write_run(workdir, records.spec("84k", 700, seed=5), state=schema.DIVERGED, reason="loss <script>alert(1)</script> & more")
+    records.write_run(
+        workdir,
+        records.spec("84k", 700, seed=5),
+        state=schema.DIVERGED,
+        reason="loss <script>alert(1)</script> & more",
+    )
     target = records.target_spec()
     write_forecast(workdir, target.hash, target.run_id, records.target_point())
     records.write_target(workdir)
@@ -34,7 +39,11 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
-        self.found += [value for name, value in attrs if name.split(":")[-1] in ("src", "href", "data", "srcset")]
+        self.found += [
+            value
+            for name, value in attrs
+            if name.split(":")[-1] in ("src", "href", "data", "srcset")
+        ]
 
 
 def test_the_page_needs_no_other_file(whole):
@@ -66,7 +75,9 @@ def test_the_headline_and_every_section(whole):
 
 def test_values_are_escaped(whole):
     html, _ = whole
-    assert "<script>alert" not in html and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
+    assert (
+        "<script>alert" not in html and "&lt;script&gt;alert(1)&lt;/script&gt; &amp; more" in html
+    )
 
 
 def test_time_shares_sum_to_one_and_leave_the_windows_out(whole):
@@ -79,14 +90,23 @@ def test_every_exclusion_is_on_the_page(whole):
     html, results = whole
     reasons = {e["reason"] for e in results["excluded"]}
     assert len(reasons) >= 4
-    assert all(r.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in html for r in reasons)
+    assert all(
+        r.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") in html for r in reasons
+    )
 
 
 def test_the_terminal_shows_the_same(whole):
     _, results = whole
     text = summary(results)
     entry = results["forecasts"][0]
-    for part in (f"{entry['prediction']:.4f}", f"{entry['truth']:.4f}", "best seen", "most compute", "power law in compute", "interval"):
+    for part in (
+        f"{entry['prediction']:.4f}",
+        f"{entry['truth']:.4f}",
+        "best seen",
+        "most compute",
+        "power law in compute",
+        "interval",
+    ):
         assert part in text
     assert max(map(len, text.splitlines())) < 130
 

@@ -15,7 +15,13 @@ CHINCHILLA = LAWS["chinchilla"]
 def ladder(seed=0, noise=0.01):
     n, d = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 3e9, 6), np.geomspace(1e9, 1e11, 5)))
     loss = 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
-    return pd.DataFrame({"N": n, "D": d, "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n)))})
+    return pd.DataFrame(
+        {
+            "N": n,
+            "D": d,
+            "loss": loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))),
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +93,14 @@ def test_fixed_parameters_equal_scipy_under_the_same_constraint(held):
 
     def residual(logs):
         p = held | dict(zip(names, np.exp(logs)))
-        return np.log(p["E"] + np.exp(np.log(p["A"]) - p["alpha"] * log_n) + np.exp(np.log(p["B"]) - p["beta"] * log_d)) - log_loss
+        return (
+            np.log(
+                p["E"]
+                + np.exp(np.log(p["A"]) - p["alpha"] * log_n)
+                + np.exp(np.log(p["B"]) - p["beta"] * log_d)
+            )
+            - log_loss
+        )
 
     starts = [
         {"E": 1.5, "A": a ** (1 + k), "B": b ** (1 + k), "alpha": 0.3, "beta": 0.3}
@@ -95,12 +108,24 @@ def test_fixed_parameters_equal_scipy_under_the_same_constraint(held):
         for b in (200, 500)
         for k in (0, 0.1)
     ]
-    runs = [least_squares(residual, np.log([s[n] for n in names]), xtol=1e-15, ftol=1e-15, gtol=1e-15, x_scale="jac") for s in starts]
+    runs = [
+        least_squares(
+            residual,
+            np.log([s[n] for n in names]),
+            xtol=1e-15,
+            ftol=1e-15,
+            gtol=1e-15,
+            x_scale="jac",
+        )
+        for s in starts
+    ]
     best = min(runs, key=lambda r: r.cost)
     found = fit(points, objective="squared_log", fixed=held)
     assert {n: found.params[n] for n in held} == pytest.approx(held, rel=1e-12)
     assert found.value == pytest.approx(best.cost, rel=1e-9)
-    assert {n: found.params[n] for n in names} == pytest.approx(dict(zip(names, np.exp(best.x))), rel=1e-4)
+    assert {n: found.params[n] for n in names} == pytest.approx(
+        dict(zip(names, np.exp(best.x))), rel=1e-4
+    )
     assert all(found.log_se[n] == 0 for n in held) and found.rank == len(names)
 
 

@@ -20,7 +20,9 @@ from tests import synthetic_records as records
 def good(**changes) -> pd.DataFrame:
     """12 points of a law; `changes` are {column: {row: entry}}."""
     n, d = (v.ravel() for v in np.meshgrid([1e7, 3e7, 1e8, 3e8], [1e9, 3e9, 1e10]))
-    table = pd.DataFrame({"N": n, "D": d, "loss": 1.7 + 400 / n**0.34 + 400 / d**0.28, "family": ["a", "b"] * 6})
+    table = pd.DataFrame(
+        {"N": n, "D": d, "loss": 1.7 + 400 / n**0.34 + 400 / d**0.28, "family": ["a", "b"] * 6}
+    )
     for column, entries in changes.items():
         table[column] = table[column].astype(object)
         for row, entry in entries.items():
@@ -67,7 +69,11 @@ def test_every_format_reads_the_same(tmp_path, name):
     WRITERS[name](table, tmp_path / name)
     points = read_points(tmp_path / name, group="family")
     assert list(points.frame) == ["N", "D", "loss", "group"]
-    np.testing.assert_allclose(points.frame[["N", "D", "loss"]].to_numpy(), table[["N", "D", "loss"]].to_numpy(), rtol=1e-14)
+    np.testing.assert_allclose(
+        points.frame[["N", "D", "loss"]].to_numpy(),
+        table[["N", "D", "loss"]].to_numpy(),
+        rtol=1e-14,
+    )
     assert points.frame["group"].tolist() == table["family"].tolist()
     accounted(points, 12)
     assert "12 points" in str(points) and name in str(points)
@@ -131,7 +137,9 @@ def test_columns_by_mapping_and_a_typo_gets_the_nearest_name():
     points = read_points(table, columns={"N": "Model Size", "D": "seen"}, output="err")
     pd.testing.assert_frame_equal(points.frame, good()[["N", "D", "loss"]].rename_axis("row"))
     assert "loss is 'err'" in points.notes
-    assert points.frame.equals(read_points(table, columns={"N": "Model Size", "D": "seen", "loss": "err"}).frame)
+    assert points.frame.equals(
+        read_points(table, columns={"N": "Model Size", "D": "seen", "loss": "err"}).frame
+    )
     message = refusal(table, columns={"N": "Model Sise", "D": "seen"}, output="err")
     assert "columns=N=Model Sise" in message and "did you mean 'Model Size'?" in message
     assert "nothing here is called 'M'" in refusal(good(), columns={"M": "N"})
@@ -142,7 +150,12 @@ def test_columns_by_mapping_and_a_typo_gets_the_nearest_name():
 
 
 @pytest.mark.parametrize(
-    "names", [("params", "tokens", "val_loss"), ("Model Size", "Training Tokens", "Loss"), ("model_size", "D", "loss")]
+    "names",
+    [
+        ("params", "tokens", "val_loss"),
+        ("Model Size", "Training Tokens", "Loss"),
+        ("model_size", "D", "loss"),
+    ],
 )
 def test_usual_names_are_found_and_said(names):
     points = read_points(good().rename(columns=dict(zip(("N", "D", "loss"), names))))
@@ -181,9 +194,18 @@ def test_derived_columns_and_their_mistakes():
     points = read_points(table, derive={"D": "steps * batch"})
     np.testing.assert_allclose(points.frame["D"], 2 * good()["D"])
     assert "D = steps * batch" in points.notes
-    points = read_points(table.rename(columns={"N": "Model Size"}), derive={"D": "6 * N + `Model Size`"})
+    points = read_points(
+        table.rename(columns={"N": "Model Size"}), derive={"D": "6 * N + `Model Size`"}
+    )
     np.testing.assert_allclose(points.frame["D"], 7 * good()["N"])
-    for expression in ("stps * 2", "steps +", "@table", "family * 1.5", "steps = 3", "__import__('os')"):
+    for expression in (
+        "stps * 2",
+        "steps +",
+        "@table",
+        "family * 1.5",
+        "steps = 3",
+        "__import__('os')",
+    ):
         message = refusal(table, derive={"D": expression})
         assert f"derive=D={expression}" in message and "use columns of" in message
 
@@ -197,8 +219,13 @@ def test_units_by_name_and_by_factor():
     assert "did you mean 'millions'?" in refusal(table, units={"N": "milions"})
     assert "not a positive factor" in refusal(table, units={"N": -1})
     assert "nothing here is called 'M'" in refusal(table, units={"M": 5})
-    assert any("say units D=billions" in note for note in read_points(scaled, units={"N": "millions"}).notes)
-    assert any("perplexities?" in note for note in read_points(table.assign(loss=table["loss"] + 20)).notes)
+    assert any(
+        "say units D=billions" in note
+        for note in read_points(scaled, units={"N": "millions"}).notes
+    )
+    assert any(
+        "perplexities?" in note for note in read_points(table.assign(loss=table["loss"] + 20)).notes
+    )
 
 
 # --- filters
@@ -207,18 +234,37 @@ def test_units_by_name_and_by_factor():
 def test_filters_count_and_list_what_they_leave_out():
     points = read_points(good(), where=["D>=3e9", "family=a"], drop_highest=1)
     accounted(points, 12)
-    assert dict(points.counts) == {"read": 12, "after D>=3e9": 8, "after family=a": 4, "after drop_highest=1": 3}
+    assert dict(points.counts) == {
+        "read": 12,
+        "after D>=3e9": 8,
+        "after family=a": 4,
+        "after drop_highest=1": 3,
+    }
     reasons = points.excluded.set_index("row")["reason"]
-    assert reasons[0] == "where D>=3e9: D is 1000000000.0" and reasons[5] == "where family=a: family is b"
+    assert (
+        reasons[0] == "where D>=3e9: D is 1000000000.0"
+        and reasons[5] == "where family=a: family is b"
+    )
     assert "one of the 1 highest losses" in reasons[4]
     assert "left out, where D>=3e9: rows 0, 1, 2, 3" in str(points)
 
 
 @pytest.mark.parametrize(
     ("expression", "rows"),
-    [("N<3e7", 3), ("N<=3e7", 6), ("N>3e7", 6), ("N >= 3e7", 9), ("N=1e8", 3), ("N==1e8", 3), ("N!=1e8", 9), ("family='a'", 6),
-     ("family!=a", 6), ("C>1e18", 6), ("done=True", 6)],
-)  # fmt: skip
+    [
+        ("N<3e7", 3),
+        ("N<=3e7", 6),
+        ("N>3e7", 6),
+        ("N >= 3e7", 9),
+        ("N=1e8", 3),
+        ("N==1e8", 3),
+        ("N!=1e8", 9),
+        ("family='a'", 6),
+        ("family!=a", 6),
+        ("C>1e18", 6),
+        ("done=True", 6),
+    ],
+)
 def test_every_comparison(expression, rows):
     table = good().assign(done=[True, True, False, False] * 3)
     points = read_points(table, inputs="D", where=expression)
@@ -254,10 +300,21 @@ def test_a_filter_does_not_hide_a_bad_value():
 # --- values
 
 BAD = [
-    (np.nan, "nan: missing"), (None, "nan: missing"), (np.inf, "inf: infinite"), (-np.inf, "-inf: infinite"), (0.0, "0.0: not positive"),
-    (-3.0, "-3.0: not positive"), ("7B", "'7B': text"), ("1,000", "'1,000': text"), ("", "'': text"), (True, "True: text"),
-    (10**400, "000...: text"), ([1, 2], "[1, 2]: text"), ("x" * 99, "...: text"), ("a\nb", "'a\\nb': text"),
-]  # fmt: skip
+    (np.nan, "nan: missing"),
+    (None, "nan: missing"),
+    (np.inf, "inf: infinite"),
+    (-np.inf, "-inf: infinite"),
+    (0.0, "0.0: not positive"),
+    (-3.0, "-3.0: not positive"),
+    ("7B", "'7B': text"),
+    ("1,000", "'1,000': text"),
+    ("", "'': text"),
+    (True, "True: text"),
+    (10**400, "000...: text"),
+    ([1, 2], "[1, 2]: text"),
+    ("x" * 99, "...: text"),
+    ("a\nb", "'a\\nb': text"),
+]
 
 
 @pytest.mark.parametrize("column", ["N", "D", "loss"])
@@ -267,15 +324,27 @@ def test_bad_values_are_refused_by_row_or_left_out_and_listed(column, entry, sai
     table[column] = table[column].astype(object)
     table.at[4, column] = entry
     message = refusal(table)
-    assert f"column {column!r}=" in message and said in message and "(row 4)" in message and "--drop-bad" in message
+    assert (
+        f"column {column!r}=" in message
+        and said in message
+        and "(row 4)" in message
+        and "--drop-bad" in message
+    )
     points = read_points(table, drop_bad=True)
     accounted(points, 12)
-    assert points.excluded["row"].tolist() == [4] and points.excluded["reason"][0].startswith(f"bad value: {column!r}=")
-    assert points.counts["after drop-bad"] == 11 and points.frame.dtypes[["N", "D", "loss"]].eq(float).all()
+    assert points.excluded["row"].tolist() == [4] and points.excluded["reason"][0].startswith(
+        f"bad value: {column!r}="
+    )
+    assert (
+        points.counts["after drop-bad"] == 11
+        and points.frame.dtypes[["N", "D", "loss"]].eq(float).all()
+    )
 
 
 def test_bad_values_are_counted_and_an_all_bad_column_is_refused_even_when_dropped():
-    assert "(row 1 and 2 more rows with bad values)" in refusal(good(loss={1: "x", 3: None}, N={3: -1.0, 7: 0.0}))
+    assert "(row 1 and 2 more rows with bad values)" in refusal(
+        good(loss={1: "x", 3: None}, N={3: -1.0, 7: 0.0})
+    )
     table = good(loss=dict.fromkeys(range(12), "x"))
     assert "0 after drop-bad" in refusal(table, drop_bad=True)
     assert "column 'group'" not in refusal(good(family={6: None}), group="family")
@@ -285,10 +354,22 @@ def test_bad_values_are_counted_and_an_all_bad_column_is_refused_even_when_dropp
 def test_duplicates_are_refused_dropped_or_kept():
     table = pd.concat([good(), good().iloc[[3, 3, 5]]], ignore_index=True)
     message = refusal(table)
-    assert all(part in message for part in ("row 12: N=3e+08", "row 3 (3 such rows)", "--drop-duplicates", "--keep-duplicates"))
+    assert all(
+        part in message
+        for part in (
+            "row 12: N=3e+08",
+            "row 3 (3 such rows)",
+            "--drop-duplicates",
+            "--keep-duplicates",
+        )
+    )
     points = read_points(table, duplicates="drop")
     accounted(points, 15)
-    assert points.excluded["reason"].tolist() == ["duplicate: of row 3", "duplicate: of row 3", "duplicate: of row 5"]
+    assert points.excluded["reason"].tolist() == [
+        "duplicate: of row 3",
+        "duplicate: of row 3",
+        "duplicate: of row 5",
+    ]
     kept = read_points(table, duplicates="keep")
     assert len(kept.frame) == 15 and len(kept.excluded) == 0
     assert "use one of refuse, drop, keep" in refusal(table, duplicates="no")
@@ -297,8 +378,12 @@ def test_duplicates_are_refused_dropped_or_kept():
 
 
 def test_constant_columns_are_refused():
-    assert "column 'N'=1e+08: one size only in all 3 rows left; add runs" in refusal(good(), where="N=1e8")
-    assert "column 'D'=1e+09: constant in all 12 rows left; add runs with other D" in refusal(good().assign(D=1e9))
+    assert "column 'N'=1e+08: one size only in all 3 rows left; add runs" in refusal(
+        good(), where="N=1e8"
+    )
+    assert "column 'D'=1e+09: constant in all 12 rows left; add runs with other D" in refusal(
+        good().assign(D=1e9)
+    )
     assert "column 'loss'=3: constant" in refusal(good().assign(loss=3.0))
     assert "one size only in all 1 rows" in refusal(good().iloc[:1])
 
@@ -308,7 +393,12 @@ def test_two_units_in_a_column_are_refused_unless_checked(column, divisor):
     table = good().assign(C=lambda t: 6 * t["N"] * t["D"])
     table.loc[::3, column] /= divisor
     message = refusal(table, inputs=("N", "D", "C"))
-    assert f"column {column!r}=" in message and "two units" in message and "--units-checked" in message and "(row 0)" in message
+    assert (
+        f"column {column!r}=" in message
+        and "two units" in message
+        and "--units-checked" in message
+        and "(row 0)" in message
+    )
     assert len(read_points(table, inputs=("N", "D", "C"), units_checked=True).frame) == 12
 
 
@@ -316,7 +406,11 @@ def test_losses_on_two_scales_are_refused_unless_checked_or_in_groups_of_their_o
     table = good()
     table.loc[table["family"] == "b", "loss"] = np.exp(table["loss"])
     message = refusal(table)
-    assert "perplexity (6 rows" in message and "filter such as loss<" in message and "--units-checked" in message
+    assert (
+        "perplexity (6 rows" in message
+        and "filter such as loss<" in message
+        and "--units-checked" in message
+    )
     assert len(read_points(table, units_checked=True).frame) == 12
     assert len(read_points(table, group="family").frame) == 12
     one = good(loss={0: 30.0})  # one outlier is no second unit
@@ -338,9 +432,16 @@ def test_a_workdir_gives_its_decayed_points_and_all_exclusions(tmp_path):
     points = read_points(tmp_path, where="D>0")
     assert points.frame.index.tolist() == used["run_id"].tolist()
     np.testing.assert_array_equal(points.frame.to_numpy(), used[["N", "D", "loss"]].to_numpy())
-    assert len(points.excluded) == len(left) + len(runs.excluded) and points.excluded["reason"].str.startswith("undecayed").any()
-    other = read_points(tmp_path, columns={"N": "params_non_embedding"}, group="root", domain="code")
-    np.testing.assert_allclose(other.frame["N"].to_numpy(), points.frame["N"].to_numpy() - records.EMBEDDING)
+    assert (
+        len(points.excluded) == len(left) + len(runs.excluded)
+        and points.excluded["reason"].str.startswith("undecayed").any()
+    )
+    other = read_points(
+        tmp_path, columns={"N": "params_non_embedding"}, group="root", domain="code"
+    )
+    np.testing.assert_allclose(
+        other.frame["N"].to_numpy(), points.frame["N"].to_numpy() - records.EMBEDDING
+    )
     assert other.frame["loss"].iloc[0] != points.frame["loss"].iloc[0]
     assert "run_id" not in str(points) and f"{len(used)} points" in str(points)
 
@@ -349,5 +450,9 @@ def test_the_chinchilla_table_as_its_replication_reads_it():
     points = read_points(published.path("chinchilla/svg_extracted_data.csv"), drop_highest=5)
     assert dict(points.counts) == {"read": 245, "after drop_highest=5": 240}
     assert points.excluded["row"].tolist() == [0, 1, 2, 3, 4]
-    assert set(points.notes) == {"N is column 'Model Size'", "C is column 'Training FLOP'", "D = C / (6 N)"}
+    assert set(points.notes) == {
+        "N is column 'Model Size'",
+        "C is column 'Training FLOP'",
+        "D = C / (6 N)",
+    }
     accounted(points, 245)

@@ -30,15 +30,26 @@ def ladder(seed=0, curve=sigmoid, loss_noise=0.004, noise=0.006, multiples=(1, 2
     n = np.repeat(np.array(SIZES, float), len(multiples))
     d = np.tile(multiples, len(SIZES)) * 20 * n
     loss = loss_of(n, d) * np.exp(loss_noise * rng.standard_normal(len(n)))
-    return pd.DataFrame({"N": n, "D": d, "loss": loss, "accuracy": curve(loss) + noise * rng.standard_normal(len(n)),
-                         "run": [f"run{i}" for i in range(len(n))]})  # fmt: skip
+    return pd.DataFrame(
+        {
+            "N": n,
+            "D": d,
+            "loss": loss,
+            "accuracy": curve(loss) + noise * rng.standard_normal(len(n)),
+            "run": [f"run{i}" for i in range(len(n))],
+        }
+    )
 
 
 def checkpoints(points, seed=0):
     """Each run at a third, two thirds and the end of its training, above its final loss before the end."""
     rng = np.random.default_rng(seed)
-    rows = pd.concat([points.assign(loss=points["loss"] * up) for up in (1.12, 1.04, 1.0)], ignore_index=True)
-    return rows.assign(accuracy=sigmoid(rows["loss"]) + 0.006 * rng.standard_normal(len(rows)))[["loss", "accuracy", "run"]]
+    rows = pd.concat(
+        [points.assign(loss=points["loss"] * up) for up in (1.12, 1.04, 1.0)], ignore_index=True
+    )
+    return rows.assign(accuracy=sigmoid(rows["loss"]) + 0.006 * rng.standard_normal(len(rows)))[
+        ["loss", "accuracy", "run"]
+    ]
 
 
 def test_exact_points_give_the_exact_accuracy():
@@ -54,7 +65,9 @@ def test_gadre_is_another_second_step():
     one = found.predict(**POINT)
     truth = gadre(loss_of(POINT["N"], POINT["D"]))
     assert one.low < truth < one.high and abs(one.accuracy - truth) < 0.05
-    exact = two_step(ladder(curve=gadre, loss_noise=0, noise=0), second="gadre_error").predict(**POINT, resamples=100)
+    exact = two_step(ladder(curve=gadre, loss_noise=0, noise=0), second="gadre_error").predict(
+        **POINT, resamples=100
+    )
     assert exact.accuracy == pytest.approx(truth, abs=1e-3)
 
 
@@ -65,9 +78,16 @@ def test_interval_covers_new_runs():
         one = two_step(ladder(seed), run="run").predict(**POINT, resamples=200)
         rng = np.random.default_rng(1000 + seed)
         loss = loss_of(POINT["N"], POINT["D"]) * np.exp(0.004 * rng.standard_normal())
-        hits.append((one.low <= sigmoid(loss) + 0.006 * rng.standard_normal() <= one.high, one.loss_low <= loss <= one.loss_high))
+        hits.append(
+            (
+                one.low <= sigmoid(loss) + 0.006 * rng.standard_normal() <= one.high,
+                one.loss_low <= loss <= one.loss_high,
+            )
+        )
     accuracy, loss = np.mean(hits, axis=0)
-    assert accuracy >= 0.75 and loss >= 0.75  # 0.9 less two standard errors of 20; 0.95 and 0.92 measured on 60
+    assert (
+        accuracy >= 0.75 and loss >= 0.75
+    )  # 0.9 less two standard errors of 20; 0.95 and 0.92 measured on 60
 
 
 def test_checkpoints_enter_the_second_step_and_are_resampled_with_their_run():
@@ -89,7 +109,11 @@ def test_says_how_far_and_prints_and_exports():
     json.dumps(found.to_dict())
     json.dumps(one.to_dict())
     assert len(found.to_frame()) == 9
-    assert one == found.predict(**POINT, resamples=100) != found.predict(**POINT, resamples=100, seed=1)
+    assert (
+        one
+        == found.predict(**POINT, resamples=100)
+        != found.predict(**POINT, resamples=100, seed=1)
+    )
 
 
 @pytest.mark.parametrize(

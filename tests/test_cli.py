@@ -13,7 +13,12 @@ from tests import tiny
 
 
 def command(*args: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "stepladder.train", *args], capture_output=True, text=True, env={**os.environ, **env})
+    return subprocess.run(
+        [sys.executable, "-m", "stepladder.train", *args],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -27,7 +32,10 @@ def test_help_has_an_example(name, capsys):
 def test_plan_counts_and_totals(root, capsys):
     assert cli.main(["plan", f"--config={root}/configs/demo.py:cpu"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert all(word in out[0] for word in ("N non-emb", "tokens", "FLOPs", "6ND", "steps", "ckpt", "bytes", "time"))
+    assert all(
+        word in out[0]
+        for word in ("N non-emb", "tokens", "FLOPs", "6ND", "steps", "ckpt", "bytes", "time")
+    )
     runs = [line.split() for line in out[2:-2]]
     assert sum(int(r[3].replace(",", "")) for r in runs) == int(out[-1].split()[5].replace(",", ""))
     assert out[-1].startswith(f"total: {len(runs)} runs")
@@ -37,17 +45,44 @@ def test_plan_counts_and_totals(root, capsys):
     ("args", "says"),
     [
         (["plan", "--config=absent.py"], "no such file"),
-        (["plan", "--config={root}/configs/base.py", "--config.model.sise=6k"], "did you mean 'model.size'"),
+        (
+            ["plan", "--config={root}/configs/base.py", "--config.model.sise=6k"],
+            "did you mean 'model.size'",
+        ),
         (["plan", "--config={root}/configs/base.py", "--config.model.size=9q"], "model.size='9q'"),
         (["plan", "--config={root}/configs/base.py:huge"], "'huge'"),
         (["status", "--workdir={tmp}/absent"], "no ladder.json"),
         (["eval", "{tmp}/absent@3"], "no spec.json"),
-        (["run", "--config={root}/configs/base.py", "--workdir={tmp}/W", "--config.machine.layers=fold"], "machine.layers"),
+        (
+            [
+                "run",
+                "--config={root}/configs/base.py",
+                "--workdir={tmp}/W",
+                "--config.machine.layers=fold",
+            ],
+            "machine.layers",
+        ),
         (["run", "--config={root}/configs/base.py", "--workdir={tmp}/file/W"], "cannot write"),
-        (["run", "--config={root}/configs/base.py", "--workdir={tmp}/W", "--config.data.sources.a={tmp}/none/*.txt"], "none/*.txt"),
-        (["run", "--config={root}/configs/base.py", "--workdir={tmp}/W", "--config.data.sources.a={tmp}/broken.txt"], "UTF-8"),
+        (
+            [
+                "run",
+                "--config={root}/configs/base.py",
+                "--workdir={tmp}/W",
+                "--config.data.sources.a={tmp}/none/*.txt",
+            ],
+            "none/*.txt",
+        ),
+        (
+            [
+                "run",
+                "--config={root}/configs/base.py",
+                "--workdir={tmp}/W",
+                "--config.data.sources.a={tmp}/broken.txt",
+            ],
+            "UTF-8",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusals_are_one_line(args, says, root, tmp_path, capsys):
     (tmp_path / "file").write_text("a file where a folder is wanted")
     (tmp_path / "broken.txt").write_bytes(b"good \xff bad " * 100)
@@ -69,10 +104,14 @@ def tiny_run(tmp_path, root, *more: str, workdir: str = "W", **changes) -> list[
 
 @pytest.mark.parametrize(
     ("changes", "more", "says"),
-    [({"run__duration": "3000 steps"}, (), "max_epochs"), ({"run__batch_size": 9, "machine__accumulation": 2}, (), "machine.accumulation"),
-     ({}, ("--config.data.weights.a=1",), "no such domain"), ({"optimizer__name": "sgdd"}, (), "optimizer.name"),
-     ({"schedule__kind": "wavy"}, (), "optimizer.schedule")],
-)  # fmt: skip
+    [
+        ({"run__duration": "3000 steps"}, (), "max_epochs"),
+        ({"run__batch_size": 9, "machine__accumulation": 2}, (), "machine.accumulation"),
+        ({}, ("--config.data.weights.a=1",), "no such domain"),
+        ({"optimizer__name": "sgdd"}, (), "optimizer.name"),
+        ({"schedule__kind": "wavy"}, (), "optimizer.schedule"),
+    ],
+)
 def test_refused_before_anything_compiles(changes, more, says, tmp_path, root, capsys):
     from stepladder.train.program import COMPILED
 
@@ -86,13 +125,30 @@ def prepared_store(tmp_path, root):
     """A finished run's token store, and the arguments of another run that reads it."""
     assert cli.main(tiny_run(tmp_path, root, run__duration="10 steps")) == 0
     (store,) = (tmp_path / "W" / "data").iterdir()
-    return store, tiny_run(tmp_path, root, f"--config.machine.store={tmp_path / 'W' / 'data'}", workdir="other", run__duration="11 steps")
+    return store, tiny_run(
+        tmp_path,
+        root,
+        f"--config.machine.store={tmp_path / 'W' / 'data'}",
+        workdir="other",
+        run__duration="11 steps",
+    )
 
 
 def test_store_of_another_tokenizer_is_refused(tmp_path, root, capsys):
     prepared_store(tmp_path, root)
     (run,) = (tmp_path / "W" / "runs").iterdir()
-    assert cli.main(["data", "prepare", f"--out={tmp_path / 'bpe'}", "--tokenizer=bpe:300", f"{tmp_path}/text/words/*.txt"]) == 0
+    assert (
+        cli.main(
+            [
+                "data",
+                "prepare",
+                f"--out={tmp_path / 'bpe'}",
+                "--tokenizer=bpe:300",
+                f"{tmp_path}/text/words/*.txt",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert cli.main(["eval", str(run), f"--store={tmp_path / 'bpe'}"]) == 1
     assert "was made with bpe:300" in capsys.readouterr().err
@@ -131,7 +187,12 @@ def test_disk_full_during_a_checkpoint(tmp_path, root, capsys, monkeypatch):
 def test_from_the_shell(tmp_path, root):
     """run, status while it runs, run again, report, eval, sample, export."""
     args = tiny_run(tmp_path, root, run__duration="150 steps", data__max_epochs=20.0)
-    running = subprocess.Popen([sys.executable, "-m", "stepladder.train", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "stepladder.train", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     workdir, seen = tmp_path / "W", set()
     while running.poll() is None:
         if (workdir / "ladder.json").exists():
@@ -158,7 +219,12 @@ def test_from_the_shell(tmp_path, root):
 def test_sigterm_saves_and_leaves_with_143(tmp_path, root):
     """As a preempting scheduler does it; the same command then finishes the run."""
     args = tiny_run(tmp_path, root, run__duration="2000 steps", data__max_epochs=1000.0)
-    running = subprocess.Popen([sys.executable, "-m", "stepladder.train", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "stepladder.train", *args],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while running.poll() is None and not list((tmp_path / "W").glob("runs/*/heartbeat.json")):
         time.sleep(0.05)
     running.terminate()

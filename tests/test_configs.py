@@ -20,24 +20,48 @@ from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).parent / "golden" / "configs.json"
-SHIPPED = ("configs/base.py", "configs/base.py:tiny", "configs/demo.py:cpu", "configs/sweep.py:rate", "configs/sweep.py:decay",
-           "configs/studies/parametrization.py:tiny", "configs/ladders/chinchilla.py:tiny")  # fmt: skip
-LARGE = tuple(f"configs/ladders/chinchilla.py:{name}" for name in chinchilla.LADDERS if name != "tiny")  # ids alone: they hash the specs
+SHIPPED = (
+    "configs/base.py",
+    "configs/base.py:tiny",
+    "configs/demo.py:cpu",
+    "configs/sweep.py:rate",
+    "configs/sweep.py:decay",
+    "configs/studies/parametrization.py:tiny",
+    "configs/ladders/chinchilla.py:tiny",
+)
+LARGE = tuple(
+    f"configs/ladders/chinchilla.py:{name}" for name in chinchilla.LADDERS if name != "tiny"
+)  # ids alone: they hash the specs
 
 
 @pytest.mark.parametrize(
     ("duration", "steps"),
-    [(7, 7), ("12 steps", 12), ("1 step", 1), ("4096 tokens", 4), ("1M tokens", 977), ("2.5k tokens", 2), ("1 chinchilla", 20), ("0.5chinchilla", 10),
-     ("20%", 40), ("12.5%", 25), ("0 steps", 0)],
-)  # fmt: skip
+    [
+        (7, 7),
+        ("12 steps", 12),
+        ("1 step", 1),
+        ("4096 tokens", 4),
+        ("1M tokens", 977),
+        ("2.5k tokens", 2),
+        ("1 chinchilla", 20),
+        ("0.5chinchilla", 10),
+        ("20%", 40),
+        ("12.5%", 25),
+        ("0 steps", 0),
+    ],
+)
 def test_durations(duration, steps):
     assert durations.steps(duration, tokens_per_step=1024, params=1024, total_steps=200) == steps
 
 
-@pytest.mark.parametrize("duration", ["", "fast", "10", "-3 steps", "5 epochs", "1e400 tokens", True])
+@pytest.mark.parametrize(
+    "duration", ["", "fast", "10", "-3 steps", "5 epochs", "1e400 tokens", True]
+)
 def test_durations_refused(duration):
     with pytest.raises(UserError, match="schedule.warmup"):
-        durations.steps(duration, tokens_per_step=1024, params=1000, total_steps=200, field="schedule.warmup")
+        durations.steps(
+            duration, tokens_per_step=1024, params=1000, total_steps=200, field="schedule.warmup"
+        )
 
 
 @pytest.mark.parametrize("duration", ["20%", "1 chinchilla"])
@@ -78,7 +102,9 @@ def test_rule_moves_the_right_way():
     assert large.learning_rate / small.learning_rate == pytest.approx(expected, rel=1e-4)
     longer, longest = (rule.recommend(20_000, d, 128) for d in (rule.D_BATCH, 16 * rule.D_BATCH))
     assert small.batch_size == longer.batch_size == rule.BATCH // 128
-    assert longest.batch_size == pytest.approx(longer.batch_size * 16**rule.BATCH_D, rel=0.42)  # the nearest power of two
+    assert longest.batch_size == pytest.approx(
+        longer.batch_size * 16**rule.BATCH_D, rel=0.42
+    )  # the nearest power of two
     assert longest.learning_rate < longer.learning_rate < small.learning_rate
     own = rule.recommend(20_000, 1e6, 128, batch_size=24)
     assert own.learning_rate / small.learning_rate == pytest.approx(3**rule.RATE_BATCH, rel=1e-4)
@@ -91,7 +117,11 @@ def test_spec_survives_json_and_its_hash_ignores_labels(tmp_path):
     again = from_dict(json.loads(json.dumps(to_dict(spec))))
     assert again == spec and again.run_id == spec.run_id
     assert dataclasses.replace(spec, name="other", tags=()).hash == spec.hash
-    for change in ({"steps": 41}, {"batch_size": 16}, {"hyper": dataclasses.replace(spec.hyper, learning_rate=0.5)}):
+    for change in (
+        {"steps": 41},
+        {"batch_size": 16},
+        {"hyper": dataclasses.replace(spec.hyper, learning_rate=0.5)},
+    ):
         assert dataclasses.replace(spec, **change).hash != spec.hash
 
 
@@ -99,7 +129,12 @@ def test_what_a_sweep_varies_is_not_part_of_the_program(tmp_path):
     spec = rung(tiny.config(tmp_path))
     trunk = with_checkpoints(spec, 16)
     assert cooldown(trunk, 20, 0.2).program_key == spec.program_key
-    assert dataclasses.replace(spec, hyper=dataclasses.replace(spec.hyper, seed=3, learning_rate=1.0)).program_key == spec.program_key
+    assert (
+        dataclasses.replace(
+            spec, hyper=dataclasses.replace(spec.hyper, seed=3, learning_rate=1.0)
+        ).program_key
+        == spec.program_key
+    )
     assert dataclasses.replace(spec, batch_size=16).program_key != spec.program_key
 
 
@@ -110,9 +145,17 @@ def test_a_cooldown_needs_an_undecayed_checkpoint(tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "text", "value"),
-    [("model.size", "6k", "6k"), ("seed", "3", 3), ("run.batch_size", "16", 16), ("optimizer.learning_rate", "1e-3", 1e-3), ("model.tied", "false", False),
-     ("run.evals", "10%,50%", ("10%", "50%")), ("data.weights.tables", "0.25", 0.25), ("data.sources.web", "a/*.txt", "a/*.txt")],
-)  # fmt: skip
+    [
+        ("model.size", "6k", "6k"),
+        ("seed", "3", 3),
+        ("run.batch_size", "16", 16),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("model.tied", "false", False),
+        ("run.evals", "10%,50%", ("10%", "50%")),
+        ("data.weights.tables", "0.25", 0.25),
+        ("data.sources.web", "a/*.txt", "a/*.txt"),
+    ],
+)
 def test_overrides(key, text, value):
     config = base.get_config()
     override(config, key, text)
@@ -124,9 +167,16 @@ def test_overrides(key, text, value):
 
 @pytest.mark.parametrize(
     ("key", "text", "says"),
-    [("model.sise", "6k", "did you mean 'model.size'"), ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"), ("seed", "many", "not a int"),
-     ("optimizer.learning_rate", "fast", "not a float"), ("model.tied", "perhaps", "not a bool"), ("model", "6k", "is a section"), ("nonsense", "1", "unknown key")],
-)  # fmt: skip
+    [
+        ("model.sise", "6k", "did you mean 'model.size'"),
+        ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
+        ("seed", "many", "not a int"),
+        ("optimizer.learning_rate", "fast", "not a float"),
+        ("model.tied", "perhaps", "not a bool"),
+        ("model", "6k", "is a section"),
+        ("nonsense", "1", "unknown key"),
+    ],
+)
 def test_overrides_refused(key, text, says):
     with pytest.raises(UserError, match=says):
         override(base.get_config(), key, text)
@@ -134,10 +184,17 @@ def test_overrides_refused(key, text, says):
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"data__weights": {"words": 0.5, "digits": 0.6}}, "sum is 1.1"), ({"data__weights": {"words": 1.5, "digits": -0.5}}, "negative"),
-     ({"data__weights": {"wordz": 1.0}}, "no such domain"), ({"run__duration": "soon"}, "run.duration"), ({"run__duration": "0 steps"}, "no step at all"),
-     ({"schedule__decay": "99%", "schedule__warmup": "10%"}, "exceed"), ({"data__tokenizer": "words"}, "data.tokenizer"), ({"model__size": "9k"}, "model.size")],
-)  # fmt: skip
+    [
+        ({"data__weights": {"words": 0.5, "digits": 0.6}}, "sum is 1.1"),
+        ({"data__weights": {"words": 1.5, "digits": -0.5}}, "negative"),
+        ({"data__weights": {"wordz": 1.0}}, "no such domain"),
+        ({"run__duration": "soon"}, "run.duration"),
+        ({"run__duration": "0 steps"}, "no step at all"),
+        ({"schedule__decay": "99%", "schedule__warmup": "10%"}, "exceed"),
+        ({"data__tokenizer": "words"}, "data.tokenizer"),
+        ({"model__size": "9k"}, "model.size"),
+    ],
+)
 def test_bad_configs_are_refused(tmp_path, change, says):
     with pytest.raises(UserError, match=says):
         rung(tiny.config(tmp_path, **change))
@@ -161,7 +218,9 @@ def test_own_config_file(tmp_path):
         "def ladder(c):\n    runs = []\n    for seed in (0, 1):\n        d = c.copy_and_resolve_references()\n        d.seed = seed\n        runs.append(rung(d))\n    return runs\n"
     )
     loaded = load(str(tmp_path / "mine.py"), [("model.size", "6k")])
-    assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {s.model.size for s in loaded.specs} == {"6k"}
+    assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {
+        s.model.size for s in loaded.specs
+    } == {"6k"}
 
 
 @pytest.mark.parametrize("reference", SHIPPED + LARGE)
@@ -169,7 +228,9 @@ def test_golden_config(reference):
     """The specs a shipped config yields, so that no default changes unseen. On purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
     path, _, arg = reference.partition(":")
     specs = load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs
-    found = [s.run_id for s in specs] if reference in LARGE else {s.run_id: to_dict(s) for s in specs}
+    found = (
+        [s.run_id for s in specs] if reference in LARGE else {s.run_id: to_dict(s) for s in specs}
+    )
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     if os.environ.get("STEPLADDER_GOLDEN") == "write":
         golden[reference] = found
@@ -183,14 +244,23 @@ def test_the_demo_extrapolates():
     target = next(s for s in specs if s.tag["role"] == "target")
     proxies = [s for s in specs if s.tag["role"] == "proxy"]
     assert specs[-1] is target and len({s.model.size for s in proxies}) >= 5
-    seeds = {size: {s.hyper.seed for s in proxies if s.model.size == size} for size in {s.model.size for s in proxies}}
-    smallest = sorted(seeds, key=lambda size: count(sizes.shape(size, vocab_size=257), 128).params_total)[:2]
+    seeds = {
+        size: {s.hyper.seed for s in proxies if s.model.size == size}
+        for size in {s.model.size for s in proxies}
+    }
+    smallest = sorted(
+        seeds, key=lambda size: count(sizes.shape(size, vocab_size=257), 128).params_total
+    )[:2]
     assert all(len(seeds[size]) >= 2 for size in smallest)
     for proxy in proxies:
         (n, d, c), (tn, td, tc) = (cost(s) for s in (proxy, target))
         assert tn >= 2 * n and td >= 2 * d and tc >= 8 * c, proxy.name
         shapes = [
-            (s.optimizer, s.hyper.end_factor, round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1))
+            (
+                s.optimizer,
+                s.hyper.end_factor,
+                round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1),
+            )
             for s in (proxy, target)
         ]
         if proxy.parent or proxy.steps == proxy.hyper.total_steps:
@@ -210,14 +280,22 @@ def test_fields_that_came_later_change_no_id_while_they_are_off():
     plain, limited = rung(off), rung(on)
     assert not {"window", "document_end"} & to_dict(plain)["model"].keys()
     assert (limited.model.window, limited.model.document_end) == (64, 256)
-    assert {k: to_dict(limited)["model"][k] for k in ("window", "document_end")} == {"window": 64, "document_end": 256}
+    assert {k: to_dict(limited)["model"][k] for k in ("window", "document_end")} == {
+        "window": 64,
+        "document_end": 256,
+    }
     assert plain.hash != limited.hash and plain.program_key != limited.program_key
     for spec in (plain, limited):
         assert from_dict(to_dict(spec)) == spec
-    at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))  # 0 is a token, not "off"
+    at_zero = dataclasses.replace(
+        plain, model=dataclasses.replace(plain.model, document_end=0)
+    )  # 0 is a token, not "off"
     assert to_dict(at_zero)["model"]["document_end"] == 0
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe:270"])
 def test_documents_end_with_the_tokenizers_token(name):
-    assert rungs.document_end(name) == tokenizer.train(name, ["a few words of text, many times over " * 20]).eos
+    assert (
+        rungs.document_end(name)
+        == tokenizer.train(name, ["a few words of text, many times over " * 20]).eos
+    )

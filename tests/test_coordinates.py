@@ -24,21 +24,42 @@ def test_activations_are_the_models(name):
     cfg, tokens = SHAPES[name], np.arange(12).reshape(2, 6) % 37
     params = create(cfg)
     found = jit(activations.activations, static_argnums=0)(cfg, params, tokens)
-    np.testing.assert_allclose(found["logits"], jit(transformer.logits, static_argnums=0)(cfg, params, tokens), rtol=1e-5, atol=1e-6)
-    assert set(found) == set(activations.MADE_BY) and set(activations.MADE_BY.values()) < set(parametrization.ROLES.values())
+    np.testing.assert_allclose(
+        found["logits"],
+        jit(transformer.logits, static_argnums=0)(cfg, params, tokens),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert set(found) == set(activations.MADE_BY) and set(activations.MADE_BY.values()) < set(
+        parametrization.ROLES.values()
+    )
     assert all(found[x].shape[0] == cfg.n_layers for x in ("qkv", "up", "attention", "mlp"))
 
 
 def run(tmp_path, root, *options: str) -> analysis.Check:
     """The command on `options`; returns what it wrote."""
     axis = "width" if any(o.startswith("--widths") for o in options) else "depth"
-    assert cli.main(["coordinates", f"--config={root / CONFIG}:tiny", f"--workdir={tmp_path}", "--quiet", *options]) == 0
+    assert (
+        cli.main(
+            [
+                "coordinates",
+                f"--config={root / CONFIG}:tiny",
+                f"--workdir={tmp_path}",
+                "--quiet",
+                *options,
+            ]
+        )
+        == 0
+    )
     return analysis.read(tmp_path, axis)
 
 
 def text(tmp_path) -> list[str]:
     sources = tiny.write_text(tmp_path / "text")
-    return ["--config.data.corpus=tiny", *(f"--config.data.sources.{domain}={path}" for domain, path in sources.items())]
+    return [
+        "--config.data.corpus=tiny",
+        *(f"--config.data.sources.{domain}={path}" for domain, path in sources.items()),
+    ]
 
 
 def worst(check: analysis.Check, name: str) -> pd.Series:
@@ -49,10 +70,14 @@ def worst(check: analysis.Check, name: str) -> pd.Series:
 @pytest.mark.slow
 def test_width_small(tmp_path, root, capsys):
     """Widths 32 and 128: muP is flat, standard's stream and logits grow."""
-    check = run(tmp_path, root, "--widths=32,128", "--parametrizations=standard,mup", *text(tmp_path))
+    check = run(
+        tmp_path, root, "--widths=32,128", "--parametrizations=standard,mup", *text(tmp_path)
+    )
     print(check)
     assert worst(check, "mup").abs().max() < analysis.FLAT
-    assert worst(check, "standard")[["attention", "mlp", "stream", "logits"]].min() > 2 * analysis.FLAT
+    assert (
+        worst(check, "standard")[["attention", "mlp", "stream", "logits"]].min() > 2 * analysis.FLAT
+    )
     said = capsys.readouterr().out
     assert "mup: flat" in said and "standard: not flat" in said
     assert (tmp_path / schema.STUDIES / "coordinates-width.svg").read_text().startswith("<svg")
@@ -84,29 +109,63 @@ def test_depth_to_32_on_real_text(tmp_path, root):
 def test_slopes_of_known_powers(tmp_path):
     """Changes that are exact powers of width come back as slopes, at every step, averaged over seeds."""
     rows = [
-        {"parametrization": name, "width": w, "depth": 2, "seed": seed, "step": step, "name": activation, "role": "hidden",
-         "size": 3.0 * w**0.5, "change": step * (1 + seed) * w**power, "loss": None if step == 0 else 1.0}
-        for name, powers in {"mup": {"up": 0.0, "stream": -0.2}, "standard": {"up": 1.0, "stream": 0.3}}.items()
-        for activation, power in powers.items() for w in (64, 128, 256) for seed in (0, 1) for step in (0, 1, 2)
-    ]  # fmt: skip
+        {
+            "parametrization": name,
+            "width": w,
+            "depth": 2,
+            "seed": seed,
+            "step": step,
+            "name": activation,
+            "role": "hidden",
+            "size": 3.0 * w**0.5,
+            "change": step * (1 + seed) * w**power,
+            "loss": None if step == 0 else 1.0,
+        }
+        for name, powers in {
+            "mup": {"up": 0.0, "stream": -0.2},
+            "standard": {"up": 1.0, "stream": 0.3},
+        }.items()
+        for activation, power in powers.items()
+        for w in (64, 128, 256)
+        for seed in (0, 1)
+        for step in (0, 1, 2)
+    ]
     body = {"axis": "width", "learning_rate": 0.1, "base_width": 64, "base_depth": 0, "rows": rows}
     (tmp_path / schema.STUDIES).mkdir()
     (tmp_path / schema.STUDIES / "coordinates-width.json").write_text(json.dumps(body))
     check = analysis.read(tmp_path)
     found = check.slopes.set_index(["parametrization", "name", "step"])
-    for key, want in {("mup", "up"): 0.0, ("mup", "stream"): -0.2, ("standard", "up"): 1.0, ("standard", "stream"): 0.3}.items():
+    for key, want in {
+        ("mup", "up"): 0.0,
+        ("mup", "stream"): -0.2,
+        ("standard", "up"): 1.0,
+        ("standard", "stream"): 0.3,
+    }.items():
         for step in (1, 2):
             assert found.loc[(*key, step), "slope"] == pytest.approx(want, abs=1e-9)
             assert found.loc[(*key, step), "size_slope"] == pytest.approx(0.5)
             assert found.loc[(*key, step), "se"] == pytest.approx(0, abs=1e-9)
-    assert check.verdict() == {"mup": "flat (largest slope -0.20, of stream)", "standard": "not flat (largest slope +1.00, of up)"}
+    assert check.verdict() == {
+        "mup": "flat (largest slope -0.20, of stream)",
+        "standard": "not flat (largest slope +1.00, of up)",
+    }
     assert len(analysis.draw(check).axes) == 2
 
 
 def test_an_overflow_is_not_flat():
-    rows = pd.DataFrame([
-        {"parametrization": "standard", "name": "mlp", "step": 1, "width": w, "size": 1.0, "change": c} for w, c in ((64, 1.0), (128, np.inf))
-    ])  # fmt: skip
+    rows = pd.DataFrame(
+        [
+            {
+                "parametrization": "standard",
+                "name": "mlp",
+                "step": 1,
+                "width": w,
+                "size": 1.0,
+                "change": c,
+            }
+            for w, c in ((64, 1.0), (128, np.inf))
+        ]
+    )
     assert analysis.slopes(rows, "width")["slope"].item() == np.inf
 
 
@@ -119,11 +178,23 @@ def test_refused(tmp_path, root, capsys):
     with pytest.raises(UserError, match="multiple of an even head size"):
         list(planned("width", (60, 64)))
     with pytest.raises(UserError, match=r"optimizer.learning_rate=0"):
-        list(probe.specs(tiny.config(tmp_path, optimizer__learning_rate=0.0), ("mup",), "width", (16, 32)))
+        list(
+            probe.specs(
+                tiny.config(tmp_path, optimizer__learning_rate=0.0), ("mup",), "width", (16, 32)
+            )
+        )
     with pytest.raises(UserError, match="coordinates --depths"):
         analysis.read(tmp_path, "depth")
     assert (
-        cli.main(["coordinates", f"--config={root / CONFIG}:tiny", f"--workdir={tmp_path}", "--widths=32,64", "--parametrizations=mupp"])
+        cli.main(
+            [
+                "coordinates",
+                f"--config={root / CONFIG}:tiny",
+                f"--workdir={tmp_path}",
+                "--widths=32,64",
+                "--parametrizations=mupp",
+            ]
+        )
         == 1
     )
     assert "did you mean 'mup'" in capsys.readouterr().err

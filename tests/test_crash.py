@@ -20,16 +20,28 @@ from stepladder.train.checkpoint import Checkpoints
 from stepladder.train.machine import Machine
 from stepladder.train.program import program
 
-CONFIG = os.environ.get("STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny")  # configs/demo.py:cpu for the real thing
+CONFIG = os.environ.get(
+    "STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny"
+)  # configs/demo.py:cpu for the real thing
 SEED = int(os.environ.get("STEPLADDER_CRASH_SEED", random.SystemRandom().randrange(10**6)))
 DEVICES = 2
 
 
 def start(root: Path, workdir: Path, fault: str = "") -> subprocess.Popen:
-    words = ["run", f"--config={root / CONFIG}", f"--workdir={workdir}", "--quiet", f"--config.machine.devices={DEVICES}"]
+    words = [
+        "run",
+        f"--config={root / CONFIG}",
+        f"--workdir={workdir}",
+        "--quiet",
+        f"--config.machine.devices={DEVICES}",
+    ]
     env = {**os.environ, **({"STEPLADDER_FAULT": fault} if fault else {})}
     return subprocess.Popen(
-        [sys.executable, "-m", "stepladder.train", *words], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "stepladder.train", *words],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -44,7 +56,9 @@ def finish(root: Path, workdir: Path) -> float:
 
 @pytest.fixture(scope="module")
 def unbroken(root, tmp_path_factory):
-    if given := os.environ.get("STEPLADDER_CRASH_UNBROKEN"):  # a finished workdir of CONFIG, to save its minutes
+    if given := os.environ.get(
+        "STEPLADDER_CRASH_UNBROKEN"
+    ):  # a finished workdir of CONFIG, to save its minutes
         return Path(given), json.loads((Path(given) / schema.TIMES).read_text())["seconds"]["steps"]
     workdir = tmp_path_factory.mktemp("unbroken")
     seconds = finish(root, workdir)
@@ -57,13 +71,20 @@ def assert_same(root: Path, broken: Path, unbroken: Path) -> None:
         folders = [w / schema.RUNS / spec.run_id for w in (broken, unbroken)]
         assert rows(folders[0]) == rows(folders[1]), spec.run_id
         abstract = program(spec, Machine(devices=DEVICES)).abstract_state
-        a, b = (Checkpoints(f / schema.CHECKPOINTS, read_only=True).restore(abstract)[0] for f in folders)
+        a, b = (
+            Checkpoints(f / schema.CHECKPOINTS, read_only=True).restore(abstract)[0]
+            for f in folders
+        )
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
 def rows(record: Path) -> list[dict]:
-    found = [json.loads(line) for part in sorted((record / schema.METRICS).glob("*.jsonl")) for line in part.read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for part in sorted((record / schema.METRICS).glob("*.jsonl"))
+        for line in part.read_text().splitlines()
+    ]
     return [r for r in found if r["kind"] != schema.TIMING]
 
 
@@ -73,7 +94,11 @@ def test_killed_again_and_again(root, tmp_path, unbroken):
     print(f"seed {SEED} (STEPLADDER_CRASH_SEED repeats it)")
     workdir, seconds = unbroken
     rng, deaths = random.Random(SEED), []
-    plan = [rng.uniform(0.05, 0.18) * seconds for _ in range(3)] + ["during_checkpoint:5", "after_metrics:3", "after_forecast:1"]
+    plan = [rng.uniform(0.05, 0.18) * seconds for _ in range(3)] + [
+        "during_checkpoint:5",
+        "after_metrics:3",
+        "after_forecast:1",
+    ]
     rng.shuffle(plan)
     plan.sort(key=lambda death: death == "after_forecast:1")  # the ladder gets there only once
     for death in plan:
@@ -93,7 +118,14 @@ def test_killed_again_and_again(root, tmp_path, unbroken):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
-    ["during_checkpoint:3", "during_checkpoint:20", "after_metrics:2", "after_metrics:15", "after_checkpoint:4", "after_forecast:1"],
+    [
+        "during_checkpoint:3",
+        "during_checkpoint:20",
+        "after_metrics:2",
+        "after_metrics:15",
+        "after_checkpoint:4",
+        "after_forecast:1",
+    ],
 )
 def test_killed_by_fault_injection(fault, root, tmp_path, unbroken):
     """In the middle of a checkpoint write, between the metrics' commit and the checkpoint's, between commit and status, between forecast and target."""
@@ -105,7 +137,9 @@ def test_killed_by_fault_injection(fault, root, tmp_path, unbroken):
     finish(root, tmp_path)
     assert_same(root, tmp_path, unbroken[0])
     if fault.startswith("after_forecast"):
-        assert (tmp_path / schema.FORECAST).read_text() == written, "a forecast is never written again"
+        assert (tmp_path / schema.FORECAST).read_text() == written, (
+            "a forecast is never written again"
+        )
 
 
 @pytest.mark.slow
@@ -123,8 +157,15 @@ def test_the_forecast_came_first(root, unbroken):
     workdir = unbroken[0]
     target = next(s for s in load(str(root / CONFIG)).specs if s.tag["role"] == "target")
     (entry,) = json.loads((workdir / schema.FORECAST).read_text())["forecasts"]
-    assert entry["target_spec_hash"] == target.hash and entry["low"] < entry["prediction"] < entry["high"]
+    assert (
+        entry["target_spec_hash"] == target.hash
+        and entry["low"] < entry["prediction"] < entry["high"]
+    )
     lineage = json.loads((workdir / schema.RUNS / target.run_id / schema.LINEAGE).read_text())
     assert entry["written_utc"] <= lineage["created_utc"]
-    done = subprocess.run([sys.executable, "-m", "stepladder.train", "report", f"--workdir={workdir}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "stepladder.train", "report", f"--workdir={workdir}"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "forecast" in done.stdout, done.stderr

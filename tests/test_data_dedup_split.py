@@ -21,7 +21,12 @@ def signatures(texts: list[list[str]]) -> np.ndarray:
 
 def test_exact_ignores_white_space_only():
     hashes = [dedup.exact_hash(t) for t in (b"a b\n c", b"a  b c ", b"A b c", b"a b c")]
-    assert dedup.exact_duplicates(np.array(hashes, np.uint64)).tolist() == [False, True, False, True]
+    assert dedup.exact_duplicates(np.array(hashes, np.uint64)).tolist() == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_near_duplicates_are_found_and_different_texts_kept():
@@ -38,7 +43,11 @@ def test_a_document_already_out_takes_nobody_with_it():
 
 
 def test_signatures_are_stable_across_versions():
-    assert dedup.signature(b"the same words on every machine, today and tomorrow")[:3].tolist() == [192221009, 217710685, 1500416973]
+    assert dedup.signature(b"the same words on every machine, today and tomorrow")[:3].tolist() == [
+        192221009,
+        217710685,
+        1500416973,
+    ]
 
 
 def test_words_fold_case_and_punctuation_and_text_without_spaces_has_characters():
@@ -56,7 +65,9 @@ def test_split_keeps_groups_whole_and_hits_the_fraction():
     side = assigned([1000] * 700, groups)
     assert all(len(set(side[groups == g])) == 1 for g in range(100))
     assert 0.08 <= (side == split.VALIDATION).mean() <= 0.12
-    assert (side == assigned([1000] * 700, groups)).all() and (side != assigned([1000] * 700, groups, seed=1)).any()
+    assert (side == assigned([1000] * 700, groups)).all() and (
+        side != assigned([1000] * 700, groups, seed=1)
+    ).any()
 
 
 @pytest.mark.parametrize("sizes", [[10, 1000], [1000, 10], [500, 500, 500]])
@@ -79,7 +90,9 @@ def test_overlap_is_the_share_of_13_grams():
 
 def test_overlap_from_a_sample_is_near_the_exact_one(monkeypatch):
     mine = text(1, 20_000)
-    call = lambda: split.overlap(lambda: [" ".join(mine).encode()], 80_000, [" ".join(mine[:10_000]).encode()])  # noqa: E731
+    call = lambda: split.overlap(
+        lambda: [" ".join(mine).encode()], 80_000, [" ".join(mine[:10_000]).encode()]
+    )  # noqa: E731
     exact = call()
     monkeypatch.setattr(split, "MAX_GRAMS", 4000)
     assert call() == pytest.approx(exact, abs=0.05)

@@ -18,11 +18,18 @@ LINES = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in TEXT
 def write_zst(path, data):
     compressor = zstandard.ZstdCompressor()
     half = len(data) // 2
-    path.write_bytes(compressor.compress(data[:half]) + compressor.compress(data[half:]))  # two frames, as parallel compressors write
+    path.write_bytes(
+        compressor.compress(data[:half]) + compressor.compress(data[half:])
+    )  # two frames, as parallel compressors write
 
 
 def write_parquet(path, data):
-    pq.write_table(pa.table({"text": [json.loads(line)["text"] for line in data.splitlines()], "other": [1, 2, 3]}), path)
+    pq.write_table(
+        pa.table(
+            {"text": [json.loads(line)["text"] for line in data.splitlines()], "other": [1, 2, 3]}
+        ),
+        path,
+    )
 
 
 WRITERS = {
@@ -86,9 +93,14 @@ def test_invalid_utf8_says_where(tmp_path):
 
 @pytest.mark.parametrize(
     "line, part",
-    [(b'{"text": 3}', "no string field 'text'"), (b'{"body": "x"}', "it has: body"), (b"[1]", "list"), (b"{nope}", "line 2 is no JSON"),
-     (b'{"text": "\\ud800"}', "surrogate")],
-)  # fmt: skip
+    [
+        (b'{"text": 3}', "no string field 'text'"),
+        (b'{"body": "x"}', "it has: body"),
+        (b"[1]", "list"),
+        (b"{nope}", "line 2 is no JSON"),
+        (b'{"text": "\\ud800"}', "surrogate"),
+    ],
+)
 def test_bad_json_line(tmp_path, line, part):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
@@ -108,7 +120,11 @@ def test_missing_and_unknown(tmp_path):
 
 def test_unreadable(tmp_path, monkeypatch):
     (tmp_path / "x.txt").write_text("text")
-    monkeypatch.setattr(type(tmp_path), "open", lambda *a, **k: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(
+        type(tmp_path),
+        "open",
+        lambda *a, **k: (_ for _ in ()).throw(PermissionError(13, "Permission denied")),
+    )
     refused(tmp_path / "x.txt", "Permission denied")
 
 
@@ -125,5 +141,9 @@ def test_code_is_grouped_by_folder_and_a_folder_is_walked(tmp_path):
     for name in ("a/x.py", "a/y.py", "b/z.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("pass\n")
-    assert [d.group for d in read(tmp_path)] == [str(tmp_path / "a"), str(tmp_path / "a"), str(tmp_path / "b")]
+    assert [d.group for d in read(tmp_path)] == [
+        str(tmp_path / "a"),
+        str(tmp_path / "a"),
+        str(tmp_path / "b"),
+    ]
     assert len({d.group for d in read(tmp_path / "a")}) == 2  # one package only: by file

@@ -9,7 +9,17 @@ import pytest
 from stepladder.configs.errors import UserError
 from stepladder.train.data import arithmetic, embedded, source_text
 
-WHEELS = ("python_numeric", "python_numeric_tests", "python_jax", "c_cpp", "cython", "docstrings", "reference", "licences", "tables")
+WHEELS = (
+    "python_numeric",
+    "python_numeric_tests",
+    "python_jax",
+    "c_cpp",
+    "cython",
+    "docstrings",
+    "reference",
+    "licences",
+    "tables",
+)
 
 
 def take(name: str, cap: float = 0.2e6, seed: int = 0) -> list:
@@ -42,9 +52,14 @@ def test_another_seed_takes_another_sample():
 
 
 def test_code_has_no_docstrings_and_still_parses():
-    for document in itertools.islice((d for d in take("python_numeric") if "#" not in d.name and len(d.text) < 60_000), 10):
+    for document in itertools.islice(
+        (d for d in take("python_numeric") if "#" not in d.name and len(d.text) < 60_000), 10
+    ):
         for node in ast.walk(ast.parse(document.text)):
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.lineno != node.body[0].lineno:
+            if (
+                isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and node.lineno != node.body[0].lineno
+            ):
                 assert not ast.get_docstring(node)
 
 
@@ -62,14 +77,36 @@ def test_docstring_removal_and_extraction(tmp_path):
     ''')
     )
     (code,) = source_text.code("pkg/m.py", path)
-    assert code.text.split() == ["x", "=", '"not', "a", 'docstring"', "def", "f():", "...", "class", "C:", "y", "=", "1"]
+    assert code.text.split() == [
+        "x",
+        "=",
+        '"not',
+        "a",
+        'docstring"',
+        "def",
+        "f():",
+        "...",
+        "class",
+        "C:",
+        "y",
+        "=",
+        "1",
+    ]
     (prose,) = source_text.docstrings("pkg/m.py", path)
-    assert [line[:8] for line in prose.text.splitlines() if line] == ["The modu", "Only a d", "About th"]
+    assert [line[:8] for line in prose.text.splitlines() if line] == [
+        "The modu",
+        "Only a d",
+        "About th",
+    ]
 
 
 @pytest.mark.parametrize(
     "label, group",
-    [("numpy/linalg/_linalg.py", "numpy/linalg"), ("jax/_src/lax/x.py", "jax/_src/lax"), ("stdlib/ast.py", "stdlib/ast.py")],
+    [
+        ("numpy/linalg/_linalg.py", "numpy/linalg"),
+        ("jax/_src/lax/x.py", "jax/_src/lax"),
+        ("stdlib/ast.py", "stdlib/ast.py"),
+    ],
 )
 def test_group_is_the_package(label, group):
     assert source_text.group_of(label) == group

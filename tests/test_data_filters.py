@@ -7,7 +7,10 @@ import pytest
 from stepladder.configs.errors import UserError
 from stepladder.train.data import filters
 
-PROSE = "The quick brown fox jumps over the lazy dog while a slow green turtle walks under some old bridge nearby. " * 2
+PROSE = (
+    "The quick brown fox jumps over the lazy dog while a slow green turtle walks under some old bridge nearby. "
+    * 2
+)
 CASES = {
     "min_length": (PROSE, PROSE, "short"),
     "max_line_length": (PROSE, PROSE, "x" * 2001),
@@ -48,7 +51,9 @@ def test_spoiling_is_a_function_of_the_text_alone(name):
 
 
 def test_noise_changes_five_percent_of_the_characters():
-    changed = [sum(a != b for a, b in zip(d, filters.noise_5(d), strict=True)) / len(d) for d in DOCUMENTS]
+    changed = [
+        sum(a != b for a, b in zip(d, filters.noise_5(d), strict=True)) / len(d) for d in DOCUMENTS
+    ]
     assert 0.04 < sum(changed) / len(changed) < 0.055
 
 
@@ -59,12 +64,20 @@ def test_shuffling_keeps_the_words_and_spares_half_of_the_documents():
     assert 0.4 < sum(s == d for s, d in zip(spoilt, DOCUMENTS)) / len(DOCUMENTS) < 0.6
 
 
-@pytest.mark.parametrize(("name", "allowed", "share"), [("repeat_8", {8}, 1 / 8), ("repeat_some", {1, 2, 4, 8}, 15 / 32)])
+@pytest.mark.parametrize(
+    ("name", "allowed", "share"), [("repeat_8", {8}, 1 / 8), ("repeat_some", {1, 2, 4, 8}, 15 / 32)]
+)
 def test_repetition_keeps_the_amount_of_text(name, allowed, share):
     spoilt = [filters.FILTERS[name](d) for d in DOCUMENTS]
     times = [len(s) // len(d) for s, d in zip(spoilt, DOCUMENTS) if s]
-    assert all(s == d * (len(s) // len(d)) for s, d in zip(spoilt, DOCUMENTS) if s) and set(times) == allowed
-    assert 0.7 < sum(times) / len(DOCUMENTS) < 1.3 and 0.7 * share < len(times) / len(DOCUMENTS) < 1.3 * share
+    assert (
+        all(s == d * (len(s) // len(d)) for s, d in zip(spoilt, DOCUMENTS) if s)
+        and set(times) == allowed
+    )
+    assert (
+        0.7 < sum(times) / len(DOCUMENTS) < 1.3
+        and 0.7 * share < len(times) / len(DOCUMENTS) < 1.3 * share
+    )
 
 
 def test_steps_apply_in_order_and_the_dropping_one_is_named():

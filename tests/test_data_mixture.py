@@ -30,7 +30,9 @@ def store(tmp_path_factory):
     for d, (name, size) in enumerate(SIZES.items()):
         domains[name] = {}
         for split, n in (("train", size), ("validation", 200)):
-            writer = SplitWriter(folder, name, split, "uint16", tokenizer.eos, tokenizer.token_bytes)
+            writer = SplitWriter(
+                folder, name, split, "uint16", tokenizer.eos, tokenizer.token_bytes
+            )
             writer.write([(np.arange(n - 1) * 3 + d) % 256])
             domains[name][split] = writer.commit()
     made = {"name": "bytes", "hash": tokenizer.hash, "vocab_size": 257, "eos": 256}
@@ -49,7 +51,9 @@ def test_rows_are_the_windows_they_say(store):
     for r in range(32):
         i = 3 * 32 + r
         start = whole.window_of(i) * SEQ
-        assert (batch[r] == store.tokens(whole.domain_of(i), "train")[start : start + SEQ + 1]).all()
+        assert (
+            batch[r] == store.tokens(whole.domain_of(i), "train")[start : start + SEQ + 1]
+        ).all()
 
 
 @pytest.mark.parametrize("rows", [range(32), range(8, 16), [3], [0, 1, 16, 17, 31]], ids=str)
@@ -97,7 +101,14 @@ def test_batches_are_mixed_and_domain_counts_follow_the_weights(store):
     assert all(abs(total[name] - BLOCK * weight) <= 1 for name, weight in WEIGHTS)
 
 
-@pytest.mark.parametrize("weights", [WEIGHTS, (("a", 0.9995), ("b", 0.0003), ("c", 0.0002)), (("a", 1 / 3), ("b", 1 / 3), ("c", 1 / 3))])
+@pytest.mark.parametrize(
+    "weights",
+    [
+        WEIGHTS,
+        (("a", 0.9995), ("b", 0.0003), ("c", 0.0002)),
+        (("a", 1 / 3), ("b", 1 / 3), ("c", 1 / 3)),
+    ],
+)
 def test_counts_are_exact_over_blocks_also_for_tiny_weights(weights):
     mix = Mixture(weights, {"a": 1000, "b": 1000, "c": 1000}, 0)
     assert (mix._counts.sum(1) == BLOCK).all() and (mix._counts >= 0).all()
@@ -105,10 +116,14 @@ def test_counts_are_exact_over_blocks_also_for_tiny_weights(weights):
         draws = mix.draws(blocks * BLOCK)
         assert sum(draws.values()) == blocks * BLOCK
         for name, weight in weights:
-            assert abs(draws[name] - weight * blocks * BLOCK) <= 8  # bit reversal: the error stays logarithmic
+            assert (
+                abs(draws[name] - weight * blocks * BLOCK) <= 8
+            )  # bit reversal: the error stays logarithmic
     for b in (0, 5):  # the closed form is the count of the rows themselves
         domain, _ = mix.rows(0, (b + 1) * BLOCK)
-        assert np.bincount(domain, minlength=3).tolist() == list(mix.draws((b + 1) * BLOCK).values())
+        assert np.bincount(domain, minlength=3).tolist() == list(
+            mix.draws((b + 1) * BLOCK).values()
+        )
 
 
 def test_each_window_once_per_epoch_in_another_order(store):
@@ -138,10 +153,15 @@ def test_far_indices_cost_the_same_and_stay_in_range(store):
 
 @pytest.mark.parametrize(
     "weights, part",
-    [((("a", 0.5), ("bb", 0.5)), "did you mean 'b'"), ((("a", 1.5), ("b", -0.5)), "weights.b=-0.5"),
-     ((("a", 0.5), ("b", 0.4)), "sum to 0.9"),
-     ((("a", 0.5), ("a", 0.5)), "2 times"), ((("a", float("nan")),), "weights.a=nan"), ((("a", 1 - 1e-8), ("b", 1e-8)), "finest")],
-)  # fmt: skip
+    [
+        ((("a", 0.5), ("bb", 0.5)), "did you mean 'b'"),
+        ((("a", 1.5), ("b", -0.5)), "weights.b=-0.5"),
+        ((("a", 0.5), ("b", 0.4)), "sum to 0.9"),
+        ((("a", 0.5), ("a", 0.5)), "2 times"),
+        ((("a", float("nan")),), "weights.a=nan"),
+        ((("a", 1 - 1e-8), ("b", 1e-8)), "finest"),
+    ],
+)
 def test_bad_weights(store, weights, part):
     with pytest.raises(UserError) as e:
         source(store, weights=weights)
@@ -160,15 +180,27 @@ def test_bad_shapes(store):
 
 
 def test_epochs_asked_and_available(store):
-    assert epochs(store, WEIGHTS, SEQ, 2 * BLOCK)["c"] == pytest.approx(2 * BLOCK * 0.2 / 20, rel=0.02)
+    assert epochs(store, WEIGHTS, SEQ, 2 * BLOCK)["c"] == pytest.approx(
+        2 * BLOCK * 0.2 / 20, rel=0.02
+    )
     assert check_epochs(store, (("a", 1.0),), SEQ, 100, 1.0) == {"a": 1.0}
-    with pytest.raises(UserError, match=r"max_epochs=1: the run asks 1,616 tokens of a, which has 1,600 \(1.01 epochs\)"):
+    with pytest.raises(
+        UserError,
+        match=r"max_epochs=1: the run asks 1,616 tokens of a, which has 1,600 \(1.01 epochs\)",
+    ):
         check_epochs(store, (("a", 1.0),), SEQ, 101, 1.0)
 
 
 def test_evaluation_windows(store):
-    few, all_of_them = evaluation_windows(store, "a", SEQ, 5), evaluation_windows(store, "a", SEQ, 999)
-    assert few.shape == (5, SEQ + 1) and few.dtype == np.int32 and all_of_them.shape == (199 // SEQ, SEQ + 1)
+    few, all_of_them = (
+        evaluation_windows(store, "a", SEQ, 5),
+        evaluation_windows(store, "a", SEQ, 999),
+    )
+    assert (
+        few.shape == (5, SEQ + 1)
+        and few.dtype == np.int32
+        and all_of_them.shape == (199 // SEQ, SEQ + 1)
+    )
     assert {tuple(row) for row in few} < {tuple(row) for row in all_of_them}
     assert (all_of_them[:-1, -1] == all_of_them[1:, 0]).all()  # side by side: no target twice
     with pytest.raises(UserError, match="seq_len=300: domain a has 200 validation tokens"):
@@ -181,7 +213,24 @@ def test_golden_order():
     """Changing this order would change every run: raise the store's format, or do not."""
     mix = Mixture(WEIGHTS, {"a": 100, "b": 50, "c": 20}, seed=7)
     domain, window = mix.rows(0, 8)
-    assert list(itertools.chain(domain.tolist(), window.tolist())) == [1, 0, 1, 1, 0, 0, 0, 0, 22, 96, 24, 48, 95, 11, 61, 91]
+    assert list(itertools.chain(domain.tolist(), window.tolist())) == [
+        1,
+        0,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+        22,
+        96,
+        24,
+        48,
+        95,
+        11,
+        61,
+        91,
+    ]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 20, 64, 65, 1000])

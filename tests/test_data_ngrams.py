@@ -23,7 +23,11 @@ def chain(n, seed, V=7):
     stationary = np.real(vectors[:, np.argmax(values.real)])
     stationary /= stationary.sum()
     logs = np.log(np.maximum(P, 1e-300))
-    return np.array(tokens), float(-(stationary @ (P * logs).sum(1))), float(-(stationary @ np.log(stationary)))
+    return (
+        np.array(tokens),
+        float(-(stationary @ (P * logs).sum(1))),
+        float(-(stationary @ np.log(stationary))),
+    )
 
 
 def test_a_markov_chain_is_learnt_to_its_entropy():
@@ -41,18 +45,25 @@ def test_counts_equal_a_loop_also_in_parts(monkeypatch, vocabulary):
     expected: dict = {}
     for a, b in itertools.pairwise(tokens):
         expected[a * vocabulary + b] = expected.get(a * vocabulary + b, 0) + 1
-    assert dict(zip(found.keys.tolist(), found.counts.tolist())) == expected and (np.diff(found.keys) > 0).all()
+    assert (
+        dict(zip(found.keys.tolist(), found.counts.tolist())) == expected
+        and (np.diff(found.keys) > 0).all()
+    )
 
 
 def test_probabilities_sum_to_one_and_mixture_weights_count():
     rng = np.random.default_rng(0)
-    a, b = (ngrams.count(rng.integers(low, low + 5, size), 8) for low, size in ((0, 5000), (3, 300)))
+    a, b = (
+        ngrams.count(rng.integers(low, low + 5, size), 8) for low, size in ((0, 5000), (3, 300))
+    )
     held = {"a": a, "b": b}
     model = ngrams.fit(held, held, {"a": 0.5, "b": 0.5}, 8)
     assert model.probabilities().sum() == pytest.approx(1) and (model.probabilities() > 0).all()
     for first in range(8):
         every = ngrams.Pairs(np.arange(8) + first * 8, np.ones(8))
-        total = sum(np.exp(-model.bigram(ngrams.Pairs(every.keys[i : i + 1], np.ones(1)))) for i in range(8))
+        total = sum(
+            np.exp(-model.bigram(ngrams.Pairs(every.keys[i : i + 1], np.ones(1)))) for i in range(8)
+        )
         assert total == pytest.approx(1)
     # 300 tokens of b at half the weight count as much as 5,000 of a: only b holds token 7, only a token 0
     assert model.probabilities()[7] == pytest.approx(model.probabilities()[0], rel=0.35)
@@ -63,17 +74,30 @@ def test_probabilities_sum_to_one_and_mixture_weights_count():
 def test_baselines_of_a_store_rank_the_matching_domain_first(tmp_path):
     sources = {
         "letters": jsonl(tmp_path / "a.jsonl", [text(i) for i in range(40)]),
-        "digits": jsonl(tmp_path / "b.jsonl", [" ".join(str(k * i) for k in range(200)) for i in range(1, 41)]),
+        "digits": jsonl(
+            tmp_path / "b.jsonl", [" ".join(str(k * i) for k in range(200)) for i in range(1, 41)]
+        ),
     }
     store = prepare(spec(sources), tmp_path / "s", show=False)
     windows = {d: evaluation_windows(store, d, 32, 16) for d in sources}
-    recipes = {"letters": {"letters": 1.0}, "digits": {"digits": 1.0}, "both": {"letters": 0.5, "digits": 0.5}}
+    recipes = {
+        "letters": {"letters": 1.0},
+        "digits": {"digits": 1.0},
+        "both": {"letters": 0.5, "digits": 0.5},
+    }
     found = ngrams.baselines(store, recipes, windows)
     for kind in ("unigram", "bigram"):
         for domain in sources:
-            own, both, other = (found[kind][r][domain] for r in (domain, "both", next(s for s in sources if s != domain)))
+            own, both, other = (
+                found[kind][r][domain]
+                for r in (domain, "both", next(s for s in sources if s != domain))
+            )
             assert own < both < other
-    assert all(found["bigram"][r][d] < found["unigram"][r][d] for r in ("letters", "both") for d in ("letters",))
+    assert all(
+        found["bigram"][r][d] < found["unigram"][r][d]
+        for r in ("letters", "both")
+        for d in ("letters",)
+    )
     # against counting by hand: the unigram loss of the scored tokens
     tokens = store.tokens("letters", "train")
     cut = int(len(tokens) * (1 - ngrams.HELD_OUT))

@@ -19,12 +19,27 @@ from stepladder.train.data import prepare as stages
 from stepladder.train.data.prepare import prepare
 from stepladder.train.data.store import Store
 
-EMBEDDED = CorpusSpec("embedded", (), ("python_jax", "docstrings", "c_cpp", "arithmetic"), "bytes", 0.2, 0.1, (), "minhash", 0)
+EMBEDDED = CorpusSpec(
+    "embedded",
+    (),
+    ("python_jax", "docstrings", "c_cpp", "arithmetic"),
+    "bytes",
+    0.2,
+    0.1,
+    (),
+    "minhash",
+    0,
+)
 
 
 def text(seed, words=120):
     rng = random.Random(seed)
-    return " ".join("".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(words)) + "\n"
+    return (
+        " ".join(
+            "".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 8))) for _ in range(words)
+        )
+        + "\n"
+    )
 
 
 def jsonl(path, texts):
@@ -34,19 +49,31 @@ def jsonl(path, texts):
 
 def spec(sources, **changes):
     fields = {
-        "name": "files", "sources": tuple((d, str(p)) for d, p in sources.items()), "domains": (), "tokenizer": "bytes",
-        "max_mb_per_domain": 0.0, "validation_fraction": 0.2, "filters": (), "dedup": "minhash", "seed": 0,
-    }  # fmt: skip
+        "name": "files",
+        "sources": tuple((d, str(p)) for d, p in sources.items()),
+        "domains": (),
+        "tokenizer": "bytes",
+        "max_mb_per_domain": 0.0,
+        "validation_fraction": 0.2,
+        "filters": (),
+        "dedup": "minhash",
+        "seed": 0,
+    }
     return CorpusSpec(**{**fields, **changes})
 
 
 @pytest.fixture
 def two(tmp_path):
-    return {name: jsonl(tmp_path / f"{name}.jsonl", [text(100 * k + i) for i in range(30)]) for k, name in enumerate(("one", "two"))}
+    return {
+        name: jsonl(tmp_path / f"{name}.jsonl", [text(100 * k + i) for i in range(30)])
+        for k, name in enumerate(("one", "two"))
+    }
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def refused(corpus, out, *parts):
@@ -69,7 +96,10 @@ def test_every_document_is_on_one_side_once(two, tmp_path):
         train, validation = texts_of(store, name, "train"), texts_of(store, name, "validation")
         assert sorted(train + validation) == sorted(text(100 * k + i) for i in range(30))
         entry = store.manifest["domains"][name]
-        assert entry["train"]["bytes"] == sum(map(len, train)) and entry["validation"]["documents"] == len(validation) > 0
+        assert (
+            entry["train"]["bytes"] == sum(map(len, train))
+            and entry["validation"]["documents"] == len(validation) > 0
+        )
         assert entry["dropped"] == {} and entry["overlap"] == 0
 
 
@@ -89,7 +119,11 @@ def test_duplicates_across_domains_and_sides_are_dropped_and_counted(tmp_path):
 
 def test_filters_and_cap_are_counted(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", [text(i) for i in range(50)] + ["too short"] * 3)
-    store = prepare(spec({"a": source}, filters=("min_length",), max_mb_per_domain=0.015), tmp_path / "s", show=False)
+    store = prepare(
+        spec({"a": source}, filters=("min_length",), max_mb_per_domain=0.015),
+        tmp_path / "s",
+        show=False,
+    )
     entry = store.manifest["domains"]["a"]
     assert entry["dropped"]["min_length"] == 3 and entry["dropped"]["capped"] > 10
     assert 0.01e6 < entry["train"]["bytes"] + entry["validation"]["bytes"] <= 0.015e6
@@ -107,10 +141,18 @@ def test_embedded_store_has_low_overlap_and_names_its_versions(tmp_path):
 
 def test_repeated_it_rewrites_nothing(two, tmp_path):
     first = prepare(spec(two), tmp_path / "s", show=False)
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (tmp_path / "s").iterdir() if p.name != ".lock"}
+    before = {
+        p: (p.stat().st_mtime_ns, p.stat().st_ino)
+        for p in (tmp_path / "s").iterdir()
+        if p.name != ".lock"
+    }
     second = prepare(spec(two), tmp_path / "s", show=False)
     assert second.fingerprint == first.fingerprint
-    assert {p: (p.stat().st_mtime_ns, p.stat().st_ino) for p in (tmp_path / "s").iterdir() if p.name != ".lock"} == before
+    assert {
+        p: (p.stat().st_mtime_ns, p.stat().st_ino)
+        for p in (tmp_path / "s").iterdir()
+        if p.name != ".lock"
+    } == before
     for path in two.values():
         path.unlink()  # the store no longer needs its sources
     assert prepare(spec(two), tmp_path / "s", show=False).fingerprint == first.fingerprint
@@ -146,9 +188,16 @@ def test_killed_anywhere_and_repeated_gives_identical_bytes(tmp_path):
     print("seed", seed)
     rng, kills = random.Random(seed), 0
     for stage in STAGES:  # just after a stage was committed, plus a random moment
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(to_dict(EMBEDDED)), str(out)], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, json.dumps(to_dict(EMBEDDED)), str(out)],
+            stdout=subprocess.PIPE,
+        )
         deadline = time.monotonic() + 60
-        while process.poll() is None and not (out / ".work" / stage).exists() and time.monotonic() < deadline:
+        while (
+            process.poll() is None
+            and not (out / ".work" / stage).exists()
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
         time.sleep(rng.uniform(0, 0.02))
         if process.poll() is None:
@@ -171,7 +220,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(two, tmp_path, m
 
     with monkeypatch.context() as m:
         m.setattr(stages, stage, full)
-        refused(spec(two), tmp_path / "s", f"out={tmp_path / 's'}", "no space left", "the same command continues")
+        refused(
+            spec(two),
+            tmp_path / "s",
+            f"out={tmp_path / 's'}",
+            "no space left",
+            "the same command continues",
+        )
     reads = []
     monkeypatch.setattr(documents, "read", lambda *a: reads.append(a))
     prepare(spec(two), tmp_path / "s", show=False)  # nothing is read again
@@ -197,20 +252,33 @@ def test_a_new_file_of_a_glob_is_noticed(tmp_path):
 
 def test_sources_changed_while_interrupted_start_anew(two, tmp_path, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(stages, "_encode", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        m.setattr(
+            stages, "_encode", lambda *a: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full"))
+        )
         refused(spec(two), tmp_path / "s", "no space")
         refused(spec(two, seed=3), tmp_path / "s", "seed=3")
     jsonl(two["one"], [text(500 + i) for i in range(9)])
     store = prepare(spec(two), tmp_path / "s", show=False)
-    assert store.manifest["domains"]["one"]["train"]["documents"] + store.manifest["domains"]["one"]["validation"]["documents"] == 9
+    assert (
+        store.manifest["domains"]["one"]["train"]["documents"]
+        + store.manifest["domains"]["one"]["validation"]["documents"]
+        == 9
+    )
 
 
 @pytest.mark.parametrize(
     "change, part",
-    [({"filters": ("lower",)}, "filters=lower: "), ({"dedup": "fuzzy"}, "dedup=fuzzy: "), ({"tokenizer": "gpt"}, "tokenizer=gpt: "),
-     ({"validation_fraction": 0.0}, "validation_fraction=0.0: "), ({"max_mb_per_domain": -1.0}, "max_mb_per_domain=-1.0: "),
-     ({"domains": ("ones",)}, "did you mean 'one'"), ({"seed": -1}, "seed=-1: "), ({"filters": ("mostly_letters", "min_length")}, None)],
-)  # fmt: skip
+    [
+        ({"filters": ("lower",)}, "filters=lower: "),
+        ({"dedup": "fuzzy"}, "dedup=fuzzy: "),
+        ({"tokenizer": "gpt"}, "tokenizer=gpt: "),
+        ({"validation_fraction": 0.0}, "validation_fraction=0.0: "),
+        ({"max_mb_per_domain": -1.0}, "max_mb_per_domain=-1.0: "),
+        ({"domains": ("ones",)}, "did you mean 'one'"),
+        ({"seed": -1}, "seed=-1: "),
+        ({"filters": ("mostly_letters", "min_length")}, None),
+    ],
+)
 def test_bad_fields(two, tmp_path, change, part):
     if part:
         refused(spec(two, **change), tmp_path / "s", part)
@@ -240,7 +308,11 @@ def test_out_that_cannot_be(two, tmp_path):
 
 
 def test_unwritable_out(two, tmp_path, monkeypatch):
-    monkeypatch.setattr(Path, "mkdir", lambda *a, **k: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")))
+    monkeypatch.setattr(
+        Path,
+        "mkdir",
+        lambda *a, **k: (_ for _ in ()).throw(PermissionError(errno.EACCES, "Permission denied")),
+    )
     refused(spec(two), tmp_path / "s", "not writable")
 
 
@@ -249,10 +321,21 @@ def test_command(two, tmp_path, capsys):
 
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    arguments = [f"--out={tmp_path / 's'}", "--domain", f"one={two['one']}", f"two={two['two']}", "--dedup=exact", "--filters=lower_case"]
+    arguments = [
+        f"--out={tmp_path / 's'}",
+        "--domain",
+        f"one={two['one']}",
+        f"two={two['two']}",
+        "--dedup=exact",
+        "--filters=lower_case",
+    ]
     assert command.main(parser.parse_args(arguments)) == 0
     shown = capsys.readouterr().out
     assert "one " in shown and "two " in shown and "fingerprint" in shown
-    for bad in (["--domain", "nonsense"], ["--corpus=embedded", str(two["one"])], ["--corpus=mine"]):
+    for bad in (
+        ["--domain", "nonsense"],
+        ["--corpus=embedded", str(two["one"])],
+        ["--corpus=mine"],
+    ):
         with pytest.raises(UserError):
             command.corpus_of(parser.parse_args([f"--out={tmp_path / 'x'}", *bad]))

@@ -50,12 +50,18 @@ def test_batch_save_load_and_pickle(tokenizer, tmp_path):
         )
         for text, ids in zip(SAMPLES, other.encode_batch(SAMPLES)):
             assert ids.tolist() == tokenizer.encode(text).tolist()
-    assert len(tokenizer.token_bytes) == tokenizer.vocab_size and tokenizer.token_bytes[tokenizer.eos] == 0
+    assert (
+        len(tokenizer.token_bytes) == tokenizer.vocab_size
+        and tokenizer.token_bytes[tokenizer.eos] == 0
+    )
     assert tokenizer.decode([*tokenizer.encode("ab"), tokenizer.eos]) == "ab"
 
 
 def test_training_is_deterministic():
-    assert tokenizers.train("bpe:300", corpus_texts()).hash == tokenizers.train("bpe:300", corpus_texts()).hash
+    assert (
+        tokenizers.train("bpe:300", corpus_texts()).hash
+        == tokenizers.train("bpe:300", corpus_texts()).hash
+    )
 
 
 @pytest.mark.parametrize("name", ["byte", "bytes:3", "bpe", "bpe:10", "bpe:many", "bpe:99999999"])
@@ -65,7 +71,9 @@ def test_bad_names(name):
 
 
 def test_more_vocabulary_than_the_text_has():
-    with pytest.raises(UserError, match=r"tokenizer=bpe:5000: the text yields \d+ tokens only; ask for"):
+    with pytest.raises(
+        UserError, match=r"tokenizer=bpe:5000: the text yields \d+ tokens only; ask for"
+    ):
         tokenizers.train("bpe:5000", ["a b c"])
 
 
@@ -77,7 +85,12 @@ def make(folder, tokenizer, dtype="uint16", texts=("one", "two and a half", "thr
         writer = SplitWriter(folder, "web", split, dtype, tokenizer.eos, tokenizer.token_bytes)
         writer.write(tokenizer.encode_batch(list(texts)))
         entry[split] = writer.commit()
-    made = {"name": tokenizer.name, "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos": tokenizer.eos}
+    made = {
+        "name": tokenizer.name,
+        "hash": tokenizer.hash,
+        "vocab_size": tokenizer.vocab_size,
+        "eos": tokenizer.eos,
+    }
     write_manifest(folder, {"dtype": dtype, "tokenizer": made, "domains": {"web": entry}})
     return folder
 
@@ -99,15 +112,24 @@ def test_reads_what_was_written(tokenizer, tmp_path):
     tokens, index = store.tokens("web", "train"), store.index("web", "train")
     assert tokens.dtype == np.uint16 and not tokens.flags.writeable
     starts = [0, *index[:-1, 0]]
-    assert [store.tokenizer().decode(tokens[a:b]) for a, b in zip(starts, index[:, 0])] == ["one", "two and a half", "three ä"]
+    assert [store.tokenizer().decode(tokens[a:b]) for a, b in zip(starts, index[:, 0])] == [
+        "one",
+        "two and a half",
+        "three ä",
+    ]
     assert all(tokens[index[:, 0] - 1] == tokenizer.eos)
     assert index[:, 1].tolist() == [3, 14, 8]
-    assert store.domains == ["web"] and store.vocab_size == tokenizer.vocab_size and store.count("web", "train") == len(tokens)
+    assert (
+        store.domains == ["web"]
+        and store.vocab_size == tokenizer.vocab_size
+        and store.count("web", "train") == len(tokens)
+    )
 
 
 def test_fingerprint_is_of_the_content(tmp_path):
     one, two, other = (
-        Store.open(make(tmp_path / n, tokenizers.ByteTokenizer(), texts=t)) for n, t in (("a", ["x"]), ("b", ["x"]), ("c", ["y"]))
+        Store.open(make(tmp_path / n, tokenizers.ByteTokenizer(), texts=t))
+        for n, t in (("a", ["x"]), ("b", ["x"]), ("c", ["y"]))
     )
     assert one.fingerprint == two.fingerprint != other.fingerprint
 

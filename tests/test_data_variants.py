@@ -42,7 +42,9 @@ def words_of(document):
 
 def test_each_deduplication_sees_the_raw_text_and_nothing_held_out(sources, tmp_path):
     """Copies of training text come back with `none`, near ones with `exact`, and none of a validation document, exact or near."""
-    made = [variant(m, dedup=m) for m in ("none", "exact", "minhash")] + [variant("lower", filters=["lower_case"], dedup="minhash")]
+    made = [variant(m, dedup=m) for m in ("none", "exact", "minhash")] + [
+        variant("lower", filters=["lower_case"], dedup="minhash")
+    ]
     store = prepare(spec(sources, variants=tuple(made)), tmp_path / "s", show=False)
     held = {words_of(t) for d in ("one", "two") for t in texts_of(store, d, "validation")}
     trained = {words_of(t) for t in texts_of(store, "one", "train")}
@@ -51,18 +53,26 @@ def test_each_deduplication_sees_the_raw_text_and_nothing_held_out(sources, tmp_
         assert not held & {words_of(t) for t in found}
     originals = {words_of(t) for t in documents["none"]}
     assert trained <= originals
-    assert len(documents["none"]) == 3 * len(originals)  # every copy of every text that is not held out
+    assert len(documents["none"]) == 3 * len(
+        originals
+    )  # every copy of every text that is not held out
     assert len(documents["exact"]) == len(set(documents["exact"])) == 2 * len(originals)
     assert len(documents["minhash"]) == len(originals)
     entry = store.manifest["domains"]["exact"]
-    assert entry["base"] == "one" and entry["dropped"] == {"exact_duplicate": len(originals)} and "validation" not in entry
+    assert (
+        entry["base"] == "one"
+        and entry["dropped"] == {"exact_duplicate": len(originals)}
+        and "validation" not in entry
+    )
     assert entry["overlap"] == 0.0
     assert entry["train"]["bytes"] == sum(map(len, documents["exact"]))
 
 
 def test_a_variant_changes_nothing_of_the_rest(sources, tmp_path):
     plain = prepare(spec(sources), tmp_path / "plain", show=False)
-    more = prepare(spec(sources, variants=(variant(filters=("lower_case",)),)), tmp_path / "more", show=False)
+    more = prepare(
+        spec(sources, variants=(variant(filters=("lower_case",)),)), tmp_path / "more", show=False
+    )
     assert more.domains == [*plain.domains, "v"] and more.fingerprint != plain.fingerprint
     for name in plain.domains:
         assert more.manifest["domains"][name] == plain.manifest["domains"][name]
@@ -75,12 +85,20 @@ def test_filters_are_counted_and_rank(sources, tmp_path):
     base_entry, ranked, few = (store.manifest["domains"][n] for n in ("two", "ranked", "few"))
     assert 0.2 < ranked["train"]["documents"] / base_entry["train"]["documents"] < 0.5
     assert all(len(t) <= 500 for t in texts_of(store, "ranked", "train"))
-    assert ranked["dropped"]["prose_top30"] + ranked["train"]["documents"] == few["dropped"]["repeat_8"] + few["train"]["documents"]
+    assert (
+        ranked["dropped"]["prose_top30"] + ranked["train"]["documents"]
+        == few["dropped"]["repeat_8"] + few["train"]["documents"]
+    )
 
 
 def test_best_keeps_the_highest_scores():
     class Texts:
-        documents = ("the cat and the dog are in a house with them", "x = f(y[0]) + 3", "it is of the sea and to be there", "a")
+        documents = (
+            "the cat and the dog are in a house with them",
+            "x = f(y[0]) + 3",
+            "it is of the sea and to be there",
+            "a",
+        )
         sizes = np.array([len(d) for d in documents])
 
         def texts(self, wanted):
@@ -89,14 +107,24 @@ def test_best_keeps_the_highest_scores():
     every = np.ones(4, bool)
     assert quality.best("prose_top30", Texts(), every).tolist() == [False, False, True, True]
     assert quality.best("code_top30", Texts(), every)[1]
-    assert quality.best("prose_top30", Texts(), np.array([True, True, False, False])).tolist() == [True, False, False, False]
+    assert quality.best("prose_top30", Texts(), np.array([True, True, False, False])).tolist() == [
+        True,
+        False,
+        False,
+        False,
+    ]
     with pytest.raises(UserError, match="no document"):
         quality.best("prose_top30", Texts(), ~every)
 
 
 def test_killed_between_variants_it_continues_to_the_same_bytes(sources, tmp_path, monkeypatch):
     corpus = spec(
-        sources, variants=(variant("a"), variant("b", "two", ("noise_5",), "exact"), variant("c", "two", ("shuffle_half",), "minhash"))
+        sources,
+        variants=(
+            variant("a"),
+            variant("b", "two", ("noise_5",), "exact"),
+            variant("c", "two", ("shuffle_half",), "minhash"),
+        ),
     )
     prepare(corpus, tmp_path / "whole", show=False)
     collect = variants._collect
@@ -112,13 +140,19 @@ def test_killed_between_variants_it_continues_to_the_same_bytes(sources, tmp_pat
         m.setattr(variants, "_collect", full)
         refused(corpus, tmp_path / "s", "no space left")
     with monkeypatch.context() as m:
-        m.setattr(variants, "_collect", lambda variant, *rest: seen.append(variant.name) or collect(variant, *rest))
+        m.setattr(
+            variants,
+            "_collect",
+            lambda variant, *rest: seen.append(variant.name) or collect(variant, *rest),
+        )
         prepare(corpus, tmp_path / "s", show=False)
     assert seen == ["a", "b", "b", "c"]  # what was done is not done again
     assert content(tmp_path / "s") == content(tmp_path / "whole")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "s").iterdir() if p.name != ".lock"}
     prepare(corpus, tmp_path / "s", show=False)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "s").iterdir() if p.name != ".lock"} == before
+    assert {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "s").iterdir() if p.name != ".lock"
+    } == before
 
 
 def test_a_store_without_the_field_is_still_opened(sources, tmp_path):
@@ -154,7 +188,9 @@ def test_two_variants_of_one_name(sources, tmp_path):
 
 
 def test_batches_and_evaluation(sources, tmp_path, capsys):
-    store = prepare(spec(sources, variants=(variant(filters=("lower_case",)),)), tmp_path / "s", show=False)
+    store = prepare(
+        spec(sources, variants=(variant(filters=("lower_case",)),)), tmp_path / "s", show=False
+    )
     batch = BatchSource(store, (("one", 0.5), ("v", 0.5)), 16, 4, 0).steps(0, 2)
     assert batch.shape == (2, 4, 17)
     with pytest.raises(UserError, match="variant of one has no validation"):
@@ -171,10 +207,17 @@ CONFIGS = [
 
 @pytest.mark.parametrize(("given", "expected"), CONFIGS)
 def test_config(tmp_path, given, expected):
-    change = {"data__variants": given, "data__weights": {"v": 0.25, "words": 0.75}, "data__validation": ("words", "digits")}
+    change = {
+        "data__variants": given,
+        "data__weights": {"v": 0.25, "words": 0.75},
+        "data__validation": ("words", "digits"),
+    }
     made = rung(tiny.config(tmp_path, **change)).data
     assert made.corpus.variants == (expected,)
-    assert dict(made.weights) == {"v": 0.25, "words": 0.75} and dict(made.evaluated) == {"words": 0.5, "digits": 0.5}
+    assert dict(made.weights) == {"v": 0.25, "words": 0.75} and dict(made.evaluated) == {
+        "words": 0.5,
+        "digits": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

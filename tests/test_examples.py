@@ -23,14 +23,26 @@ def transfer(root):
 
 def _stated(root, row: str) -> list[float]:
     """Numbers of a row of the proxy-transfer table in BENCHMARKS.md, without their intervals."""
-    line = next(line for line in (root / "BENCHMARKS.md").read_text().splitlines() if line.startswith(f"| {row} "))
+    line = next(
+        line
+        for line in (root / "BENCHMARKS.md").read_text().splitlines()
+        if line.startswith(f"| {row} ")
+    )
     return [float(v) for v in re.findall(r"[|*](?: |\*)*(-?\d*\.\d+)(?= \()", line)]
 
 
 @pytest.mark.parametrize("size", ["6k", "14k"])
 def test_rank_correlation_and_regret_are_those_stated(transfer, root, size):
-    rows = transfer.frame("agreement").query("size == @size and domain == 'mean' and against == 'tuned target'").set_index("learning_rate")
-    regret = transfer.frame("regret").query("size == @size and k == 1 and reading == 'best'").set_index("learning_rate")["regret"]
+    rows = (
+        transfer.frame("agreement")
+        .query("size == @size and domain == 'mean' and against == 'tuned target'")
+        .set_index("learning_rate")
+    )
+    regret = (
+        transfer.frame("regret")
+        .query("size == @size and k == 1 and reading == 'best'")
+        .set_index("learning_rate")["regret"]
+    )
     known = [r for r in RATES if r in rows.index]
     assert np.round(rows.loc[known, "rho"], 2).tolist() == _stated(root, f"rho {size}")
     assert np.round(regret[known], 3).tolist() == _stated(root, f"regret@1 {size}, nats")
@@ -47,14 +59,22 @@ def test_the_verdicts_are_those_stated(transfer):
 def test_the_target_is_larger_and_tuned_within_its_grid(transfer):
     largest = max(r["N"] for r in transfer.rates)
     assert transfer.target["N"] > 4 * largest and len(transfer.rates) == 2
-    assert set(transfer.frame("tuned").query("domain == 'mean'")["edge"]) == {""} and not transfer.missing_cells and not transfer.excluded
+    assert (
+        set(transfer.frame("tuned").query("domain == 'mean'")["edge"]) == {""}
+        and not transfer.missing_cells
+        and not transfer.excluded
+    )
 
 
 def test_the_drift_of_the_best_rate_is_that_stated(root, tmp_path):
     table = root / "analysis" / "examples" / "widths.csv.gz"
-    assert cli.main(["report", "--study=learning_rate", f"--table={table}", f"--out={tmp_path}"]) == 0
+    assert (
+        cli.main(["report", "--study=learning_rate", f"--table={table}", f"--out={tmp_path}"]) == 0
+    )
     drift = {
-        d["parametrization"]: d["factor"] for d in json.loads((tmp_path / "results.json").read_text())["drift"] if d["axis"] == "width"
+        d["parametrization"]: d["factor"]
+        for d in json.loads((tmp_path / "results.json").read_text())["drift"]
+        if d["axis"] == "width"
     }
     assert np.round(drift["mup"], 2).tolist() == [0.82, 0.67, 1.01]
     assert [round(v, k) for v, k in zip(drift["standard"], (3, 3, 2))] == [0.125, 0.049, 0.34]

@@ -33,7 +33,9 @@ def full(passes: float) -> float:
     return passes * BATCH * LENGTH * counting.count(SPEC, LENGTH).flops_per_token_forward_full
 
 
-@pytest.mark.parametrize("how", [{"layers": "unroll"}, {"layers": "scan"}, {"layers": "scan", "chunk": 2}])
+@pytest.mark.parametrize(
+    "how", [{"layers": "unroll"}, {"layers": "scan"}, {"layers": "scan", "chunk": 2}]
+)
 def test_a_step_executes_what_counting_says(how):
     """Three passes of the dense masked model, however layers and chunks loop."""
     assert flops.executed(gradient_of(**how).jaxpr) == pytest.approx(full(3), rel=1e-9)
@@ -43,7 +45,9 @@ def test_recomputation_shows():
     """remat=full computes the layers again, and not the unembedding."""
     again = BATCH * LENGTH * counting.count(SPEC, LENGTH).flops_forward["unembed"]
     found = flops.executed(gradient_of(layers="scan", remat="full").jaxpr)
-    last = 2.0 * BATCH * LENGTH * SPEC.n_layers * SPEC.d_ff * SPEC.d_model  # the down projection's output is needed by no gradient
+    last = (
+        2.0 * BATCH * LENGTH * SPEC.n_layers * SPEC.d_ff * SPEC.d_model
+    )  # the down projection's output is needed by no gradient
     assert full(4) - again - last <= found * (1 + 1e-9) and found <= full(4) - again
 
 
@@ -55,7 +59,13 @@ def test_xla_counts_the_same_when_nothing_loops():
 
 def test_local_work_is_counted_on_every_device():
     mesh = Mesh(np.array(jax.devices()[:4]).reshape(2, 2), ("a", "b"))
-    split = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=PartitionSpec("a"), out_specs=PartitionSpec("a"), check_vma=False)
+    split = jax.shard_map(
+        lambda x: x @ x.T,
+        mesh=mesh,
+        in_specs=PartitionSpec("a"),
+        out_specs=PartitionSpec("a"),
+        check_vma=False,
+    )
     assert flops.executed(jax.make_jaxpr(split)(SQUARE)) == 4 * 2.0 * (N / 2) ** 2 * N
 
 
@@ -65,7 +75,10 @@ def test_loops_branches_and_convolutions():
     assert flops.executed(jax.make_jaxpr(steps)(SQUARE, 7)) == 2 * PRODUCT  # unknown length: once
     branch = lambda x, p: jax.lax.cond(p, lambda x: product(product(x)), product, x)  # noqa: E731
     assert flops.executed(jax.make_jaxpr(branch)(SQUARE, True)) == 2 * PRODUCT
-    image, kernel = jax.ShapeDtypeStruct((1, 3, 8, 8), jnp.float32), jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
+    image, kernel = (
+        jax.ShapeDtypeStruct((1, 3, 8, 8), jnp.float32),
+        jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32),
+    )
     convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID")  # noqa: E731
     assert flops.executed(jax.make_jaxpr(convolve)(image, kernel)) == 2 * 5 * 7 * 7 * 3 * 2 * 2
 
@@ -75,20 +88,33 @@ def test_a_kernel_counts_its_estimate_or_its_grid():
         out_ref[...] = x_ref[...] @ x_ref[...]
 
     def call(x, **more):
-        return pl.pallas_call(body, grid=(3,), out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype), interpret=True, **more)(x)
+        return pl.pallas_call(
+            body,
+            grid=(3,),
+            out_shape=jax.ShapeDtypeStruct(x.shape, x.dtype),
+            interpret=True,
+            **more,
+        )(x)
 
     assert flops.executed(jax.make_jaxpr(call)(SQUARE)) == 3 * PRODUCT
     estimate = pl.CostEstimate(flops=123, transcendentals=0, bytes_accessed=0)
-    assert flops.executed(jax.make_jaxpr(functools.partial(call, cost_estimate=estimate))(SQUARE)) == 123
+    assert (
+        flops.executed(jax.make_jaxpr(functools.partial(call, cost_estimate=estimate))(SQUARE))
+        == 123
+    )
 
 
 def attention_gradient(implementation: str, L: int, H: int, K: int, window: int):
     x_BLHK = jax.ShapeDtypeStruct((1, L, H, K), jnp.bfloat16)
-    loss = lambda q, k, v: attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()  # noqa: E731
+    loss = lambda q, k, v: (
+        attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()
+    )  # noqa: E731
     return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x_BLHK, x_BLHK, x_BLHK)
 
 
-@pytest.mark.parametrize("L, window", [(1024, 0), (4096, 0), (4096, 512), (4096, 700), (4096, 1024), (4096, 4096)])
+@pytest.mark.parametrize(
+    "L, window", [(1024, 0), (4096, 0), (4096, 512), (4096, 700), (4096, 1024), (4096, 4096)]
+)
 def test_splash_counts_the_blocks_its_mask_leaves(L, window):
     """Of 512 x 512: two products forward, and five in one kernel backward or seven in two."""
     H, K, blocks = 3, 64, L // 512
@@ -105,4 +131,6 @@ def test_cudnn_counts_seven_products_of_what_its_mask_leaves(window, share, monk
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
-    assert flops.executed(attention_gradient("cudnn", 256, 3, 64, window)) == pytest.approx(7 * 2 * 3 * 256**2 * 64 * share)
+    assert flops.executed(attention_gradient("cudnn", 256, 3, 64, window)) == pytest.approx(
+        7 * 2 * 3 * 256**2 * 64 * share
+    )

@@ -17,4 +17,6 @@ def test_the_benchmark_runs_in_small(root, capsys):
     assert result["tokens_per_second"] == pytest.approx(8 * 64 / result["step_seconds"], rel=0.01)
     assert sum(result["parts"].values()) == pytest.approx(result["step_seconds"])
     assert result["executed_over_counted"] > 1.2  # remat=full computes the layers again
-    assert 0 < result["memory_planned_gib"] < result["memory_peak_gib"] and "checkpoint costs" in benchmark.table([result])
+    assert 0 < result["memory_planned_gib"] < result[
+        "memory_peak_gib"
+    ] and "checkpoint costs" in benchmark.table([result])

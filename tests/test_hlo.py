@@ -23,7 +23,11 @@ def _uncached():
 
 
 def mesh_of(devices, **axes: int) -> Mesh:
-    return Mesh(np.array(devices).reshape(tuple(axes.values())), tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return Mesh(
+        np.array(devices).reshape(tuple(axes.values())),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
 
 
 def shape(mesh: Mesh, dims: tuple[int, ...], dtype=jnp.float32, spec=WHOLE):
@@ -43,15 +47,24 @@ def step_text(mesh: Mesh) -> str:
         return jax.lax.psum(jax.grad(loss)(w_NDF), "data")
 
     weights, batch = P(None, "fsdp", None), P(("data", "fsdp"))
-    gradient = jax.shard_map(local, mesh=mesh, in_specs=(weights, batch), out_specs=weights, check_vma=False)
+    gradient = jax.shard_map(
+        local, mesh=mesh, in_specs=(weights, batch), out_specs=weights, check_vma=False
+    )
     steps = lambda w, x, count: jax.lax.fori_loop(0, count, lambda i, w: w - gradient(w, x), w)  # noqa: E731
-    arguments = shape(mesh, (LAYERS, D, F), spec=weights), shape(mesh, (B, D), spec=batch), shape(mesh, (), jnp.int32)
+    arguments = (
+        shape(mesh, (LAYERS, D, F), spec=weights),
+        shape(mesh, (B, D), spec=batch),
+        shape(mesh, (), jnp.int32),
+    )
     return jax.jit(steps, donate_argnums=0).lower(*arguments).compile().as_text()
 
 
 def moved(found: list[hlo.Collective]) -> dict[str, float]:
     """Bytes a step by kind."""
-    return {kind: sum(c.bytes * c.times for c in found if c.kind == kind) for kind in {c.kind for c in found}}
+    return {
+        kind: sum(c.bytes * c.times for c in found if c.kind == kind)
+        for kind in {c.kind for c in found}
+    }
 
 
 def check_step(text: str, data: int, fsdp: int) -> None:
@@ -87,11 +100,16 @@ def test_permutes_and_exchanges_in_a_loop_of_five():
 
         return jax.lax.scan(turn, x_BD, None, length=5)[0]
 
-    compiled = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)).lower(shape(mesh, (B, D))).compile()
+    compiled = (
+        jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))
+        .lower(shape(mesh, (B, D)))
+        .compile()
+    )
     found = {c.kind: c for c in hlo.collectives(hlo.parse(compiled.as_text()))}
     assert {kind: (c.bytes, c.times) for kind, c in found.items()} == {
-        "collective-permute": (4 * B * D, 5), "all-to-all": (4 * B * D * 3 / 4, 5),
-    }  # fmt: skip
+        "collective-permute": (4 * B * D, 5),
+        "all-to-all": (4 * B * D * 3 / 4, 5),
+    }
     assert found["collective-permute"].groups == ((0, 1), (1, 2), (2, 3), (3, 0))
 
 
@@ -99,7 +117,11 @@ def test_what_crosses_slices_goes_over_the_network():
     """psum over both axes: scattered within a slice, summed between two, gathered within."""
     mesh = mesh_of(topology.devices("v5e:2x2*2"), data=2, fsdp=4)
     local = lambda x_BD: jnp.cos(jax.lax.psum(jnp.sin(x_BD), ("data", "fsdp")))  # noqa: E731
-    compiled = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)).lower(shape(mesh, (B, D))).compile()
+    compiled = (
+        jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))
+        .lower(shape(mesh, (B, D)))
+        .compile()
+    )
     found = hlo.collectives(hlo.parse(compiled.as_text()))
     whole = 4 * B * D
     assert {(c.kind, c.network): (c.bytes, c.size, c.times) for c in found} == {
@@ -117,9 +139,13 @@ def test_what_the_compiler_partitions_itself_is_counted_once():
 
     def loss(weights, x_BLD):
         def layer(x_BLD, w):
-            return x_BLD + jax.nn.gelu(x_BLD @ w[0].astype(jnp.bfloat16)) @ w[1].astype(jnp.bfloat16), None
+            return x_BLD + jax.nn.gelu(x_BLD @ w[0].astype(jnp.bfloat16)) @ w[1].astype(
+                jnp.bfloat16
+            ), None
 
-        return (jax.lax.scan(jax.checkpoint(layer), x_BLD, weights)[0].astype(jnp.float32) ** 2).mean()
+        return (
+            jax.lax.scan(jax.checkpoint(layer), x_BLD, weights)[0].astype(jnp.float32) ** 2
+        ).mean()
 
     step = lambda w, x: jax.tree.map(jnp.subtract, w, jax.grad(loss)(w, x))  # noqa: E731
     weights = (
@@ -127,12 +153,18 @@ def test_what_the_compiler_partitions_itself_is_counted_once():
         shape(mesh, (layers, wide, deep), spec=P(None, None, "fsdp")),
     )
     x_BLD = shape(mesh, (128, 256, deep), jnp.bfloat16, P(("data", "fsdp")))
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=jax.tree.map(lambda s: s.sharding, weights))
+    jitted = jax.jit(
+        step, donate_argnums=0, out_shardings=jax.tree.map(lambda s: s.sharding, weights)
+    )
     text = jitted.lower(weights, x_BLD).compile().as_text()
     assert "AsyncCollectiveStart" in text and "%all-reduce-scatter" in text
     gathers = [c for c in hlo.collectives(hlo.parse(text)) if c.kind == "all-gather"]
-    assert len(gathers) == 4 and {(c.bytes, c.times) for c in gathers} == {(2 * deep * wide * 7 / 8, layers)}  # forward and backward
-    assert ("reduce-scatter", 2 * deep * wide * 7 / 8) in {(c.kind, c.bytes) for c in hlo.collectives(hlo.parse(text))}
+    assert len(gathers) == 4 and {(c.bytes, c.times) for c in gathers} == {
+        (2 * deep * wide * 7 / 8, layers)
+    }  # forward and backward
+    assert ("reduce-scatter", 2 * deep * wide * 7 / 8) in {
+        (c.kind, c.bytes) for c in hlo.collectives(hlo.parse(text))
+    }
 
 
 @pytest.mark.parametrize(
@@ -144,7 +176,10 @@ def test_what_the_compiler_partitions_itself_is_counted_once():
         ("replica_groups=[2,4]<=[4,2]T(1,0), x", ((0, 2, 4, 6), (1, 3, 5, 7))),
         ("replica_groups=mesh['a'=4,'b'=2] {'b'}, x", ((0, 1), (2, 3), (4, 5), (6, 7))),
         ("replica_groups=mesh['a'=4,'b'=2] {'a'}, x", ((0, 2, 4, 6), (1, 3, 5, 7))),
-        ("replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}, x", ((0, 4), (1, 5), (2, 6), (3, 7))),
+        (
+            "replica_groups=mesh['a'=4,'b'=2], device_ids=([2,4]T(1,0)) {'b'}, x",
+            ((0, 4), (1, 5), (2, 6), (3, 7)),
+        ),
         ("replica_groups=mesh['a'=8] {'a':(2)2}, x", ((0, 2), (1, 3), (4, 6), (5, 7))),
     ],
 )
@@ -196,7 +231,12 @@ def test_traffic_of_a_scan_reads_its_weights_once(devices):
     mesh = mesh_of(jax.devices()[:1] if devices == "cpu" else topology.devices(devices)[:1], data=1)
     layers, wide, rows = 16, 1024, 512
     run = lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]  # noqa: E731
-    text = jax.jit(run).lower(shape(mesh, (rows, wide)), shape(mesh, (layers, wide, wide))).compile().as_text()
+    text = (
+        jax.jit(run)
+        .lower(shape(mesh, (rows, wide)), shape(mesh, (layers, wide, wide)))
+        .compile()
+        .as_text()
+    )
     weights, activations = 4.0 * layers * wide * wide, 4.0 * layers * rows * wide
     assert weights <= traffic.bytes_accessed(hlo.parse(text)) <= 4 * weights + 8 * activations
 
@@ -207,5 +247,11 @@ def test_traffic_without_loops_is_what_xla_says(dtype):
     spec = sizes.shape("84k", vocab_size=512, compute_dtype=dtype)
     params = jax.eval_shape(lambda: transformer.init(spec, jax.random.key(0)))
     tokens_BT = jax.ShapeDtypeStruct((4, 65), jnp.int32)
-    compiled = jax.jit(lambda p, t: loss_and_gradient(spec, p, t, layers="unroll")[1]).lower(params, tokens_BT).compile()
-    assert traffic.bytes_accessed(hlo.parse(compiled.as_text())) == pytest.approx(compiled.cost_analysis()["bytes accessed"], rel=0.1)
+    compiled = (
+        jax.jit(lambda p, t: loss_and_gradient(spec, p, t, layers="unroll")[1])
+        .lower(params, tokens_BT)
+        .compile()
+    )
+    assert traffic.bytes_accessed(hlo.parse(compiled.as_text())) == pytest.approx(
+        compiled.cost_analysis()["bytes accessed"], rel=0.1
+    )

@@ -27,13 +27,20 @@ SLOWLY = dict(envs=[{"SLOW": "0.2"}] * 4)  # so that a signal finds steps that a
 
 
 def env(coordinator="10.0.0.1:8476", processes="4", process="3", **more):
-    return {hosts.COORDINATOR: coordinator, hosts.PROCESSES: processes, hosts.PROCESS: process, **more}
+    return {
+        hosts.COORDINATOR: coordinator,
+        hosts.PROCESSES: processes,
+        hosts.PROCESS: process,
+        **more,
+    }
 
 
 def test_the_layout_is_read_from_the_environment():
     assert hosts.layout({}) is None and hosts.layout({hosts.TIMEOUT: "9"}) is None
     assert hosts.layout(env()) == hosts.Layout("10.0.0.1:8476", 4, 3, 120)
-    assert hosts.layout(env("[::1]:80", "1", "0", **{hosts.TIMEOUT: "9"})) == hosts.Layout("[::1]:80", 1, 0, 9)
+    assert hosts.layout(env("[::1]:80", "1", "0", **{hosts.TIMEOUT: "9"})) == hosts.Layout(
+        "[::1]:80", 1, 0, 9
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,10 +80,17 @@ def test_jax_finds_the_layout_of_tpu_slices(given, found):
 
 
 def test_what_differs_between_processes_is_named():
-    here = {"run a": "1", "machine.layers": "scan", "package jax": "0.10.2", "file train/run.py": "aa"}
+    here = {
+        "run a": "1",
+        "machine.layers": "scan",
+        "package jax": "0.10.2",
+        "file train/run.py": "aa",
+    }
     assert same.differences([here, here]) == []
     there = {**here, "machine.layers": "unroll"}
-    assert same.differences([here, there, here]) == ["machine.layers is scan on process 0 2, unroll on process 1"]
+    assert same.differences([here, there, here]) == [
+        "machine.layers is scan on process 0 2, unroll on process 1"
+    ]
     del there["run a"]
     assert same.differences([here, there])[0] == "run a is 1 on process 0, absent on process 1"
     assert same.differences([here, {}], most=1)[1] == "and 3 more"
@@ -89,7 +103,11 @@ class Part:
         self.whole, self.mine = whole, [jax.devices()[i] for i in mine]
 
     def addressable_devices_indices_map(self, shape):
-        return {device: index for device, index in self.whole.devices_indices_map(shape).items() if device in self.mine}
+        return {
+            device: index
+            for device, index in self.whole.devices_indices_map(shape).items()
+            if device in self.mine
+        }
 
 
 @pytest.mark.parametrize(
@@ -98,7 +116,12 @@ class Part:
         ((4, 1), ("data",), [0, 1], [0, 1, 2, 3]),
         ((2, 2), ("data",), [0, 1], [0, 1, 2, 3]),  # both parts of a layer, the same rows
         ((2, 2), ("data",), [0, 2], [0, 1, 2, 3, 4, 5, 6, 7]),
-        ((2, 2), (("tensor", "data"),), [0, 1], [0, 1, 4, 5]),  # the order of the mesh is not that of the processes
+        (
+            (2, 2),
+            (("tensor", "data"),),
+            [0, 1],
+            [0, 1, 4, 5],
+        ),  # the order of the mesh is not that of the processes
         ((1, 4), ("data",), [3], [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
@@ -119,7 +142,11 @@ def test_a_group_decides_about_once_a_second(monkeypatch):
     """And at once when a loop begins: its dispatches may be slower than those before."""
     now, asked = [100.0], []
     monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(hosts, "share", lambda action, passing: asked.append(now[0]) or json.loads(json.dumps(action())))
+    monkeypatch.setattr(
+        hosts,
+        "share",
+        lambda action, passing: asked.append(now[0]) or json.loads(json.dumps(action())),
+    )
     monkeypatch.setattr(preempt.time, "monotonic", lambda: now[0])
     notice = preempt.Notice()
 
@@ -127,7 +154,9 @@ def test_a_group_decides_about_once_a_second(monkeypatch):
         for i in range(count):
             now[0] += seconds
             stop, late = notice.decide(True)
-            assert late == (asked[-1] == now[0]), "the clock counts where process 0 was asked, nowhere else"
+            assert late == (asked[-1] == now[0]), (
+                "the clock counts where process 0 was asked, nowhere else"
+            )
             if stop:
                 return i + 1
         return None
@@ -150,7 +179,11 @@ def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     config = tiny.config(folder / "text")
     spec = rung(config)
-    return folder / "text", folder / "data", stores([spec], folder / "data", show=False)[spec.data.corpus]
+    return (
+        folder / "text",
+        folder / "data",
+        stores([spec], folder / "data", show=False)[spec.data.corpus],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +208,11 @@ def alone(launch, tmp_path_factory):
 
 def rows(job):
     (record,) = (job.folder / "work" / schema.RUNS).iterdir()
-    found = [json.loads(line) for part in sorted((record / schema.METRICS).glob("*.jsonl")) for line in part.read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for part in sorted((record / schema.METRICS).glob("*.jsonl"))
+        for line in part.read_text().splitlines()
+    ]
     return [r for r in found if r["kind"] != schema.TIMING]
 
 
@@ -186,14 +223,18 @@ def losses(job):
 def assert_same_rows(job, other):
     """Every step once, and the same numbers to 1e-6."""
     ours, theirs = rows(job), rows(other)
-    assert [(r["step"], r["kind"], r.get("domain")) for r in ours] == [(r["step"], r["kind"], r.get("domain")) for r in theirs]
+    assert [(r["step"], r["kind"], r.get("domain")) for r in ours] == [
+        (r["step"], r["kind"], r.get("domain")) for r in theirs
+    ]
     np.testing.assert_allclose([r["loss"] for r in ours], [r["loss"] for r in theirs], rtol=1e-6)
 
 
 def assert_same_data(job, store, first, **changes):
     """Bitwise the tokens of the stream from step `first` on, of the rows that each process reads; together they read all."""
     spec = rung(tiny.config(store.path.parent.parent / "text", **changes))
-    source = BatchSource(store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed)
+    source = BatchSource(
+        store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed
+    )
     read = job.read()
     for some, tokens in read:
         np.testing.assert_array_equal(tokens, source.steps(first, len(tokens))[:, some])
@@ -208,26 +249,42 @@ def committed(job, step):
 def test_two_processes_train_as_one(launch, tmp_path):
     """A few steps; the numbers are compared in the slow test."""
     job = launch(
-        2, tmp_path, run__duration="4 steps", schedule__warmup="1 steps", run__evals=("4 steps",), run__log_every=1, run__eval_windows=2
+        2,
+        tmp_path,
+        run__duration="4 steps",
+        schedule__warmup="1 steps",
+        run__evals=("4 steps",),
+        run__log_every=1,
+        run__eval_windows=2,
     )
     assert job.wait() == [0, 0], job.said()
     assert len(losses(job)) == 4 and [len(some) for some, _ in job.read()] == [4, 4]
-    assert "1 done" in job.said().split("process 1")[0] and "done" not in job.said().split("process 1")[1], "process 0 speaks"
+    assert (
+        "1 done" in job.said().split("process 1")[0]
+        and "done" not in job.said().split("process 1")[1]
+    ), "process 0 speaks"
 
 
 def test_processes_with_different_configs_are_refused(root, corpus, tmp_path):
-    each = [words(root, corpus[0], tmp_path / "work", **c) for c in ({}, {"optimizer__learning_rate": 3e-3})]
+    each = [
+        words(root, corpus[0], tmp_path / "work", **c)
+        for c in ({}, {"optimizer__learning_rate": 3e-3})
+    ]
     job = Job(each, 2, tmp_path)
     assert job.wait(60) == [1, 1], job.said()
     assert "processes differ: run run-" in job.said() and "absent on process 1" in job.said()
     assert not (tmp_path / "work").exists(), "nothing was written, nothing compiled"
 
 
-@pytest.mark.parametrize("present, said", [(1, "no answer within 2 s; start process 0"), (0, "not all processes came")])
+@pytest.mark.parametrize(
+    "present, said", [(1, "no answer within 2 s; start process 0"), (0, "not all processes came")]
+)
 def test_a_group_that_never_meets_ends_with_a_message(launch, tmp_path, present, said):
     job = launch(2, tmp_path, job=dict(timeout=2, present=[present]))
     assert job.wait(60) == [143]
-    assert said in job.said() and hosts.COORDINATOR in job.said() and "Check failure" not in job.said()
+    assert (
+        said in job.said() and hosts.COORDINATOR in job.said() and "Check failure" not in job.said()
+    )
 
 
 def test_a_coordinator_without_its_port_says_so(root, corpus, tmp_path):
@@ -239,7 +296,9 @@ def test_a_coordinator_without_its_port_says_so(root, corpus, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, devices, mesh", [(2, 1, "auto"), (2, 2, "fsdp=4"), (4, 1, "fsdp=2,tensor=2")])
+@pytest.mark.parametrize(
+    "count, devices, mesh", [(2, 1, "auto"), (2, 2, "fsdp=4"), (4, 1, "fsdp=2,tensor=2")]
+)
 def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, devices, mesh):
     """Whole copies of the state, a state in four parts, and layers shared by processes, which then read the same rows."""
     job = launch(count, tmp_path, machine__devices=devices, machine__mesh=mesh, **EVERY_STEP)
@@ -261,9 +320,16 @@ def test_devices_that_a_batch_leaves_over_repeat_the_work(launch, corpus, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count, victim, how", [
-    (2, 0, signal.SIGKILL), (2, 1, signal.SIGKILL), (4, 2, signal.SIGKILL), (2, 1, signal.SIGTERM), (4, 0, signal.SIGTERM),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "count, victim, how",
+    [
+        (2, 0, signal.SIGKILL),
+        (2, 1, signal.SIGKILL),
+        (4, 2, signal.SIGKILL),
+        (2, 1, signal.SIGTERM),
+        (4, 0, signal.SIGTERM),
+    ],
+)
 def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, count, victim, how):
     """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step. One process with two devices goes on from there,
 
@@ -297,7 +363,10 @@ def test_one_process_is_told_to_stop(launch, alone, tmp_path, group):
     """While it compiles it leaves at once, while it trains it saves first; by itself, or in a group of its own."""
     layout = env(f"localhost:{free_port()}", "1", "0") if group else {}
     how = dict(job=dict(envs=[{**layout, "SLOW": "0.2"}]), machine__devices=2, **EVERY_STEP)
-    for at, said in ((schema.LINEAGE, "nothing is left to save"), (f"{schema.CHECKPOINTS}/10", "stopped at step")):
+    for at, said in (
+        (schema.LINEAGE, "nothing is left to save"),
+        (f"{schema.CHECKPOINTS}/10", "stopped at step"),
+    ):
         job = launch(1, tmp_path, **how)
         job.until(lambda at=at: any((tmp_path / "work" / schema.RUNS).glob(f"*/{at}")))
         job.processes[0].send_signal(signal.SIGTERM)
@@ -365,11 +434,17 @@ def test_a_pack_over_two_processes_is_its_runs(root, corpus, tmp_path, mode):
     """Four seeds, packed, over two processes; killed, and resumed by one with the same mesh."""
     config = tmp_path / "ladder.py"
     config.write_text(LADDER)
-    changes = dict(machine__store=str(corpus[1]), machine__pack="4", machine__pack_mode=mode, **EVERY_STEP)
+    changes = dict(
+        machine__store=str(corpus[1]), machine__pack="4", machine__pack_mode=mode, **EVERY_STEP
+    )
 
     def start(count, name, devices, slow="0"):
-        arguments = words(root, corpus[0], tmp_path / name / "work", machine__devices=devices, **changes)
-        arguments = [f"--config={config}" if word.startswith("--config=") else word for word in arguments]
+        arguments = words(
+            root, corpus[0], tmp_path / name / "work", machine__devices=devices, **changes
+        )
+        arguments = [
+            f"--config={config}" if word.startswith("--config=") else word for word in arguments
+        ]
         return Job(arguments, count, tmp_path / name, envs=[{"SLOW": slow}] * count)
 
     whole = start(1, "whole", 2)
@@ -382,10 +457,16 @@ def test_a_pack_over_two_processes_is_its_runs(root, corpus, tmp_path, mode):
     assert again.wait() == [0, 0], again.said()
     for record in sorted((tmp_path / "whole" / "work" / schema.RUNS).iterdir()):
         found = [
-            [json.loads(line) for part in sorted((w / schema.METRICS).glob("*.jsonl")) for line in part.read_text().splitlines()]
+            [
+                json.loads(line)
+                for part in sorted((w / schema.METRICS).glob("*.jsonl"))
+                for line in part.read_text().splitlines()
+            ]
             for w in (record, tmp_path / "broken" / "work" / schema.RUNS / record.name)
         ]
-        ours, theirs = ([(r["step"], r["loss"]) for r in f if r["kind"] == schema.TRAIN] for f in found)
+        ours, theirs = (
+            [(r["step"], r["loss"]) for r in f if r["kind"] == schema.TRAIN] for f in found
+        )
         assert len(ours) == 40
         np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=1e-6)
 

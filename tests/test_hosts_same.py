@@ -8,9 +8,13 @@ from stepladder.train import hosts
 from tests.processes import Job, words
 
 
-@pytest.mark.parametrize("name", ["file train/run.py", pytest.param("package jax", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["file train/run.py", pytest.param("package jax", marks=pytest.mark.slow)]
+)
 def test_another_version_of_the_code_is_refused(root, tmp_path, name):
-    job = Job(words(root, tmp_path / "text", tmp_path / "work"), 2, tmp_path, envs=[{}, {"OTHER": name}])
+    job = Job(
+        words(root, tmp_path / "text", tmp_path / "work"), 2, tmp_path, envs=[{}, {"OTHER": name}]
+    )
     assert job.wait(60) == [1, 1], job.said()
     assert f"processes differ: {name} is" in job.said() and "another on process 1" in job.said()
 
@@ -26,11 +30,21 @@ def test_a_workdir_that_is_not_shared_is_refused(root, tmp_path):
 def test_hosts_that_jax_found_and_we_did_not_join_are_refused(monkeypatch):
     hosts.confirm()
     monkeypatch.setattr(jax, "process_count", lambda: 64)
-    with pytest.raises(UserError, match="one of 64 processes for jax; set STEPLADDER_PROCESSES=auto"):
+    with pytest.raises(
+        UserError, match="one of 64 processes for jax; set STEPLADDER_PROCESSES=auto"
+    ):
         hosts.confirm()
 
 
 def test_auto_where_nothing_is_found_says_what_to_set(root, tmp_path):
-    job = Job(words(root, tmp_path / "text", tmp_path / "work"), 1, tmp_path, envs=[{hosts.PROCESSES: "auto"}])
+    job = Job(
+        words(root, tmp_path / "text", tmp_path / "work"),
+        1,
+        tmp_path,
+        envs=[{hosts.PROCESSES: "auto"}],
+    )
     assert job.wait(60) == [1], job.said()
-    assert "STEPLADDER_PROCESSES=auto: jax finds no other hosts" in job.said() and "Traceback" not in job.said()
+    assert (
+        "STEPLADDER_PROCESSES=auto: jax finds no other hosts" in job.said()
+        and "Traceback" not in job.said()
+    )

@@ -25,8 +25,16 @@ from tests.processes import Job
 
 SEED = int(os.environ.get("STEPLADDER_CRASH_SEED", random.SystemRandom().randrange(10**6)))
 KILLS = 10  # of each of the six chains
-DURATION = {"single": "10000 steps", "pack": "2000 steps"}  # longer than ten starts of some seconds each
-STEPS = dict(run__evals=("50%", "100%"), run__checkpoints=("30%", "70%"), run__log_every=50, data__max_epochs=200)
+DURATION = {
+    "single": "10000 steps",
+    "pack": "2000 steps",
+}  # longer than ten starts of some seconds each
+STEPS = dict(
+    run__evals=("50%", "100%"),
+    run__checkpoints=("30%", "70%"),
+    run__log_every=50,
+    data__max_epochs=200,
+)
 EVERY_SECOND = dict(machine__temporary_every=1.0)
 WITHIN = 30  # seconds in which every process of a job has gone
 LADDER = '''
@@ -52,7 +60,12 @@ def ladders(root, tmp_path_factory):
     (folder / "pack.py").write_text(LADDER)
     found = {}
     for kind, config in (("single", root / "configs" / "base.py"), ("pack", folder / "pack.py")):
-        changes = dict(machine__store=str(folder / "data"), machine__devices=1, run__duration=DURATION[kind], **STEPS)
+        changes = dict(
+            machine__store=str(folder / "data"),
+            machine__devices=1,
+            run__duration=DURATION[kind],
+            **STEPS,
+        )
         words = [f"--config={config}", *tiny.overrides(folder / "text", **changes)]
         finish(words, folder / kind)
         found[kind] = words, folder / kind
@@ -61,8 +74,18 @@ def ladders(root, tmp_path_factory):
 
 def start(words: list[str], workdir: Path, fault: str = "") -> subprocess.Popen:
     env = {**os.environ, **({"STEPLADDER_FAULT": fault} if fault else {})}
-    command = [sys.executable, "-m", "stepladder.train", "run", f"--workdir={workdir}", "--quiet", *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "stepladder.train",
+        "run",
+        f"--workdir={workdir}",
+        "--quiet",
+        *words,
+    ]
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(words: list[str], workdir: Path) -> None:
@@ -72,7 +95,10 @@ def finish(words: list[str], workdir: Path) -> None:
 
 
 def often(words: list[str]) -> list[str]:
-    return [*words, *(f"--config.{key.replace('__', '.')}={value}" for key, value in EVERY_SECOND.items())]
+    return [
+        *words,
+        *(f"--config.{key.replace('__', '.')}={value}" for key, value in EVERY_SECOND.items()),
+    ]
 
 
 def on_disk(workdir: Path, pattern: str) -> set[Path]:
@@ -94,7 +120,9 @@ def wait_for(process: subprocess.Popen, workdir: Path, moment: str, rng: random.
     """Until something new of that kind is there, and a moment longer; at most a few seconds after the first heartbeat."""
     before = on_disk(workdir, MOMENTS[moment]) if moment in MOMENTS else set()
     beats = {path: path.stat().st_mtime_ns for path in on_disk(workdir, schema.HEARTBEAT)}
-    while process.poll() is None and not any(beats.get(p) != p.stat().st_mtime_ns for p in on_disk(workdir, schema.HEARTBEAT)):
+    while process.poll() is None and not any(
+        beats.get(p) != p.stat().st_mtime_ns for p in on_disk(workdir, schema.HEARTBEAT)
+    ):
         time.sleep(0.01)
     end = time.monotonic() + rng.uniform(0.0, 3.0) + (2.0 if moment in MOMENTS else 0.0)
     while process.poll() is None and time.monotonic() < end:
@@ -107,35 +135,56 @@ def wait_for(process: subprocess.Popen, workdir: Path, moment: str, rng: random.
 def assert_same(words: list[str], broken: Path, unbroken: Path) -> int:
     """Every metrics row (timing aside) and array of every run; returns how many arrays."""
     arrays = 0
-    config, overrides = words[0].removeprefix("--config="), [w.removeprefix("--config.").partition("=")[::2] for w in words[1:]]
+    config, overrides = (
+        words[0].removeprefix("--config="),
+        [w.removeprefix("--config.").partition("=")[::2] for w in words[1:]],
+    )
     for spec in load(config, overrides).specs:
         folders = [w / schema.RUNS / spec.run_id for w in (broken, unbroken)]
         assert rows(folders[0]) == rows(folders[1]), spec.run_id
         abstract = program(spec, Machine(devices=1)).abstract_state
         for step in spec.checkpoint_steps:
-            a, b = (Checkpoints(f / schema.CHECKPOINTS, read_only=True).restore(abstract, step)[0] for f in folders)
+            a, b = (
+                Checkpoints(f / schema.CHECKPOINTS, read_only=True).restore(abstract, step)[0]
+                for f in folders
+            )
             for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
                 np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
                 arrays += 1
-        assert {int(p.name) for p in (folders[0] / schema.CHECKPOINTS).iterdir()} == set(spec.checkpoint_steps)
+        assert {int(p.name) for p in (folders[0] / schema.CHECKPOINTS).iterdir()} == set(
+            spec.checkpoint_steps
+        )
         assert not (folders[0] / f"{schema.CHECKPOINTS}.deleted").exists()
     return arrays
 
 
 def rows(record: Path) -> list[dict]:
-    found = [json.loads(line) for part in sorted((record / schema.METRICS).glob("*.jsonl")) for line in part.read_text().splitlines()]
+    found = [
+        json.loads(line)
+        for part in sorted((record / schema.METRICS).glob("*.jsonl"))
+        for line in part.read_text().splitlines()
+    ]
     return [r for r in found if r["kind"] != schema.TIMING]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, chain", [(kind, chain) for kind in ("single", "pack") for chain in range(3)])
+@pytest.mark.parametrize(
+    "kind, chain", [(kind, chain) for kind in ("single", "pack") for chain in range(3)]
+)
 def test_killed_ten_times_and_resumed(ladders, tmp_path, kind, chain):
     """Kills by SIGKILL and Ctrl-C: at fault points, by what lies on the disk, and anywhere."""
     words, unbroken = ladders[kind]
     rng, deaths = random.Random(f"{SEED} {kind} {chain}"), []
     print(f"seed {SEED} (STEPLADDER_CRASH_SEED repeats it)")
-    faults = [f"{point}:{rng.randint(1, 3)}" for point in ("during_checkpoint", "during_deletion", "after_metrics")]
-    moments = [*MOMENTS, *rng.choices([*MOMENTS, "anywhere"], k=KILLS - len(faults) - len(MOMENTS) - 1), "anywhere"]
+    faults = [
+        f"{point}:{rng.randint(1, 3)}"
+        for point in ("during_checkpoint", "during_deletion", "after_metrics")
+    ]
+    moments = [
+        *MOMENTS,
+        *rng.choices([*MOMENTS, "anywhere"], k=KILLS - len(faults) - len(MOMENTS) - 1),
+        "anywhere",
+    ]
     for moment in rng.sample([*faults, *moments], KILLS):
         process = start(often(words), tmp_path, moment if moment in faults else "")
         number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT])
@@ -143,7 +192,11 @@ def test_killed_ten_times_and_resumed(ladders, tmp_path, kind, chain):
             wait_for(process, tmp_path, moment, rng)
             process.send_signal(number)
         said, _ = process.communicate(timeout=60)
-        steps = [int(p.name) for p in on_disk(tmp_path, f"{schema.CHECKPOINTS}/[0-9]*") if p.name.isdigit()]
+        steps = [
+            int(p.name)
+            for p in on_disk(tmp_path, f"{schema.CHECKPOINTS}/[0-9]*")
+            if p.name.isdigit()
+        ]
         deaths.append((moment, process.returncode, max(steps, default=0)))
         assert process.returncode in (-signal.SIGKILL, 130, 0), said
         assert "Traceback" not in said and "cannot schedule" not in said, said
@@ -151,12 +204,18 @@ def test_killed_ten_times_and_resumed(ladders, tmp_path, kind, chain):
     arrays = assert_same(words, tmp_path, unbroken)
     reached = [step for _, _, step in deaths]
     assert reached == sorted(reached), f"work was lost that a checkpoint had: {deaths}"
-    print(f"{kind} {chain}: {arrays} arrays equal after", *(f"{m} ({code}, step {s})" for m, code, s in deaths), sep="\n  ")
+    print(
+        f"{kind} {chain}: {arrays} arrays equal after",
+        *(f"{m} ({code}, step {s})" for m, code, s in deaths),
+        sep="\n  ",
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", [(0,), (1,), (0, 1)], ids=str)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
+)
 def test_two_processes_never_wait_for_one_that_is_gone(ladders, tmp_path, how, victims):
     """Signals from the first instruction to the last step: every process has gone within 30 seconds. A repeated command goes on."""
     rng = random.Random(f"{SEED} {how} {victims}")

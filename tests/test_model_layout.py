@@ -23,11 +23,15 @@ TOKENS = np.random.default_rng(0).integers(0, CFG.vocab_size, (8, 17))
 
 @functools.cache
 def gradient(cfg=CFG, **how):
-    return jit(jax.value_and_grad(lambda p: next_token_loss(cfg, p, TOKENS, 1e-3, **how)[0]))(PARAMS)
+    return jit(jax.value_and_grad(lambda p: next_token_loss(cfg, p, TOKENS, 1e-3, **how)[0]))(
+        PARAMS
+    )
 
 
 def assert_close(a, b, tolerance=1e-5):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=10 * tolerance, atol=tolerance), a, b)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=10 * tolerance, atol=tolerance), a, b
+    )
 
 
 @pytest.mark.parametrize("remat", layers.REMAT)
@@ -38,7 +42,12 @@ def test_runners_and_remat_agree(runner, remat):
 
 def residual_floats(remat, runner):
     """Size of what the forward pass hands to the backward pass."""
-    backward = jax.eval_shape(lambda p: jax.vjp(lambda p: next_token_loss(CFG, p, TOKENS, layers=runner, remat=remat)[0], p)[1], PARAMS)
+    backward = jax.eval_shape(
+        lambda p: jax.vjp(
+            lambda p: next_token_loss(CFG, p, TOKENS, layers=runner, remat=remat)[0], p
+        )[1],
+        PARAMS,
+    )
     return sum(x.size for x in jax.tree.leaves(backward))
 
 
@@ -73,9 +82,18 @@ def test_bfloat16_computes_with_float32_parameters(runner):
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_chunks_and_devices_agree(chunk, devices):
-    assert len(jax.devices()) >= devices, "tests/conftest.py asks for four CPU devices before jax starts"
-    mesh = jax.make_mesh((1, devices, 1, 1), parallel.AXES, devices=jax.devices()[:devices], axis_types=(AxisType.Auto,) * 4)
-    aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, chunk=chunk, mesh=mesh))(PARAMS, TOKENS)
+    assert len(jax.devices()) >= devices, (
+        "tests/conftest.py asks for four CPU devices before jax starts"
+    )
+    mesh = jax.make_mesh(
+        (1, devices, 1, 1),
+        parallel.AXES,
+        devices=jax.devices()[:devices],
+        axis_types=(AxisType.Auto,) * 4,
+    )
+    aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, chunk=chunk, mesh=mesh))(
+        PARAMS, TOKENS
+    )
     value, want = gradient()
     assert float(aux["loss"] + aux["z_loss"]) == pytest.approx(float(value), rel=1e-6)
     assert_close(grads, want)
@@ -116,14 +134,23 @@ def test_create_is_traceable_in_the_key():
 
 def test_module_and_functions_are_one_model():
     module = nnx.merge(transformer.graphdef(CFG), PARAMS)
-    np.testing.assert_array_equal(jit(module)(TOKENS), jit(lambda p: transformer.logits(CFG, p, TOKENS))(PARAMS))
+    np.testing.assert_array_equal(
+        jit(module)(TOKENS), jit(lambda p: transformer.logits(CFG, p, TOKENS))(PARAMS)
+    )
 
 
 def test_initial_scales():
     cfg = dataclasses.replace(CFG, d_model=256, d_ff=512, head_dim=64)
     params = create(cfg)
-    fan_in = {"qkv": 256, "up": 256, "out": 256 * 2 * 2, "down": 512 * 2 * 2}  # output projections: times 2 N
+    fan_in = {
+        "qkv": 256,
+        "up": 256,
+        "out": 256 * 2 * 2,
+        "down": 512 * 2 * 2,
+    }  # output projections: times 2 N
     for module, names in (("attention", ("qkv", "out")), ("mlp", ("up", "down"))):
         for name in names:
-            assert float(params["layers"][module][name].std()) == pytest.approx(fan_in[name] ** -0.5, rel=0.02)
+            assert float(params["layers"][module][name].std()) == pytest.approx(
+                fan_in[name] ** -0.5, rel=0.02
+            )
     assert float(params["embed"].std()) == pytest.approx(0.02, rel=0.03)

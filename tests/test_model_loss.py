@@ -44,7 +44,11 @@ def test_next_token_loss_adds_up(name):
     @jit
     def all_three(params, z_loss):
         loss = next_token_loss(cfg, params, tokens, z_loss)
-        return *loss, token_nll(cfg, params, tokens), transformer.logits(cfg, params, tokens[:, :-1])
+        return (
+            *loss,
+            token_nll(cfg, params, tokens),
+            transformer.logits(cfg, params, tokens[:, :-1]),
+        )
 
     total, aux, nll_BL, logits_BLV = all_three(params, 0.01)
     log_z = logsumexp(np.asarray(logits_BLV, np.float64), axis=-1)
@@ -59,7 +63,9 @@ def test_next_token_loss_adds_up(name):
 def test_first_loss_is_log_of_the_vocabulary(tied):
     cfg = dataclasses.replace(SHAPES["all"], tied=tied, vocab_size=257, d_model=64)
     params, tokens = create(cfg), RNG.integers(0, 257, (8, 33))
-    assert float(jit(token_nll, static_argnums=0)(cfg, params, tokens).mean()) == pytest.approx(math.log(257), abs=0.05)
+    assert float(jit(token_nll, static_argnums=0)(cfg, params, tokens).mean()) == pytest.approx(
+        math.log(257), abs=0.05
+    )
 
 
 def test_soft_cap_bounds_the_logits():
@@ -98,7 +104,10 @@ def equations(jaxpr):
     """All equations of a jaxpr and of those inside it."""
     for equation in jaxpr.eqns:
         yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+        ):
             if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
                 yield from equations(getattr(inner, "jaxpr", inner))
 
@@ -125,25 +134,56 @@ def test_in_chunks_as_in_one_piece(name, pieces):
     assert chunks(B, L, cfg.vocab_size, floats) == pieces
 
     def train(floats):
-        return jit(jax.value_and_grad(lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats), argnums=(0, 1), has_aux=True))
+        return jit(
+            jax.value_and_grad(
+                lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats),
+                argnums=(0, 1),
+                has_aux=True,
+            )
+        )
 
     def evaluation(floats):
-        return jit(jax.value_and_grad(lambda p: jnp.square(token_nll(cfg, p, tokens, loss_floats=floats)).sum()))
+        return jit(
+            jax.value_and_grad(
+                lambda p: jnp.square(token_nll(cfg, p, tokens, loss_floats=floats)).sum()
+            )
+        )
 
     for function, args in ((train, (params, 0.01)), (evaluation, (params,))):
         (value, slope), (want, slope_want) = function(floats)(*args), function(0)(*args)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), value, want)
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), slope, slope_want)
-    without_gradient = jit(lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats))(params, 0.01)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), without_gradient, train(0)(params, 0.01)[0])
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), value, want
+        )
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), slope, slope_want
+        )
+    without_gradient = jit(lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats))(
+        params, 0.01
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
+        without_gradient,
+        train(0)(params, 0.01)[0],
+    )
 
 
 def test_chunks_in_float64():
     with jax.enable_x64(True):
         cfg = dataclasses.replace(SHAPES["all"], compute_dtype="float64")
-        params, tokens = jax.tree.map(lambda p: np.asarray(p, np.float64), create(cfg)), RNG.integers(0, cfg.vocab_size, (2, 9))
-        loss = lambda floats: jit(jax.value_and_grad(lambda p: next_token_loss(cfg, p, tokens, 0.5, loss_floats=floats)[0]))(params)  # noqa: E731
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12), loss(100), loss(0))
+        params, tokens = (
+            jax.tree.map(lambda p: np.asarray(p, np.float64), create(cfg)),
+            RNG.integers(0, cfg.vocab_size, (2, 9)),
+        )
+        loss = lambda floats: jit(
+            jax.value_and_grad(
+                lambda p: next_token_loss(cfg, p, tokens, 0.5, loss_floats=floats)[0]
+            )
+        )(params)  # noqa: E731
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12),
+            loss(100),
+            loss(0),
+        )
 
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -154,7 +194,11 @@ def test_bfloat16_chunks_sum_in_float32(tied):
     leaf = "embed" if tied else "unembed"
 
     def slope(cfg, floats):
-        return np.asarray(jit(jax.grad(lambda p: next_token_loss(cfg, p, tokens, loss_floats=floats)[0]))(params)[leaf])
+        return np.asarray(
+            jit(jax.grad(lambda p: next_token_loss(cfg, p, tokens, loss_floats=floats)[0]))(params)[
+                leaf
+            ]
+        )
 
     exact = slope(dataclasses.replace(cfg, compute_dtype="float32"), 0)
     error = lambda floats: np.linalg.norm(slope(cfg, floats) - exact) / np.linalg.norm(exact)  # noqa: E731
@@ -170,11 +214,17 @@ def test_all_logits_are_never_held(dtype):
     whole = B * L * cfg.vocab_size
 
     def programs(floats):
-        yield lambda p: jax.value_and_grad(lambda p: next_token_loss(cfg, p, tokens, 1e-3, loss_floats=floats)[0])(p)
-        yield lambda p: jax.value_and_grad(lambda p: token_nll(cfg, p, tokens, loss_floats=floats).mean())(p)
+        yield lambda p: jax.value_and_grad(
+            lambda p: next_token_loss(cfg, p, tokens, 1e-3, loss_floats=floats)[0]
+        )(p)
+        yield lambda p: jax.value_and_grad(
+            lambda p: token_nll(cfg, p, tokens, loss_floats=floats).mean()
+        )(p)
 
     for chunked, one_piece in zip(programs(whole // 4), programs(0)):
-        assert max(wide_sizes(chunked, params)) < whole and whole // 4 in wide_sizes(chunked, params)
+        assert max(wide_sizes(chunked, params)) < whole and whole // 4 in wide_sizes(
+            chunked, params
+        )
         assert whole in wide_sizes(one_piece, params)
 
 
@@ -185,7 +235,11 @@ def test_chunks_of_a_pack_are_those_of_its_members():
     loss = jax.value_and_grad(lambda p, t: next_token_loss(cfg, p, t, 1e-3, loss_floats=200)[0])
     packed = jit(jax.vmap(loss))(jax.tree.map(lambda *x: np.stack(x), *params), tokens)
     for i in range(2):
-        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-5, atol=1e-6), packed, jit(loss)(params[i], tokens[i]))
+        jax.tree.map(
+            lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-5, atol=1e-6),
+            packed,
+            jit(loss)(params[i], tokens[i]),
+        )
 
 
 def test_chunk_rule():

@@ -41,18 +41,24 @@ def reference_logits(cfg, params, tokens_L, mask_LM, positions_L):
         h_LD = reference_norm(x_LD, layers["attention_norm"][n], cfg.norm_eps)
         for head in range(H):
             group, within = divmod(head, R)
-            q, k, v = (h_LD @ layers["attention"]["qkv"][n][:, group, i] for i in (within, R, R + 1))
+            q, k, v = (
+                h_LD @ layers["attention"]["qkv"][n][:, group, i] for i in (within, R, R + 1)
+            )
             if cfg.qk_norm:
                 q = reference_norm(q, layers["attention"]["q_norm"][n], cfg.norm_eps)
                 k = reference_norm(k, layers["attention"]["k_norm"][n], cfg.norm_eps)
             q, k = (reference_rope(t, positions_L, cfg.rope_theta) for t in (q, k))
-            x_LD = x_LD + reference_attention(q, k, v, mask_LM) @ layers["attention"]["out"][n][head]
+            x_LD = (
+                x_LD + reference_attention(q, k, v, mask_LM) @ layers["attention"]["out"][n][head]
+            )
         h_LD = reference_norm(x_LD, layers["mlp_norm"][n], cfg.norm_eps)
         up = [h_LD @ layers["mlp"]["up"][n][:, i] for i in range(layers["mlp"]["up"].shape[2])]
         if cfg.activation == "swiglu":
             hidden = up[0] / (1 + np.exp(-up[0])) * up[1]
         else:
-            hidden = 0.5 * up[0] * (1 + np.tanh(np.sqrt(2 / np.pi) * (up[0] + 0.044715 * up[0] ** 3)))
+            hidden = (
+                0.5 * up[0] * (1 + np.tanh(np.sqrt(2 / np.pi) * (up[0] + 0.044715 * up[0] ** 3)))
+            )
         x_LD = x_LD + hidden @ layers["mlp"]["down"][n]
     x_LD = reference_norm(x_LD, params["final_norm"], cfg.norm_eps)
     logits = x_LD @ (params["embed"].T if cfg.tied else params["unembed"])
@@ -66,7 +72,9 @@ def model(name):
     """A shape and parameters away from their initial values, so that a forgotten scale shows."""
     cfg = SHAPES[name]
     params = create(cfg)
-    return cfg, jax.tree.map(lambda p: np.asarray(p + 0.3 * RNG.standard_normal(p.shape), np.float32), params)
+    return cfg, jax.tree.map(
+        lambda p: np.asarray(p + 0.3 * RNG.standard_normal(p.shape), np.float32), params
+    )
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -75,7 +83,12 @@ def test_forward_matches_numpy(name):
     tokens_BL = RNG.integers(0, cfg.vocab_size, (2, 7))
     got = np.asarray(logits(cfg, params, tokens_BL))
     double = jax.tree.map(lambda p: p.astype(np.float64), params)
-    want = np.stack([reference_logits(cfg, double, t, np.tril(np.ones((7, 7), bool)), np.arange(7.0)) for t in tokens_BL])
+    want = np.stack(
+        [
+            reference_logits(cfg, double, t, np.tril(np.ones((7, 7), bool)), np.arange(7.0))
+            for t in tokens_BL
+        ]
+    )
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
 
@@ -87,10 +100,18 @@ def test_documents_and_positions_match_numpy():
     mask_BLM = (documents[:, None] == documents)[None]
     got = np.asarray(logits(cfg, params, tokens_BL, positions=positions, mask=mask_BLM))
     double = jax.tree.map(lambda p: p.astype(np.float64), params)
-    want = reference_logits(cfg, double, tokens_BL[0], mask_BLM[0] & np.tril(np.ones((7, 7), bool)), positions[0].astype(float))
+    want = reference_logits(
+        cfg,
+        double,
+        tokens_BL[0],
+        mask_BLM[0] & np.tril(np.ones((7, 7), bool)),
+        positions[0].astype(float),
+    )
     np.testing.assert_allclose(got[0], want, rtol=2e-4, atol=2e-4)
     alone = np.asarray(logits(cfg, params, tokens_BL[:, 3:]))
-    np.testing.assert_allclose(got[:, 3:], alone, rtol=1e-4, atol=1e-4)  # a packed document equals the same document alone
+    np.testing.assert_allclose(
+        got[:, 3:], alone, rtol=1e-4, atol=1e-4
+    )  # a packed document equals the same document alone
 
 
 def test_causal():
@@ -112,7 +133,12 @@ def test_rms_norm():
 def test_rope():
     x, positions = RNG.standard_normal((1, 6, 1, 8)), np.array([[0, 1, 2, 50, 51, 900]])
     got = np.asarray(rope.rotate(x.astype(np.float32), *rope.angles(positions, 8, 10_000.0)))
-    np.testing.assert_allclose(got[0, :, 0], reference_rope(x[0, :, 0], positions[0].astype(float), 10_000.0), rtol=1e-3, atol=3e-4)
+    np.testing.assert_allclose(
+        got[0, :, 0],
+        reference_rope(x[0, :, 0], positions[0].astype(float), 10_000.0),
+        rtol=1e-3,
+        atol=3e-4,
+    )
     np.testing.assert_allclose(got[0, 0], x[0, 0], rtol=1e-6)  # position 0 is not turned
 
 
@@ -120,7 +146,9 @@ def test_rope_scores_depend_on_distance_only():
     q, k = (RNG.standard_normal((1, 1, 1, 16)).astype(np.float32) for _ in range(2))
 
     def score(i, j):
-        turn = lambda x, at: np.asarray(rope.rotate(x, *rope.angles(np.array([[at]]), 16, 10_000.0)))  # noqa: E731
+        turn = lambda x, at: np.asarray(
+            rope.rotate(x, *rope.angles(np.array([[at]]), 16, 10_000.0))
+        )  # noqa: E731
         return float((turn(q, i) * turn(k, j)).sum())
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)

@@ -21,12 +21,16 @@ def test_greedy_is_the_argmax_of_each_prefix(cfg):
     got = np.asarray(sample.generate(cfg, PARAMS, PROMPT, 6, 0.0, jax.random.key(0)))
     want, logits = list(PROMPT), jit(lambda tokens: transformer.logits(cfg, PARAMS, tokens))
     for _ in range(6):
-        want.append(int(logits(np.array([want + [0] * (11 - len(want))]))[0, len(want) - 1].argmax()))
+        want.append(
+            int(logits(np.array([want + [0] * (11 - len(want))]))[0, len(want) - 1].argmax())
+        )
     np.testing.assert_array_equal(got, want)
 
 
 def test_seeds():
-    draw = lambda seed: np.asarray(sample.generate(CFG, PARAMS, PROMPT, 20, 2.0, jax.random.key(seed)))  # noqa: E731
+    draw = lambda seed: np.asarray(
+        sample.generate(CFG, PARAMS, PROMPT, 20, 2.0, jax.random.key(seed))
+    )  # noqa: E731
     np.testing.assert_array_equal(draw(1), draw(1))
     assert (draw(1) != draw(2)).any()
     assert (draw(1)[: len(PROMPT)] == PROMPT).all() and draw(1).shape == (25,)
@@ -36,9 +40,13 @@ def test_seeds():
 def test_temperature_follows_the_softmax():
     logits = np.asarray(LOGITS(np.array([PROMPT]))[0, -1], np.float64) / 1.5
     want = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
-    draws = [int(sample.generate(CFG, PARAMS, PROMPT, 1, 1.5, jax.random.key(s))[-1]) for s in range(400)]
+    draws = [
+        int(sample.generate(CFG, PARAMS, PROMPT, 1, 1.5, jax.random.key(s))[-1]) for s in range(400)
+    ]
     top = int(want.argmax())
-    assert np.mean(np.array(draws) == top) == pytest.approx(want[top], abs=4 * np.sqrt(want[top] * (1 - want[top]) / 400))
+    assert np.mean(np.array(draws) == top) == pytest.approx(
+        want[top], abs=4 * np.sqrt(want[top] * (1 - want[top]) / 400)
+    )
 
 
 def test_one_compilation_for_lengths_temperatures_and_seeds():

@@ -22,7 +22,9 @@ def run(folder: Path, capsys) -> tuple[dict, list[tuple[object, str]]]:
     os.chdir(folder)
     try:
         for source in CELLS:
-            body = ast.parse("\n".join(line for line in source.splitlines() if not line.startswith("%"))).body  # magics are IPython's
+            body = ast.parse(
+                "\n".join(line for line in source.splitlines() if not line.startswith("%"))
+            ).body  # magics are IPython's
             last = ast.Expression(body.pop().value) if isinstance(body[-1], ast.Expr) else None
             exec(compile(ast.Module(body, []), str(PATH), "exec"), space)
             value = eval(compile(last, str(PATH), "eval"), space) if last else None
@@ -38,11 +40,24 @@ def check(space: dict, shown: list[tuple[object, str]], folder: Path) -> None:
     figures = [value for value, _ in shown if isinstance(value, Figure)]
     assert len(figures) == 6 and all(figure.axes for figure in figures)
     for value, text in shown:
-        assert value is None or isinstance(value, (Figure, pd.DataFrame))  # what Jupyter displays well by itself
+        assert value is None or isinstance(
+            value, (Figure, pd.DataFrame)
+        )  # what Jupyter displays well by itself
         assert value is not None or text.strip()
-        assert " object at 0x" not in text and "array(" not in text and max(map(len, text.splitlines()), default=0) < 400
-    assert sorted(p.name for p in (folder / "figures").iterdir()) == ["contours.svg", "ellipses.svg", "extrapolation.svg", "residuals.svg"]
-    assert list(pd.read_csv(folder / "parameters.csv", index_col=0).index) == list(space["fitted"].params)
+        assert (
+            " object at 0x" not in text
+            and "array(" not in text
+            and max(map(len, text.splitlines()), default=0) < 400
+        )
+    assert sorted(p.name for p in (folder / "figures").iterdir()) == [
+        "contours.svg",
+        "ellipses.svg",
+        "extrapolation.svg",
+        "residuals.svg",
+    ]
+    assert list(pd.read_csv(folder / "parameters.csv", index_col=0).index) == list(
+        space["fitted"].params
+    )
 
 
 def test_is_valid_and_stores_no_outputs():
@@ -55,11 +70,15 @@ def test_is_valid_and_stores_no_outputs():
     ids = [c["id"] for c in NOTEBOOK["cells"]]
     assert len(set(ids)) == len(ids) and PATH.stat().st_size < 20_000
     for cell in NOTEBOOK["cells"]:
-        wanted = {"cell_type", "id", "metadata", "source"} | ({"outputs", "execution_count"} if cell["cell_type"] == "code" else set())
+        wanted = {"cell_type", "id", "metadata", "source"} | (
+            {"outputs", "execution_count"} if cell["cell_type"] == "code" else set()
+        )
         assert set(cell) == wanted and isinstance(cell["source"], list)
         assert not cell.get("outputs") and cell.get("execution_count") is None
     after_the_data = CELLS[2:]
-    assert all(len([line for line in source.splitlines() if line]) <= 5 for source in after_the_data)  # an import and three lines
+    assert all(
+        len([line for line in source.splitlines() if line]) <= 5 for source in after_the_data
+    )  # an import and three lines
 
 
 def test_recovers_the_law_it_states(tmp_path, capsys, monkeypatch):
@@ -79,14 +98,22 @@ def test_recovers_the_law_it_states(tmp_path, capsys, monkeypatch):
     assert space["profiles"].N.exponent == pytest.approx(exponent, abs=0.05)
     assert np.nanmin(space["hidden"].are) < 0.01 and space["hidden"].target == "1.5e+10"
     printed = "".join(text for _, text in shown)
-    assert "L = E + A / N^alpha + B / D^beta" in printed and "(90%) at N = 7e+10, D = 1.4e+12" in printed and "isoFLOP minima" in printed
+    assert (
+        "L = E + A / N^alpha + B / D^beta" in printed
+        and "(90%) at N = 7e+10, D = 1.4e+12" in printed
+        and "isoFLOP minima" in printed
+    )
 
 
 def test_published_table_in_place_of_ours(tmp_path, capsys, monkeypatch):
     table = published.path("chinchilla/svg_extracted_data.csv")
-    monkeypatch.setenv("STEPLADDER_DATA", str(table.resolve().parents[1]))  # the notebook runs in another folder
+    monkeypatch.setenv(
+        "STEPLADDER_DATA", str(table.resolve().parents[1])
+    )  # the notebook runs in another folder
     space, shown = run(tmp_path, capsys)
     check(space, shown, tmp_path)
     assert len(space["points"].frame) == 240 and len(space["points"].excluded) == 5
-    assert space["fitted"].params == pytest.approx({"E": 1.8172, "A": 477.8, "B": 2143.9, "alpha": 0.3473, "beta": 0.3672}, rel=0.01)
+    assert space["fitted"].params == pytest.approx(
+        {"E": 1.8172, "A": 477.8, "B": 2143.9, "alpha": 0.3473, "beta": 0.3672}, rel=0.01
+    )
     assert 0.45 < space["allocation"].exponent < 0.55

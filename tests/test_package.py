@@ -13,13 +13,20 @@ FOLDERS = ("configs", "model", "train", "analysis")
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 
 # Who may import what of ours, and which third parties (by top-level module); the standard library is free.
-OURS = {"configs": {"configs"}, "model": {"model"}, "train": {"train", "model", "configs"}, "analysis": {"analysis", "configs"}}
+OURS = {
+    "configs": {"configs"},
+    "model": {"model"},
+    "train": {"train", "model", "configs"},
+    "analysis": {"analysis", "configs"},
+}
 THIRD = {
     "configs": {"ml_collections"},
     "model": {"jax", "flax"},
     "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils", "scipy"},
 }
-LAZY = {"analysis": {"jax", "scipy", "matplotlib"}}  # not at the top of a module: reading a ladder must stay quick
+LAZY = {
+    "analysis": {"jax", "scipy", "matplotlib"}
+}  # not at the top of a module: reading a ladder must stay quick
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -41,7 +48,11 @@ def test_import_direction(path):
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "stepladder":
-            lazily = path == ROOT / "train" / "cli.py" and parts[1] == "analysis" and name not in imports(path, top_level_only=True)
+            lazily = (
+                path == ROOT / "train" / "cli.py"
+                and parts[1] == "analysis"
+                and name not in imports(path, top_level_only=True)
+            )
             assert parts[1] in OURS[folder] or lazily, f"{folder} must not import {name}"
         elif parts[0] not in sys.stdlib_module_names and folder in THIRD:
             assert parts[0] in THIRD[folder], f"{folder} must not import {parts[0]}"

@@ -19,12 +19,18 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, root):
-    return [f"--config={root}/configs/base.py", *tiny.overrides(tmp_path_factory.mktemp("text"), machine__devices=4)]
+    return [
+        f"--config={root}/configs/base.py",
+        *tiny.overrides(tmp_path_factory.mktemp("text"), machine__devices=4),
+    ]
 
 
 @pytest.fixture(scope="module")
 def spec(config):
-    return load(config[0].removeprefix("--config="), [o.removeprefix("--config.").split("=", 1) for o in config[1:]]).specs[0]
+    return load(
+        config[0].removeprefix("--config="),
+        [o.removeprefix("--config.").split("=", 1) for o in config[1:]],
+    ).specs[0]
 
 
 def plan(capsys, *arguments) -> tuple[int, str]:
@@ -36,12 +42,21 @@ def test_a_program_on_a_slice_as_json(config, capsys):
     code, out = plan(capsys, *config, "--topology=v5e:2x2", "--json", "--largest")
     (program,), (run,) = json.loads(out)["programs"], json.loads(out)["runs"]
     assert code == 0 and program["fits"] and program["run_id"] == run["run_id"]
-    assert program["devices"] == 4 and program["mesh"]["run"] == 1 and program["memory"] == 16 * 2**30 > program["bytes"] > 0
+    assert (
+        program["devices"] == 4
+        and program["mesh"]["run"] == 1
+        and program["memory"] == 16 * 2**30 > program["bytes"] > 0
+    )
     assert (program["micro_batch"], program["local_batch"], program["largest"]) == (2, 2, 2)
     steps = 40
-    assert program["counted"] * steps == pytest.approx(run["flops"]) and program["executed"] >= program["counted"]
+    assert (
+        program["counted"] * steps == pytest.approx(run["flops"])
+        and program["executed"] >= program["counted"]
+    )
     (moved,) = program["collectives"]
-    assert moved["kind"] == "all-reduce" and moved["bytes"] >= 4 * run["params"] * 2 * 3 / 4  # gradients, once
+    assert (
+        moved["kind"] == "all-reduce" and moved["bytes"] >= 4 * run["params"] * 2 * 3 / 4
+    )  # gradients, once
     slow, fast = program["estimate"]["in_turn"], program["estimate"]["overlapped"]
     assert 0 < slow["mfu"] < fast["mfu"] < 1 and program["estimate"]["bound"] in program["roofline"]
     assert slow["tokens_per_second"] == pytest.approx(8 * 32 / sum(program["roofline"].values()))
@@ -49,7 +64,9 @@ def test_a_program_on_a_slice_as_json(config, capsys):
 
 def test_this_machine_is_compiled_for_and_only_some_runs(config, capsys):
     code, out = plan(capsys, *config, "--topology=here", "--only=^run-")
-    assert code == 0 and "at once on    4 devices" in out and "mesh data 4; micro-batch 2 of 2" in out
+    assert (
+        code == 0 and "at once on    4 devices" in out and "mesh data 4; micro-batch 2 of 2" in out
+    )
     assert cli.main(["plan", *config, "--only=nothing-like-it"]) == 1
     assert cli.main(["plan", *config, "--only=("]) == 1
     assert cli.main(["plan", *config, "--largest"]) == 1
@@ -66,7 +83,8 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
     fits.check(pack, machine)
     monkeypatch.setattr(fits.machines, "platform", lambda machine: "gpu")
     with pytest.raises(
-        UserError, match=r"needs 0\.00 GiB of a device's 0\.00 GiB; use machine\.accumulation=2 .* or machine\.remat=full"
+        UserError,
+        match=r"needs 0\.00 GiB of a device's 0\.00 GiB; use machine\.accumulation=2 .* or machine\.remat=full",
     ) as said:
         fits.check(pack, machine)
     assert spec.model.size in str(said.value)
@@ -80,8 +98,16 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "over", "first"),
     [
-        ({"remat": "none"}, 1.2, ["machine.accumulation=2", "machine.remat=full", "machine.mesh=fsdp=2"]),
-        ({"remat": "full", "accumulation": 2, "mesh": "fsdp=2"}, 5.0, ["machine.mesh=fsdp=4", "more devices"]),
+        (
+            {"remat": "none"},
+            1.2,
+            ["machine.accumulation=2", "machine.remat=full", "machine.mesh=fsdp=2"],
+        ),
+        (
+            {"remat": "full", "accumulation": 2, "mesh": "fsdp=2"},
+            5.0,
+            ["machine.mesh=fsdp=4", "more devices"],
+        ),
         ({"remat": "full", "devices": 1}, 3.0, ["machine.accumulation=4", "more devices"]),
     ],
 )
@@ -90,26 +116,44 @@ def test_fixes_are_the_ones_left(spec, changes, over, first):
     assert [fix[: len(start)] for fix, start in zip(fits.fixes(pack, over), first)] == first
 
 
-@pytest.mark.parametrize(("memory", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)])
+@pytest.mark.parametrize(
+    ("memory", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)]
+)
 def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expected, trials):
     """With a machine on which a sequence takes one byte; what is known already is not tried again."""
     tried = []
-    monkeypatch.setattr(compiled, "_made", lambda spec, machine, members, streams: spec.batch_size // machine.accumulation)
-    monkeypatch.setattr(compiled.fits, "compiled", lambda micro, machine: (tried.append(micro), micro, memory))
+    monkeypatch.setattr(
+        compiled,
+        "_made",
+        lambda spec, machine, members, streams: spec.batch_size // machine.accumulation,
+    )
+    monkeypatch.setattr(
+        compiled.fits, "compiled", lambda micro, machine: (tried.append(micro), micro, memory)
+    )
     began = 4 if memory >= 8 else 8
     found = compiled.Compiled(spec, 1, 1, {}, began, memory, 0, began, 8, "none", 0, 0)
-    assert compiled._largest(found, Machine(), 1) == expected and len(tried) <= trials and began not in tried
+    assert (
+        compiled._largest(found, Machine(), 1) == expected
+        and len(tried) <= trials
+        and began not in tried
+    )
 
 
 def test_the_terms_of_a_roofline():
     chip = devices.Chip(flops=100.0, memory=1.0, bandwidth=50.0, links=20.0, network=40.0)
-    moved = [Collective("all-gather", 5.0, "f32", 4, (), 2, "ici", ()), Collective("all-reduce", 3.0, "f32", 2, (), 1, "dcn", ())]
+    moved = [
+        Collective("all-gather", 5.0, "f32", 4, (), 2, "ici", ()),
+        Collective("all-reduce", 3.0, "f32", 2, (), 1, "dcn", ()),
+    ]
     line = roofline.estimate(chip, flops=80.0, traffic=25.0, moved=moved, per_host=4)
     assert line.terms == {"compute": 1.0, "memory": 0.5, "links": 1.0, "network": 0.3}
     assert line.overlapped == 1.0 and line.in_turn == pytest.approx(2.8) and line.bound == "compute"
 
 
-@pytest.mark.parametrize(("name", "teraflops", "gib"), [("v4:2x2x2", 137.5, 16), ("v5p:2x2x1", 459, 95), ("tpu7x:2x2x1", 1153.5, 96)])
+@pytest.mark.parametrize(
+    ("name", "teraflops", "gib"),
+    [("v4:2x2x2", 137.5, 16), ("v5p:2x2x1", 459, 95), ("tpu7x:2x2x1", 1153.5, 96)],
+)
 def test_a_device_has_its_share_of_a_chip(name, teraflops, gib):
     """libtpu shows a v4 (without megacore) and a v7x as two devices a chip."""
     found = topology.devices(name)
@@ -131,13 +175,36 @@ def test_peaks_are_of_the_devices_that_take_part():
     assert devices.peak_flops(jax.devices()[:1]) == devices.peak_flops(jax.devices()[:4]) > 1e8
     card = lambda kind: SimpleNamespace(device_kind=kind, platform="gpu", process_index=0)  # noqa: E731
     assert devices.peak_flops([card("NVIDIA H100 80GB HBM3")] * 8) == 8 * 989e12
-    assert devices.peak_flops([card("NVIDIA H200")]) == 989e12 and devices.peak_flops([card("Some 9000")]) == 0
-    assert devices.chip("NVIDIA L4") == devices.CHIPS["L4"] and devices.chip("TPU v5p") == devices.CHIPS["TPU v5"]
+    assert (
+        devices.peak_flops([card("NVIDIA H200")]) == 989e12
+        and devices.peak_flops([card("Some 9000")]) == 0
+    )
+    assert (
+        devices.chip("NVIDIA L4") == devices.CHIPS["L4"]
+        and devices.chip("TPU v5p") == devices.CHIPS["TPU v5"]
+    )
 
 
 def test_a_missing_kernel_is_said(spec):
-    found = compiled.Compiled(spec, 1, 1, {"data": 1}, 1, 2, 0, 8, 8, "none", 1, 1, roofline=roofline.Roofline(1, 0, 0, 0), peak=1.0)
+    found = compiled.Compiled(
+        spec,
+        1,
+        1,
+        {"data": 1},
+        1,
+        2,
+        0,
+        8,
+        8,
+        "none",
+        1,
+        1,
+        roofline=roofline.Roofline(1, 0, 0, 0),
+        peak=1.0,
+    )
     assert "attention" not in compiled.row(found)
     asked = dataclasses.replace(found, attention="splash")
     assert "NO KERNEL" in compiled.row(asked)
-    assert "splash_mha_fwd x 3" in compiled.row(dataclasses.replace(asked, kernels={"splash_mha_fwd": 3}))
+    assert "splash_mha_fwd x 3" in compiled.row(
+        dataclasses.replace(asked, kernels={"splash_mha_fwd": 3})
+    )

@@ -9,7 +9,14 @@ import pytest
 from stepladder.analysis.proxy_transfer import crossover, decision_accuracy, regret_at_k, spearman
 from stepladder.analysis.proxy_transfer.agree import Sample, Side, agreement
 from stepladder.analysis.proxy_transfer.alignment import _median
-from stepladder.analysis.proxy_transfer.draws import estimate, fisher, interval, observed, perfect_low, resampled
+from stepladder.analysis.proxy_transfer.draws import (
+    estimate,
+    fisher,
+    interval,
+    observed,
+    perfect_low,
+    resampled,
+)
 from stepladder.analysis.proxy_transfer.guards import normal_range
 from stepladder.analysis.proxy_transfer.tuned import refine
 
@@ -41,7 +48,9 @@ def test_spearman_and_accuracy_equal_scipy(ties):
 def test_accuracy_by_hand():
     # Pairs of y: (1,2), (1,3), (2,3); x turns the last one round.
     assert decision_accuracy([1, 3, 2], [1, 2, 3]) == pytest.approx(2 / 3)
-    assert decision_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(2.5 / 3)  # a tie in x is a coin toss
+    assert decision_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(
+        2.5 / 3
+    )  # a tie in x is a coin toss
     assert decision_accuracy([1, 2, 3], [1, 1, 2]) == pytest.approx(1)  # a tie in y is no decision
 
 
@@ -51,25 +60,39 @@ def test_weights_are_copies():
     counts = rng.multinomial(9, np.full(9, 1 / 9), size=20)
     copies = [np.repeat(np.arange(9), c) for c in counts]
     w = counts.astype(float)
-    assert spearman(x[None], y[None], w) == pytest.approx([float(spearman(x[c], y[c])) for c in copies])
-    assert decision_accuracy(x[None], y[None], w) == pytest.approx([float(decision_accuracy(x[c], y[c])) for c in copies])
+    assert spearman(x[None], y[None], w) == pytest.approx(
+        [float(spearman(x[c], y[c])) for c in copies]
+    )
+    assert decision_accuracy(x[None], y[None], w) == pytest.approx(
+        [float(decision_accuracy(x[c], y[c])) for c in copies]
+    )
     for k, reading in itertools.product((1, 3, 5), ("best", "mean")):
         many = regret_at_k(np.tile(x, (20, 1)), np.tile(y, (20, 1)), k, w, reading=reading)
-        assert many == pytest.approx([float(regret_at_k(x[c], y[c], k, reading=reading)) for c in copies])
+        assert many == pytest.approx(
+            [float(regret_at_k(x[c], y[c], k, reading=reading)) for c in copies]
+        )
 
 
 def test_a_batch_of_scores_is_many_calls():
     rng = np.random.default_rng(5)
-    x, y, w = rng.standard_normal((30, 8)), rng.standard_normal((30, 8)), rng.integers(0, 3, (30, 8)).astype(float)
+    x, y, w = (
+        rng.standard_normal((30, 8)),
+        rng.standard_normal((30, 8)),
+        rng.integers(0, 3, (30, 8)).astype(float),
+    )
     for measure in (spearman, decision_accuracy):
-        assert measure(x, y, w) == pytest.approx([float(measure(a, b, c)) for a, b, c in zip(x, y, w)], nan_ok=True, rel=1e-5)
+        assert measure(x, y, w) == pytest.approx(
+            [float(measure(a, b, c)) for a, b, c in zip(x, y, w)], nan_ok=True, rel=1e-5
+        )
 
 
 def test_missing_and_diverged():
     x, y = np.array([1, 2, np.nan, 4, np.inf]), np.array([1, 2, 3, 4, 5.0])
     assert spearman(x, y) == pytest.approx(1) and decision_accuracy(x, y) == pytest.approx(1)
     assert spearman(x, y[::-1]) == pytest.approx(-1)
-    assert regret_at_k([np.inf, 2, np.nan], [1.0, 3.0, 0.0], 1) == pytest.approx(2)  # the diverged one is picked last, the missing never
+    assert regret_at_k([np.inf, 2, np.nan], [1.0, 3.0, 0.0], 1) == pytest.approx(
+        2
+    )  # the diverged one is picked last, the missing never
 
 
 def test_regret_by_hand():
@@ -79,7 +102,9 @@ def test_regret_by_hand():
     assert regret_at_k(proxy, truth, 3) == pytest.approx(0)
     assert regret_at_k(proxy, truth, 2, reading="mean") == pytest.approx(0.35 - 0.05)
     assert regret_at_k(proxy, truth, 9, reading="mean") == pytest.approx(0)  # all of them
-    assert regret_at_k([1, 1, 2], [0.0, 0.7, 0.3], 1) == pytest.approx(0.7)  # a tie is broken against us
+    assert regret_at_k([1, 1, 2], [0.0, 0.7, 0.3], 1) == pytest.approx(
+        0.7
+    )  # a tie is broken against us
 
 
 def test_crossover_by_hand():
@@ -89,21 +114,27 @@ def test_crossover_by_hand():
     assert found[1, 2] == pytest.approx(2 * 1 / 10)
     loss = lambda a, c, eta: -eta * a + eta**2 / 2 * c  # noqa: E731
     eta = found[0, 1]
-    assert loss(3, 10, eta) == pytest.approx(loss(1, 2, eta)) and loss(3, 10, 0.9 * eta) < loss(1, 2, 0.9 * eta)
+    assert loss(3, 10, eta) == pytest.approx(loss(1, 2, eta)) and loss(3, 10, 0.9 * eta) < loss(
+        1, 2, 0.9 * eta
+    )
 
 
 def test_parabola_through_the_three_lowest():
     rates = np.array([1e-5, 1e-4, 1e-3, 1e-2])
     truth = 3.0 + 0.2 * np.log(rates / 4e-4) ** 2
     assert refine(rates, truth) == (pytest.approx(3.0), pytest.approx(4e-4))
-    assert np.isnan(refine(rates[:3], np.array([3.0, 2.0, 1.0]))[0])  # falling to the edge: no least inside
+    assert np.isnan(
+        refine(rates[:3], np.array([3.0, 2.0, 1.0]))[0]
+    )  # falling to the edge: no least inside
     assert np.isnan(refine(rates[:3], np.array([1.0, 2.0, np.inf]))[0])
 
 
 def test_fisher_is_the_reference_of_the_protocol():
     low, high = fisher(0.95, 23, 0.95)
     assert (round(low, 2), round(high, 2)) == (0.88, 0.98)
-    assert all(map(math.isnan, fisher(1.0, 23, 0.95))) and all(map(math.isnan, fisher(0.5, 3, 0.95)))
+    assert all(map(math.isnan, fisher(1.0, 23, 0.95))) and all(
+        map(math.isnan, fisher(0.5, 3, 0.95))
+    )
 
 
 def test_no_resample_disagrees():
@@ -122,7 +153,10 @@ def test_interval_holds_infinite_draws():
 
 
 def test_weighted_median():
-    values, weights = np.array([3.0, 1.0, np.nan, 2.0]), np.array([[1.0, 1, 9, 1], [0, 1, 9, 1], [0, 0, 9, 0], [5, 1, 0, 1]])
+    values, weights = (
+        np.array([3.0, 1.0, np.nan, 2.0]),
+        np.array([[1.0, 1, 9, 1], [0, 1, 9, 1], [0, 0, 9, 0], [5, 1, 0, 1]]),
+    )
     assert (
         _median(values, weights)[:2] == pytest.approx([2.0, 1.5])
         and np.isnan(_median(values, weights)[2])
@@ -148,7 +182,10 @@ def test_the_interval_covers(rho, seeds):
         two = rho * one + math.sqrt(1 - rho**2) * rng.standard_normal(n)
         x, y = (v[:, None] + noise * rng.standard_normal((n, seeds)) for v in (one, two))
         many = resampled(n, {"x": seeds, "y": seeds}, 400, rng)
-        sides = [Side(v.mean(1), (many.seeds[k] * v).mean(-1) if seeds > 1 else v.mean(1)[None]) for k, v in (("x", x), ("y", y))]
+        sides = [
+            Side(v.mean(1), (many.seeds[k] * v).mean(-1) if seeds > 1 else v.mean(1)[None])
+            for k, v in (("x", x), ("y", y))
+        ]
         found = agreement(*sides, Sample(tuple(map(str, range(n))), observed(n), many, 0.95)).rho
         inside += found.low <= truth <= found.high
     assert inside / trials > 0.95 - 3 * math.sqrt(0.05 * 0.95 / trials)

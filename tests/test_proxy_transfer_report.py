@@ -30,13 +30,25 @@ def page(tmp_path_factory):
     body = made.ngrams(6)
     for name in ("unigram", "bigram"):
         table[name] = [body[name][r][d] for r, d in zip(table["recipe"], table["domain"])]
-    table = table[~((table["recipe"] == "r03") & (table["learning_rate"] == 3e-5) & (table["size"] == "4M"))]
-    table.loc[(table["recipe"] == "r01") & (table["learning_rate"] == 3e-3) & (table["size"] == "4M"), "loss"] = np.inf
+    table = table[
+        ~((table["recipe"] == "r03") & (table["learning_rate"] == 3e-5) & (table["size"] == "4M"))
+    ]
+    table.loc[
+        (table["recipe"] == "r01") & (table["learning_rate"] == 3e-3) & (table["size"] == "4M"),
+        "loss",
+    ] = np.inf
     table.loc[table.index[0], "loss"] = np.nan
     path = folder / TABLE.replace("/", "_")
     table.to_csv(path, index=False)
-    assert cli.main(["report", "--study=proxy_transfer", f"--table={path}", f"--out={folder / 'out'}"]) == 0
-    return (folder / "out" / "index.html").read_text(), json.loads((folder / "out" / "results.json").read_text()), folder / "out"
+    assert (
+        cli.main(["report", "--study=proxy_transfer", f"--table={path}", f"--out={folder / 'out'}"])
+        == 0
+    )
+    return (
+        (folder / "out" / "index.html").read_text(),
+        json.loads((folder / "out" / "results.json").read_text()),
+        folder / "out",
+    )
 
 
 class Tags(HTMLParser):
@@ -65,18 +77,36 @@ def test_the_page_is_whole_and_needs_no_other_file(page):
     tags = Tags()
     tags.feed(html)
     assert tags.open == [] and not {"script", "link", "iframe", "img"} & tags.names
-    assert all(link.startswith(("#", "data:")) for link in tags.links) and not re.search(r"url\((?!['\"]?#)", html)
+    assert all(link.startswith(("#", "data:")) for link in tags.links) and not re.search(
+        r"url\((?!['\"]?#)", html
+    )
     assert "<script>alert" not in html and "&lt;script&gt;" in html
 
 
 def test_every_section_is_there(page):
     html, results, out = page
-    for title in ("Five claims", "Ranking at one learning rate", "What a wrong choice costs", "Within the proxy", "Losses, and the target", "Pairs that flip",
-                  "Batch size, weight decay", "G1", "G2", "G5", "G6", "Left out, and why", "Cells without a loss", "To make this page again"):  # fmt: skip
+    for title in (
+        "Five claims",
+        "Ranking at one learning rate",
+        "What a wrong choice costs",
+        "Within the proxy",
+        "Losses, and the target",
+        "Pairs that flip",
+        "Batch size, weight decay",
+        "G1",
+        "G2",
+        "G5",
+        "G6",
+        "Left out, and why",
+        "Cells without a loss",
+        "To make this page again",
+    ):
         assert title in html, title
     assert html.count("<figure>") == 10 and len(list((out / "figures").glob("*.svg"))) == 10
     assert "5 of 6" in html and "without r03" in html and "diverged, so last: r01" in html
-    assert [r["reason"] for r in results["excluded"]] == ["the loss is missing or not a number"] and len(results["diverged"]) == 6
+    assert [r["reason"] for r in results["excluded"]] == [
+        "the loss is missing or not a number"
+    ] and len(results["diverged"]) == 6
 
 
 def test_numbers_of_the_page_are_in_the_results(page):
@@ -92,9 +122,24 @@ def test_numbers_of_the_page_are_in_the_results(page):
 
 def test_without_baselines_or_probes_the_page_says_so(tmp_path):
     made.table(recipes=5, seeds=1).to_parquet(tmp_path / "t.parquet")
-    assert cli.main(["report", "--study=proxy_transfer", f"--table={tmp_path / 't.parquet'}", f"--out={tmp_path}"]) == 0
+    assert (
+        cli.main(
+            [
+                "report",
+                "--study=proxy_transfer",
+                f"--table={tmp_path / 't.parquet'}",
+                f"--out={tmp_path}",
+            ]
+        )
+        == 0
+    )
     html = (tmp_path / "index.html").read_text()
-    for said in ("bigram ranking: not given", "probes: none given", "No n-gram baseline was given", "unknown: no repeated seeds"):
+    for said in (
+        "bigram ranking: not given",
+        "probes: none given",
+        "No n-gram baseline was given",
+        "unknown: no repeated seeds",
+    ):
         assert said in html
     assert "What the gradients alone say" not in html
     again = run_study("proxy_transfer", None, made.table(recipes=5, seeds=1), tmp_path / "frame")
@@ -102,7 +147,9 @@ def test_without_baselines_or_probes_the_page_says_so(tmp_path):
     assert same(again.parent) == same(tmp_path)
 
 
-def _write(workdir, *, recipes=5, rates=(1e-5, 3e-4, 3e-3), seeds=(0, 1), states=None, arms=()) -> list[str]:
+def _write(
+    workdir, *, recipes=5, rates=(1e-5, 3e-4, 3e-3), seeds=(0, 1), states=None, arms=()
+) -> list[str]:
     """Records of two sizes; the loss of recipe r is higher by 0.05 r, at the high rate of the proxy lower."""
     ids = []
     rng = np.random.default_rng(0)
@@ -115,12 +162,29 @@ def _write(workdir, *, recipes=5, rates=(1e-5, 3e-4, 3e-3), seeds=(0, 1), states
                         turned = role == "proxy" and rate > 1e-4
                         shift = 0.05 * (-r if turned else r) + 0.1 * abs(math.log(rate / 3e-4))
                         run = dataclasses.replace(
-                            run, name=f"{role}-r{r}-{arm.replace('/', '-')}-{rate:g}", batch_size=4 if arm == "batch/4" else run.batch_size,
-                            data=dataclasses.replace(run.data, weights=(("code", 0.1 * (r + 1)), ("prose", 1 - 0.1 * (r + 1)))),
-                            tags=(("study", "proxy_transfer"), ("role", role), ("recipe", f"r{r}"), ("arm", arm)),
-                        )  # fmt: skip
+                            run,
+                            name=f"{role}-r{r}-{arm.replace('/', '-')}-{rate:g}",
+                            batch_size=4 if arm == "batch/4" else run.batch_size,
+                            data=dataclasses.replace(
+                                run.data,
+                                weights=(("code", 0.1 * (r + 1)), ("prose", 1 - 0.1 * (r + 1))),
+                            ),
+                            tags=(
+                                ("study", "proxy_transfer"),
+                                ("role", role),
+                                ("recipe", f"r{r}"),
+                                ("arm", arm),
+                            ),
+                        )
                         state = (states or {}).get((role, r, rate, seed), schema.DONE)
-                        records.write_run(workdir, run, state=state, noise=1e-4, rng=rng, loss=lambda n, d, shift=shift: 3 + shift)
+                        records.write_run(
+                            workdir,
+                            run,
+                            state=state,
+                            noise=1e-4,
+                            rng=rng,
+                            loss=lambda n, d, shift=shift: 3 + shift,
+                        )
                         ids.append(run.run_id)
     return ids
 
@@ -135,28 +199,76 @@ def test_from_records(tmp_path):
     folder = tmp_path / "runs" / ids[0] / "probes"
     folder.mkdir()
     for fraction, step in ((0.0, 0), (0.1, 20)):
-        probe = {"run_id": ids[0], "size": "14k", "N": 14000, "role": "proxy", "step": step, "fraction": fraction, "tokens": 100, "warmup_end": False,
-                 "recipes": {f"r{r}": {"a": 1 - 0.1 * r, "c": 1e4 * (1 - 0.1 * r), "grad_norm": 1.0} for r in range(5)}, "per_domain": {},
-                 "lambda_max": 10.0, "lambda_iterations": 9, "lambda_residual": 0.1}  # fmt: skip
+        probe = {
+            "run_id": ids[0],
+            "size": "14k",
+            "N": 14000,
+            "role": "proxy",
+            "step": step,
+            "fraction": fraction,
+            "tokens": 100,
+            "warmup_end": False,
+            "recipes": {
+                f"r{r}": {"a": 1 - 0.1 * r, "c": 1e4 * (1 - 0.1 * r), "grad_norm": 1.0}
+                for r in range(5)
+            },
+            "per_domain": {},
+            "lambda_max": 10.0,
+            "lambda_iterations": 9,
+            "lambda_residual": 0.1,
+        }
         (folder / f"alignment-{step}.json").write_text(json.dumps(probe))
     (folder / "alignment-9.json").write_text("{")
     found = read(tmp_path)
-    assert set(found.table["domain"]) == {"all", "code", "prose"} and set(found.table["arm"]) == {"main", "batch/4"}
-    assert np.isinf(found.table.loc[found.table["state"] == "diverged", "loss"]).all() and len(found.probes) == 2
-    assert (found.table["loss_init"] == math.log(257)).all() and set(found.table["precision"]) == {"float32"}
+    assert set(found.table["domain"]) == {"all", "code", "prose"} and set(found.table["arm"]) == {
+        "main",
+        "batch/4",
+    }
+    assert (
+        np.isinf(found.table.loc[found.table["state"] == "diverged", "loss"]).all()
+        and len(found.probes) == 2
+    )
+    assert (found.table["loss_init"] == math.log(257)).all() and set(found.table["precision"]) == {
+        "float32"
+    }
     reasons = set(found.excluded["reason"])
-    assert {"still running", "another study's run"} <= reasons and any("unreadable" in n for n in found.notes)
+    assert {"still running", "another study's run"} <= reasons and any(
+        "unreadable" in n for n in found.notes
+    )
     result = study(found.table, found.ngrams, found.probes, resamples=400, excluded=found.excluded)
-    rows = result.frame("agreement").query("domain == 'mean' and against == 'tuned target'").set_index("learning_rate")["rho"]
+    rows = (
+        result.frame("agreement")
+        .query("domain == 'mean' and against == 'tuned target'")
+        .set_index("learning_rate")["rho"]
+    )
     assert rows[1e-5] == 1 and rows[3e-4] == -1
-    assert result.precision["ok"] and result.frame("trained")["trained"].all() and len(result.alignment) == 2
+    assert (
+        result.precision["ok"]
+        and result.frame("trained")["trained"].all()
+        and len(result.alignment) == 2
+    )
     assert {d["recipe"] for d in result.diverged} == {"r1"}
     assert cli.main(["report", "--study=proxy_transfer", f"--workdir={tmp_path}"]) == 0
     out = tmp_path / "report" / "proxy_transfer"
     assert "What the gradients alone say" in (out / "index.html").read_text()
-    assert cli.main(["report", "--study=proxy_transfer", f"--table={out / 'runs.csv.gz'}", f"--out={tmp_path / 'again'}"]) == 0
-    one, two = (json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again"))
-    assert "2 probes are from probes.json beside the table" in two["notes"] and one["verdict"][1:6] == two["verdict"][1:6]
+    assert (
+        cli.main(
+            [
+                "report",
+                "--study=proxy_transfer",
+                f"--table={out / 'runs.csv.gz'}",
+                f"--out={tmp_path / 'again'}",
+            ]
+        )
+        == 0
+    )
+    one, two = (
+        json.loads((folder / "results.json").read_text()) for folder in (out, tmp_path / "again")
+    )
+    assert (
+        "2 probes are from probes.json beside the table" in two["notes"]
+        and one["verdict"][1:6] == two["verdict"][1:6]
+    )
     for name in (
         "agreement",
         "nulls",
@@ -171,9 +283,24 @@ def test_from_records(tmp_path):
         "claims",
         "diverged",
     ):
-        assert pd.testing.assert_frame_equal(pd.DataFrame(one[name]), pd.DataFrame(two[name]), rtol=1e-6) is None, name
+        assert (
+            pd.testing.assert_frame_equal(
+                pd.DataFrame(one[name]), pd.DataFrame(two[name]), rtol=1e-6
+            )
+            is None
+        ), name
     (out / "probes.json").write_text("{")
-    assert cli.main(["report", "--study=proxy_transfer", f"--table={out / 'runs.csv.gz'}", f"--out={tmp_path / 'again'}"]) == 1
+    assert (
+        cli.main(
+            [
+                "report",
+                "--study=proxy_transfer",
+                f"--table={out / 'runs.csv.gz'}",
+                f"--out={tmp_path / 'again'}",
+            ]
+        )
+        == 1
+    )
 
 
 def test_records_with_the_same_weights_are_warned(tmp_path):

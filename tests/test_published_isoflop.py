@@ -28,7 +28,10 @@ PORIAN = (
     "owt2|base|short|chinchilla|standard|val",
     "owt2|tuned|short|const|standard|val",
 )
-SEED_NOISE = {"rw": 0.002, "owt2": 0.01}  # of one loss between seeds, as the authors set it for losses below e^3
+SEED_NOISE = {
+    "rw": 0.002,
+    "owt2": 0.01,
+}  # of one loss between seeds, as the authors set it for losses below e^3
 
 
 def porian(config: str) -> pd.Series:
@@ -57,7 +60,9 @@ def test_published_porian_exponent_from_points(config):
     )
     pairs = table("porian/optimal_pairs.csv").query("config == @config")
     kept = [m.C for m in found.minima if not m.refused]
-    np.testing.assert_allclose(kept, pairs.dropna()["flops"], rtol=1e-6)  # the same budgets refused as in the publication
+    np.testing.assert_allclose(
+        kept, pairs.dropna()["flops"], rtol=1e-6
+    )  # the same budgets refused as in the publication
     for end, name in zip(found.N.exponent_interval, ("a_lo", "a_hi")):
         assert abs(end - published[name]) < 0.01, name
     check("porian points", f"{config} a", found.N.exponent, published["a"], 3e-3)
@@ -94,12 +99,20 @@ def test_published_llama_3_approach_2():
     clean = isoflop(points[~points["outlier"]])
     check("isoflop llama_3 raw", "D* exponent, outliers dropped", clean.D.exponent, 0.500, 5e-4)
     low, high = (f([a for _, a in found.leave_one_out]) for f in (min, max))
-    assert high - low > 0.03  # one budget of ten moves the exponent by more than its interval: the warning that Approach 2 needs
+    assert (
+        high - low > 0.03
+    )  # one budget of ten moves the exponent by more than its interval: the warning that Approach 2 needs
 
 
 SURFACES = {
     "llama_3__raw_loss": {"E": 0.6047, "alpha": 0.3100, "beta": 0.3136},
-    "ml_scalefit__massivetext__chinchilla": {"E": 1.9176, "A": 4.5483, "B": 1.0699, "alpha": 0.3885, "beta": 0.4334},
+    "ml_scalefit__massivetext__chinchilla": {
+        "E": 1.9176,
+        "A": 4.5483,
+        "B": 1.0699,
+        "alpha": 0.3885,
+        "beta": 0.4334,
+    },
 }
 
 
@@ -111,7 +124,12 @@ def test_published_isoflop_surface_by_squared_error(name):
     for parameter, value in SURFACES[name].items():
         check(f"isoflop {name}", parameter, found.params[parameter], value, 1e-3)
     if name.startswith("ml_scalefit"):
-        rss = float(((found.predict(N=points["N"].to_numpy(), D=points["D"].to_numpy()) - points["loss"]) ** 2).sum())
+        rss = float(
+            (
+                (found.predict(N=points["N"].to_numpy(), D=points["D"].to_numpy()) - points["loss"])
+                ** 2
+            ).sum()
+        )
         check(f"isoflop {name}", "rss", rss, 0.0485403, 1e-6)
 
 
@@ -134,18 +152,29 @@ def test_published_repeated_sampling_math(size):
     counts = counts[(counts["model"] == f"Pythia {size}") & (counts["benchmark"] == "MATH")]
     found = coverage(counts, [1, 10_000]).set_index("k")
     for k, published in zip((1, 10_000), MATH[size]):
-        check("repeated_sampling MATH", f"{size} pass@{k}, %", 100 * found.loc[k, "pass"], published, 1e-2)
+        check(
+            "repeated_sampling MATH",
+            f"{size} pass@{k}, %",
+            100 * found.loc[k, "pass"],
+            published,
+            1e-2,
+        )
         assert found.loc[k, "low"] < found.loc[k, "pass"] < found.loc[k, "high"]
     assert found["problems"].unique() == [128]
 
 
 # --- T^2's regression tests on the Porian runs, papers/test_time.md 5.4
 
-RATIOS = {88: (39, 37, 27, 20, 17, 21, 21, 19, 17, 16, 15, 13), 85: (28, 31, 27, 20, 17, 21, 21, 19, 17, 16, 15, 13)}
+RATIOS = {
+    88: (39, 37, 27, 20, 17, 21, 21, 19, 17, 16, 15, 13),
+    85: (28, 31, 27, 20, 17, 21, 21, 19, 17, 16, 15, 13),
+}
 
 
 def t2_runs() -> pd.DataFrame:
-    return table("test_time/porian_rw_base_short_chinchilla_isoflop.csv").rename(columns={"val_loss": "loss"})
+    return table("test_time/porian_rw_base_short_chinchilla_isoflop.csv").rename(
+        columns={"val_loss": "loss"}
+    )
 
 
 @pytest.mark.parametrize("runs", RATIOS)
@@ -154,7 +183,13 @@ def test_published_test_time_optimal_tokens_per_parameter(runs):
     assert len(points) == runs
     found = isoflop(points)
     for minimum, published in zip(found.minima, RATIOS[runs], strict=True):
-        check("test_time, parabola", f"{runs} runs, D*/N* at C {minimum.C:.3g}", minimum.D / minimum.N, published, 0.5)
+        check(
+            "test_time, parabola",
+            f"{runs} runs, D*/N* at C {minimum.C:.3g}",
+            minimum.D / minimum.N,
+            published,
+            0.5,
+        )
 
 
 @pytest.mark.parametrize(
@@ -173,14 +208,34 @@ def test_published_test_time_optimal_tokens_per_parameter(runs):
         ),
         (
             0.99e17,
-            {"E": (2.51, 5e-3), "A": (555, 0.5), "alpha": (0.371, 5e-4), "B": (5.8e4, 5e2), "beta": (0.554, 5e-4), "error": (0.97, 5e-3)},
+            {
+                "E": (2.51, 5e-3),
+                "A": (555, 0.5),
+                "alpha": (0.371, 5e-4),
+                "B": (5.8e4, 5e2),
+                "beta": (0.554, 5e-4),
+                "error": (0.97, 5e-3),
+            },
         ),
     ],
 )
 def test_published_test_time_chinchilla_fit(least, published):
     points = t2_runs().query("in_T2 == 1 and C >= @least")
     found = fit(points, "chinchilla")
-    error = 100 * np.abs(found.predict(N=points["N"].to_numpy(), D=points["D"].to_numpy()) / points["loss"].to_numpy() - 1).mean()
+    error = (
+        100
+        * np.abs(
+            found.predict(N=points["N"].to_numpy(), D=points["D"].to_numpy())
+            / points["loss"].to_numpy()
+            - 1
+        ).mean()
+    )
     ours = {**found.params, "error": error}
     for name, (value, tolerance) in published.items():
-        check(f"test_time, {len(points)} runs", "mean error, %" if name == "error" else name, ours[name], value, tolerance)
+        check(
+            f"test_time, {len(points)} runs",
+            "mean error, %" if name == "error" else name,
+            ours[name],
+            value,
+            tolerance,
+        )

@@ -28,12 +28,18 @@ def test_published_steplaw_means_of_the_bootstrap_table():
 
 def steplaw_runs() -> pd.DataFrame:
     runs = table("steplaw/dense_lr_bs_loss.csv.gz")
-    return runs.assign(excess=runs["smooth loss"] / runs.groupby(["N", "D"])["smooth loss"].transform("min") - 1, tokens=runs["bs"] * 2048)
+    return runs.assign(
+        excess=runs["smooth loss"] / runs.groupby(["N", "D"])["smooth loss"].transform("min") - 1,
+        tokens=runs["bs"] * 2048,
+    )
 
 
 @pytest.fixture(scope="module")
 def points():
-    found = rate_points(table("steplaw/dense_lr_bs_loss.csv.gz").assign(seq_len=2048), columns={"loss": "smooth loss"})
+    found = rate_points(
+        table("steplaw/dense_lr_bs_loss.csv.gz").assign(seq_len=2048),
+        columns={"loss": "smooth loss"},
+    )
     assert len(found.frame) == 1911 and not len(found.excluded)
     return found
 
@@ -41,7 +47,9 @@ def points():
 def covers(where: str, quantity: str, span: tuple, published: float) -> bool:
     """Whether our interval holds the published value; recorded with the distance to its end on that side as the tolerance."""
     value, low, high = span[:3]
-    row = record_row(where, quantity, value, published, high - value if published > value else value - low)
+    row = record_row(
+        where, quantity, value, published, high - value if published > value else value - low
+    )
     return row.within
 
 
@@ -80,11 +88,17 @@ def test_published_steplaw_table_was_fitted_to_more_runs(points):
     ours, fits = near_best(points, resample="rows"), table(FITS)
     covariance = np.cov(fits[["lr_intercept", "lr_coefN", "lr_coefD"]].to_numpy().T)
     n, d = np.exp(-np.linalg.solve(covariance[1:, 1:], covariance[0, 1:]))
-    near = points.frame[points.frame["loss"] < 1.0025 * points.frame.groupby(["N", "D"])["loss"].transform("min")]
+    near = points.frame[
+        points.frame["loss"] < 1.0025 * points.frame.groupby(["N", "D"])["loss"].transform("min")
+    ]
     assert len(near) == 129 and n == pytest.approx(np.exp(np.log(near["N"]).mean()), rel=0.1)
     check("steplaw, centre of the fits", "D, billions, theirs", d / 1e9, 15, 1)
     assert np.exp(np.log(near["D"]).mean()) / d > 1.5
-    for span, column in ((ours.rate["a"], "lr_coefN"), (ours.rate["b"], "lr_coefD"), (ours.batch["b"], "bs_coefD")):
+    for span, column in (
+        (ours.rate["a"], "lr_coefN"),
+        (ours.rate["b"], "lr_coefD"),
+        (ours.batch["b"], "bs_coefD"),
+    ):
         assert fits[column].std() < 0.65 * span[3]
 
 

@@ -8,7 +8,9 @@ import pytest
 
 @pytest.fixture(scope="module")
 def toy(root):
-    spec = importlib.util.spec_from_file_location("random_features", root / "benchmarks" / "random_features.py")
+    spec = importlib.util.spec_from_file_location(
+        "random_features", root / "benchmarks" / "random_features.py"
+    )
     module = importlib.util.module_from_spec(spec)
     import sys
 
@@ -33,13 +35,19 @@ def test_sgd_is_a_plain_loop(toy):
     theta = np.zeros(16)
     for start in range(0, toy.EXAMPLES, toy.BATCH):
         rows = phi(problem["xa"][0, start : start + toy.BATCH])
-        theta -= rate * rows.T @ (rows @ theta - problem["ya"][0, start : start + toy.BATCH]) / toy.BATCH
+        theta -= (
+            rate * rows.T @ (rows @ theta - problem["ya"][0, start : start + toy.BATCH]) / toy.BATCH
+        )
     want = ((phi(problem["xv"][0]) @ theta - problem["yv"][0]) ** 2).mean()
     assert toy.sgd(problem, "a", features, np.array([rate]))[0, 0] == pytest.approx(want, rel=1e-4)
 
 
 def test_orders_are_counted(toy):
     cells, facts = toy.run(4, widths=(32, 64), rates=(1e-3, 1.0, 1e3), chunk=2)
-    assert [(c.width, c.rate) for c in cells] == [(w, r) for w in (32, 64) for r in (1e-3, 1.0, 1e3)]
+    assert [(c.width, c.rate) for c in cells] == [
+        (w, r) for w in (32, 64) for r in (1e-3, 1.0, 1e3)
+    ]
     assert all(c.low <= c.correct <= c.high for c in cells) and 0 <= facts["a_better"] <= 1
-    assert all(c.overflowed == 4 and c.correct == 0 for c in cells if c.rate == 1e3)  # far beyond stability: never a correct order
+    assert all(
+        c.overflowed == 4 and c.correct == 0 for c in cells if c.rate == 1e3
+    )  # far beyond stability: never a correct order

@@ -15,25 +15,43 @@ from stepladder.train import cli
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.S)
-LINES = [line.split("    #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+LINES = [
+    line.split("    #")[0].strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.strip()
+]
 ELSEWHERE = [
-    line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines()
+    line
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S)
+    for line in block.splitlines()
 ]  # on hardware, or for minutes
 ENVIRONMENT = re.compile(r"^((export |unset )?(STEPLADDER_\w+(=\S+)? ?)+)")
-COMMANDS = [line for line in (ENVIRONMENT.sub("", line).removesuffix(" &") for line in LINES + ELSEWHERE) if line.startswith("stepladder ")]
+COMMANDS = [
+    line
+    for line in (ENVIRONMENT.sub("", line).removesuffix(" &") for line in LINES + ELSEWHERE)
+    if line.startswith("stepladder ")
+]
 
 
 def test_every_line_is_known():
     for line in LINES + ELSEWHERE:
         left = ENVIRONMENT.sub("", line)
-        assert left.startswith(("stepladder ", "RUN=")) or left in ("", "wait", "make demo", "make test"), line
+        assert left.startswith(("stepladder ", "RUN=")) or left in (
+            "",
+            "wait",
+            "make demo",
+            "make test",
+        ), line
     assert len(COMMANDS) >= 8
 
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_parses_and_its_config_loads(line):
     words = shlex.split(line)[1:]
-    overrides = [w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")]
+    overrides = [
+        w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")
+    ]
     args = cli._parser(words[0]).parse_args([w for w in words if not w.startswith("--config.")])
     if hasattr(args, "config"):
         assert load(str(ROOT / args.config), [(k, v) for k, _, v in overrides]).specs
@@ -57,17 +75,39 @@ def test_commands_run_in_order(tmp_path):
         (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / "texts").mkdir()
     subprocess.run([sys.executable, "-c", SAMPLE], cwd=tmp_path, check=True)
-    script = "\n".join(line for line in LINES if not line.startswith("make")).replace(":cpu", ":tiny")
+    script = "\n".join(line for line in LINES if not line.startswith("make")).replace(
+        ":cpu", ":tiny"
+    )
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    studies = ("transfer/report/proxy_transfer", "widths/report/learning_rate", "sweep-report", "transfer-report")
-    for made in ("demo/report/index.html", "weights.npz", "store/manifest.json", *(f"{study}/index.html" for study in studies)):
+    studies = (
+        "transfer/report/proxy_transfer",
+        "widths/report/learning_rate",
+        "sweep-report",
+        "transfer-report",
+    )
+    for made in (
+        "demo/report/index.html",
+        "weights.npz",
+        "store/manifest.json",
+        *(f"{study}/index.html" for study in studies),
+    ):
         assert (tmp_path / made).exists()
     ladder, table = re.findall(r"```python\n(.*?)```", TEXT, flags=re.S)
-    done = subprocess.run([sys.executable, "-c", ladder], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ladder], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 or "UserError" in done.stderr, done.stderr[-2000:]
-    done = subprocess.run([sys.executable, "-c", table], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", table], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -31,7 +31,10 @@ def test_a_table_makes_one_corpus_and_as_many_different_data_specs(table, recwar
     assert not recwarn.list
     config.data.validation = ("docstrings",)
     if table == "web":
-        config.data.sources, config.data.validation = {d: f"/web/{d}/*.jsonl.zst" for d in web_recipes.DOMAINS}, ("c4",)
+        config.data.sources, config.data.validation = (
+            {d: f"/web/{d}/*.jsonl.zst" for d in web_recipes.DOMAINS},
+            ("c4",),
+        )
     recipes.prepare_config(config, found)
     specs = []
     for name, recipe in found.items():
@@ -43,12 +46,17 @@ def test_a_table_makes_one_corpus_and_as_many_different_data_specs(table, recwar
 def test_dimensions_are_covered():
     count = {d: sum(r.dimension == d for r in RECIPES.values()) for d in recipes.DIMENSIONS}
     assert len(RECIPES) >= 14 and all(n >= 3 for n in count.values()), count
-    web = [sum(r.dimension == d for r in web_recipes.RECIPES.values()) for d in recipes.DIMENSIONS[:4]]
+    web = [
+        sum(r.dimension == d for r in web_recipes.RECIPES.values()) for d in recipes.DIMENSIONS[:4]
+    ]
     assert web == [10, 3, 6, 4]  # arXiv:2512.24503
 
 
 def test_identical_recipes_are_noticed():
-    table = {"a": Recipe("mixture", {"x": 0.5, "y": 0.5}, "a"), "b": Recipe("mixture", {"y": 0.5, "x": 0.5, "z": 0.0}, "b")}
+    table = {
+        "a": Recipe("mixture", {"x": 0.5, "y": 0.5}, "a"),
+        "b": Recipe("mixture", {"y": 0.5, "x": 0.5, "z": 0.0}, "b"),
+    }
     with pytest.warns(UserWarning, match="recipes a and b are the same"):
         recipes.chosen(table, table)
 
@@ -69,7 +77,10 @@ def test_impossible_recipes_are_refused(change, says):
         recipes.chosen(table, table, embedded.NAMES)
 
 
-@pytest.mark.parametrize(("names", "says"), [(("naturel",), "did you mean 'natural'"), (("natural", "natural"), "named twice")])
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(("naturel",), "did you mean 'natural'"), (("natural", "natural"), "named twice")],
+)
 def test_names_are_checked(names, says):
     with pytest.raises(UserError, match=says):
         recipes.chosen(names)

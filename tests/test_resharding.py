@@ -35,20 +35,39 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("devices", "mesh"),
-    [(4, "data=1,fsdp=2,tensor=2"), pytest.param(8, "data=8", marks=pytest.mark.slow), pytest.param(1, "auto", marks=pytest.mark.slow)],
+    [
+        (4, "data=1,fsdp=2,tensor=2"),
+        pytest.param(8, "data=8", marks=pytest.mark.slow),
+        pytest.param(1, "auto", marks=pytest.mark.slow),
+    ],
 )
 def test_finished_on_another_mesh(unbroken, tmp_path, devices, mesh):
     spec, store, want = unbroken
     notice = Notice()
     with pytest.raises(Preempted):
-        run(spec, tmp_path, store, BEFORE, notice=notice, progress=lambda _, step, __: setattr(notice, "arrived", step >= STOP))
+        run(
+            spec,
+            tmp_path,
+            store,
+            BEFORE,
+            notice=notice,
+            progress=lambda _, step, __: setattr(notice, "arrived", step >= STOP),
+        )
     stopped = max(row["step"] for row in rows(tmp_path, spec))
     assert STOP <= stopped < spec.steps
-    assert run(spec, tmp_path, store, Machine(devices=devices, mesh=mesh, tensorboard=False)) == schema.DONE
+    assert (
+        run(spec, tmp_path, store, Machine(devices=devices, mesh=mesh, tensorboard=False))
+        == schema.DONE
+    )
     found = rows(tmp_path, spec)
     key = lambda row: (row["step"], row["kind"], row.get("domain"))  # noqa: E731
     assert [key(row) for row in found] == [key(row) for row in want]
-    assert [row for row in found if row["step"] <= stopped] == [row for row in want if row["step"] <= stopped], "bitwise before the stop"
-    losses, wanted = (np.array([row["loss"] for row in all_rows if row["step"] > stopped]) for all_rows in (found, want))
+    assert [row for row in found if row["step"] <= stopped] == [
+        row for row in want if row["step"] <= stopped
+    ], "bitwise before the stop"
+    losses, wanted = (
+        np.array([row["loss"] for row in all_rows if row["step"] > stopped])
+        for all_rows in (found, want)
+    )
     np.testing.assert_allclose(losses[0], wanted[0], rtol=1e-6)
     np.testing.assert_allclose(losses, wanted, rtol=1e-4)

@@ -26,7 +26,9 @@ from stepladder.train.run import run, run_pack
 from stepladder.train.stores import stores
 from tests import tiny
 
-ONE = Machine(devices=1, tensorboard=False, pack_mode="map")  # the mesh on which a run alone and a mapped member are one program
+ONE = Machine(
+    devices=1, tensorboard=False, pack_mode="map"
+)  # the mesh on which a run alone and a mapped member are one program
 MAP = Machine(devices=2, tensorboard=False, pack_mode="map")
 VMAP = Machine(devices=2, tensorboard=False, pack_mode="vmap")
 
@@ -39,7 +41,12 @@ def rung8(tmp_path_factory):
     changes = [
         dict(name="plain"),
         dict(name="rate", optimizer__learning_rate=3e-3, data__weights={"words": 1.0}),
-        dict(name="decay", optimizer__weight_decay=0.0, optimizer__beta2=0.99, data__weights={"words": 0.25, "digits": 0.75}),
+        dict(
+            name="decay",
+            optimizer__weight_decay=0.0,
+            optimizer__beta2=0.99,
+            data__weights={"words": 0.25, "digits": 0.75},
+        ),
         dict(name="seed", seed=5),
         dict(name="order", data_seed=7, data__weights=half),
         dict(name="short", run__duration="27 steps", schedule__warmup="9 steps"),
@@ -63,11 +70,18 @@ def alone(rung8, tmp_path_factory):
 
 def rows(workdir, spec):
     parts = sorted((workdir / schema.RUNS / spec.run_id / schema.METRICS).glob("*.jsonl"))
-    return [r for part in parts for r in map(json.loads, part.read_text().splitlines()) if r["kind"] != schema.TIMING]
+    return [
+        r
+        for part in parts
+        for r in map(json.loads, part.read_text().splitlines())
+        if r["kind"] != schema.TIMING
+    ]
 
 
 def final_state(workdir, spec):
-    checkpoints = Checkpoints(workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(
+        workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True
+    )
     return jax.tree.map(np.asarray, checkpoints.restore(program(spec, ONE).abstract_state)[0])
 
 
@@ -79,17 +93,26 @@ def assert_same_record(spec, ours, theirs):
     assert rows(ours, spec) == rows(theirs, spec), spec.name
     assert status(ours, spec) == status(theirs, spec)
     if status(theirs, spec)["state"] == schema.DONE:
-        jax.tree.map(np.testing.assert_array_equal, final_state(ours, spec), final_state(theirs, spec))
+        jax.tree.map(
+            np.testing.assert_array_equal, final_state(ours, spec), final_state(theirs, spec)
+        )
 
 
-@pytest.mark.parametrize("members, chosen", [
-    pytest.param(1, [2], id="1", marks=pytest.mark.slow), pytest.param(2, [5], id="1 of 2"),
-    pytest.param(3, [0, 4, 7], id="3", marks=pytest.mark.slow), pytest.param(8, range(8), id="8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "members, chosen",
+    [
+        pytest.param(1, [2], id="1", marks=pytest.mark.slow),
+        pytest.param(2, [5], id="1 of 2"),
+        pytest.param(3, [0, 4, 7], id="3", marks=pytest.mark.slow),
+        pytest.param(8, range(8), id="8"),
+    ],
+)
 def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members, chosen):
     specs, by_corpus = rung8
     solo, states = alone
-    found = run_pack([specs[i] for i in chosen], tmp_path, by_corpus, ONE, members=members, streams=members)
+    found = run_pack(
+        [specs[i] for i in chosen], tmp_path, by_corpus, ONE, members=members, streams=members
+    )
     assert found == {specs[i].run_id: states[specs[i].run_id] for i in chosen}
     for i in chosen:
         assert_same_record(specs[i], tmp_path, solo)
@@ -108,7 +131,10 @@ def test_over_two_devices_a_member_is_bitwise_itself_whatever_trains_beside_it(r
 def test_shared_streams_are_the_same_data(rung8, tmp_path):
     """Four seeds on one stream against four streams of one run each."""
     specs, by_corpus = rung8
-    seeds = [dataclasses.replace(specs[0], hyper=dataclasses.replace(specs[0].hyper, seed=s)) for s in range(4)]
+    seeds = [
+        dataclasses.replace(specs[0], hyper=dataclasses.replace(specs[0].hyper, seed=s))
+        for s in range(4)
+    ]
     assert len({packs.timeline(s) for s in seeds}) == 1
     for name, streams in (("one", 1), ("each", 4)):
         run_pack(seeds, tmp_path / name, by_corpus, MAP, members=4, streams=streams)
@@ -116,25 +142,39 @@ def test_shared_streams_are_the_same_data(rung8, tmp_path):
         assert_same_record(spec, tmp_path / "one", tmp_path / "each")
 
 
-@pytest.mark.parametrize("machine", [MAP, pytest.param(VMAP, marks=pytest.mark.slow)], ids=lambda m: m.pack_mode)
+@pytest.mark.parametrize(
+    "machine", [MAP, pytest.param(VMAP, marks=pytest.mark.slow)], ids=lambda m: m.pack_mode
+)
 def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
     """Stopped twice, once with one member a checkpoint behind the others (as a kill between two saves leaves it)."""
     specs, by_corpus = rung8
-    specs = [dataclasses.replace(s, checkpoint_steps=(10, 20, 40)) for s in (specs[0], specs[3], specs[1])]
+    specs = [
+        dataclasses.replace(s, checkpoint_steps=(10, 20, 40))
+        for s in (specs[0], specs[3], specs[1])
+    ]
     how = dict(members=4, streams=2)
     run_pack(specs, tmp_path / "unbroken", by_corpus, machine, **how)
     for stop in (8, 26):
         notice = Notice()
         with pytest.raises(Preempted):
             run_pack(
-                specs, tmp_path / "broken", by_corpus, machine, **how, notice=notice,
-                progress=lambda _, step, __, stop=stop, notice=notice: setattr(notice, "arrived", step >= stop),
-            )  # fmt: skip
+                specs,
+                tmp_path / "broken",
+                by_corpus,
+                machine,
+                **how,
+                notice=notice,
+                progress=lambda _, step, __, stop=stop, notice=notice: setattr(
+                    notice, "arrived", step >= stop
+                ),
+            )
     folder = tmp_path / "broken" / schema.RUNS / specs[0].run_id / schema.CHECKPOINTS
     last = max((int(p.name) for p in folder.iterdir()), default=0)
     assert last > 20
     Checkpoints(folder).set_aside_after(20)
-    assert run_pack(specs, tmp_path / "broken", by_corpus, machine, **how) == dict.fromkeys([s.run_id for s in specs], schema.DONE)
+    assert run_pack(specs, tmp_path / "broken", by_corpus, machine, **how) == dict.fromkeys(
+        [s.run_id for s in specs], schema.DONE
+    )
     for spec in specs:
         assert_same_record(spec, tmp_path / "broken", tmp_path / "unbroken")
 
@@ -156,13 +196,22 @@ def test_a_branch_leaves_from_a_member(rung8, tmp_path):
 def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
     """24 runs in three packs, eight rates, three seeds, two recipes: the training step is compiled once."""
     specs, by_corpus = rung8
-    base = [dataclasses.replace(specs[i], batch_size=4, steps=6, eval_steps=(6,), checkpoint_steps=(6,)) for i in (0, 1)]
+    base = [
+        dataclasses.replace(specs[i], batch_size=4, steps=6, eval_steps=(6,), checkpoint_steps=(6,))
+        for i in (0, 1)
+    ]
     runs = [
-        dataclasses.replace(s, hyper=dataclasses.replace(s.hyper, learning_rate=1e-3 * (r + 1), seed=seed))
-        for s in base for r in range(4) for seed in range(3)
-    ]  # fmt: skip
+        dataclasses.replace(
+            s, hyper=dataclasses.replace(s.hyper, learning_rate=1e-3 * (r + 1), seed=seed)
+        )
+        for s in base
+        for r in range(4)
+        for seed in range(3)
+    ]
     planned = packs.plan(runs, Machine(devices=2, pack="8", pack_mode="map"))
-    assert [len(p.specs) for p in planned] == [8, 8, 8] and len({(p.members, p.streams) for p in planned}) == 1
+    assert [len(p.specs) for p in planned] == [8, 8, 8] and len(
+        {(p.members, p.streams) for p in planned}
+    ) == 1
     programs.COMPILED.clear()
     for p in planned:
         run_pack(p.specs, tmp_path, by_corpus, MAP, members=p.members, streams=p.streams)
@@ -173,7 +222,9 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
 
 # All members at once
 
-SIZES = pytest.mark.parametrize("members", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)])
+SIZES = pytest.mark.parametrize(
+    "members", [pytest.param(1, marks=pytest.mark.slow), 3, pytest.param(8, marks=pytest.mark.slow)]
+)
 
 
 def numeric(spec, steps, machine, members, dtype, nudge=0.0):
@@ -184,18 +235,29 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     model = dataclasses.replace(spec.model, compute_dtype=dtype)
     how = {"layers": "unroll", "attention": "xla", "remat": "none", "chunk": 0}
     rates = np.geomspace(1e-3, 1e-2, members)
-    hypers = [{**programs.traced(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)} for i, rate in enumerate(rates)]
-    states = [jax.jit(lambda h: programs.initial_state(model, spec.optimizer, h))(h) for h in hypers]
-    wide = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree)  # noqa: E731
+    hypers = [
+        {**programs.traced(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)}
+        for i, rate in enumerate(rates)
+    ]
+    states = [
+        jax.jit(lambda h: programs.initial_state(model, spec.optimizer, h))(h) for h in hypers
+    ]
+    wide = lambda tree: jax.tree.map(
+        lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree
+    )  # noqa: E731
     states, hypers = [wide(s) for s in states], [wide(h) for h in hypers]
     tokens_SBT = np.random.default_rng(0).integers(0, 257, (steps, 4, 17)).astype(np.int32)
     stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
 
     mesh = meshes.of_pack(machine, dataclasses.replace(spec, batch_size=4), members, "vmap")
-    together = jax.jit(functools.partial(packed.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh))
+    together = jax.jit(
+        functools.partial(packed.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh)
+    )
     alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, how))
     ones, zeros = np.ones(members, np.int32), np.zeros(members, np.int32)
-    state_K, hyper_K = jax.device_put((stack(states), stack(hypers)), NamedSharding(mesh, PartitionSpec("run")))
+    state_K, hyper_K = jax.device_put(
+        (stack(states), stack(hypers)), NamedSharding(mesh, PartitionSpec("run"))
+    )
     losses_K, losses = [], []
     for s in range(steps):
         state_K, metrics = together(state_K, hyper_K, ones, zeros, tokens_SBT[None, s : s + 1])
@@ -222,7 +284,9 @@ def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members
     with jax.enable_x64(True):
         together, alone = numeric(rung8[0][0], 200, VMAP, members, "float64")
     assert together.dtype == np.float64
-    assert members == 1 or np.ptp(together[:, -1]) > 1e-3, "the members' rates differ, and so must their losses"
+    assert members == 1 or np.ptp(together[:, -1]) > 1e-3, (
+        "the members' rates differ, and so must their losses"
+    )
     np.testing.assert_allclose(together, alone, rtol=1e-9)
 
 
@@ -232,7 +296,9 @@ def test_float32_drift_of_a_pack_is_that_of_rounding(rung8, capsys):
     together, alone = numeric(rung8[0][0], 200, VMAP, 3, "float32")
     _, nudged = numeric(rung8[0][0], 200, VMAP, 3, "float32", nudge=2**-23)
     drift, rounding = (np.abs(other / alone - 1).max() for other in (together, nudged))
-    print(f"largest relative drift of the loss over 200 steps: pack {drift:.1e}, one-ulp perturbation {rounding:.1e}")
+    print(
+        f"largest relative drift of the loss over 200 steps: pack {drift:.1e}, one-ulp perturbation {rounding:.1e}"
+    )
     assert rounding > 0 and drift < max(10 * rounding, 1e-5)
 
 
@@ -241,11 +307,18 @@ def test_a_diverging_member_leaves_a_vmapped_pack_alone(rung8, alone, tmp_path):
     specs, by_corpus = rung8
     solo, states = alone
     chosen = [specs[0], specs[7], specs[5]]
-    assert run_pack(chosen, tmp_path / "wild", by_corpus, VMAP, members=4, streams=4) == {s.run_id: states[s.run_id] for s in chosen}
-    run_pack([specs[0], specs[2], specs[5]], tmp_path / "tame", by_corpus, VMAP, members=4, streams=4)
+    assert run_pack(chosen, tmp_path / "wild", by_corpus, VMAP, members=4, streams=4) == {
+        s.run_id: states[s.run_id] for s in chosen
+    }
+    run_pack(
+        [specs[0], specs[2], specs[5]], tmp_path / "tame", by_corpus, VMAP, members=4, streams=4
+    )
     for spec in (specs[0], specs[5]):
         assert_same_record(spec, tmp_path / "wild", tmp_path / "tame")
-        ours, theirs = (pd.DataFrame(rows(folder, spec)).set_index(["kind", "step"])["loss"] for folder in (tmp_path / "wild", solo))
+        ours, theirs = (
+            pd.DataFrame(rows(folder, spec)).set_index(["kind", "step"])["loss"]
+            for folder in (tmp_path / "wild", solo)
+        )
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
@@ -260,21 +333,34 @@ def test_the_plan_keeps_parents_first_and_targets_last(rung8):
     target = dataclasses.replace(specs[3], tags=(("role", "target"),))
     late = dataclasses.replace(specs[4], tags=())
     ladder = [trunk, cooldown(trunk, 20, 0.2), twin, cooldown(twin, 20, 0.2), other, target, late]
-    order = [[s.run_id for s in p.specs] for p in packs.plan(ladder, dataclasses.replace(MAP, pack="8"))]
+    order = [
+        [s.run_id for s in p.specs] for p in packs.plan(ladder, dataclasses.replace(MAP, pack="8"))
+    ]
     ids = [s.run_id for s in ladder]
     assert order == [[ids[0], ids[2]], [ids[1], ids[3]], [ids[4]], [ids[5]], [ids[6]]]
-    studied = [dataclasses.replace(s, tags=(("role", "target"), ("study", "proxy_transfer"))) for s in specs[:4]]
+    studied = [
+        dataclasses.replace(s, tags=(("role", "target"), ("study", "proxy_transfer")))
+        for s in specs[:4]
+    ]
     assert len(packs.plan(studied, MAP)) == 1, "targets that nothing forecasts train together"
 
 
 def test_packs_of_a_rung_have_one_size(rung8):
     """Packs of one rung have one size, so that a remainder runs in the same executable; off and a number are obeyed."""
     specs, _ = rung8
-    assert {(len(p.specs), p.members) for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))} == {(5, 6)}
+    assert {
+        (len(p.specs), p.members) for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))
+    } == {(5, 6)}
     assert {(len(p.specs), p.members) for p in packs.plan(specs[:6], MAP)} == {(6, 6)}
-    assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [1] * 5
+    assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [
+        1
+    ] * 5
     assert {p.members for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))} == {2}
-    assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [2, 2, 1]
+    assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [
+        2,
+        2,
+        1,
+    ]
 
 
 def test_packs_of_a_program_share_their_executable(rung8):
@@ -283,7 +369,9 @@ def test_packs_of_a_program_share_their_executable(rung8):
     trunks = [with_checkpoints(s, 16) for s in specs[:6]]
     found = packs.plan([*trunks, *(cooldown(t, 20, 0.2) for t in trunks[:4])], MAP)
     assert [len(p.specs) for p in found] == [6, 4] and {p.members for p in found} == {6}
-    assert {p.streams for p in found} == {max(len({packs.timeline(s) for s in p.specs}) for p in found)}
+    assert {p.streams for p in found} == {
+        max(len({packs.timeline(s) for s in p.specs}) for p in found)
+    }
 
 
 def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
@@ -291,25 +379,38 @@ def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
     specs, _ = rung8
     long, short = dataclasses.replace(specs[0], steps=4000), specs[1]
     assert [p.members for p in packs.plan([long, short], MAP)] == [1, 1]
-    assert [p.members for p in packs.plan([long, dataclasses.replace(short, steps=3900)], MAP)] == [2]
+    assert [p.members for p in packs.plan([long, dataclasses.replace(short, steps=3900)], MAP)] == [
+        2
+    ]
     pair = [with_checkpoints(s, 16) for s in specs[:2]]
     leaf = cooldown(pair[0], 20, 0.2)
     assert [p.members for p in packs.plan([*pair, leaf], MAP)] == [1, 1, 1]
-    assert [p.members for p in packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))] == [2, 1]
+    assert [p.members for p in packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))] == [
+        2,
+        1,
+    ]
 
 
 def test_one_more_executable_is_counted_once(rung8):
     """Two groups of one run share the executable of a run alone: a pair that saves one and a half compilations is packed."""
     specs, _ = rung8
-    step = counting.count(specs[0].model, specs[0].data.seq_len).flops_per_token_train * specs[0].tokens_per_step / packs.ACHIEVED["cpu"]
+    step = (
+        counting.count(specs[0].model, specs[0].data.seq_len).flops_per_token_train
+        * specs[0].tokens_per_step
+        / packs.ACHIEVED["cpu"]
+    )
     length = round(1.5 * packs.COMPILE_SECONDS / (2 * step * (1 - 1 / packs.MAP_GAIN)))
     pair = [dataclasses.replace(s, steps=length) for s in specs[:2]]
     assert packs._at_once([pair, [specs[2]], [specs[3]]], MAP) > 1
-    assert packs._at_once([[dataclasses.replace(s, steps=length // 2) for s in pair], [specs[2]]], MAP) == 1
+    assert (
+        packs._at_once([[dataclasses.replace(s, steps=length // 2) for s in pair], [specs[2]]], MAP)
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
-    ("lengths", "devices", "rounds"), [([5, 5], 2, 5), ([9, 2, 2], 2, 11), ([4], 3, 4), ([6, 4, 4, 2], 2, 10), ([3, 3, 3], 1, 9)]
+    ("lengths", "devices", "rounds"),
+    [([5, 5], 2, 5), ([9, 2, 2], 2, 11), ([4], 3, 4), ([6, 4, 4, 2], 2, 10), ([3, 3, 3], 1, 9)],
 )
 def test_rounds_are_the_steps_of_the_busiest_device(lengths, devices, rounds):
     assert packs._rounds(lengths, devices) == rounds
@@ -323,10 +424,15 @@ def test_a_pack_that_does_not_fit_is_made_smaller_and_says_so(rung8, capsys):
     said = capsys.readouterr().err
     assert said == f"pack of 8 runs of 6k: does not fit the memory, {fitting} do\n"
     assert all(p.members <= fitting for p in packs.plan(specs[:7], small))
-    assert packs.limit(specs[0], dataclasses.replace(small, memory_gb=1e-6)) <= 2, "one a device is the least"
+    assert packs.limit(specs[0], dataclasses.replace(small, memory_gb=1e-6)) <= 2, (
+        "one a device is the least"
+    )
 
 
 def test_a_bad_pack_is_refused(rung8, tmp_path):
     config = tiny.config(tmp_path / "text", machine__pack="many")
-    with pytest.raises(UserError, match="machine.pack='many': not a number of runs; use auto, off or a number of at least 1"):
+    with pytest.raises(
+        UserError,
+        match="machine.pack='many': not a number of runs; use auto, off or a number of at least 1",
+    ):
         Machine.from_config(config)

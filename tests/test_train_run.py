@@ -52,7 +52,9 @@ def rows(workdir, spec, timing=False):
 
 
 def state_at(workdir, spec, step=None):
-    checkpoints = Checkpoints(workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True)
+    checkpoints = Checkpoints(
+        workdir / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True
+    )
     return checkpoints.restore(program(spec, MACHINE).abstract_state, step)[0]
 
 
@@ -63,13 +65,18 @@ def assert_same_state(a, b):
 
 def digest(folder):
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files}
+    return {
+        str(p): (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files
+    }
 
 
 def test_record_of_a_run(base, finished):
     _, spec, store = base
     found = rows(finished, spec, timing=True)
-    assert all(set(schema.REQUIRED) <= set(r) and r["tokens"] == r["step"] * spec.tokens_per_step for r in found)
+    assert all(
+        set(schema.REQUIRED) <= set(r) and r["tokens"] == r["step"] * spec.tokens_per_step
+        for r in found
+    )
     train = [r for r in found if r["kind"] == schema.TRAIN]
     assert [r["step"] for r in train] == list(range(5, 41, 5))
     assert train[-1]["loss"] < train[0]["loss"] - 0.5
@@ -78,10 +85,20 @@ def test_record_of_a_run(base, finished):
     assert all(r["decayed"] and r["loss_se"] > 0 for r in final)
     assert not any(r["decayed"] for r in found if r["kind"] == schema.EVAL and r["step"] == 20)
     mixture = next(r for r in final if r["domain"] == "all")
-    assert mixture["loss"] == pytest.approx(np.mean([r["loss"] for r in final if r["domain"] != "all"]))
-    assert {r["phase"] for r in found if r["kind"] == schema.TIMING} >= {"window", "compile", "steps", "eval"}
+    assert mixture["loss"] == pytest.approx(
+        np.mean([r["loss"] for r in final if r["domain"] != "all"])
+    )
+    assert {r["phase"] for r in found if r["kind"] == schema.TIMING} >= {
+        "window",
+        "compile",
+        "steps",
+        "eval",
+    }
     lineage = json.loads((finished / schema.RUNS / spec.run_id / schema.LINEAGE).read_text())
-    assert set(schema.LINEAGE_FIELDS) <= set(lineage) and lineage["data_fingerprint"] == store.fingerprint
+    assert (
+        set(schema.LINEAGE_FIELDS) <= set(lineage)
+        and lineage["data_fingerprint"] == store.fingerprint
+    )
 
 
 def test_bits_per_byte_counts_bytes(base, finished):
@@ -117,7 +134,9 @@ def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
     assert run(spec, tmp_path, store, MACHINE) == schema.DONE
     assert rows(tmp_path, spec) == rows(finished, spec)
     assert_same_state(state_at(tmp_path, spec), state_at(finished, spec))
-    kept = Checkpoints(tmp_path / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True).steps()
+    kept = Checkpoints(
+        tmp_path / schema.RUNS / spec.run_id / schema.CHECKPOINTS, read_only=True
+    ).steps()
     assert kept == [40], "temporary checkpoints are deleted"
 
 
@@ -126,7 +145,14 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
     longer = dataclasses.replace(spec, checkpoint_steps=(10, 20, 40))
     notice = Notice()
     with pytest.raises(Preempted):
-        run(longer, tmp_path, store, MACHINE, notice=notice, progress=lambda _, step, __: setattr(notice, "arrived", step >= 29))
+        run(
+            longer,
+            tmp_path,
+            store,
+            MACHINE,
+            notice=notice,
+            progress=lambda _, step, __: setattr(notice, "arrived", step >= 29),
+        )
     record = tmp_path / schema.RUNS / longer.run_id
     saved = sorted(int(p.name) for p in (record / schema.CHECKPOINTS).iterdir())
     assert saved[:2] == [10, 20] and len(saved) == 3
@@ -134,14 +160,19 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
         data.write_bytes(b"")
     assert run(longer, tmp_path, store, MACHINE) == schema.DONE
     assert rows(tmp_path, longer) == rows(finished, spec)
-    assert [p.name for p in (record / f"{schema.CHECKPOINTS}.unreadable").iterdir()] == [str(saved[-1])], "set aside, not deleted"
+    assert [p.name for p in (record / f"{schema.CHECKPOINTS}.unreadable").iterdir()] == [
+        str(saved[-1])
+    ], "set aside, not deleted"
     for step in (10, 20, 40):
         for data in (record / schema.CHECKPOINTS / str(step) / "state").rglob("d/*"):
             data.write_bytes(b"")
     (record / schema.STATUS).unlink()
     caplog.clear()
     assert run(longer, tmp_path, store, MACHINE) == schema.DONE
-    assert "none is readable" in caplog.text and "trained again from the start: 40 steps" in caplog.text
+    assert (
+        "none is readable" in caplog.text
+        and "trained again from the start: 40 steps" in caplog.text
+    )
     assert rows(tmp_path, longer) == rows(finished, spec)
     assert_same_state(state_at(tmp_path, longer), state_at(finished, spec))
     aside = {p.name for p in (record / f"{schema.CHECKPOINTS}.unreadable").iterdir()}
@@ -153,7 +184,14 @@ def test_half_deleted_checkpoint_is_never_restored(base, finished, tmp_path):
     _, spec, store = base
     notice = Notice()
     with pytest.raises(Preempted):
-        run(spec, tmp_path, store, MACHINE, notice=notice, progress=lambda _, step, __: setattr(notice, "arrived", step >= 13))
+        run(
+            spec,
+            tmp_path,
+            store,
+            MACHINE,
+            notice=notice,
+            progress=lambda _, step, __: setattr(notice, "arrived", step >= 13),
+        )
     record = tmp_path / schema.RUNS / spec.run_id
     (saved,) = (record / schema.CHECKPOINTS).iterdir()
     half = record / f"{schema.CHECKPOINTS}.deleted" / "5"
@@ -172,7 +210,11 @@ def test_only_a_complete_newer_checkpoint_replaces_an_older_one(tmp_path, monkey
     assert 1 in checkpoints.steps(), "2 may not be complete"
     checkpoints.wait()
     assert checkpoints.steps() == [2]
-    monkeypatch.setattr(checkpoints.manager, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        checkpoints.manager,
+        "save",
+        lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+    )
     with pytest.raises(UserError, match="disk full"):
         checkpoints.save(3, {"x": jax.numpy.ones(3)}, {"step": 3})
     checkpoints.close()
@@ -182,7 +224,9 @@ def test_only_a_complete_newer_checkpoint_replaces_an_older_one(tmp_path, monkey
 def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, tmp_path):
     """The parent is trained again from its last readable checkpoint, to the same bits; nobody has to delete a folder."""
     config, _, _ = base
-    trunk = with_checkpoints(rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk"), 16)
+    trunk = with_checkpoints(
+        rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk"), 16
+    )
     trunk = with_checkpoints(trunk, 32)
     branch = cooldown(trunk, 40, 0.2, role="proxy")
     loaded = Loaded("x", config, [trunk, branch])
@@ -192,7 +236,10 @@ def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, 
     folder = tmp_path / "w" / schema.RUNS / trunk.run_id / schema.CHECKPOINTS
     for data in (folder / "32" / "state").rglob("d/*"):
         data.write_bytes(b"")
-    with pytest.raises(UserError, match=f"parent={trunk.run_id}.*repeat the command: the parent is trained again from step 16"):
+    with pytest.raises(
+        UserError,
+        match=f"parent={trunk.run_id}.*repeat the command: the parent is trained again from step 16",
+    ):
         run_ladder(loaded, tmp_path / "w", quiet=True)
     assert set(run_ladder(loaded, tmp_path / "w", quiet=True).values()) == {schema.DONE}
     for spec in (trunk, branch):
@@ -206,7 +253,14 @@ def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
     trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
     trunk = with_checkpoints(trunk, 32)
     branch = cooldown(trunk, 40, 0.2, role="proxy")
-    unbroken = dataclasses.replace(trunk, name="unbroken", hyper=branch.hyper, steps=40, eval_steps=(40,), checkpoint_steps=(40,))
+    unbroken = dataclasses.replace(
+        trunk,
+        name="unbroken",
+        hyper=branch.hyper,
+        steps=40,
+        eval_steps=(40,),
+        checkpoint_steps=(40,),
+    )
     for spec in (trunk, branch, unbroken):
         assert run(spec, tmp_path, store, MACHINE) == schema.DONE
     assert_same_state(state_at(tmp_path, branch), state_at(tmp_path, unbroken))
@@ -224,17 +278,27 @@ def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
 def test_weights_only_start(base, finished, tmp_path):
     _, spec, store = base
     child = dataclasses.replace(
-        spec, name="child", parent=ParentSpec(spec.run_id, 40, ("optimizer", "step")), steps=5, eval_steps=(5,), checkpoint_steps=(5,)
+        spec,
+        name="child",
+        parent=ParentSpec(spec.run_id, 40, ("optimizer", "step")),
+        steps=5,
+        eval_steps=(5,),
+        checkpoint_steps=(5,),
     )
     shutil.copytree(finished / schema.RUNS, tmp_path / schema.RUNS)
     assert run(child, tmp_path, store, MACHINE) == schema.DONE
     first = next(r for r in rows(tmp_path, child) if r["kind"] == schema.TRAIN)
-    assert first["step"] == 5 and first["loss"] < next(r for r in rows(finished, spec) if r["step"] == 5)["loss"]
+    assert (
+        first["step"] == 5
+        and first["loss"] < next(r for r in rows(finished, spec) if r["step"] == 5)["loss"]
+    )
 
 
 def test_divergence_is_a_completed_state(base, tmp_path):
     config, spec, _store = base
-    wild = dataclasses.replace(spec, name="wild", hyper=dataclasses.replace(spec.hyper, learning_rate=1e30, clip_norm=1e30))
+    wild = dataclasses.replace(
+        spec, name="wild", hyper=dataclasses.replace(spec.hyper, learning_rate=1e30, clip_norm=1e30)
+    )
     states = run_ladder(Loaded("x", config, [wild, spec]), tmp_path, quiet=True)
     assert states == {wild.run_id: schema.DIVERGED, spec.run_id: schema.DONE}
     assert "loss is nan" in table(tmp_path) or "loss is inf" in table(tmp_path)
@@ -255,9 +319,25 @@ def test_other_data_is_refused(base, finished, tmp_path):
 
 def test_workdir_of_another_ladder_is_refused(base, tmp_path):
     config, spec, _ = base
-    run_ladder(Loaded("a", config, [dataclasses.replace(spec, steps=2, eval_steps=(2,), checkpoint_steps=(2,))]), tmp_path, quiet=True)
+    run_ladder(
+        Loaded(
+            "a",
+            config,
+            [dataclasses.replace(spec, steps=2, eval_steps=(2,), checkpoint_steps=(2,))],
+        ),
+        tmp_path,
+        quiet=True,
+    )
     with pytest.raises(UserError, match="belongs to another ladder"):
-        run_ladder(Loaded("b", config, [dataclasses.replace(spec, steps=3, eval_steps=(3,), checkpoint_steps=(3,))]), tmp_path, quiet=True)
+        run_ladder(
+            Loaded(
+                "b",
+                config,
+                [dataclasses.replace(spec, steps=3, eval_steps=(3,), checkpoint_steps=(3,))],
+            ),
+            tmp_path,
+            quiet=True,
+        )
 
 
 def test_tensorboard_mirrors_the_rows(base, tmp_path):
@@ -267,18 +347,28 @@ def test_tensorboard_mirrors_the_rows(base, tmp_path):
     assert run(spec, tmp_path, store, machine) == schema.DONE
     record = tmp_path / schema.RUNS / spec.run_id
     events = b"".join(path.read_bytes() for path in (record / "tensorboard").iterdir())
-    assert all(tag in events for tag in (b"train/loss", b"train/learning_rate", b"eval/all", b"eval/words"))
+    assert all(
+        tag in events for tag in (b"train/loss", b"train/learning_rate", b"eval/all", b"eval/words")
+    )
 
 
 def test_eval_sample_and_export_agree_with_the_record(base, finished, tmp_path):
     _, spec, store = base
-    opened = inspect.open_checkpoint(f"{finished / schema.RUNS / spec.run_id}@40", str(store.path), MACHINE)
-    recorded = {r["domain"]: r["loss"] for r in rows(finished, spec) if r["kind"] == schema.EVAL and r["step"] == 40}
+    opened = inspect.open_checkpoint(
+        f"{finished / schema.RUNS / spec.run_id}@40", str(store.path), MACHINE
+    )
+    recorded = {
+        r["domain"]: r["loss"]
+        for r in rows(finished, spec)
+        if r["kind"] == schema.EVAL and r["step"] == 40
+    }
     for row in inspect.evaluate(opened):
         assert row["loss"] == pytest.approx(recorded[row["domain"]], rel=1e-6)
     text = inspect.sample(opened, "document words", 30, 0.0, 0)
     assert text.startswith("document words") and len(text) > 20
-    assert text == inspect.sample(opened, "document words", 30, 0.0, 1), "temperature 0 does not depend on the seed"
+    assert text == inspect.sample(opened, "document words", 30, 0.0, 1), (
+        "temperature 0 does not depend on the seed"
+    )
     _, opened.params = inspect.load_export(inspect.export(opened, tmp_path / "weights"))
     assert inspect.evaluate(opened)[0]["loss"] == pytest.approx(recorded["all"], rel=1e-6)
     with pytest.raises(UserError, match="no checkpoint there"):

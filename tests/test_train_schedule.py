@@ -5,7 +5,12 @@ import pytest
 
 from stepladder.train.schedule import SCHEDULES, decayed, factor
 
-HYPER = {"warmup_steps": np.int32(10), "decay_start": np.int32(60), "total_steps": np.int32(100), "end_factor": np.float32(0.1)}
+HYPER = {
+    "warmup_steps": np.int32(10),
+    "decay_start": np.int32(60),
+    "total_steps": np.int32(100),
+    "end_factor": np.float32(0.1),
+}
 REFERENCE = {
     "constant": lambda u: 1.0,
     "linear": lambda u: 1 - u,
@@ -18,13 +23,17 @@ REFERENCE = {
 def reference(name: str, step: int, h: dict) -> float:
     start = h["decay_start"] if name.startswith("wsd") else h["warmup_steps"]
     u = min(max((step - start) / (h["total_steps"] - start), 0), 1)
-    return min(1, (step + 1) / h["warmup_steps"]) * (h["end_factor"] + (1 - h["end_factor"]) * REFERENCE[name](u))
+    return min(1, (step + 1) / h["warmup_steps"]) * (
+        h["end_factor"] + (1 - h["end_factor"]) * REFERENCE[name](u)
+    )
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_against_reference(name):
     for step in (0, 1, 5, 9, 10, 30, 59, 60, 61, 80, 99, 100, 150):
-        assert float(factor(name, np.int32(step), HYPER)) == pytest.approx(reference(name, step, HYPER), abs=1e-6)
+        assert float(factor(name, np.int32(step), HYPER)) == pytest.approx(
+            reference(name, step, HYPER), abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["wsd", "wsd_linear"])

@@ -44,9 +44,14 @@ def train(compiled: Program, spec, steps: int):
 def test_a_dispatch_is_short_enough_to_be_told_to_stop(spec):
     """Ten steps of a small model, one of a 7B target: two of them stand between a notice and the save."""
     target = dataclasses.replace(
-        spec, model=sizes.shape("7b", vocab_size=32768), data=dataclasses.replace(spec.data, seq_len=2048), batch_size=512
+        spec,
+        model=sizes.shape("7b", vocab_size=32768),
+        data=dataclasses.replace(spec.data, seq_len=2048),
+        batch_size=512,
     )
-    middle = dataclasses.replace(target, model=sizes.shape("200m", vocab_size=32768), batch_size=128)
+    middle = dataclasses.replace(
+        target, model=sizes.shape("200m", vocab_size=32768), batch_size=128
+    )
     assert [dispatched(s) for s in (spec, middle, target)] == [10, 2, 1]
 
 
@@ -54,7 +59,8 @@ def test_golden_step(spec):
     """Three steps from a fixed seed on fixed tokens. When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
     state, rows = train(program(spec, Machine(devices=1)), spec, 3)
     sums = {
-        "/".join(str(k.key) for k in path): float(jnp.abs(x).sum()) for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]
+        "/".join(str(k.key) for k in path): float(jnp.abs(x).sum())
+        for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]
     }
     found = {"rows": rows, "abs_sums": sums}
     if os.environ.get("STEPLADDER_GOLDEN") == "write":
@@ -74,11 +80,17 @@ def test_a_sweep_compiles_once(spec):
     """Two runs that differ only in traced hypers: one executable, other results."""
     machine = Machine(devices=2)
     other = dataclasses.replace(
-        spec, hyper=dataclasses.replace(spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8)
+        spec,
+        hyper=dataclasses.replace(
+            spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8
+        ),
     )
     before = COMPILED["step", spec.program_key]
     results = [train(program(s, machine), s, 3)[1] for s in (spec, other)]
-    print("compilations of the training step for two learning rates:", COMPILED["step", spec.program_key] - before)
+    print(
+        "compilations of the training step for two learning rates:",
+        COMPILED["step", spec.program_key] - before,
+    )
     assert COMPILED["step", spec.program_key] - before <= 1  # 0 when a test before this one made it
     assert spec.program_key == other.program_key and spec.hash != other.hash
     assert results[0][-1]["loss"] != results[1][-1]["loss"]
@@ -86,11 +98,17 @@ def test_a_sweep_compiles_once(spec):
     assert executable is program(other, machine).step
 
 
-@pytest.mark.parametrize("machine", [
-    pytest.param(Machine(devices=4), id="4 devices"), pytest.param(Machine(devices=2, accumulation=2), id="2 devices, 2 micro-batches"),
-    pytest.param(Machine(devices=1, accumulation=4), id="4 micro-batches", marks=pytest.mark.slow),
-    pytest.param(Machine(devices=1, layers="scan", remat="full"), id="scan, remat"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "machine",
+    [
+        pytest.param(Machine(devices=4), id="4 devices"),
+        pytest.param(Machine(devices=2, accumulation=2), id="2 devices, 2 micro-batches"),
+        pytest.param(
+            Machine(devices=1, accumulation=4), id="4 micro-batches", marks=pytest.mark.slow
+        ),
+        pytest.param(Machine(devices=1, layers="scan", remat="full"), id="scan, remat"),
+    ],
+)
 def test_execution_changes_nothing(spec, machine):
     """Devices, micro-batches, scan and remat: the same step to rounding."""
     want, rows = train(program(spec, Machine(devices=1)), spec, 2)
@@ -114,7 +132,9 @@ def test_the_machine_chooses_attention(spec):
 
 def test_windows_and_documents_on_devices(spec):
     """A model that looks back over a window, within a document: the same step on four devices, and another than without."""
-    limited = dataclasses.replace(spec, model=dataclasses.replace(spec.model, window=8, document_end=32))
+    limited = dataclasses.replace(
+        spec, model=dataclasses.replace(spec.model, window=8, document_end=32)
+    )
     alone, shared = (train(Program(limited, Machine(devices=n)), limited, 2)[1] for n in (1, 4))
     free = train(program(spec, Machine(devices=1)), spec, 2)[1]
     assert shared[1]["loss"] == pytest.approx(alone[1]["loss"], rel=1e-6)
@@ -135,7 +155,9 @@ def test_steps_are_the_same_however_they_are_grouped(spec):
     hyper = compiled.put(traced(spec))
     state = compiled.init(hyper)
     for group in (range(3), range(3, 7)):
-        state, _ = compiled.step(state, hyper, *compiled.put_batches([tokens(spec, i) for i in group]))
+        state, _ = compiled.step(
+            state, hyper, *compiled.put_batches([tokens(spec, i) for i in group])
+        )
     for a, b in zip(jax.tree.leaves(one_by_one), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
@@ -149,7 +171,14 @@ def test_window_means(spec):
 
 
 def hypers(**changes):
-    return {"learning_rate": 0.1, "weight_decay": 0.01, "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "clip_norm": 1e9} | changes
+    return {
+        "learning_rate": 0.1,
+        "weight_decay": 0.01,
+        "beta1": 0.9,
+        "beta2": 0.95,
+        "epsilon": 1e-8,
+        "clip_norm": 1e9,
+    } | changes
 
 
 PARAMS = {"layer": {"up": jnp.ones((3, 2)), "norm": jnp.ones(3)}}
@@ -158,14 +187,27 @@ GRADS = {"layer": {"up": jnp.full((3, 2), 0.5), "norm": jnp.full(3, -0.25)}}
 
 def test_coupled_decay_is_optax_adamw():
     ours = optimizer.adamw(hypers(), 0.5, "coupled")
-    theirs = optax.adamw(0.05, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.01, mask={"layer": {"up": True, "norm": False}})
-    a, b = ours.update(GRADS, ours.init(PARAMS), PARAMS)[0], theirs.update(GRADS, theirs.init(PARAMS), PARAMS)[0]
+    theirs = optax.adamw(
+        0.05,
+        b1=0.9,
+        b2=0.95,
+        eps=1e-8,
+        weight_decay=0.01,
+        mask={"layer": {"up": True, "norm": False}},
+    )
+    a, b = (
+        ours.update(GRADS, ours.init(PARAMS), PARAMS)[0],
+        theirs.update(GRADS, theirs.init(PARAMS), PARAMS)[0],
+    )
     assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6), a, b))
 
 
 def test_independent_decay_ignores_the_rate():
     def decay_of(rate):
-        with_decay, without = (optimizer.adamw(hypers(learning_rate=rate, weight_decay=w), 0.5, "independent") for w in (0.01, 0.0))
+        with_decay, without = (
+            optimizer.adamw(hypers(learning_rate=rate, weight_decay=w), 0.5, "independent")
+            for w in (0.01, 0.0)
+        )
         a, b = (tx.update(GRADS, tx.init(PARAMS), PARAMS)[0] for tx in (with_decay, without))
         return jax.tree.map(lambda x, y: np.asarray(x - y), a, b)["layer"]
 

@@ -86,7 +86,11 @@ def overrides(text: Path, **changes) -> list[str]:
 def _flatten(c: ConfigDict, prefix: str = "") -> dict:
     found = {}
     for key, value in c.items():
-        found |= _flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
+        found |= (
+            _flatten(value, f"{prefix}{key}.")
+            if isinstance(value, ConfigDict)
+            else {f"{prefix}{key}": value}
+        )
     return found
 
 

@@ -24,7 +24,11 @@ def recording(folder: Path) -> None:
         found = read(self)
         if self.read[0]:
             calls.append(len(self.read[0]))
-            np.savez(folder / f"{hosts.index()}-{len(calls):05d}.npz", tokens=np.stack(self.read[0]), rows=self.pack.batch_rows)
+            np.savez(
+                folder / f"{hosts.index()}-{len(calls):05d}.npz",
+                tokens=np.stack(self.read[0]),
+                rows=self.pack.batch_rows,
+            )
         return found
 
     run._Streams.__call__ = read_and_save

@@ -30,13 +30,22 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
     gradient = functools.partial(_gradient, spec.model, how)
     product = functools.partial(_product, spec.model, how)
     shares = dict(spec.data.evaluated)
-    windows = {domain: evaluation_windows(store, domain, spec.data.seq_len, probe.windows) for domain in shares}
-    validation = {domain: _chunks(program, rows_WT, 1 / len(rows_WT)) for domain, rows_WT in windows.items()}
+    windows = {
+        domain: evaluation_windows(store, domain, spec.data.seq_len, probe.windows)
+        for domain in shares
+    }
+    validation = {
+        domain: _chunks(program, rows_WT, 1 / len(rows_WT)) for domain, rows_WT in windows.items()
+    }
     slope_P = {domain: gradient(params, *chunks)[1] for domain, chunks in validation.items()}
     recipes, per_domain = {}, {domain: {} for domain in shares}
     for name, weights in probe.recipes:
-        source = BatchSource(store, weights, spec.data.seq_len, probe.train_windows, spec.hyper.data_seed)
-        grad_P = gradient(params, *_chunks(program, source.steps(0, 1)[0], 1 / probe.train_windows))[1]
+        source = BatchSource(
+            store, weights, spec.data.seq_len, probe.train_windows, spec.hyper.data_seed
+        )
+        grad_P = gradient(
+            params, *_chunks(program, source.steps(0, 1)[0], 1 / probe.train_windows)
+        )[1]
         sums = dict.fromkeys(("a", "c", "a_sign", "c_sign"), 0.0)
         for domain, share in shares.items():
             found = {}
@@ -48,21 +57,37 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
         recipes[name] = {**sums, "grad_norm": float(jnp.linalg.norm(grad_P))}
     top = _top_eigenvalue(probe, params, windows, shares, program)
     return {
-        "run_id": spec.run_id, "size": spec.model.size, "N": counting.count(spec.model, spec.data.seq_len).params_total,
-        "role": spec.tag.get("role", ""), "recipe": spec.tag.get("recipe", ""), "step": probe.step, "fraction": probe.step / spec.steps,
-        "tokens": probe.step * spec.tokens_per_step, "warmup_end": probe.step == spec.hyper.warmup_steps, "recipes": recipes,
-        "per_domain": per_domain, "lambda_max": float(top.value), "lambda_iterations": int(top.iterations),
-        "lambda_residual": float(top.residual * jnp.abs(top.value)), "data_fingerprint": store.fingerprint,
+        "run_id": spec.run_id,
+        "size": spec.model.size,
+        "N": counting.count(spec.model, spec.data.seq_len).params_total,
+        "role": spec.tag.get("role", ""),
+        "recipe": spec.tag.get("recipe", ""),
+        "step": probe.step,
+        "fraction": probe.step / spec.steps,
+        "tokens": probe.step * spec.tokens_per_step,
+        "warmup_end": probe.step == spec.hyper.warmup_steps,
+        "recipes": recipes,
+        "per_domain": per_domain,
+        "lambda_max": float(top.value),
+        "lambda_iterations": int(top.iterations),
+        "lambda_residual": float(top.residual * jnp.abs(top.value)),
+        "data_fingerprint": store.fingerprint,
         "validation_tokens": sum(rows.shape[0] for rows in windows.values()) * spec.data.seq_len,
         "train_tokens": probe.train_windows * spec.data.seq_len,
-    }  # fmt: skip
+    }
 
 
-def _top_eigenvalue(probe: Alignment, params: dict, windows: dict, shares: dict, program: Program) -> curvature.Eigenvalue:
+def _top_eigenvalue(
+    probe: Alignment, params: dict, windows: dict, shares: dict, program: Program
+) -> curvature.Eigenvalue:
     """Of the Hessian of the validation loss "all": every domain by its share."""
-    weight_W = np.concatenate([np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()])
+    weight_W = np.concatenate(
+        [np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()]
+    )
     chunks = _chunks(program, np.concatenate(list(windows.values())), weight_W)
-    start_P = jax.random.normal(jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),))
+    start_P = jax.random.normal(
+        jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),)
+    )
     static = probe.run.model, _how(program), probe.iterations, probe.tolerance
     return curvature.largest(lambda shift: _iterate(*static, params, *chunks, start_P, shift))
 
@@ -74,25 +99,45 @@ def _how(program: Program) -> tuple:
 
 # Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be hashable.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradient(model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gradient(
+    model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     return curvature.gradient(model, dict(how), params, tokens_CBT, weight_CB)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _product(model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array, vector_P: jax.Array) -> jax.Array:
+def _product(
+    model: ModelSpec,
+    how: tuple,
+    params: dict,
+    tokens_CBT: jax.Array,
+    weight_CB: jax.Array,
+    vector_P: jax.Array,
+) -> jax.Array:
     return curvature.hessian_vector(model, dict(how), params, tokens_CBT, weight_CB, vector_P)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _iterate(
-    model: ModelSpec, how: tuple, iterations: int, tolerance: float, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array,
-    start_P: jax.Array, shift: jax.Array,
-) -> curvature.Eigenvalue:  # fmt: skip
-    apply = functools.partial(curvature.hessian_vector, model, dict(how), params, tokens_CBT, weight_CB)
+    model: ModelSpec,
+    how: tuple,
+    iterations: int,
+    tolerance: float,
+    params: dict,
+    tokens_CBT: jax.Array,
+    weight_CB: jax.Array,
+    start_P: jax.Array,
+    shift: jax.Array,
+) -> curvature.Eigenvalue:
+    apply = functools.partial(
+        curvature.hessian_vector, model, dict(how), params, tokens_CBT, weight_CB
+    )
     return curvature.largest_magnitude(apply, start_P, iterations, tolerance, shift)
 
 
-def _chunks(program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float) -> tuple[jax.Array, np.ndarray]:
+def _chunks(
+    program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float
+) -> tuple[jax.Array, np.ndarray]:
     """((C, B, T) windows on the mesh, (C, B) weights): as many at once as the layout handles, the last padded by windows of weight 0."""
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
@@ -100,4 +145,6 @@ def _chunks(program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float)
     padding = -len(rows_WT) % rows
     weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
     padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)
-    return program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1])), weight_W.reshape(-1, rows)
+    return program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1])), weight_W.reshape(
+        -1, rows
+    )

@@ -12,11 +12,16 @@ def batch_rows(sharding: Sharding, shape: tuple[int, ...], axis: int) -> np.ndar
 
     Several processes may need the same rows (tensor parallelism), and they need not be contiguous (the order of the mesh).
     """
-    parts = {index[axis].indices(shape[axis])[:2] for index in sharding.addressable_devices_indices_map(shape).values()}
+    parts = {
+        index[axis].indices(shape[axis])[:2]
+        for index in sharding.addressable_devices_indices_map(shape).values()
+    }
     return np.unique(np.concatenate([np.arange(*part) for part in parts]))
 
 
-def place_rows(local: np.ndarray, rows: np.ndarray, sharding: Sharding, shape: tuple[int, ...], axis: int) -> jax.Array:
+def place_rows(
+    local: np.ndarray, rows: np.ndarray, sharding: Sharding, shape: tuple[int, ...], axis: int
+) -> jax.Array:
     """The global array of `shape` whose rows `rows` along `axis` are `local`, on this process's devices."""
     if sharding.is_fully_addressable:
         return jax.device_put(local, sharding)
@@ -43,7 +48,9 @@ def move(tree: Any, sharding: Any) -> Any:
     if _one_process(shardings):
         return jax.device_put(tree, shardings)
     whole = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
-    copies = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), jax.jit(_same, out_shardings=whole)(tree))
+    copies = jax.tree.map(
+        lambda x: np.asarray(x.addressable_data(0)), jax.jit(_same, out_shardings=whole)(tree)
+    )
     return jax.tree.map(_place, copies, shardings)
 
 

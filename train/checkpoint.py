@@ -36,16 +36,31 @@ class Checkpoints:
     """The checkpoints under `path`. `permanent` are the steps never deleted."""
 
     def __init__(self, path: Path, permanent: tuple[int, ...] = (), read_only: bool = False):
-        self.path, self.permanent, self.read_only = Path(path).absolute(), frozenset(permanent), read_only
+        self.path, self.permanent, self.read_only = (
+            Path(path).absolute(),
+            frozenset(permanent),
+            read_only,
+        )
         if read_only and not self.path.is_dir():
-            raise UserError(f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist")
+            raise UserError(
+                f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist"
+            )
         if not read_only:
             hosts.share(self._create)
-            self._guarded(lambda: hosts.share(self._empty_deleted))  # a process was killed while it deleted
+            self._guarded(
+                lambda: hosts.share(self._empty_deleted)
+            )  # a process was killed while it deleted
         together = {}
-        if hosts.count() > 1:  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
-            name = "-".join(self.path.parts[-2:])  # run and folder: processes may see the WORKDIR under different paths
-            together = {"active_processes": set(range(hosts.count())), "barrier_sync_key_prefix": name}
+        if (
+            hosts.count() > 1
+        ):  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
+            name = "-".join(
+                self.path.parts[-2:]
+            )  # run and folder: processes may see the WORKDIR under different paths
+            together = {
+                "active_processes": set(range(hosts.count())),
+                "barrier_sync_key_prefix": name,
+            }
         self.manager = _manager(self.path, read_only, **together)
         self.last_save = time.monotonic()
 
@@ -53,7 +68,9 @@ class Checkpoints:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir") from error
+            raise UserError(
+                f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir"
+            ) from error
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
@@ -66,7 +83,10 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Start an asynchronous save. An earlier one is awaited first, and the temporary checkpoints that it replaced are deleted."""
         self.wait()
-        args = ocp.args.Composite(state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
+            meta=ocp.args.JsonSave(meta),
+        )
         self._guarded(lambda: self.manager.save(step, args=args, force=True))
         faults.point("during_checkpoint")
         self.last_save = time.monotonic()
@@ -102,17 +122,25 @@ class Checkpoints:
         self.manager.reload()
         steps = self.steps() if step is None else [s for s in self.steps() if s == step]
         if step is not None and not steps:
-            raise UserError(f"step={step}: no checkpoint there in {self.path}; existing: {self.steps() or 'none'}")
+            raise UserError(
+                f"step={step}: no checkpoint there in {self.path}; existing: {self.steps() or 'none'}"
+            )
         failures = []
         for candidate in reversed(steps):
             restored, failure = self._tried(candidate, abstract)
-            failure = next(filter(None, hosts.gather(failure)), "")  # what one process cannot read, none does
+            failure = next(
+                filter(None, hosts.gather(failure)), ""
+            )  # what one process cannot read, none does
             if not failure:
                 return restored.state, restored.meta
             failures.append(failure)
-            logging.warning("unreadable checkpoint %s/%s; trying an older one", self.path, candidate)
+            logging.warning(
+                "unreadable checkpoint %s/%s; trying an older one", self.path, candidate
+            )
         if failures:
-            raise UnreadableError(f"checkpoint={self.path}: none is readable ({'; '.join(failures)})")
+            raise UnreadableError(
+                f"checkpoint={self.path}: none is readable ({'; '.join(failures)})"
+            )
         return None
 
     def _tried(self, step: int, abstract: Any) -> tuple[Any, str]:
@@ -126,7 +154,9 @@ class Checkpoints:
         return None, failure
 
     def _read(self, step: int, abstract: Any) -> Any:
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+        )
         if hosts.count() == 1:
             return self.manager.restore(step, args=args)
         # By itself: a process that fails would leave the others at orbax's barrier.
@@ -161,20 +191,36 @@ class Checkpoints:
             return action()
         except Exception as error:
             text = str(error)
-            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
+            if (
+                getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+                or "No space left" in text
+                or "RESOURCE_EXHAUSTED" in text
+            ):
                 raise UserError(
                     f"workdir={self.path}: disk full while saving a checkpoint; free space and repeat the command, it resumes"
                 ) from error
-            if isinstance(error, PermissionError) or "PERMISSION_DENIED" in text or "Permission denied" in text:
-                raise UserError(f"workdir={self.path}: not writable; choose another --workdir") from error
+            if (
+                isinstance(error, PermissionError)
+                or "PERMISSION_DENIED" in text
+                or "Permission denied" in text
+            ):
+                raise UserError(
+                    f"workdir={self.path}: not writable; choose another --workdir"
+                ) from error
             raise
 
 
 def _manager(path: Path, read_only: bool, **processes: Any) -> ocp.CheckpointManager:
-    return ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(
-        create=False, read_only=read_only, cleanup_tmp_directories=not read_only, enable_async_checkpointing=not read_only,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(**processes),
-    ))  # fmt: skip
+    return ocp.CheckpointManager(
+        path,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(**processes),
+        ),
+    )
 
 
 def _free_name(path: Path) -> Path:
@@ -188,5 +234,7 @@ def _free_name(path: Path) -> Path:
 
 def _one_copy(value: Any) -> Any:
     """A replicated array of one process as one device holds it: orbax would cut it into a part a device, with a dispatch each."""
-    whole = isinstance(value, jax.Array) and value.is_fully_replicated and value.is_fully_addressable
+    whole = (
+        isinstance(value, jax.Array) and value.is_fully_replicated and value.is_fully_addressable
+    )
     return value.addressable_data(0) if whole else value

@@ -17,7 +17,9 @@ CONFIG_HELP = "FILE[:ARG], e.g. configs/demo.py:cpu; override any knob with --co
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0 only when all that was asked for is done; 1 for what the user can mend; 143 when preempted after a save."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    overrides = [a.removeprefix("--config.").partition("=") for a in argv if a.startswith("--config.")]
+    overrides = [
+        a.removeprefix("--config.").partition("=") for a in argv if a.startswith("--config.")
+    ]
     parser = _parser(next((a for a in argv if a in COMMANDS), None))
     args = parser.parse_args([a for a in argv if not a.startswith("--config.")])
     if overrides and not hasattr(args, "config"):
@@ -39,13 +41,18 @@ def main(argv: list[str] | None = None) -> int:
 def _parser(command: str | None) -> argparse.ArgumentParser:
     """The parser of the whole command line; only `command` has its arguments, for some import what they list."""
     parser = argparse.ArgumentParser(
-        prog="stepladder", description="Train small, decide big: ladders of language models and what they decide."
+        prog="stepladder",
+        description="Train small, decide big: ladders of language models and what they decide.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (arguments, run) in COMMANDS.items():
         doc, _, example = run.__doc__.partition("Example: ")
         sub = commands.add_parser(
-            name, help=doc.strip().rstrip("."), description=doc.strip(), epilog=f"example: {example.strip()}", allow_abbrev=False
+            name,
+            help=doc.strip().rstrip("."),
+            description=doc.strip(),
+            epilog=f"example: {example.strip()}",
+            allow_abbrev=False,
         )
         if name == command:
             arguments(sub)
@@ -57,11 +64,18 @@ def _config(parser: argparse.ArgumentParser) -> None:
 
 
 def _workdir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, type=Path, help="the folder that holds records, data and the report")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        type=Path,
+        help="the folder that holds records, data and the report",
+    )
 
 
 def _checkpoint(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN@STEP", help="WORKDIR/runs/ID@STEP; without @STEP the last checkpoint")
+    parser.add_argument(
+        "run", metavar="RUN@STEP", help="WORKDIR/runs/ID@STEP; without @STEP the last checkpoint"
+    )
     parser.add_argument("--store", default="", help="token store, when it is not in WORKDIR/data")
 
 
@@ -87,7 +101,11 @@ def _probe_arguments(parser):
 
 def _run_arguments(parser):
     _probe_arguments(parser)
-    parser.add_argument("--pack", default="", help="runs of one program trained together: auto, off, or how many at most (machine.pack)")
+    parser.add_argument(
+        "--pack",
+        default="",
+        help="runs of one program trained together: auto, off, or how many at most (machine.pack)",
+    )
     parser.add_argument(
         "--profile",
         default="",
@@ -98,7 +116,11 @@ def _run_arguments(parser):
 
 def run(args) -> int:
     """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
-    given = [(f"machine.{name}", getattr(args, name)) for name in ("pack", "profile") if getattr(args, name)]
+    given = [
+        (f"machine.{name}", getattr(args, name))
+        for name in ("pack", "profile")
+        if getattr(args, name)
+    ]
     return _run(args.config, [*args.overrides, *given], args.workdir, args.quiet)
 
 
@@ -123,7 +145,10 @@ def _run_heard(loaded: Loaded, workdir: Path, quiet: bool, notice) -> int:
         except Preempted as stopped:
             if hosts.first():
                 how = "interrupted" if notice.exit_status == 130 else "preempted"
-                print(f"stepladder run: {how}, {stopped}; repeat the command to resume", file=sys.stderr)
+                print(
+                    f"stepladder run: {how}, {stopped}; repeat the command to resume",
+                    file=sys.stderr,
+                )
             return notice.exit_status
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
     if hosts.first():
@@ -144,8 +169,12 @@ def _write_forecast(workdir: Path, spec) -> None:
         print(
             f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, {entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}"
         )
-    except UserError as error:  # the target runs all the same: that its proxies support no forecast is a result
-        print(f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}")
+    except (
+        UserError
+    ) as error:  # the target runs all the same: that its proxies support no forecast is a result
+        print(
+            f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}"
+        )
 
 
 def probe(args) -> int:
@@ -156,8 +185,14 @@ def probe(args) -> int:
     machine.start(machine.Machine.from_config(loaded.config))
     from stepladder.train.probes import run_probes
 
-    written = run_probes(loaded, args.workdir, (lambda line: None) if args.quiet else (lambda line: print(line, flush=True)))
-    print(f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} were there")
+    written = run_probes(
+        loaded,
+        args.workdir,
+        (lambda line: None) if args.quiet else (lambda line: print(line, flush=True)),
+    )
+    print(
+        f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} were there"
+    )
     return 0
 
 
@@ -178,7 +213,9 @@ def _report_arguments(parser):
 
     parser.add_argument("--workdir", type=Path, help="the folder that holds the records")
     parser.add_argument(
-        "--table", type=Path, help="with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of --workdir"
+        "--table",
+        type=Path,
+        help="with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of --workdir",
     )
     parser.add_argument(
         "--column",
@@ -188,16 +225,30 @@ def _report_arguments(parser):
         help="columns of --table, e.g. loss='smooth loss', or one number for all rows, e.g. seq_len=2048",
     )
     asked = "; ".join(f"{name}: {study.question}" for name, study in STUDIES.items())
-    parser.add_argument("--study", help=f"one question of its own instead of the forecast's report. {asked}")
-    parser.add_argument("--out", type=Path, help="folder of the report (default WORKDIR/report, of a study WORKDIR/report/STUDY)")
+    parser.add_argument(
+        "--study", help=f"one question of its own instead of the forecast's report. {asked}"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the report (default WORKDIR/report, of a study WORKDIR/report/STUDY)",
+    )
 
 
 def report(args) -> int:
     """Write report/index.html and results.json from the records. Example: stepladder report --workdir=W"""
     if args.study:
-        return _study(args.study, args.workdir, args.table, args.out, dict(c.partition("=")[::2] for c in args.column))
+        return _study(
+            args.study,
+            args.workdir,
+            args.table,
+            args.out,
+            dict(c.partition("=")[::2] for c in args.column),
+        )
     if args.table:
-        raise UserError(f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it with `stepladder fit`")
+        raise UserError(
+            f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it with `stepladder fit`"
+        )
     if not args.workdir:
         raise UserError("workdir=None: nothing to report on; give --workdir=DIR")
     return _report(args.workdir, args.out)
@@ -213,7 +264,9 @@ def _report(workdir: Path, out: Path | None = None) -> int:
     return 0
 
 
-def _study(name: str, workdir: Path | None, table: Path | None, out: Path | None, columns: dict[str, str]) -> int:
+def _study(
+    name: str, workdir: Path | None, table: Path | None, out: Path | None, columns: dict[str, str]
+) -> int:
     from stepladder.analysis.studies import run_study
 
     page = run_study(name, workdir, table, out, columns=columns)
@@ -229,7 +282,9 @@ def evaluate(args) -> int:
     opened = inspect.open_checkpoint(args.run, args.store)
     print(f"{opened.spec.run_id}@{opened.step}  ({opened.spec.eval_windows} windows a domain)")
     for row in inspect.evaluate(opened):
-        print(f"{row['domain']:24} loss {row['loss']:.6f} +- {row['loss_se']:.4f} nats/token   {row['bits_per_byte']:.4f} bits/byte")
+        print(
+            f"{row['domain']:24} loss {row['loss']:.6f} +- {row['loss_se']:.4f} nats/token   {row['bits_per_byte']:.4f} bits/byte"
+        )
     return 0
 
 
@@ -244,7 +299,15 @@ def _sample_arguments(parser):
 def sample(args) -> int:
     """Continue a prompt from a checkpoint. Example: stepladder sample W/runs/ID@120 --prompt='import numpy'"""
     inspect = _inspect()
-    print(inspect.sample(inspect.open_checkpoint(args.run, args.store), args.prompt, args.tokens, args.temperature, args.seed))
+    print(
+        inspect.sample(
+            inspect.open_checkpoint(args.run, args.store),
+            args.prompt,
+            args.tokens,
+            args.temperature,
+            args.seed,
+        )
+    )
     return 0
 
 
@@ -273,7 +336,9 @@ def _data_arguments(parser):
     from stepladder.train.data import command
 
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    command.add_arguments(actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False))
+    command.add_arguments(
+        actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False)
+    )
 
 
 def data(args) -> int:
@@ -336,8 +401,12 @@ def _coordinates_arguments(parser):
     _config(parser)
     _workdir(parser)
     grown = parser.add_mutually_exclusive_group(required=True)
-    grown.add_argument("--widths", type=numbers, metavar="W,W,...", help="grow the width, e.g. 64,128,256,512,1024")
-    grown.add_argument("--depths", type=numbers, metavar="N,N,...", help="grow the number of layers, e.g. 2,4,8,16")
+    grown.add_argument(
+        "--widths", type=numbers, metavar="W,W,...", help="grow the width, e.g. 64,128,256,512,1024"
+    )
+    grown.add_argument(
+        "--depths", type=numbers, metavar="N,N,...", help="grow the number of layers, e.g. 2,4,8,16"
+    )
     parser.add_argument("--parametrizations", default=",".join(BASES), help="default: all of them")
     parser.add_argument("--seeds", type=int, default=1, help="initialisations to average over")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -353,7 +422,15 @@ def coordinates(args) -> int:
     from stepladder.train import coordinates as probe
 
     names = tuple(args.parametrizations.split(","))
-    probe.run(config, args.workdir, axis, args.widths or args.depths, names, args.seeds, show=not args.quiet)
+    probe.run(
+        config,
+        args.workdir,
+        axis,
+        args.widths or args.depths,
+        names,
+        args.seeds,
+        show=not args.quiet,
+    )
     check = analysis.read(args.workdir, axis)
     print(check)
     print(f"figure: {analysis.write(check, args.workdir)}")
@@ -362,7 +439,11 @@ def coordinates(args) -> int:
 
 def _demo_arguments(parser):
     parser.add_argument("--workdir", type=Path, default=Path("demo"), help="default: ./demo")
-    parser.add_argument("--config", default=str(Path(__file__).parent.parent / "configs" / "demo.py") + ":cpu", help=CONFIG_HELP)
+    parser.add_argument(
+        "--config",
+        default=str(Path(__file__).parent.parent / "configs" / "demo.py") + ":cpu",
+        help=CONFIG_HELP,
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 

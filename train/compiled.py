@@ -62,18 +62,30 @@ class Compiled:
     def to_json(self) -> dict:
         """Plain types: the fields, the run's names in place of its spec, and what follows from them."""
         body = {k: v for k, v in dataclasses.asdict(self).items() if k != "spec"}
-        spec = {"run_id": self.spec.run_id, "size": self.spec.model.size, "batch": self.spec.batch_size, "seq_len": self.spec.data.seq_len}
+        spec = {
+            "run_id": self.spec.run_id,
+            "size": self.spec.model.size,
+            "batch": self.spec.batch_size,
+            "seq_len": self.spec.data.seq_len,
+        }
         speed = {}
         if self.roofline:
             for name in ("overlapped", "in_turn"):
                 time = getattr(self.roofline, name)
-                speed[name] = {"seconds": time, "tokens_per_second": self.tokens / time, "mfu": self.counted / time / self.peak}
+                speed[name] = {
+                    "seconds": time,
+                    "tokens_per_second": self.tokens / time,
+                    "mfu": self.counted / time / self.peak,
+                }
             speed["bound"] = self.roofline.bound
         return {**spec, **body, "devices": self.devices, "fits": self.fits, "estimate": speed}
 
 
 def compile_all(
-    specs: Sequence[RunSpec], machine: Machine, largest: bool = False, only: Collection[RunSpec] | None = None
+    specs: Sequence[RunSpec],
+    machine: Machine,
+    largest: bool = False,
+    only: Collection[RunSpec] | None = None,
 ) -> Iterator[Compiled]:
     """Every executable of the packs of a ladder, in their order; of those with a run in `only`, when given.
 
@@ -82,7 +94,9 @@ def compile_all(
     groups: dict[tuple, list[packs.Pack]] = {}
     for pack in packs.plan(specs, machine):
         if only is None or any(spec in only for spec in pack.specs):
-            groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(pack)
+            groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(
+                pack
+            )
     for (_, members, streams), found in groups.items():
         spec = found[0].specs[0]
         with topology.uncached() if machine.topology else contextlib.nullcontext():
@@ -96,13 +110,24 @@ def fingerprint(pack: Alone | Packed) -> str:
     """Of what decides an executable: program, slice, members, mesh, layout. The model's own code and the compiler's version are not in it."""
     how = {name: value for name, value in pack.how.items() if name != "mesh"}
     program = pack.program
-    decided = (program.spec.program_key, program.machine.topology, pack.members, pack.streams, dict(pack.mesh.shape), how)
+    decided = (
+        program.spec.program_key,
+        program.machine.topology,
+        pack.members,
+        pack.streams,
+        dict(pack.mesh.shape),
+        how,
+    )
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
 
 def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
     """As packed.packed, but kept by nobody: a plan compiles each executable once and lets it go."""
-    return Alone(Program(spec, machine)) if members == 1 else Packed(Program(spec, machine), members, streams)
+    return (
+        Alone(Program(spec, machine))
+        if members == 1
+        else Packed(Program(spec, machine), members, streams)
+    )
 
 
 def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: int) -> Compiled:
@@ -111,12 +136,31 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
     executable, used, memory = fits.compiled(pack, machine)
     seconds = time.perf_counter() - began
     local, mesh = fits.local_batch(pack), pack.mesh
-    counted = members * spec.tokens_per_step * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
+    counted = (
+        members
+        * spec.tokens_per_step
+        * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
+    )
     result = Compiled(
-        spec, runs, members, dict(mesh.shape), used, memory, seconds, pack.how["chunk"] or local, local, pack.how["remat"], counted,
-        flops.executed(pack.jaxpr), attention=pack.how["attention"], fingerprint=fingerprint(pack),
-        formula=sum(wire.expected(spec, mesh.shape, pack.how, max(1, members // mesh.shape["run"])).values()), fixes=tuple(fits.fixes(pack, used / memory)) if used > memory else (),
-    )  # fmt: skip
+        spec,
+        runs,
+        members,
+        dict(mesh.shape),
+        used,
+        memory,
+        seconds,
+        pack.how["chunk"] or local,
+        local,
+        pack.how["remat"],
+        counted,
+        flops.executed(pack.jaxpr),
+        attention=pack.how["attention"],
+        fingerprint=fingerprint(pack),
+        formula=sum(
+            wire.expected(spec, mesh.shape, pack.how, max(1, members // mesh.shape["run"])).values()
+        ),
+        fixes=tuple(fits.fixes(pack, used / memory)) if used > memory else (),
+    )
     return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
 
 
@@ -126,15 +170,28 @@ def _read(result: Compiled, executable, used: list, machine: Machine) -> Compile
     moved = hlo.collectives(module)
     by_kind: dict[tuple[str, str], Counter] = {}
     for c in moved:
-        by_kind.setdefault((c.kind, c.network), Counter()).update({"count": c.times, "bytes": c.bytes * c.times})
+        by_kind.setdefault((c.kind, c.network), Counter()).update(
+            {"count": c.times, "bytes": c.bytes * c.times}
+        )
     chip, line = devices.device(machines.devices(machine)), None
     if chip:
         hosts = len({(getattr(d, "slice_index", None), d.process_index) for d in used})
-        line = roofline.estimate(chip, result.executed / len(used), traffic.bytes_accessed(module), moved, -(-len(used) // hosts))
+        line = roofline.estimate(
+            chip,
+            result.executed / len(used),
+            traffic.bytes_accessed(module),
+            moved,
+            -(-len(used) // hosts),
+        )
     return dataclasses.replace(
         result,
-        collectives=[{"kind": kind, "network": network, **sums} for (kind, network), sums in sorted(by_kind.items())],
-        kernels={name: times for name, times in hlo.kernels(module).items() if hlo.ATTENTION.search(name)},
+        collectives=[
+            {"kind": kind, "network": network, **sums}
+            for (kind, network), sums in sorted(by_kind.items())
+        ],
+        kernels={
+            name: times for name, times in hlo.kernels(module).items() if hlo.ATTENTION.search(name)
+        },
         peak=chip.flops * len(used) if chip else 0.0,
         roofline=line,
     )
@@ -162,7 +219,9 @@ def _largest(found: Compiled, machine: Machine, streams: int) -> int:
 def row(found: Compiled) -> str:
     """A headline (size and batch, runs, members at once, devices, bytes a device) and indented lines for the rest."""
     spec, share = found.spec, found.bytes / found.memory
-    said = f"{share:.0%} of {found.memory / 2**30:.1f} GiB" + ("" if found.fits else ": DOES NOT FIT")
+    said = f"{share:.0%} of {found.memory / 2**30:.1f} GiB" + (
+        "" if found.fits else ": DOES NOT FIT"
+    )
     name = f"{spec.model.size}, batch {spec.batch_size} x {spec.data.seq_len}"
     lines = [
         f"{name:28} {found.runs:5} runs, {found.members:4} at once on {found.devices:4} devices: "
@@ -178,7 +237,10 @@ def row(found: Compiled) -> str:
 
 
 def _mesh(found: Compiled) -> str:
-    axes = " x ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1) or "one device"
+    axes = (
+        " x ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1)
+        or "one device"
+    )
     best = {None: "", 0: "; no micro-batch fits"}.get(found.largest)
     if best is None:
         best = f"; the largest that fits: {found.largest} (machine.accumulation={found.local_batch // found.largest})"
@@ -191,13 +253,17 @@ def _collectives(found: Compiled) -> str:
         for c in found.collectives
     ]
     sent = sum(c["bytes"] for c in found.collectives)
-    formula = f" ({sent / found.formula:.2f} of the formula's, train/wire.py)" if found.formula else ""
+    formula = (
+        f" ({sent / found.formula:.2f} of the formula's, train/wire.py)" if found.formula else ""
+    )
     return f"collectives a step and device: {', '.join(said)}{formula}" if said else ""
 
 
 def _attention(found: Compiled) -> str:
     if found.kernels:
-        return "attention kernels a step: " + ", ".join(f"{name} x {times}" for name, times in found.kernels.items())
+        return "attention kernels a step: " + ", ".join(
+            f"{name} x {times}" for name, times in found.kernels.items()
+        )
     asked = found.roofline and found.attention != "xla"
     return f"attention: {found.attention} asked for, NO KERNEL in the program" if asked else ""
 
@@ -207,7 +273,9 @@ def _time(found: Compiled) -> str:
         return ""
     line = found.roofline
     fast, slow = line.overlapped, line.in_turn
-    terms = ", ".join(f"{name} {_seconds(seconds)}" for name, seconds in line.terms.items() if seconds)
+    terms = ", ".join(
+        f"{name} {_seconds(seconds)}" for name, seconds in line.terms.items() if seconds
+    )
     return (
         f"estimated step: {_seconds(fast)} overlapped to {_seconds(slow)} in turn ({terms}); {found.tokens / slow:,.0f} to "
         f"{found.tokens / fast:,.0f} tokens/s, MFU {found.counted / slow / found.peak:.0%} to {found.counted / fast / found.peak:.0%}"
@@ -215,4 +283,10 @@ def _time(found: Compiled) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.3g} us"
+    return (
+        f"{seconds:.3g} s"
+        if seconds >= 1
+        else f"{1e3 * seconds:.3g} ms"
+        if seconds >= 1e-3
+        else f"{1e6 * seconds:.3g} us"
+    )

@@ -23,7 +23,9 @@ class Defaults:
 
     micro_tokens: int  # a device handles at a time, at least, before more is computed again; 0: what fits its cache (model/layout.py)
     replicated: float = 0.25
-    tensor: int = 8  # devices that share a layer unasked, where a batch cannot be cut further; at most
+    tensor: int = (
+        8  # devices that share a layer unasked, where a batch cannot be cut further; at most
+    )
     remat: tuple[str, ...] = ("none", "dots", "full")  # keys of layers.REMAT, the first that fits
 
 

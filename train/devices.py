@@ -51,7 +51,9 @@ CHIPS = {
 
 def chip(kind: str) -> Chip | None:
     """The data sheet of a device_kind; None for one that is not in the table."""
-    found = [name for name in CHIPS if re.search(rf"\b{name}\b", kind)]  # an L40S is no L4, a GH200 no H200
+    found = [
+        name for name in CHIPS if re.search(rf"\b{name}\b", kind)
+    ]  # an L40S is no L4, a GH200 no H200
     return CHIPS[max(found, key=len)] if found else None
 
 
@@ -62,7 +64,9 @@ def device(devices: Iterable[jax.Device]) -> Chip | None:
     if whole is None or devices[0].platform != "tpu":
         return whole
     share = len({(getattr(d, "slice_index", None), *d.coords) for d in devices}) / len(devices)
-    parts = {name: getattr(whole, name) * share for name in ("flops", "memory", "bandwidth", "links")}
+    parts = {
+        name: getattr(whole, name) * share for name in ("flops", "memory", "bandwidth", "links")
+    }
     return replace(whole, **parts)
 
 
@@ -80,7 +84,9 @@ def high_water(devices: Iterable[jax.Device]) -> int:
     stats = [d.memory_stats() for d in devices if d.process_index == jax.process_index()]
     if stats and all("peak_bytes_in_use" in (found or {}) for found in stats):
         return max(found["peak_bytes_in_use"] for found in stats)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 @functools.cache

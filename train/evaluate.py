@@ -26,17 +26,26 @@ class Evaluator:
     def create(cls, spec: RunSpec, store: Store, program: Program) -> "Evaluator":
         """Evenly spaced validation windows of every domain evaluated, the same for every run of a ladder."""
         weights = dict(spec.data.evaluated)
-        windows = {d: evaluation_windows(store, d, spec.data.seq_len, spec.eval_windows) for d in weights}
+        windows = {
+            d: evaluation_windows(store, d, spec.data.seq_len, spec.eval_windows) for d in weights
+        }
         token_bytes = np.asarray(store.tokenizer().token_bytes)
-        bytes_per_token = {d: float(token_bytes[w[:, 1:]].mean(dtype=np.float64)) for d, w in windows.items()}
+        bytes_per_token = {
+            d: float(token_bytes[w[:, 1:]].mean(dtype=np.float64)) for d, w in windows.items()
+        }
         stacked_WT = np.concatenate(list(windows.values())).astype(np.int32)
         domain_W = np.repeat(np.arange(len(windows)), [len(w) for w in windows.values()])
         padding = -len(stacked_WT) % program.eval_batch
         stacked_WT = np.pad(stacked_WT, ((0, padding), (0, 0)), mode="wrap")
         return cls(
-            program=program, weights=weights, domain_W=np.pad(domain_W, (0, padding), constant_values=-1), bytes_per_token=bytes_per_token,
-            windows_CBT=program.put_windows(stacked_WT.reshape(-1, program.eval_batch, stacked_WT.shape[1])),
-        )  # fmt: skip
+            program=program,
+            weights=weights,
+            domain_W=np.pad(domain_W, (0, padding), constant_values=-1),
+            bytes_per_token=bytes_per_token,
+            windows_CBT=program.put_windows(
+                stacked_WT.reshape(-1, program.eval_batch, stacked_WT.shape[1])
+            ),
+        )
 
     def compile(self):
         return self.program.evaluator(self.windows_CBT.shape[0])
@@ -50,7 +59,13 @@ class Evaluator:
             nll = nll_W[self.domain_W == i]
             se = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else 0.0
             rows.append(
-                {"domain": domain, "loss": float(nll.mean()), "loss_se": se, "windows": len(nll), "tokens_evaluated": len(nll) * length}
+                {
+                    "domain": domain,
+                    "loss": float(nll.mean()),
+                    "loss_se": se,
+                    "windows": len(nll),
+                    "tokens_evaluated": len(nll) * length,
+                }
             )
         w = np.array(list(self.weights.values()))
         mixture = {
@@ -60,8 +75,13 @@ class Evaluator:
             "windows": sum(r["windows"] for r in rows),
             "tokens_evaluated": sum(r["tokens_evaluated"] for r in rows),
         }
-        per_token = self.bytes_per_token | {"all": sum(self.weights[d] * b for d, b in self.bytes_per_token.items())}
-        return [{**row, "bits_per_byte": row["loss"] / np.log(2) / per_token[row["domain"]]} for row in (mixture, *rows)]
+        per_token = self.bytes_per_token | {
+            "all": sum(self.weights[d] * b for d, b in self.bytes_per_token.items())
+        }
+        return [
+            {**row, "bits_per_byte": row["loss"] / np.log(2) / per_token[row["domain"]]}
+            for row in (mixture, *rows)
+        ]
 
 
 def evaluators(program: Program) -> Callable[[RunSpec, Store], Evaluator]:

@@ -4,7 +4,13 @@ import os
 import signal
 from collections import Counter
 
-POINTS = ("during_checkpoint", "during_deletion", "after_metrics", "after_checkpoint", "after_forecast")
+POINTS = (
+    "during_checkpoint",
+    "during_deletion",
+    "after_metrics",
+    "after_checkpoint",
+    "after_forecast",
+)
 _passes: Counter = Counter()
 
 

@@ -34,9 +34,18 @@ def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float
         used, memory = (float(needs[i]) * _UNIT[needs[i + 1]] for i in (1, 3))
         return None, used, memory
     stats = executable.memory_analysis()
-    used = stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes - stats.alias_size_in_bytes
+    used = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        + stats.temp_size_in_bytes
+        - stats.alias_size_in_bytes
+    )
     memory = machines.memory(machine)
-    shared = len(machines.devices(machine)) if machines.platform(machine) == "cpu" and not machine.memory_gb else 1
+    shared = (
+        len(machines.devices(machine))
+        if machines.platform(machine) == "cpu" and not machine.memory_gb
+        else 1
+    )
     return executable, float(used), memory / shared
 
 
@@ -75,9 +84,9 @@ def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
 def fixes(pack: Alone | Packed, over: float) -> list[str]:
     """What would lower the memory of a step that needs `over` times what there is, the cheapest first; two at least."""
     now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
-    found = [f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"] * (
-        pack.members > 1
-    )
+    found = [
+        f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"
+    ] * (pack.members > 1)
     more = [a for a in accumulations(pack) if a > now]
     enough = [a for a in more if a >= now * over]  # where activations take most of it
     found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []

@@ -13,12 +13,18 @@ def executed(jaxpr) -> float:
     """FLOPs over all devices, two a multiply-add. A while loop of unknown length (the steps of a dispatch) counts once, a conditional its
     dearest branch, a shard_map its local work times its devices, a Pallas kernel its own estimate or else its body in every grid cell.
     """
-    return sum(_TABLE.get(eqn.primitive.name, _inner)(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns)
+    return sum(
+        _TABLE.get(eqn.primitive.name, _inner)(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns
+    )
 
 
 def _dot(eqn) -> float:
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+    return (
+        2.0
+        * math.prod(eqn.outvars[0].aval.shape)
+        * math.prod(eqn.invars[0].aval.shape[d] for d in contracted)
+    )
 
 
 def _convolution(eqn) -> float:
@@ -28,14 +34,20 @@ def _convolution(eqn) -> float:
 
 def _shard_map(eqn) -> float:
     mesh, manual = eqn.params["mesh"], eqn.params.get("manual_axes")
-    return math.prod(mesh.shape[axis] for axis in manual or mesh.axis_names) * executed(eqn.params["jaxpr"])
+    return math.prod(mesh.shape[axis] for axis in manual or mesh.axis_names) * executed(
+        eqn.params["jaxpr"]
+    )
 
 
 def _pallas(eqn) -> float:
     estimate, grid = eqn.params.get("cost_estimate"), eqn.params["grid_mapping"].grid
     if estimate is not None and estimate.flops:
         return float(estimate.flops)
-    share = _splash(eqn) if "splash" in str(eqn.params.get("name") or eqn.params.get("name_and_src_info")) else 1.0
+    share = (
+        _splash(eqn)
+        if "splash" in str(eqn.params.get("name") or eqn.params.get("name_and_src_info"))
+        else 1.0
+    )
     return share * math.prod(n for n in grid if isinstance(n, int)) * executed(eqn.params["jaxpr"])
 
 

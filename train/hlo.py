@@ -22,13 +22,24 @@ WIRE = {
     "collective-permute": lambda g: 1,
     "collective-broadcast": lambda g: 1,
 }
-PALLAS = ("tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton")  # targets of custom calls
+PALLAS = (
+    "tpu_custom_call",
+    "mosaic_gpu",
+    "mosaic_gpu_v2",
+    "__gpu$xla.gpu.triton",
+)  # targets of custom calls
 ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # in the name of a kernel: it attends
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_FLAT = ("bitcast", "bitcast-convert", "copy", "convert", "reshape")  # what a scalar passes through unchanged
+_FLAT = (
+    "bitcast",
+    "bitcast-convert",
+    "copy",
+    "convert",
+    "reshape",
+)  # what a scalar passes through unchanged
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,9 @@ class Array:
 
     @property
     def bytes(self) -> float:
-        bits = re.search(r"\d+", self.dtype)  # f32, bf16, f8e4m3fn, s4; pred is a byte; a token has none
+        bits = re.search(
+            r"\d+", self.dtype
+        )  # f32, bf16, f8e4m3fn, s4; pred is a byte; a token has none
         return math.prod(self.shape) * (int(bits[0]) / 8 if bits else 1.0 * (self.dtype == "pred"))
 
 
@@ -113,7 +126,10 @@ def parse(text: str) -> Module:
             instruction = _instruction(found[2], found[3])
             last.instructions[found[2]] = instruction
             last.root = found[2] if found[1] else last.root
-    counts = [int(n) for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])]
+    counts = [
+        int(n)
+        for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])
+    ]
     module = Module(computations, entry, math.prod(counts), Counter())
     _visit(module, entry, 1, ())
     return module
@@ -125,7 +141,9 @@ def _instruction(name: str, text: str) -> Instruction:
     while depth:
         depth += {"(": 1, ")": -1}.get(text[end], 0)
         end += 1
-    return Instruction(name, opcode[1], text[: opcode.start()], text[opcode.end() : end - 1], text[end:])
+    return Instruction(
+        name, opcode[1], text[: opcode.start()], text[opcode.end() : end - 1], text[end:]
+    )
 
 
 def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
@@ -135,13 +153,23 @@ def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
     for instruction in here.instructions.values():
         if instruction.opcode == "while":
             inner = (*loops, (here, instruction))
-            _visit(module, instruction.called("body"), times * _trips(module, instruction, inner), inner)
+            _visit(
+                module,
+                instruction.called("body"),
+                times * _trips(module, instruction, inner),
+                inner,
+            )
         elif instruction.opcode in ("fusion", "async-start"):
             _visit(module, instruction.called("calls"), times, loops)
         elif instruction.opcode == "call":
             _visit(module, instruction.called("to_apply"), times, loops)
-        elif instruction.opcode == "conditional":  # every branch: our programs have no collective in one
-            for branch in re.findall(r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)[},]", instruction.attributes + ","):
+        elif (
+            instruction.opcode == "conditional"
+        ):  # every branch: our programs have no collective in one
+            for branch in re.findall(
+                r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)[},]",
+                instruction.attributes + ",",
+            ):
                 for child in re.findall(r"%([\w.\-]+)", branch):
                     _visit(module, child, times, loops)
 
@@ -161,7 +189,11 @@ def _trips(module: Module, loop: Instruction, loops: tuple) -> int:
     values = [_value(condition, name, loops) for name in names or test.operands]
     if test.opcode != "compare" or len(values) != 2 or None in values:
         return 1
-    return max(0, abs(values[1] - values[0]) + ("direction=LE" in test.attributes or "direction=GE" in test.attributes))
+    return max(
+        0,
+        abs(values[1] - values[0])
+        + ("direction=LE" in test.attributes or "direction=GE" in test.attributes),
+    )
 
 
 def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | None:
@@ -171,7 +203,11 @@ def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | No
         return int(instruction.inside) if re.fullmatch(r"-?\d+", instruction.inside) else None
     if instruction.opcode in _FLAT:
         return _value(here, instruction.operands[0], loops)
-    if instruction.opcode == "get-tuple-element" and here.instructions[instruction.operands[0]].opcode == "parameter" and loops:
+    if (
+        instruction.opcode == "get-tuple-element"
+        and here.instructions[instruction.operands[0]].opcode == "parameter"
+        and loops
+    ):
         outer, loop = loops[-1]
         start = outer.instructions[loop.operands[0]]
         index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
@@ -185,12 +221,16 @@ def collectives(module: Module) -> list[Collective]:
     for name, times in module.times.items():
         here = module.computations[name]
         for instruction in here.instructions.values():
-            made = _between_slices(here, instruction, times) or _within(module, here, instruction, times)
+            made = _between_slices(here, instruction, times) or _within(
+                module, here, instruction, times
+            )
             found += [made] if made else []
     return found
 
 
-def _within(module: Module, here: Computation, instruction: Instruction, times: int) -> Collective | None:
+def _within(
+    module: Module, here: Computation, instruction: Instruction, times: int
+) -> Collective | None:
     kind = instruction.opcode.removesuffix("-start")
     if kind not in WIRE:
         return None
@@ -212,7 +252,11 @@ def _within(module: Module, here: Computation, instruction: Instruction, times: 
 
 def _between_slices(here: Computation, instruction: Instruction, times: int) -> Collective | None:
     """The TPU program hands what goes to other slices to its host: a send whose attributes name the collective."""
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes) if instruction.opcode == "send" else None
+    kind = (
+        re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+        if instruction.opcode == "send"
+        else None
+    )
     if not kind:
         return None
     slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', instruction.attributes)
@@ -222,8 +266,21 @@ def _between_slices(here: Computation, instruction: Instruction, times: int) -> 
     return _collective(kind, here, instruction, size, (), times, "dcn")
 
 
-def _collective(kind, here: Computation, instruction: Instruction, size: int, groups: tuple, times: int, network: str) -> Collective | None:
-    operands = [a for name in instruction.operands for a in here.instructions[name].arrays if a.dtype != "token"]
+def _collective(
+    kind,
+    here: Computation,
+    instruction: Instruction,
+    size: int,
+    groups: tuple,
+    times: int,
+    network: str,
+) -> Collective | None:
+    operands = [
+        a
+        for name in instruction.operands
+        for a in here.instructions[name].arrays
+        if a.dtype != "token"
+    ]
     wire = WIRE[kind](size) * sum(a.bytes for a in operands)
     dtype = "+".join(dict.fromkeys(a.dtype for a in operands))
     shapes = tuple(a.shape for a in operands)
@@ -236,7 +293,10 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
         return tuple(tuple(int(n) for n in group.split(",")) for group in literal[1].split("},{"))
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
         return _rows(_iota(iota[2]).reshape(_numbers(iota[1])))
-    if mesh := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?\]?(?:T\([\d,]+\))?)\))? \{(.*?)\}", attributes):
+    if mesh := re.search(
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?\]?(?:T\([\d,]+\))?)\))? \{(.*?)\}",
+        attributes,
+    ):
         sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", mesh[1])}
         ids = _iota(mesh[2]) if mesh[2] else np.arange(math.prod(sizes.values()))
         return _rows(_along(ids.reshape(tuple(sizes.values())), list(sizes), mesh[3]))
@@ -276,7 +336,11 @@ def kernels(module: Module) -> Counter:
     found: Counter = Counter()
     for name, times in module.times.items():
         for instruction in module.computations[name].instructions.values():
-            target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes) if instruction.opcode == "custom-call" else None
+            target = (
+                re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
+                if instruction.opcode == "custom-call"
+                else None
+            )
             if target and target[1] in PALLAS:
                 found[re.sub(r"\.\d+$", "", instruction.name)] += times
             elif target and target[1].startswith("__"):

@@ -19,14 +19,19 @@ from stepladder.configs.errors import UserError
 from stepladder.train import rendezvous
 from stepladder.train import watch as watching
 
-COORDINATOR, PROCESSES, PROCESS = "STEPLADDER_COORDINATOR", "STEPLADDER_PROCESSES", "STEPLADDER_PROCESS"
+COORDINATOR, PROCESSES, PROCESS = (
+    "STEPLADDER_COORDINATOR",
+    "STEPLADDER_PROCESSES",
+    "STEPLADDER_PROCESS",
+)
 TIMEOUT = "STEPLADDER_TIMEOUT"  # seconds to wait for the group
 HEARTBEAT = 25  # seconds after which jax itself gives up a silent process
 FORMING = 20  # seconds for jax to form the group once all processes are known to be there
 FOREVER = 7 * 24 * 3600 * 1000  # ms: who waits so long is ended by the watch when its peer is lost
 # What a collective, or the key-value store, raises when a peer is gone.
 LOST = re.compile(
-    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|connection (closed|reset)|heartbeat|barrier", re.I
+    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|connection (closed|reset)|heartbeat|barrier",
+    re.I,
 )
 
 
@@ -54,19 +59,28 @@ def layout(env: Mapping[str, str]) -> Layout | None:
             raise UserError(
                 f"{name}: not set, but {', '.join(given)} is; set {COORDINATOR}=host:port, {PROCESSES}=N and, on each host, {PROCESS}=0..N-1"
             )
-    processes, process, timeout = (_number(name, text) for name, text in (*list(given.items())[1:], (TIMEOUT, env.get(TIMEOUT) or "120")))
+    processes, process, timeout = (
+        _number(name, text)
+        for name, text in (*list(given.items())[1:], (TIMEOUT, env.get(TIMEOUT) or "120"))
+    )
     if processes < 1 or process >= processes:
-        raise UserError(f"{PROCESS}={process}: must be from 0 to {processes - 1}, with {PROCESSES}={processes}")
+        raise UserError(
+            f"{PROCESS}={process}: must be from 0 to {processes - 1}, with {PROCESSES}={processes}"
+        )
     host, _, port = given[COORDINATOR].rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"{COORDINATOR}={given[COORDINATOR]!r}: not host:port; e.g. 10.0.0.1:8476, a free port of process 0's host")
+        raise UserError(
+            f"{COORDINATOR}={given[COORDINATOR]!r}: not host:port; e.g. 10.0.0.1:8476, a free port of process 0's host"
+        )
     return Layout(given[COORDINATOR], processes, process, timeout)
 
 
 def detected(env: Mapping[str, str]) -> bool:
     """Whether jax finds the layout itself: told to, on several TPU slices, or (without our variables) on the several hosts of one."""
     slices = any(name.startswith("MEGASCALE_") for name in env)
-    hosts_of_slice = any("," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"))
+    hosts_of_slice = any(
+        "," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
+    )
     return slices or env.get(PROCESSES) == "auto" or (hosts_of_slice and not env.get(PROCESSES))
 
 
@@ -118,7 +132,10 @@ def job(env: Mapping[str, str] = os.environ, notice: Any = None) -> Iterator[Non
     except Exception as error:
         if LOST.search(str(error)):
             time.sleep(watching.LINGER)  # the watch may know better why the peer went
-            end(watching.LOST, f"another process is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume")
+            end(
+                watching.LOST,
+                f"another process is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume",
+            )
         import traceback
 
         traceback.print_exc()
@@ -140,21 +157,31 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
     if asked is None and not detected(env):
         return
     import jax
-    from jax._src import distributed  # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
+    from jax._src import (
+        distributed,
+    )  # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
 
     timeout = asked.timeout if asked else _number(TIMEOUT, env.get(TIMEOUT) or "120")
     options = {"heartbeat_timeout_seconds": HEARTBEAT, "initialization_timeout": timeout + 60}
     if asked:
         _meet(asked, notice)
-        layout_of_jax = {"coordinator_address": asked.coordinator, "num_processes": asked.processes, "process_id": asked.process}
+        layout_of_jax = {
+            "coordinator_address": asked.coordinator,
+            "num_processes": asked.processes,
+            "process_id": asked.process,
+        }
         options |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
     silent = f"the group did not form within {FORMING} s: a process was lost; repeat the command to resume"
     waiting = threading.Timer(
-        FORMING if asked else timeout, watching.leave, (watching.LOST, silent if asked else _unanswered(asked, timeout))
+        FORMING if asked else timeout,
+        watching.leave,
+        (watching.LOST, silent if asked else _unanswered(asked, timeout)),
     )
     waiting.daemon = True
     waiting.start()  # jax's own time-out aborts the process
-    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM where no step is under way; ours: train/preempt.py
+    jax.config.update(
+        "jax_enable_preemption_service", False
+    )  # it swallows SIGTERM where no step is under way; ours: train/preempt.py
     try:
         jax.distributed.initialize(**options)
     except ValueError as error:  # nothing to detect here
@@ -166,7 +193,9 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
     state = distributed.global_state
     _GROUP.index, _GROUP.count, _GROUP.client = state.process_id, state.num_processes, state.client
     if count() > 1:
-        _GROUP.watch = watching.Watch(state.client, index(), count(), state.coordinator_address, notice)
+        _GROUP.watch = watching.Watch(
+            state.client, index(), count(), state.coordinator_address, notice
+        )
         _GROUP.watch.on_abort()
         _GROUP.watch.start()
 
@@ -174,10 +203,19 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
 def _meet(asked: Layout, notice: Any) -> None:
     """Wait until all processes are there; leave when one does not come, is gone or has been told to stop."""
     try:
-        verdict = rendezvous.meet(asked.coordinator, asked.processes, asked.process, asked.timeout, lambda: bool(notice and notice.arrived))
+        verdict = rendezvous.meet(
+            asked.coordinator,
+            asked.processes,
+            asked.process,
+            asked.timeout,
+            lambda: bool(notice and notice.arrived),
+        )
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        watching.leave(watching.LOST, f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free port")
+        watching.leave(
+            watching.LOST,
+            f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free port",
+        )
     if verdict is None:
         watching.leave(watching.LOST, _unanswered(asked, asked.timeout))
     if verdict.status:
@@ -247,7 +285,15 @@ def gather(text: str) -> list[str]:
     key = f"stepladder/gather/{_GROUP.turn}/"
     if not first():
         _GROUP.client.key_value_set(f"{key}{index()}", text)
-    return share(lambda: [text, *(_GROUP.client.blocking_key_value_get(f"{key}{i}", FOREVER) for i in range(1, count()))])
+    return share(
+        lambda: [
+            text,
+            *(
+                _GROUP.client.blocking_key_value_get(f"{key}{i}", FOREVER)
+                for i in range(1, count())
+            ),
+        ]
+    )
 
 
 def _unanswered(asked: Layout | None, timeout: int) -> str:

@@ -39,7 +39,9 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
     record = Path(path)
     body = read_json(record / schema.SPEC)
     if body is None:
-        raise UserError(f"run={path}: no {schema.SPEC} there; give WORKDIR/runs/ID, as `stepladder status` lists them")
+        raise UserError(
+            f"run={path}: no {schema.SPEC} there; give WORKDIR/runs/ID, as `stepladder status` lists them"
+        )
     if step and not step.isdigit():
         raise UserError(f"run={reference}: {step!r} is no step; write RUN@120")
     spec = from_dict(body)
@@ -48,11 +50,17 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
     try:
         found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
     except UnreadableError as error:
-        raise UserError(f"run={reference}: {error}; take another step, as `stepladder status` lists them") from error
+        raise UserError(
+            f"run={reference}: {error}; take another step, as `stepladder status` lists them"
+        ) from error
     if found is None:
-        raise UserError(f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`")
+        raise UserError(
+            f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`"
+        )
     state, meta = found
-    kept = (read_json(record / schema.LINEAGE) or {}).get("machine", {}).get("store") or record.parent.parent / "data"
+    kept = (read_json(record / schema.LINEAGE) or {}).get("machine", {}).get(
+        "store"
+    ) or record.parent.parent / "data"
     opened = Store.open(store or folder(kept, spec.data.corpus), tokenizer=meta["tokenizer"])
     if opened.fingerprint != meta["data_fingerprint"]:
         raise UserError(
@@ -71,7 +79,13 @@ def sample(opened: Opened, prompt: str, tokens: int, temperature: float, seed: i
     """`prompt` and its continuation."""
     tokenizer = opened.store.tokenizer()
     ids = [tokenizer.eos, *tokenizer.encode(prompt)]
-    return tokenizer.decode(np.asarray(generate(opened.spec.model, opened.params, ids, tokens, temperature, jax.random.key(seed)))[1:])
+    return tokenizer.decode(
+        np.asarray(
+            generate(
+                opened.spec.model, opened.params, ids, tokens, temperature, jax.random.key(seed)
+            )
+        )[1:]
+    )
 
 
 def export(opened: Opened, out: Path) -> Path:
@@ -80,22 +94,33 @@ def export(opened: Opened, out: Path) -> Path:
     flat = {
         ".".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)
         for path, leaf in jax.tree_util.tree_flatten_with_path(opened.params)[0]
-    }  # fmt: skip
-    about = json.dumps({"run_id": opened.spec.run_id, "step": opened.step, "spec": read_json(opened.record / schema.SPEC)})
+    }
+    about = json.dumps(
+        {
+            "run_id": opened.spec.run_id,
+            "step": opened.step,
+            "spec": read_json(opened.record / schema.SPEC),
+        }
+    )
     beside = out.with_name(f".{out.name}.tmp.npz")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         np.savez(beside, __about__=np.array(about), **flat)
         os.replace(beside, out)
     except OSError as error:
-        raise UserError(f"out={out}: cannot write it ({error.strerror}); choose another --out") from error
+        raise UserError(
+            f"out={out}: cannot write it ({error.strerror}); choose another --out"
+        ) from error
     return out
 
 
 def load_export(path: Path) -> tuple[RunSpec, dict]:
     """The spec and nested parameters of an exported file."""
     with np.load(path) as file:
-        about, flat = json.loads(str(file["__about__"])), {k: file[k] for k in file.files if k != "__about__"}
+        about, flat = (
+            json.loads(str(file["__about__"])),
+            {k: file[k] for k in file.files if k != "__about__"},
+        )
     nested: dict = {}
     for name, array in flat.items():
         *parents, last = name.split(".")

@@ -39,7 +39,11 @@ def claim(workdir: Path, loaded: Loaded) -> None:
 
 
 def run_ladder(
-    loaded: Loaded, workdir: Path, before_target: BeforeTarget | None = None, quiet: bool = False, notice: Notice | None = None
+    loaded: Loaded,
+    workdir: Path,
+    before_target: BeforeTarget | None = None,
+    quiet: bool = False,
+    notice: Notice | None = None,
 ) -> dict[str, str]:
     """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten.
 
@@ -48,17 +52,26 @@ def run_ladder(
     workdir = Path(workdir)
     machine = Machine.from_config(loaded.config)
     hosts.share(lambda: claim(workdir, loaded))
-    states = hosts.share(lambda: {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs})
+    states = hosts.share(
+        lambda: {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs}
+    )
     if all(state in schema.TERMINAL for state in states.values()):
         return states
     machines.start(machine)
     hosts.confirm()
-    from stepladder.train.pack import forecast_first, plan  # after `start`: importing these brings up jax's backend in places
+    from stepladder.train.pack import (
+        forecast_first,
+        plan,
+    )  # after `start`: importing these brings up jax's backend in places
     from stepladder.train.run import run_pack
 
     clock = Clock()
     with clock.phase("prepare"):
-        by_corpus = stores(loaded.specs, Path(machine.store) if machine.store else workdir / "data", show=not quiet and hosts.first())
+        by_corpus = stores(
+            loaded.specs,
+            Path(machine.store) if machine.store else workdir / "data",
+            show=not quiet and hosts.first(),
+        )
     clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
     began, ran = time.time(), sum(state not in schema.TERMINAL for state in states.values())
     with _bar(loaded.specs, states, quiet) as progress:
@@ -77,8 +90,16 @@ def run_ladder(
             todo = [spec for spec in todo if spec not in orphans]
             try:
                 states |= run_pack(
-                    todo, workdir, by_corpus, machine, members=pack.members, streams=pack.streams, notice=notice, progress=progress, clock=clock,
-                )  # fmt: skip
+                    todo,
+                    workdir,
+                    by_corpus,
+                    machine,
+                    members=pack.members,
+                    streams=pack.streams,
+                    notice=notice,
+                    progress=progress,
+                    clock=clock,
+                )
             except UserError as error:
                 for record in (Record(workdir, spec) for spec in todo):
                     if record.status["state"] not in schema.TERMINAL:
@@ -91,23 +112,40 @@ def run_ladder(
 
 
 def _lost_parents(specs: list[RunSpec], states: dict[str, str], workdir: Path) -> dict[str, str]:
-    return {spec.run_id: reason for spec in specs if (reason := _lost_parent(spec, states, workdir))}
+    return {
+        spec.run_id: reason for spec in specs if (reason := _lost_parent(spec, states, workdir))
+    }
 
 
 def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | None:
     """Why a branch cannot start: its parent diverged or failed before the branch point. The other runs go on."""
     if spec.parent is None or states[spec.parent.run_id] == schema.DONE:
         return None
-    if (Path(workdir) / schema.RUNS / spec.parent.run_id / schema.CHECKPOINTS / str(spec.parent.step)).is_dir():
+    if (
+        Path(workdir)
+        / schema.RUNS
+        / spec.parent.run_id
+        / schema.CHECKPOINTS
+        / str(spec.parent.step)
+    ).is_dir():
         return None
-    return f"parent {spec.parent.run_id} {states[spec.parent.run_id]} before step {spec.parent.step}"
+    return (
+        f"parent {spec.parent.run_id} {states[spec.parent.run_id]} before step {spec.parent.step}"
+    )
 
 
 @contextmanager
 def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[Callable]:
     """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(stderr=True)
     columns = (
@@ -119,15 +157,24 @@ def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[
         TextColumn("{task.fields[loss]}"),
     )
     todo = [s for s in specs if states[s.run_id] not in schema.TERMINAL]
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal or not hosts.first()) as progress:
-        whole = progress.add_task("ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss="")
+    with Progress(
+        *columns, console=console, disable=quiet or not console.is_terminal or not hosts.first()
+    ) as progress:
+        whole = progress.add_task(
+            "ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss=""
+        )
         tasks, done = {}, dict.fromkeys((s.run_id for s in todo), 0)
 
         def update(spec: RunSpec, step: int, loss: float) -> None:
             if spec.run_id not in tasks:
                 tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, loss="")
             done[spec.run_id] = step - spec.start_step
-            progress.update(tasks[spec.run_id], completed=step, loss=f"loss {loss:.3f}" if loss == loss else "", visible=step < spec.steps)
+            progress.update(
+                tasks[spec.run_id],
+                completed=step,
+                loss=f"loss {loss:.3f}" if loss == loss else "",
+                visible=step < spec.steps,
+            )
             progress.update(whole, completed=sum(done.values()))
 
         yield update

@@ -20,7 +20,13 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
     return {
         "run_id": spec.run_id,
         "spec_hash": spec.hash,
-        "parent": {"run_id": spec.parent.run_id, "step": spec.parent.step, "reset": list(spec.parent.reset)} if spec.parent else None,
+        "parent": {
+            "run_id": spec.parent.run_id,
+            "step": spec.parent.step,
+            "reset": list(spec.parent.reset),
+        }
+        if spec.parent
+        else None,
         "data_fingerprint": store.fingerprint,
         "tokenizer": store.manifest["tokenizer"],
         "params_total": counts.params_total,
@@ -31,6 +37,12 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
         "tokens_per_step": spec.tokens_per_step,
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "created_unix": time.time(),
-        "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "machine": {"platform": devices[0].platform, "device_kind": devices[0].device_kind, "devices": len(devices), **asdict(program.machine)},
-    }  # fmt: skip
+        "versions": {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "machine": {
+            "platform": devices[0].platform,
+            "device_kind": devices[0].device_kind,
+            "devices": len(devices),
+            **asdict(program.machine),
+        },
+    }

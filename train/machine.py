@@ -45,23 +45,39 @@ class Machine:
         known_of = {"layers": layers.RUNNERS, "attention": IMPLEMENTATIONS, "remat": layers.REMAT}
         for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
             if getattr(machine, field) not in known:
-                raise UserError(f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}")
+                raise UserError(
+                    f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}"
+                )
         if machine.pack_mode not in ("auto", "map", "vmap"):
-            raise UserError(f"machine.pack_mode={machine.pack_mode!r}: unknown; {nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}")
-        if machine.pack not in ("auto", "off") and not (machine.pack.isdigit() and int(machine.pack) > 0):
-            raise UserError(f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number of at least 1")
+            raise UserError(
+                f"machine.pack_mode={machine.pack_mode!r}: unknown; {nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}"
+            )
+        if machine.pack not in ("auto", "off") and not (
+            machine.pack.isdigit() and int(machine.pack) > 0
+        ):
+            raise UserError(
+                f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number of at least 1"
+            )
         profile.window(machine.profile)
         if machine.accumulation < 0:
-            raise UserError(f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches")
+            raise UserError(
+                f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches"
+            )
         return machine
 
 
 def start(machine: Machine) -> None:
     """Set up jax for this process, before its first use: CPU devices (one a core) and the persistent compilation cache."""
-    with contextlib.suppress(RuntimeError):  # jax refuses once its backend is up: then the process keeps the devices it has
+    with contextlib.suppress(
+        RuntimeError
+    ):  # jax refuses once its backend is up: then the process keeps the devices it has
         jax.config.update("jax_num_cpu_devices", machine.devices or os.cpu_count() or 1)
     if machine.compilation_cache != "off":
-        folder = cache.folder() if machine.compilation_cache == "auto" else Path(machine.compilation_cache)
+        folder = (
+            cache.folder()
+            if machine.compilation_cache == "auto"
+            else Path(machine.compilation_cache)
+        )
         for name, value in cache.settings(folder).items():
             jax.config.update(name, value)
 
@@ -84,7 +100,9 @@ def platform(machine: Machine) -> str:
 def attention(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
     """The implementation that trains `spec` here; `mapped`: under vmap. Raises UserError when the one the machine wants cannot."""
     try:
-        return layout.attention_for(spec.model, spec.data.seq_len, platform(machine), machine.attention, mapped=mapped)
+        return layout.attention_for(
+            spec.model, spec.data.seq_len, platform(machine), machine.attention, mapped=mapped
+        )
     except ValueError as error:
         raise UserError(f"machine.attention={machine.attention!r}: {error}; use auto") from error
 
@@ -109,6 +127,10 @@ def _memory_here() -> float:
 
     def look() -> float:
         stats = jax.local_devices()[0].memory_stats()
-        return float(stats["bytes_limit"]) if stats else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        return (
+            float(stats["bytes_limit"])
+            if stats
+            else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        )
 
     return hosts.share(look)

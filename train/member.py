@@ -41,26 +41,44 @@ class Member:
     group: int = 0  # steps in the dispatch that comes next; 0 once the run is over
     committed: int = 0  # last step a checkpoint covers
     steps_since: int = 0  # steps since then
-    pending: tuple[int, dict] | None = None  # a dispatch whose metrics have not been fetched: (step, metrics)
+    pending: tuple[int, dict] | None = (
+        None  # a dispatch whose metrics have not been fetched: (step, metrics)
+    )
     ended: dict | None = None  # why it diverged
     closed: bool = False
     meta: dict = field(default_factory=dict)
     charged: dict[str, float] = field(default_factory=dict)  # seconds by phase that rows have
 
     @classmethod
-    def open(cls, spec: RunSpec, record: Record, store: Store, program: Program, evaluator: Evaluator, mesh: Mesh) -> "Member":
+    def open(
+        cls,
+        spec: RunSpec,
+        record: Record,
+        store: Store,
+        program: Program,
+        evaluator: Evaluator,
+        mesh: Mesh,
+    ) -> "Member":
         """Write spec and lineage, open the checkpoints; `mesh` is what it trains on, its pack's.
 
         Raises UserError for a record that belongs to another run or other data.
         """
         record.open(lineage(spec, store, program))
-        meta = {"run_id": spec.run_id, "data_fingerprint": store.fingerprint, "tokenizer": store.manifest["tokenizer"]["hash"]}
+        meta = {
+            "run_id": spec.run_id,
+            "data_fingerprint": store.fingerprint,
+            "tokenizer": store.manifest["tokenizer"]["hash"],
+        }
         checkpoints = Checkpoints(record.path / schema.CHECKPOINTS, permanent=spec.checkpoint_steps)
-        return cls(spec, record, store, program, evaluator, checkpoints, Rates(spec, mesh), meta=meta)
+        return cls(
+            spec, record, store, program, evaluator, checkpoints, Rates(spec, mesh), meta=meta
+        )
 
     @property
     def starts_fresh(self) -> bool:
-        return not self.checkpoints.steps() and (self.spec.parent is None or bool(self.spec.parent.reset))
+        return not self.checkpoints.steps() and (
+            self.spec.parent is None or bool(self.spec.parent.reset)
+        )
 
     @property
     def over(self) -> bool:
@@ -75,14 +93,27 @@ class Member:
         self.committed, self.group = self.step, dispatch(self.spec, self.step)
         self.record.truncate(self.step)
         if lost := self.record.lose(self.step):
-            self.record.add(schema.TIMING, self.step, phase=schema.LOST, steps=lost[0], seconds=round(lost[1], 4))
+            self.record.add(
+                schema.TIMING,
+                self.step,
+                phase=schema.LOST,
+                steps=lost[0],
+                seconds=round(lost[1], 4),
+            )
         self.record.set_status(schema.RUNNING, self.step)
         return state
 
     def source(self, rows: np.ndarray) -> BatchSource:
         """The run's batches, of which this process reads `rows`."""
         spec = self.spec
-        return BatchSource(self.store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed, rows)
+        return BatchSource(
+            self.store,
+            spec.data.weights,
+            spec.data.seq_len,
+            spec.batch_size,
+            spec.hyper.data_seed,
+            rows,
+        )
 
     def advance(self) -> None:
         """The dispatch of `group` steps is on its way."""
@@ -92,11 +123,17 @@ class Member:
     @property
     def due(self) -> bool:
         """Whether the state at this step is evaluated or saved, whatever the clock says."""
-        return self.step in self.spec.eval_steps or self.step in self.spec.checkpoint_steps or self.step == self.spec.steps
+        return (
+            self.step in self.spec.eval_steps
+            or self.step in self.spec.checkpoint_steps
+            or self.step == self.spec.steps
+        )
 
     def observe(self, metrics: dict, now: bool) -> None:
         """Fetch the dispatch before this one, and this one too when `now`; sets `ended` when the loss is not finite."""
-        self.ended = self._fetch(self.pending) or (self._fetch((self.step, metrics)) if now else None)
+        self.ended = self._fetch(self.pending) or (
+            self._fetch((self.step, metrics)) if now else None
+        )
         self.pending = None if now else (self.step, metrics)
         if self.ended:
             self.group = 0
@@ -105,8 +142,13 @@ class Member:
         """Add the evaluation's rows; sets `ended` when one is not finite."""
         decayed = schedule.decayed(self.spec.optimizer.schedule, self.step, asdict(self.spec.hyper))
         rows = self.evaluator(params)
-        if not all(math.isfinite(row["loss"]) for row in rows):  # the last update broke what the last loss could not show yet
-            self.ended = {"step": self.step, "reason": f"evaluation is not finite at step {self.step}"}
+        if not all(
+            math.isfinite(row["loss"]) for row in rows
+        ):  # the last update broke what the last loss could not show yet
+            self.ended = {
+                "step": self.step,
+                "reason": f"evaluation is not finite at step {self.step}",
+            }
             self.group = 0
             return
         for row in rows:
@@ -114,9 +156,16 @@ class Member:
 
     def add_timing(self, phases: dict[str, float], memory_bytes: int) -> None:
         """Rows of kind timing, all of the time since the last save: the window's, and one for each phase. `phases` are seconds so far."""
-        since = {phase: round(seconds - self.charged.get(phase, 0.0), 4) for phase, seconds in phases.items()}
+        since = {
+            phase: round(seconds - self.charged.get(phase, 0.0), 4)
+            for phase, seconds in phases.items()
+        }
         self.charged = phases
-        window = {**self.rates.since(self.steps_since), "wait": since.pop(WAIT), "memory_bytes": memory_bytes}
+        window = {
+            **self.rates.since(self.steps_since),
+            "wait": since.pop(WAIT),
+            "memory_bytes": memory_bytes,
+        }
         self.record.add(schema.TIMING, self.step, phase=schema.WINDOW, **window)
         for phase, seconds in since.items():
             if seconds:
@@ -137,7 +186,11 @@ class Member:
             self._commit(self.ended["step"], machine)
         self.checkpoints.close()
         self.closed, final = True, schema.DIVERGED if self.ended else schema.DONE
-        step, reason = (self.ended["step"], {"reason": self.ended["reason"]}) if self.ended else (self.spec.steps, {})
+        step, reason = (
+            (self.ended["step"], {"reason": self.ended["reason"]})
+            if self.ended
+            else (self.spec.steps, {})
+        )
         self.record.set_status(final, step, **reason)
         return final
 
@@ -181,7 +234,9 @@ class Member:
             parts = {"optimizer": ("opt", "window"), "step": ("step", "window")}
             for part in spec.parent.reset:
                 if part not in parts:
-                    raise UserError(f"parent.reset={part!r}: unknown part; use one of {', '.join(parts)}")
+                    raise UserError(
+                        f"parent.reset={part!r}: unknown part; use one of {', '.join(parts)}"
+                    )
                 state |= {name: fresh[name] for name in parts[part]}
         return state, spec.start_step
 
@@ -189,12 +244,20 @@ class Member:
         """Say what is lost and set it aside."""
         lost = self.checkpoints.steps()[-1]
         self.checkpoints.set_aside_after(-1)
-        begin = f"step {self.spec.parent.step} of {self.spec.parent.run_id}" if self.spec.parent else "the start"
+        begin = (
+            f"step {self.spec.parent.step} of {self.spec.parent.run_id}"
+            if self.spec.parent
+            else "the start"
+        )
         if hosts.first():
             logging.warning(
                 "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are made again",
-                error, self.checkpoints.aside, self.spec.run_id, begin, lost - self.spec.start_step,
-            )  # fmt: skip
+                error,
+                self.checkpoints.aside,
+                self.spec.run_id,
+                begin,
+                lost - self.spec.start_step,
+            )
 
     def _fetch(self, pending: tuple[int, dict] | None) -> dict | None:
         """Bring a step's metrics to the host: a train row when the window is full; the reason to stop when the loss is not finite."""
@@ -207,7 +270,9 @@ class Member:
         if step % self.spec.log_every == 0:
             values = {name: values[name] for name in schema.FIELDS[schema.TRAIN]}
             for name, value in values.items():
-                if not math.isfinite(value):  # the norm of a gradient overflows float32 before the loss does
+                if not math.isfinite(
+                    value
+                ):  # the norm of a gradient overflows float32 before the loss does
                     return {"step": step, "reason": f"{name} is {value} at step {step}"}
             self.record.add(schema.TRAIN, step, **values)
         return None
@@ -225,13 +290,27 @@ def check_data(spec: RunSpec, store: Store) -> None:
             f"model.vocab_size={spec.model.vocab_size}: the token store has {store.vocab_size} (tokenizer {store.manifest['tokenizer']['name']}); "
             "prepare the store with the config's data.tokenizer"
         )
-    check_epochs(store, spec.data.weights, spec.data.seq_len, spec.steps * spec.batch_size, spec.data.max_epochs)
+    check_epochs(
+        store,
+        spec.data.weights,
+        spec.data.seq_len,
+        spec.steps * spec.batch_size,
+        spec.data.max_epochs,
+    )
 
 
 def timeline(spec: RunSpec) -> str:
     """Equal for runs that read the same batches in the same dispatches: in a pack they share one copy. Sortable."""
-    data = (spec.data.corpus, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed)
-    return repr((*data, spec.start_step, spec.steps, spec.log_every, spec.eval_steps, spec.checkpoint_steps))
+    data = (
+        spec.data.corpus,
+        spec.data.weights,
+        spec.data.seq_len,
+        spec.batch_size,
+        spec.hyper.data_seed,
+    )
+    return repr(
+        (*data, spec.start_step, spec.steps, spec.log_every, spec.eval_steps, spec.checkpoint_steps)
+    )
 
 
 def dispatch(spec: RunSpec, step: int) -> int:
@@ -244,7 +323,9 @@ def dispatch(spec: RunSpec, step: int) -> int:
     return min(ends) - step if step < spec.steps else 0
 
 
-def _parent_to_be_made_again(folder: Path, parent: ParentSpec, unreadable: UnreadableError) -> UserError:
+def _parent_to_be_made_again(
+    folder: Path, parent: ParentSpec, unreadable: UnreadableError
+) -> UserError:
     """Set the parent's checkpoints from the branch point on aside and make it an unfinished run, which the next command trains to its end."""
     checkpoints = Checkpoints(folder)
     checkpoints.set_aside_after(parent.step - 1)

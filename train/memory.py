@@ -14,7 +14,9 @@ KEPT = 2.0  # what autodiff keeps of a layer, over what stands in `activations`:
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
-def step(spec: RunSpec, rows: int, remat: str, forward: dict, fsdp: int = 1, tensor: int = 1) -> float:
+def step(
+    spec: RunSpec, rows: int, remat: str, forward: dict, fsdp: int = 1, tensor: int = 1
+) -> float:
     """All that a device holds in a training step that takes `rows` sequences at a time. forward: {attention, loss_floats} of the model."""
     held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
     work = rows * activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor)
@@ -31,8 +33,16 @@ def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
     if fsdp * tensor == 1:
         return 0.0
     model, params = spec.model, counting.count(spec.model, spec.data.seq_len).params
-    layer = sum(params[name] for name in ("attention_qkv", "attention_out", "mlp")) / model.n_layers / tensor
-    return (2 * _width(model) + 4) * (layer + model.vocab_size * model.d_model) if fsdp > 1 else 6.0 * model.vocab_size * model.d_model
+    layer = (
+        sum(params[name] for name in ("attention_qkv", "attention_out", "mlp"))
+        / model.n_layers
+        / tensor
+    )
+    return (
+        (2 * _width(model) + 4) * (layer + model.vocab_size * model.d_model)
+        if fsdp > 1
+        else 6.0 * model.vocab_size * model.d_model
+    )
 
 
 def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int = 1) -> float:
@@ -44,7 +54,11 @@ def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int =
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
     stream = m.d_model / tensor
     dots = (heads + 2 * m.d_ff) / tensor + 2 * m.d_model
-    everything = 8 * stream + 2 * m.d_model + (4 * m.d_ff + 3 * heads + (2 * m.n_heads * L if scores else 2 * m.n_heads)) / tensor
+    everything = (
+        8 * stream
+        + 2 * m.d_model
+        + (4 * m.d_ff + 3 * heads + (2 * m.n_heads * L if scores else 2 * m.n_heads)) / tensor
+    )
     saved = {"none": KEPT * everything, "dots": stream + dots, "full": stream}[remat]
     return _width(m) * L * (m.n_layers * saved + everything)
 

@@ -51,7 +51,9 @@ def asked(text: str) -> dict[str, int]:
     for part in text.split(",") if text != "auto" else ():
         match = re.fullmatch(rf"\s*({'|'.join(AXES)})\s*=\s*([1-9]\d*)\s*", part)
         if not match or match[1] in found:
-            raise UserError(f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(AXES)} like 'fsdp=4,tensor=2'")
+            raise UserError(
+                f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(AXES)} like 'fsdp=4,tensor=2'"
+            )
         found[match[1]] = int(match[2])
     return found
 
@@ -60,7 +62,9 @@ def alone(machine: Machine, spec: RunSpec) -> Mesh:
     """The mesh of one run by itself. Raises UserError when the mesh asked for fits neither the devices nor the run."""
     found, given = machines.devices(machine), asked(machine.mesh)
     sizes = _given(machine, given, found) if given else _chosen(machine, spec, found)
-    if "run" in given:  # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be divided
+    if (
+        "run" in given
+    ):  # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be divided
         rows = sizes.run * sizes.data
         data = _most(rows, spec.batch_size // _micro(machine), sizes.fsdp, divisor=True)
         sizes = dataclasses.replace(sizes, run=rows // data, data=data)
@@ -76,15 +80,21 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
     if "run" in given:
         sizes = _given(machine, given, found)
         if members % sizes.run:
-            raise UserError(f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} runs of a pack; use a divisor")
+            raise UserError(
+                f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} runs of a pack; use a divisor"
+            )
     else:
         groups = _groups(given, found)
         runs = max(k for k in range(1, groups + 1) if members % k == 0)
         rest, fsdp = groups // runs if mode == "vmap" else 1, given.get("fsdp", 1)
-        data = given.get("data") or _most(rest, spec.batch_size // _micro(machine), fsdp, divisor=_hosts(found) > 1)
+        data = given.get("data") or _most(
+            rest, spec.batch_size // _micro(machine), fsdp, divisor=_hosts(found) > 1
+        )
         sizes = Sizes(runs, data, fsdp, given.get("tensor", 1))
     if mode == "map" and sizes.rows * sizes.tensor > 1:
-        raise UserError(f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use machine.pack_mode=vmap")
+        raise UserError(
+            f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use machine.pack_mode=vmap"
+        )
     check(machine, spec, sizes)
     if _hosts(found) > 1 and math.prod(sizes.shape) < len(found):
         raise UserError(
@@ -103,11 +113,19 @@ def pack_size(machine: Machine, members: int, batch_size: int) -> int:
     if members > count:
         return -(-members // count) * count
 
-    def busy(rest: int) -> bool:  # whether the devices of a member can all take part, where they must
-        shared = machines.pack_mode(machine) == "vmap" and "data" not in given and batch_size % (rest * each) == 0
+    def busy(
+        rest: int,
+    ) -> bool:  # whether the devices of a member can all take part, where they must
+        shared = (
+            machines.pack_mode(machine) == "vmap"
+            and "data" not in given
+            and batch_size % (rest * each) == 0
+        )
         return _hosts(found) == 1 or rest == 1 or shared
 
-    return next((k for k in range(members, count + 1) if count % k == 0 and busy(count // k)), count)
+    return next(
+        (k for k in range(members, count + 1) if count % k == 0 and busy(count // k)), count
+    )
 
 
 def _groups(given: dict[str, int], found: list[jax.Device]) -> int:
@@ -120,7 +138,11 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
     model, name = spec.model, f"machine.mesh={machine.mesh!r}"
     parts = sizes.rows * _micro(machine)
     if spec.batch_size % parts:
-        said = f"data x fsdp = {sizes.rows}" + (f" times machine.accumulation={machine.accumulation}" if machine.accumulation > 1 else "")
+        said = f"data x fsdp = {sizes.rows}" + (
+            f" times machine.accumulation={machine.accumulation}"
+            if machine.accumulation > 1
+            else ""
+        )
         raise UserError(
             f"run.batch_size={spec.batch_size}: not divisible by {said}; use machine.mesh=auto, or a batch of {-(-spec.batch_size // parts) * parts}"
         )
@@ -133,15 +155,23 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
     for what, (number, axes) in whole.items():
         size = sizes.tensor * (sizes.fsdp if axes != "tensor" else 1)
         if number % size:
-            raise UserError(f"{name}: {axes} = {size} does not divide the {what} of {model.size}; use a divisor")
+            raise UserError(
+                f"{name}: {axes} = {size} does not divide the {what} of {model.size}; use a divisor"
+            )
 
 
 def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
     """`found` in the order of their wiring, row by row: neighbours share the innermost axis, and slices meet along the outermost."""
     count, ordered = math.prod(sizes.shape), found
     if hasattr(found[0], "coords"):
-        ordered = sorted(found, key=lambda d: (getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip))
-    return Mesh(np.array(ordered[:count]).reshape(sizes.shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        ordered = sorted(
+            found, key=lambda d: (getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip)
+        )
+    return Mesh(
+        np.array(ordered[:count]).reshape(sizes.shape),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+    )
 
 
 def _given(machine: Machine, given: dict[str, int], found: list[jax.Device]) -> Sizes:
@@ -170,8 +200,14 @@ def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
     limit = chosen.replicated * machines.memory(machine)
     if memory.state(spec, tensor) <= limit:
         return Sizes(data=rows, tensor=tensor)
-    reach = itertools.accumulate(reversed(_sides(found)), operator.mul)  # of ever more sides of the wiring; else any number of devices
-    cuts = lambda sizes: [k for k in sizes if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0]  # noqa: E731
+    reach = itertools.accumulate(
+        reversed(_sides(found)), operator.mul
+    )  # of ever more sides of the wiring; else any number of devices
+    cuts = lambda sizes: [
+        k
+        for k in sizes
+        if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0
+    ]  # noqa: E731
     groups = [k for k in cuts(reach) if k > tensor] or cuts(range(tensor + 1, rows * tensor + 1))
     small = (k for k in groups if memory.state(spec, k) <= limit)
     fsdp = next(small, max(groups, default=tensor)) // tensor
@@ -188,7 +224,14 @@ def _tensor(spec: RunSpec, idle: int) -> int:
 
 def _most(count: int, batch: int, times: int = 1, *, divisor: bool) -> int:
     """The largest number up to `count` by which, times `times`, a batch can be divided. divisor: of `count`, where none may be left out."""
-    return max((k for k in range(1, count + 1) if batch % (k * times) == 0 and not (divisor and count % k)), default=1)
+    return max(
+        (
+            k
+            for k in range(1, count + 1)
+            if batch % (k * times) == 0 and not (divisor and count % k)
+        ),
+        default=1,
+    )
 
 
 def _hosts(found: list[jax.Device]) -> int:
@@ -218,4 +261,6 @@ def by_batch(mesh: Mesh, batch_axis: int = 0) -> NamedSharding:
 
 def by_state(mesh: Mesh, state: dict, *leading: str) -> dict:
     """The sharding of every leaf of a training state; with `leading` axes in front of each."""
-    return jax.tree.map(lambda spec: NamedSharding(mesh, PartitionSpec(*leading, *spec)), parallel.specs(state))
+    return jax.tree.map(
+        lambda spec: NamedSharding(mesh, PartitionSpec(*leading, *spec)), parallel.specs(state)
+    )

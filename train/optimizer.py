@@ -22,7 +22,9 @@ def _decay(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: decayed_parameter(path), params)
 
 
-def by_role(model: Shape | None, multiplier: Callable[[str], float]) -> tuple[optax.GradientTransformation, ...]:
+def by_role(
+    model: Shape | None, multiplier: Callable[[str], float]
+) -> tuple[optax.GradientTransformation, ...]:
     """Multiply each update by its role's `multiplier`: one transformation, or none when all are 1 (and for `model` None)."""
     if model is None or all(multiplier(role) == 1 for role in set(parametrization.ROLES.values())):
         return ()
@@ -34,7 +36,9 @@ def by_role(model: Shape | None, multiplier: Callable[[str], float]) -> tuple[op
     return (optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates)),)
 
 
-def adamw(hyper: dict, factor, mode: str, model: Shape | None = None) -> optax.GradientTransformation:
+def adamw(
+    hyper: dict, factor, mode: str, model: Shape | None = None
+) -> optax.GradientTransformation:
     """AdamW (arXiv:1711.05101) at rate `factor` * peak, times what the parametrisation of `model` gives each tensor (None: 1).
 
     `mode` "coupled": decay factor * rate * weight_decay a step, as Optax and PyTorch do; "independent": factor * weight_decay a step,
@@ -44,7 +48,9 @@ def adamw(hyper: dict, factor, mode: str, model: Shape | None = None) -> optax.G
     decay = {"coupled": rate, "independent": factor}[mode] * hyper["weight_decay"]
 
     def multiplier(column: str) -> Callable[[str], float]:
-        return lambda role: parametrization.value(model, getattr(parametrization.rule(model, role), column))
+        return lambda role: parametrization.value(
+            model, getattr(parametrization.rule(model, role), column)
+        )
 
     return optax.chain(
         optax.clip_by_global_norm(hyper["clip_norm"]),
@@ -59,14 +65,22 @@ def adamw(hyper: dict, factor, mode: str, model: Shape | None = None) -> optax.G
 
 def _decayed(by, model: Shape | None) -> optax.GradientTransformation:
     """Add `by` times each decayed parameter, times its role's multiplier."""
-    if model is None or all(parametrization.decay(model, role) == 1 for role in set(parametrization.ROLES.values())):
+    if model is None or all(
+        parametrization.decay(model, role) == 1 for role in set(parametrization.ROLES.values())
+    ):
         return optax.add_decayed_weights(by, mask=_decay)
 
     def add(path: tuple, update: jax.Array, param: jax.Array) -> jax.Array:
         role = parametrization.role_of(tuple(part.key for part in path))
-        return update + by * parametrization.decay(model, role) * param if decayed_parameter(path) else update
+        return (
+            update + by * parametrization.decay(model, role) * param
+            if decayed_parameter(path)
+            else update
+        )
 
-    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(add, updates, params))
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(add, updates, params)
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adamw": adamw}

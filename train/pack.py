@@ -58,20 +58,27 @@ def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
     for group in _parents_first(list(groups.values())):
         key = group[0].program_key
         together = _packed(group, most[key])
-        packs += [Pack(tuple(part), *(size[key] if together else (1, 1))) for part in _divide(group, most[key] if together else 1)]
+        packs += [
+            Pack(tuple(part), *(size[key] if together else (1, 1)))
+            for part in _divide(group, most[key] if together else 1)
+        ]
     return packs
 
 
 def forecast_first(spec: RunSpec) -> bool:
     """Whether a forecast is written before the run's first step: it is the target of a ladder that extrapolates."""
-    return spec.tag.get("role") == "target" and spec.tag.get("study", "extrapolate") == "extrapolate"
+    return (
+        spec.tag.get("role") == "target" and spec.tag.get("study", "extrapolate") == "extrapolate"
+    )
 
 
 def _parents_first(groups: list[list[RunSpec]]) -> list[list[RunSpec]]:
     done: set[str] = set()
     ordered = []
     while groups:
-        ready = next(g for g in groups if all(s.parent is None or s.parent.run_id in done for s in g))
+        ready = next(
+            g for g in groups if all(s.parent is None or s.parent.run_id in done for s in g)
+        )
         groups.remove(ready)
         ordered.append(ready)
         done |= {spec.run_id for spec in ready}
@@ -86,7 +93,9 @@ def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int
     """(members, streams) of all packs of a program: what pads a smaller one costs less than an executable of its own."""
     parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
     streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
-    return meshes.pack_size(machine, max(map(len, parts), default=1), groups[0][0].batch_size), streams
+    return meshes.pack_size(
+        machine, max(map(len, parts), default=1), groups[0][0].batch_size
+    ), streams
 
 
 def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
@@ -142,26 +151,45 @@ def limit(spec: RunSpec, machine: Machine) -> int:
     elif mode == "map":
         wanted = MAP_MEMBERS * devices
     else:
-        step = counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
+        step = (
+            counting.count(spec.model, spec.data.seq_len).flops_per_token_train
+            * spec.tokens_per_step
+        )
         wanted = max(1, round(devices * BUSY_FLOPS / step))
     fitting = devices * max(1, FITTING[mode](spec, machine, -(-wanted // devices)))
     if machine.pack != "auto" and wanted > fitting:
-        print(f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do", file=sys.stderr)
+        print(
+            f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do",
+            file=sys.stderr,
+        )
     return min(wanted, fitting)
 
 
 def _mapped(spec: RunSpec, machine: Machine, most: int) -> int:
     """Members that a device can hold, up to `most`, where one at a time has activations."""
     platform = machines.platform(machine)
-    budget = memory.FILL * machines.memory(machine) / (len(machines.devices(machine)) if platform == "cpu" else 1)
+    budget = (
+        memory.FILL
+        * machines.memory(machine)
+        / (len(machines.devices(machine)) if platform == "cpu" else 1)
+    )
     rows = layout.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
     work = rows * memory.activations(spec, "none") + memory.logits(spec, rows)
-    return min(most, int((budget - work) / (LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total)))
+    return min(
+        most,
+        int(
+            (budget - work)
+            / (LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total)
+        ),
+    )
 
 
 def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
     """Members that a device can hold, up to `most`, all in one step: as many as fit without recomputation, else with it."""
-    rows, floats = micro.wanted(spec, machine, spec.batch_size), layout.DEFAULTS[machines.platform(machine)].loss_floats
+    rows, floats = (
+        micro.wanted(spec, machine, spec.batch_size),
+        layout.DEFAULTS[machines.platform(machine)].loss_floats,
+    )
     attention = machines.attention(machine, spec, mapped=True)
 
     def needed(members: int, remat: str) -> float:
@@ -169,7 +197,10 @@ def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
         return members * memory.step(spec, rows, remat, forward)
 
     budget, sizes = memory.FILL * machines.memory(machine), range(1, most + 1)
-    found = (bisect.bisect_right(sizes, budget, key=functools.partial(needed, remat=remat)) for remat in ("none", "full"))
+    found = (
+        bisect.bisect_right(sizes, budget, key=functools.partial(needed, remat=remat))
+        for remat in ("none", "full")
+    )
     return next((k for k in found if k), 0)
 
 

@@ -23,20 +23,50 @@ from stepladder.train.program import COMPILED, Program, dispatched, program, tra
 RUN, WHOLE = PartitionSpec("run"), PartitionSpec()
 
 
-def map_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, state_K, hyper_K, count_K, stream_K, tokens_USBT):
+def map_steps(
+    model: ModelSpec,
+    optim: OptimizerSpec,
+    how: dict,
+    mesh: Mesh,
+    state_K,
+    hyper_K,
+    count_K,
+    stream_K,
+    tokens_USBT,
+):
     """`train_steps` of every member, a device's members in turn: member k takes count[k] of the S batches of stream[k]."""
 
     def one(state, hyper, count, stream, tokens_USBT):
-        return train_steps(model, optim, how, state, hyper, count, jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False))
+        return train_steps(
+            model,
+            optim,
+            how,
+            state,
+            hyper,
+            count,
+            jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False),
+        )
 
     def local(state_k, hyper_k, count_k, stream_k, tokens_USBT):
-        return jax.lax.map(lambda member: one(*member, tokens_USBT), (state_k, hyper_k, count_k, stream_k))
+        return jax.lax.map(
+            lambda member: one(*member, tokens_USBT), (state_k, hyper_k, count_k, stream_k)
+        )
 
     split = parallel.split(local, mesh, (RUN, RUN, RUN, RUN, WHOLE), (RUN, RUN))
     return split(state_K, hyper_K, count_K, stream_K, tokens_USBT)
 
 
-def vmap_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, state_K, hyper_K, count_K, stream_K, tokens_USBT):
+def vmap_steps(
+    model: ModelSpec,
+    optim: OptimizerSpec,
+    how: dict,
+    mesh: Mesh,
+    state_K,
+    hyper_K,
+    count_K,
+    stream_K,
+    tokens_USBT,
+):
     """The same with all members in one step; a member that has taken its count keeps its state.
 
     One stream is broadcast; as many streams as members are read in place (then stream[k] must be k); else a step gathers its batches.
@@ -47,7 +77,13 @@ def vmap_steps(model: ModelSpec, optim: OptimizerSpec, how: dict, mesh: Mesh, st
 
     def batch(i):
         tokens_UBT = jax.lax.dynamic_index_in_dim(tokens_USBT, i, axis=1, keepdims=False)
-        return tokens_UBT[0] if streams == 1 else tokens_UBT if streams == members else tokens_UBT[stream_K]
+        return (
+            tokens_UBT[0]
+            if streams == 1
+            else tokens_UBT
+            if streams == members
+            else tokens_UBT[stream_K]
+        )
 
     def body(i, carry):
         active_K = i < count_K
@@ -66,7 +102,13 @@ class Alone:
     """One member, without the leading axis: the run's own executable, data-parallel over all devices."""
 
     def __init__(self, program: Program):
-        self.program, self.mesh, self.members, self.streams, self.how = program, program.mesh, 1, 1, program.how
+        self.program, self.mesh, self.members, self.streams, self.how = (
+            program,
+            program.mesh,
+            1,
+            1,
+            program.how,
+        )
 
     @property
     def batch_rows(self) -> np.ndarray:
@@ -89,7 +131,9 @@ class Alone:
     def take(self, state: dict, member: int) -> dict:
         return state
 
-    def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
+    def batch(
+        self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]
+    ) -> tuple:
         return self.program.put_batches(tokens[0])
 
     def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
@@ -109,15 +153,21 @@ class Packed:
         self.mesh = meshes.of_pack(machine, spec, members, self.mode)
         each = members // self.mesh.shape["run"]
         # Members are dealt to the devices in turn: the padding, and what ends early, is then shared.
-        self.rows = [k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)]  # of member k
+        self.rows = [
+            k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)
+        ]  # of member k
         self.by_run = NamedSharding(self.mesh, RUN)
-        self.by_state, self.by_member = (meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ()))
+        self.by_state, self.by_member = (
+            meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ())
+        )
         mapped = self.mode == "vmap"
         how = self.program.how_on(self.mesh, each if mapped else 1, mapped)
         if self.mode == "map":  # a device's members are its own: nothing is shared within one
             how["mesh"] = None
         self.how = how
-        self._steps = functools.partial(MODES[self.mode], spec.model, spec.optimizer, how, self.mesh)
+        self._steps = functools.partial(
+            MODES[self.mode], spec.model, spec.optimizer, how, self.mesh
+        )
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)
 
@@ -133,15 +183,22 @@ class Packed:
     def executable(self):
         """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading K; the state is donated."""
         stacked = lambda tree, at: jax.tree.map(  # noqa: E731
-            lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at), tree, at
+            lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
+            tree,
+            at,
         )
         hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
-        metrics = self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)  # all processes read all metrics
+        metrics = (
+            self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)
+        )  # all processes read all metrics
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         COMPILED["step", self.program.spec.program_key] += 1
-        shapes = stacked(self.program.shapes, self.by_state), stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers))
+        shapes = (
+            stacked(self.program.shapes, self.by_state),
+            stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers)),
+        )
         traced = jitted.trace(*shapes, index, index, tokens)
         self.jaxpr = traced.jaxpr
         return traced.lower().compile()
@@ -152,7 +209,9 @@ class Packed:
 
     def place(self, states: Sequence[dict]) -> dict:
         """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
-        empty = lambda: jax.tree.map(lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes)  # noqa: E731
+        empty = lambda: jax.tree.map(
+            lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes
+        )  # noqa: E731
         stacked = jax.jit(empty, out_shardings=self.by_state)()
         for row, state in zip(self.rows, states):
             stacked = self._put(stacked, arrays.move(state, self.by_member), np.int32(row))
@@ -162,7 +221,9 @@ class Packed:
         """The state of one member, on its own program's mesh."""
         return arrays.move(self._take(state, np.int32(self.rows[member])), self.program.by_state)
 
-    def batch(self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]) -> tuple:
+    def batch(
+        self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]
+    ) -> tuple:
         """Arguments of `step` after state and hypers: how many steps each member takes, of which stream, and the streams' batches."""
         if self.streams == self.members:  # read in place
             tokens, streams = self._by_row([tokens[u] for u in streams], []), range(self.members)
@@ -174,7 +235,9 @@ class Packed:
             if len(batches):
                 tokens_USBT[u, : len(batches)] = batches
         index = np.array(self._by_row(counts, 0), np.int32), np.array(streams, np.int32)
-        tokens = arrays.place_rows(tokens_USBT, self.batch_rows, self._tokens_sharding, self._tokens_shape, axis=2)
+        tokens = arrays.place_rows(
+            tokens_USBT, self.batch_rows, self._tokens_sharding, self._tokens_shape, axis=2
+        )
         return *arrays.place(index, self.by_run), tokens
 
     def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
@@ -196,19 +259,28 @@ class Packed:
             own = member - jax.lax.axis_index("run") * (self.members // self.mesh.shape["run"])
             mine = jax.lax.dynamic_update_index_in_dim
             return jax.tree.map(
-                lambda xs, x: jnp.where((own >= 0) & (own < xs.shape[0]), mine(xs, x, jnp.clip(own, 0, xs.shape[0] - 1), 0), xs),
-                stacked, state,
-            )  # fmt: skip
+                lambda xs, x: jnp.where(
+                    (own >= 0) & (own < xs.shape[0]),
+                    mine(xs, x, jnp.clip(own, 0, xs.shape[0] - 1), 0),
+                    xs,
+                ),
+                stacked,
+                state,
+            )
 
         stacked, one = self._specs
-        return jax.jit(parallel.split(local, self.mesh, (stacked, one, WHOLE), stacked), donate_argnums=0)
+        return jax.jit(
+            parallel.split(local, self.mesh, (stacked, one, WHOLE), stacked), donate_argnums=0
+        )
 
     @functools.cached_property
     def _take(self):
         def local(stacked, member):
             size = self.members // self.mesh.shape["run"]
             pick = lambda xs: jax.lax.dynamic_index_in_dim(xs, member % size, 0, keepdims=False)  # noqa: E731
-            return jax.tree.map(lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked)
+            return jax.tree.map(
+                lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked
+            )
 
         stacked, one = self._specs
         return jax.jit(parallel.split(local, self.mesh, (stacked, WHOLE), one))
@@ -216,7 +288,9 @@ class Packed:
     @property
     def _specs(self) -> tuple[dict, dict]:
         """Partitions of a pack's state and of one member's."""
-        return tuple(jax.tree.map(lambda at: at.spec, tree) for tree in (self.by_state, self.by_member))
+        return tuple(
+            jax.tree.map(lambda at: at.spec, tree) for tree in (self.by_state, self.by_member)
+        )
 
 
 _PACKED: dict[tuple[str, Machine, int, int], Packed] = {}

@@ -10,15 +10,27 @@ from stepladder.train.topology import HERE
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rate", type=float, default=0, help="achieved FLOP/s for the time estimate (default: a table by backend)")
-    parser.add_argument("--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table")
     parser.add_argument(
-        "--topology", default="",
+        "--rate",
+        type=float,
+        default=0,
+        help="achieved FLOP/s for the time estimate (default: a table by backend)",
+    )
+    parser.add_argument(
+        "--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table"
+    )
+    parser.add_argument(
+        "--topology",
+        default="",
         help="compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs no TPU, but libtpu); here: for this machine",
-    )  # fmt: skip
-    parser.add_argument("--only", default="", metavar="REGEX", help="only the runs whose id it is found in")
+    )
     parser.add_argument(
-        "--largest", action="store_true", help="with --topology: search the largest micro-batch that fits, by compiling more"
+        "--only", default="", metavar="REGEX", help="only the runs whose id it is found in"
+    )
+    parser.add_argument(
+        "--largest",
+        action="store_true",
+        help="with --topology: search the largest micro-batch that fits, by compiling more",
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of text")
 
@@ -26,7 +38,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """0, or 1 when a program does not fit. Raises UserError for a pattern without runs, or --largest without --topology."""
     if args.largest and not args.topology:
-        raise UserError("largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)")
+        raise UserError(
+            "largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)"
+        )
     loaded = load(args.config, args.overrides)
     specs = plan.only(loaded.specs, args.only)
     rate = args.rate or _rate(args)
@@ -35,7 +49,9 @@ def main(args: argparse.Namespace) -> int:
         print(plan.table(costs))
     programs = _compile(loaded, specs, args) if args.topology else []
     if args.json:
-        print(json.dumps({"runs": [plan.to_json(c) for c in costs], "programs": programs}, indent=1))
+        print(
+            json.dumps({"runs": [plan.to_json(c) for c in costs], "programs": programs}, indent=1)
+        )
     return 0 if all(program["fits"] for program in programs) else 1
 
 
@@ -55,7 +71,9 @@ def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict
     from stepladder.train import compiled
     from stepladder.train import machine as machines
 
-    machine = dataclasses.replace(machines.Machine.from_config(loaded.config), compilation_cache="off")
+    machine = dataclasses.replace(
+        machines.Machine.from_config(loaded.config), compilation_cache="off"
+    )
     if args.topology == HERE:
         machines.start(machine)
     else:

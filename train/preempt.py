@@ -84,7 +84,9 @@ class Notice:
         self._dispatch += 1
         if self._dispatch < self._next:
             return False, False
-        stop, save, self._next = hosts.share(lambda: (self.arrived, late, self._pause()), passing=True)
+        stop, save, self._next = hosts.share(
+            lambda: (self.arrived, late, self._pause()), passing=True
+        )
         self._dispatch = 0
         return stop, save
 
@@ -92,7 +94,11 @@ class Notice:
         """Dispatches until the next decision, by the pace since the last one."""
         now, then = time.monotonic(), self._decided
         self._decided = now
-        return min(MOST, max(1, int(self._dispatch * ASK_EVERY / max(now - then, 1e-6)))) if self._next else 1
+        return (
+            min(MOST, max(1, int(self._dispatch * ASK_EVERY / max(now - then, 1e-6))))
+            if self._next
+            else 1
+        )
 
     def _on_interrupt(self, *_) -> None:
         """Where no loop would act on it, Ctrl-C is Python's own; in a group, or before it, the thread tells the others."""
@@ -105,7 +111,10 @@ class Notice:
             while received := ours.recv(64):
                 for number in set(received) & set(EXIT_STATUS):
                     first.setdefault(number, time.monotonic())
-                    self._tell(signal.Signals(number), again=time.monotonic() - first[number] > AGAIN[number])
+                    self._tell(
+                        signal.Signals(number),
+                        again=time.monotonic() - first[number] > AGAIN[number],
+                    )
 
     def _tell(self, number: signal.Signals, again: bool) -> None:
         """Act on a signal: leave at once, or let the loop, or the processes that meet, know."""
@@ -113,8 +122,19 @@ class Notice:
         if again or not (self._looping or self.meeting):
             if interrupted and not again and hosts.count() == 1 and self._over.wait(UNWIND):
                 return  # `_on_interrupt` raised
-            what = "told to stop again; left at once" if again else "told to stop where nothing is left to save"
-            hosts.end(EXIT_STATUS[number], f"{'interrupted' if interrupted else 'preempted'}, {what}; repeat the command to resume")
+            what = (
+                "told to stop again; left at once"
+                if again
+                else "told to stop where nothing is left to save"
+            )
+            hosts.end(
+                EXIT_STATUS[number],
+                f"{'interrupted' if interrupted else 'preempted'}, {what}; repeat the command to resume",
+            )
         if interrupted and self._looping and not self.arrived:
-            print("\nstepladder: interrupted; saving, press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+            print(
+                "\nstepladder: interrupted; saving, press Ctrl-C again to leave at once",
+                file=sys.stderr,
+                flush=True,
+            )
         self.arrived, self.signal = True, number

@@ -31,7 +31,9 @@ def _alignment_path(workdir: Path, probe: Alignment) -> Path:
 def _alignment(workdir: Path, probe: Alignment, store: Store, how: Machine) -> dict:
     if probe.step == 0:  # a function of the seed: no checkpoint holds it
         compiled = program(probe.run, how)
-        return alignment(probe, compiled.init(compiled.put(traced(probe.run)))["params"], store, compiled)
+        return alignment(
+            probe, compiled.init(compiled.put(traced(probe.run)))["params"], store, compiled
+        )
     record = workdir / schema.RUNS / probe.run.run_id
     if not (record / schema.CHECKPOINTS / str(probe.step)).is_dir():
         state = (read_json(record / schema.STATUS) or {}).get("state", schema.PENDING)
@@ -47,22 +49,42 @@ def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
 
 
 def _ngrams(workdir: Path, probe: Ngrams, store: Store, how: Machine) -> dict:
-    windows = {domain: evaluation_windows(store, domain, probe.seq_len, probe.eval_windows) for domain in probe.validation}
+    windows = {
+        domain: evaluation_windows(store, domain, probe.seq_len, probe.eval_windows)
+        for domain in probe.validation
+    }
     recipes = dict(probe.recipes)
-    seen = {name: epochs(store, weights, probe.seq_len, probe.examples) for name, weights in recipes.items()}
-    found = ngrams.baselines(store, {name: dict(weights) for name, weights in recipes.items()}, windows)
+    seen = {
+        name: epochs(store, weights, probe.seq_len, probe.examples)
+        for name, weights in recipes.items()
+    }
+    found = ngrams.baselines(
+        store, {name: dict(weights) for name, weights in recipes.items()}, windows
+    )
     return {**found, "epochs": seen, "data_fingerprint": store.fingerprint}
 
 
 # What a probe is written to, how it is made, and one line about it.
 KINDS: dict[type, tuple[Callable, Callable, Callable[[dict], str]]] = {
-    Alignment: (_alignment_path, _alignment, lambda body: f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products"),
-    Ngrams: (_ngrams_path, _ngrams, lambda body: f"{len(body['bigram'])} recipes; most epochs of a domain: {_most(body['epochs'])}"),
+    Alignment: (
+        _alignment_path,
+        _alignment,
+        lambda body: f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products",
+    ),
+    Ngrams: (
+        _ngrams_path,
+        _ngrams,
+        lambda body: (
+            f"{len(body['bigram'])} recipes; most epochs of a domain: {_most(body['epochs'])}"
+        ),
+    ),
 }
 
 
 def _most(epochs: dict[str, dict[str, float]]) -> str:
-    count, recipe, domain = max((count, recipe, domain) for recipe, seen in epochs.items() for domain, count in seen.items())
+    count, recipe, domain = max(
+        (count, recipe, domain) for recipe, seen in epochs.items() for domain, count in seen.items()
+    )
     return f"{count:.2f} ({recipe}, {domain})"
 
 
@@ -78,7 +100,9 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     """
     workdir = Path(workdir)
     if not loaded.probes:
-        raise UserError(f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), as the studies' configs have")
+        raise UserError(
+            f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), as the studies' configs have"
+        )
     missing = [probe for probe in loaded.probes if not path_of(workdir, probe).is_file()]
     if not missing:
         return []

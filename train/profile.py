@@ -15,7 +15,9 @@ def window(text: str) -> tuple[float, float]:
     """(first, last) dispatch of "START:COUNT": COUNT of them after START others. Empty is never. Raises UserError."""
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if text and not (found and int(found[2])):
-        raise UserError(f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for five after the first twenty")
+        raise UserError(
+            f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for five after the first twenty"
+        )
     return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
 
 

@@ -25,4 +25,9 @@ class Rates:
         seconds, self.seconds = max(self.seconds, 1e-9), 0.0
         rate = steps * self.tokens_per_step / seconds
         mfu = rate * self.flops_per_token / self.peak if self.peak else None
-        return {"seconds": round(seconds, 4), "tokens_per_second": round(rate, 1), "mfu": mfu and round(mfu, 5), "steps": steps}
+        return {
+            "seconds": round(seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            "mfu": mfu and round(mfu, 5),
+            "steps": steps,
+        }

@@ -25,7 +25,10 @@ def reopen(folder: Path, step: int) -> None:
     """Make the run whose record is `folder` an unfinished one that stands at `step`: the next command goes on from there."""
     status = read_json(folder / schema.STATUS) or {}
     status.pop("reason", None)
-    write_atomic(folder / schema.STATUS, json.dumps({**status, "state": schema.RUNNING, "step": step}, sort_keys=True) + "\n")
+    write_atomic(
+        folder / schema.STATUS,
+        json.dumps({**status, "state": schema.RUNNING, "step": step}, sort_keys=True) + "\n",
+    )
 
 
 class Record:
@@ -35,7 +38,10 @@ class Record:
         self.spec, self.path = spec, Path(workdir) / schema.RUNS / spec.run_id
         self.rows: list[dict[str, Any]] = []
         self._beat = (0.0, 0)  # (time, step) of the last heartbeat
-        self._lost = (0, 0.0)  # (steps, seconds) that killed processes lost, until a committed row says so
+        self._lost = (
+            0,
+            0.0,
+        )  # (steps, seconds) that killed processes lost, until a committed row says so
 
     def open(self, lineage: dict) -> None:
         """Write spec and lineage once; refuse a folder that holds another run or other data. A group calls it on all processes."""
@@ -44,14 +50,21 @@ class Record:
     def _open(self, lineage: dict) -> None:
         held = read_json(self.path / schema.SPEC)
         if held is None:
-            write_atomic(self.path / schema.SPEC, json.dumps(to_dict(self.spec), indent=1, sort_keys=True) + "\n")
+            write_atomic(
+                self.path / schema.SPEC,
+                json.dumps(to_dict(self.spec), indent=1, sort_keys=True) + "\n",
+            )
         elif {k: v for k, v in held.items() if k not in ("tags", "name")} != {
             k: v for k, v in to_dict(self.spec).items() if k not in ("tags", "name")
         }:
-            raise UserError(f"workdir={self.path}: holds another run with the same id; move it away")
+            raise UserError(
+                f"workdir={self.path}: holds another run with the same id; move it away"
+            )
         before = read_json(self.path / schema.LINEAGE)
         if before is None:
-            write_atomic(self.path / schema.LINEAGE, json.dumps(lineage, indent=1, sort_keys=True) + "\n")
+            write_atomic(
+                self.path / schema.LINEAGE, json.dumps(lineage, indent=1, sort_keys=True) + "\n"
+            )
         elif before["data_fingerprint"] != lineage["data_fingerprint"]:
             raise UserError(
                 f"data.fingerprint={lineage['data_fingerprint']}: run {self.spec.run_id} began on {before['data_fingerprint']}; "
@@ -85,7 +98,9 @@ class Record:
         return self._lost if self._lost[0] else None
 
     def add(self, kind: str, step: int, **fields: Any) -> None:
-        self.rows.append({"step": step, "tokens": step * self.spec.tokens_per_step, "kind": kind, **fields})
+        self.rows.append(
+            {"step": step, "tokens": step * self.spec.tokens_per_step, "kind": kind, **fields}
+        )
 
     def commit_rows(self, first: int, last: int) -> list[dict]:
         """Write the waiting rows as the immutable part (first, last] and return them."""

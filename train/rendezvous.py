@@ -27,7 +27,9 @@ class Verdict:
     why: str = ""
 
 
-def meet(coordinator: str, processes: int, process: int, timeout: float, stopping: Callable[[], bool]) -> Verdict | None:
+def meet(
+    coordinator: str, processes: int, process: int, timeout: float, stopping: Callable[[], bool]
+) -> Verdict | None:
     """Wait until all `processes` are there. None after `timeout` seconds; OSError when process 0 cannot listen at `coordinator`."""
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + timeout
@@ -37,7 +39,9 @@ def meet(coordinator: str, processes: int, process: int, timeout: float, stoppin
         return host_of_all.gather(end, stopping)
 
 
-def _ask(host: str, port: int, process: int, end: float, stopping: Callable[[], bool]) -> Verdict | None:
+def _ask(
+    host: str, port: int, process: int, end: float, stopping: Callable[[], bool]
+) -> Verdict | None:
     """What process 0 says."""
     connection = _connect(host, port, end, stopping)
     if connection is None:
@@ -57,7 +61,9 @@ def _ask(host: str, port: int, process: int, end: float, stopping: Callable[[], 
     return _told(process) if told else None
 
 
-def _connect(host: str, port: int, end: float, stopping: Callable[[], bool]) -> socket.socket | None:
+def _connect(
+    host: str, port: int, end: float, stopping: Callable[[], bool]
+) -> socket.socket | None:
     """A connection to process 0, which may not have started; None when the time is over. One told to stop does not try for long."""
     while time.monotonic() < end:
         if stopping():
@@ -74,10 +80,15 @@ class _Host:
     def __init__(self, port: int, processes: int):
         both = socket.has_dualstack_ipv6()
         self.server = socket.create_server(
-            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, backlog=max(128, processes)
+            ("", port),
+            family=socket.AF_INET6 if both else socket.AF_INET,
+            dualstack_ipv6=both,
+            backlog=max(128, processes),
         )
         self.processes, self.gone = processes, 0  # how many left after they had come
-        self.strangers: set[socket.socket] = set()  # connections that have not said which process they are
+        self.strangers: set[socket.socket] = (
+            set()
+        )  # connections that have not said which process they are
         self.known: dict[int, socket.socket] = {}
 
     def __enter__(self) -> "_Host":
@@ -113,7 +124,9 @@ class _Host:
 
     def _listen(self, stopping: Callable[[], bool]) -> Verdict | None:
         """Hear who comes and what they say; why to stop, if one says so, is gone, or this process has been told to."""
-        ready, _, _ = select.select([self.server, *self.strangers, *self.known.values()], [], [], POLL)
+        ready, _, _ = select.select(
+            [self.server, *self.strangers, *self.known.values()], [], [], POLL
+        )
         for connection in ready:
             if connection is self.server:
                 self.strangers.add(self.server.accept()[0])
@@ -134,8 +147,14 @@ class _Host:
             return Verdict(LOST, f"process {process} is lost; {AGAIN}")
         for body in lines:
             process = body.get("process", -1)
-            if self.known.get(process, connection) is not connection or not 0 < process < self.processes:
-                return Verdict(1, f"process {process}: two processes say that they are it; number them from 0 to {self.processes - 1}")
+            if (
+                self.known.get(process, connection) is not connection
+                or not 0 < process < self.processes
+            ):
+                return Verdict(
+                    1,
+                    f"process {process}: two processes say that they are it; number them from 0 to {self.processes - 1}",
+                )
             self.strangers.discard(connection)
             self.known[process] = connection
             if body.get("stop"):
@@ -161,7 +180,9 @@ def _told(process: int) -> Verdict:
 
 
 def _send(connection: socket.socket, **body: object) -> None:
-    with contextlib.suppress(OSError):  # the other side is gone: whoever reads from it next finds out
+    with contextlib.suppress(
+        OSError
+    ):  # the other side is gone: whoever reads from it next finds out
         connection.sendall(json.dumps(body).encode() + b"\n")
 
 

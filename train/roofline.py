@@ -28,7 +28,12 @@ class Roofline:
 
     @property
     def terms(self) -> dict[str, float]:
-        return {"compute": self.compute, "memory": self.memory, "links": self.links, "network": self.network}
+        return {
+            "compute": self.compute,
+            "memory": self.memory,
+            "links": self.links,
+            "network": self.network,
+        }
 
     @property
     def bound(self) -> str:
@@ -43,9 +48,13 @@ class Roofline:
         return sum(self.terms.values())
 
 
-def estimate(chip: Chip, flops: float, traffic: float, moved: list[Collective], per_host: int) -> Roofline:
+def estimate(
+    chip: Chip, flops: float, traffic: float, moved: list[Collective], per_host: int
+) -> Roofline:
     """flops, traffic and moved are one device's, of one step; per_host: devices that share a host's network."""
-    wire = {net: sum(c.bytes * c.times for c in moved if c.network == net) for net in ("ici", "dcn")}
+    wire = {
+        net: sum(c.bytes * c.times for c in moved if c.network == net) for net in ("ici", "dcn")
+    }
     return Roofline(
         compute=flops / (MATMUL * chip.flops),
         memory=traffic / chip.bandwidth,

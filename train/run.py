@@ -32,17 +32,31 @@ def run(spec: RunSpec, workdir: Path, store: Store, machine: Machine, **more) ->
 
 
 def run_pack(
-    specs: Sequence[RunSpec], workdir: Path, stores: dict[CorpusSpec, Store], machine: Machine, *, members: int = 1, streams: int = 1,
-    notice: Notice | None = None, progress: Progress | None = None, clock: Clock | None = None,
-) -> dict[str, str]:  # fmt: skip
+    specs: Sequence[RunSpec],
+    workdir: Path,
+    stores: dict[CorpusSpec, Store],
+    machine: Machine,
+    *,
+    members: int = 1,
+    streams: int = 1,
+    notice: Notice | None = None,
+    progress: Progress | None = None,
+    clock: Clock | None = None,
+) -> dict[str, str]:
     """Train runs of one program together; run id -> terminal state ("done" or "diverged").
 
     members, streams: the size of the executable (`pack.Pack`), at least the number of runs and of their different data streams; 1 is the
     run's own executable. Idempotent: finished runs return at once. Raises UserError for what a user can mend (before anything compiles
     where possible) and Preempted after a save when `notice` arrives.
     """
-    records, notice, clock = {spec: Record(workdir, spec) for spec in specs}, notice or Notice(), clock or Clock()
-    states = hosts.share(lambda: {spec.run_id: record.status["state"] for spec, record in records.items()})
+    records, notice, clock = (
+        {spec: Record(workdir, spec) for spec in specs},
+        notice or Notice(),
+        clock or Clock(),
+    )
+    states = hosts.share(
+        lambda: {spec.run_id: record.status["state"] for spec, record in records.items()}
+    )
     todo = [spec for spec in specs if states[spec.run_id] not in schema.TERMINAL]
     if not todo:
         return states
@@ -57,7 +71,17 @@ def run_pack(
     hypers = [traced(spec) for spec in todo]
 
     # Model
-    runs = [Member.open(s, records[s], stores[s.data.corpus], own, evaluator(s, stores[s.data.corpus]), pack.mesh) for s in todo]
+    runs = [
+        Member.open(
+            s,
+            records[s],
+            stores[s.data.corpus],
+            own,
+            evaluator(s, stores[s.data.corpus]),
+            pack.mesh,
+        )
+        for s in todo
+    ]
     with clock.phase("compile"):
         fits.check(pack, machine)
         for member in runs:
@@ -67,7 +91,9 @@ def run_pack(
 
     # State and restore: resume > branch > weights only > scratch
     with clock.phase("restore"):
-        state = pack.place([member.start(workdir, own.put(hyper)) for member, hyper in zip(runs, hypers)])
+        state = pack.place(
+            [member.start(workdir, own.put(hyper)) for member, hyper in zip(runs, hypers)]
+        )
         hyper = pack.hyper(hypers)
 
     # Loop: a dispatch of steps is on its way before the metrics of the one before are fetched
@@ -81,7 +107,13 @@ def run_pack(
                 for member in runs:
                     if not member.closed:
                         member.checkpoints.close()
-                raise Preempted(", ".join(f"{member.spec.run_id}: stopped at step {member.step}" for member in runs if member.group))
+                raise Preempted(
+                    ", ".join(
+                        f"{member.spec.run_id}: stopped at step {member.step}"
+                        for member in runs
+                        if member.group
+                    )
+                )
             began, going = time.perf_counter(), read.going
             profile.before(going[0][1].record.path / schema.PROFILE, state)
             with clock.phase("steps"):
@@ -94,7 +126,9 @@ def run_pack(
             batch = read()
             # When the device was still computing, the batch cost nothing.
             clock.seconds["data" if fetched.ready else "steps"] += time.perf_counter() - reading
-            stopping, late = notice.decide(any(member.saved_ago > machine.temporary_every for _, member in going))
+            stopping, late = notice.decide(
+                any(member.saved_ago > machine.temporary_every for _, member in going)
+            )
             late = late or stopping
             with clock.phase("steps"), clock.phase(WAIT):
                 for k, member in going:
@@ -103,7 +137,9 @@ def run_pack(
                 member.rates.charge((time.perf_counter() - began) / len(going))
             for k, member in going:
                 if not member.ended:
-                    member.record.heartbeat(member.step, every=min(len(going), 20.0))  # one file a second for the whole pack
+                    member.record.heartbeat(
+                        member.step, every=min(len(going), 20.0)
+                    )  # one file a second for the whole pack
                     if progress:
                         progress(member.spec, member.step, member.last_loss)
                     if member.due or late:
@@ -126,13 +162,26 @@ def run_pack(
     return states
 
 
-def _evaluate_and_save(member: Member, state: dict, late: bool, machine: Machine, clock: Clock, earlier: dict, members: int) -> None:
+def _evaluate_and_save(
+    member: Member,
+    state: dict,
+    late: bool,
+    machine: Machine,
+    clock: Clock,
+    earlier: dict,
+    members: int,
+) -> None:
     if member.step in member.spec.eval_steps:
         with clock.phase("eval"):
             member.evaluate(state["params"])
-    if not member.ended and (member.step in member.spec.checkpoint_steps or member.step == member.spec.steps or late):
+    if not member.ended and (
+        member.step in member.spec.checkpoint_steps or member.step == member.spec.steps or late
+    ):
         # The phases are the pack's: a member is charged its share, so that the sum over the runs of a ladder is the wall time.
-        phases = {phase: (seconds - earlier[phase]) / members for phase, seconds in clock.details().items()}
+        phases = {
+            phase: (seconds - earlier[phase]) / members
+            for phase, seconds in clock.details().items()
+        }
         member.add_timing(phases, high_water(member.rates.devices))
         with clock.phase("checkpoint"):
             member.save(state, machine)
@@ -148,20 +197,33 @@ class _Streams:
         self.runs, self.pack = runs, pack
         keys = [timeline(member.spec) for member in runs]
         self.of = [list(dict.fromkeys(keys)).index(key) for key in keys]
-        by_stream = [[m for m, u in zip(runs, self.of) if u == stream] for stream in range(max(self.of) + 1)]
+        by_stream = [
+            [m for m, u in zip(runs, self.of) if u == stream] for stream in range(max(self.of) + 1)
+        ]
         starts = [min(member.step for member in members) for members in by_stream]
         self.batches = [
-            batching.batches(members[0].source(pack.batch_rows), at, members[0].spec.steps) for members, at in zip(by_stream, starts)
+            batching.batches(members[0].source(pack.batch_rows), at, members[0].spec.steps)
+            for members, at in zip(by_stream, starts)
         ]
-        self.going: list[tuple[int, Member]] = []  # (number, member) of those that take part in the next dispatch
+        self.going: list[
+            tuple[int, Member]
+        ] = []  # (number, member) of those that take part in the next dispatch
         self.read: list[list[np.ndarray]] = []
 
     def __call__(self) -> tuple | None:
         """Arguments of the pack's next step; None when no member goes on."""
         left = [(u, member) for u, member in zip(self.of, self.runs) if member.group]
-        first = {stream: min((m.step, m.group) for u, m in left if u == stream) for stream in {u for u, _ in left}}
-        self.going = [(k, m) for k, m in enumerate(self.runs) if m.group and m.step == first[self.of[k]][0]]
-        self.read = [[next(batches) for _ in range(first[u][1])] if u in first else [] for u, batches in enumerate(self.batches)]
+        first = {
+            stream: min((m.step, m.group) for u, m in left if u == stream)
+            for stream in {u for u, _ in left}
+        }
+        self.going = [
+            (k, m) for k, m in enumerate(self.runs) if m.group and m.step == first[self.of[k]][0]
+        ]
+        self.read = [
+            [next(batches) for _ in range(first[u][1])] if u in first else []
+            for u, batches in enumerate(self.batches)
+        ]
         return self.again()
 
     def again(self) -> tuple | None:
@@ -170,4 +232,8 @@ class _Streams:
         counts = [0] * len(self.runs)
         for k, member in self.going:
             counts[k] = member.group
-        return self.pack.batch(counts, self.of, self.read) if self.going or any(m.group for m in self.runs) else None
+        return (
+            self.pack.batch(counts, self.of, self.read)
+            if self.going or any(m.group for m in self.runs)
+            else None
+        )

@@ -17,7 +17,13 @@ from stepladder.train.machine import Machine
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPILERS = ("libtpu", "jax-cuda", "jax_cuda")
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_MATMUL_PRECISION")
+FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+)
 FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
 
 
@@ -37,7 +43,9 @@ def check_same(loaded: Loaded, workdir: Path) -> None:
 def _check_shared(workdir: Path) -> None:
     """Process 0 leaves a file that all others must find."""
     probe = hosts.share(lambda: _leave_probe(workdir))
-    blind = [i for i, seen in enumerate(hosts.gather(str((workdir / probe).exists()))) if seen != "True"]
+    blind = [
+        i for i, seen in enumerate(hosts.gather(str((workdir / probe).exists()))) if seen != "True"
+    ]
     hosts.share(lambda: (workdir / probe).unlink(missing_ok=True))
     if blind:
         raise hosts.SharedError(
@@ -51,7 +59,9 @@ def _leave_probe(workdir: Path) -> str:
         name = f".shared-{os.getpid()}-{time.time_ns()}"
         (workdir / name).touch()
     except OSError as error:
-        raise UserError(f"workdir={workdir}: cannot write there ({error.strerror}); choose another --workdir") from error
+        raise UserError(
+            f"workdir={workdir}: cannot write there ({error.strerror}); choose another --workdir"
+        ) from error
     return name
 
 
@@ -59,8 +69,15 @@ def fingerprint(loaded: Loaded) -> dict[str, str]:
     """What -> its value or hash."""
     return {
         **{f"run {spec.run_id}": spec.hash for spec in loaded.specs},
-        **{f"machine.{name}": str(value) for name, value in asdict(Machine.from_config(loaded.config)).items()},
-        **{f"package {d.name}": d.version for d in metadata.distributions() if (d.name or "").startswith((*PACKAGES, *COMPILERS))},
+        **{
+            f"machine.{name}": str(value)
+            for name, value in asdict(Machine.from_config(loaded.config)).items()
+        },
+        **{
+            f"package {d.name}": d.version
+            for d in metadata.distributions()
+            if (d.name or "").startswith((*PACKAGES, *COMPILERS))
+        },
         **{name: os.environ[name] for name in FLAGS if name in os.environ},
         "python": platform.python_version(),
         **{
@@ -80,9 +97,17 @@ def differences(tables: list[dict[str, str]], most: int = 4) -> list[str]:
         values: dict[str, list[str]] = {}
         for process, table in enumerate(tables):
             values.setdefault(table.get(name, "absent"), []).append(str(process))
-        said.append(f"{name} is " + ", ".join(f"{value} on process {' '.join(processes[:8])}" for value, processes in values.items()))
+        said.append(
+            f"{name} is "
+            + ", ".join(
+                f"{value} on process {' '.join(processes[:8])}"
+                for value, processes in values.items()
+            )
+        )
     return said + ([f"and {len(found) - most} more"] if len(found) > most else [])
 
 
 def _hash(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[
+        :12
+    ]

@@ -13,7 +13,9 @@ Hypers = dict  # name -> traced scalar, the fields of configs.spec.Hyper
 
 def _progress(step, start, stop, dtype):
     """0 at `start`, 1 at `stop`, clipped; exactly 0 up to and including `start`, so a trunk and its branch agree bit for bit."""
-    return jnp.clip((step - start).astype(dtype) / jnp.maximum(stop - start, 1).astype(dtype), 0.0, 1.0)
+    return jnp.clip(
+        (step - start).astype(dtype) / jnp.maximum(stop - start, 1).astype(dtype), 0.0, 1.0
+    )
 
 
 def _constant(u):
@@ -46,7 +48,9 @@ def factor(name: str, step, hyper: Hypers):
     """Learning rate at `step` (steps already finished) over the peak. `name` is a key of SCHEDULES."""
     shape, start = SCHEDULES[name]
     dtype = jnp.result_type(hyper["end_factor"], jnp.float32)
-    warmup = jnp.minimum(1.0, (step + 1).astype(dtype) / jnp.maximum(hyper["warmup_steps"], 1).astype(dtype))
+    warmup = jnp.minimum(
+        1.0, (step + 1).astype(dtype) / jnp.maximum(hyper["warmup_steps"], 1).astype(dtype)
+    )
     decay = shape(_progress(step, hyper[start], hyper["total_steps"], dtype))
     return warmup * (hyper["end_factor"] + (1 - hyper["end_factor"]) * decay)
 

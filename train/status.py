@@ -14,7 +14,9 @@ def table(workdir: Path) -> str:
     workdir = Path(workdir)
     ladder = read_json(workdir / schema.LADDER)
     if ladder is None:
-        raise UserError(f"workdir={workdir}: no {schema.LADDER} there; give the --workdir of a `stepladder run`")
+        raise UserError(
+            f"workdir={workdir}: no {schema.LADDER} there; give the --workdir of a `stepladder run`"
+        )
     lines, counts = [], {}
     for run in ladder["runs"]:
         folder = workdir / schema.RUNS / run
@@ -26,9 +28,13 @@ def table(workdir: Path) -> str:
         if state == schema.RUNNING:
             step = max(step, beat.get("step", 0))
             note = _pace(beat, total)
-        saved = sorted(int(p.name) for p in (folder / schema.CHECKPOINTS).glob("*") if p.name.isdigit())
+        saved = sorted(
+            int(p.name) for p in (folder / schema.CHECKPOINTS).glob("*") if p.name.isdigit()
+        )
         share = f"{100 * step / total:3.0f}%" if total else "   -"
-        lines.append(f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints {saved or '-'}  {note}".rstrip())
+        lines.append(
+            f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints {saved or '-'}  {note}".rstrip()
+        )
     if spent := _goodput(workdir, ladder["runs"]):
         lines.append(spent)
     summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
@@ -42,7 +48,11 @@ def _goodput(workdir: Path, runs: list[str]) -> str:
     lost = 0
     for run in runs:
         for part in (workdir / schema.RUNS / run / schema.METRICS).glob("*.jsonl"):
-            for row in (json.loads(line) for line in part.read_text().splitlines() if f'"{schema.TIMING}"' in line):
+            for row in (
+                json.loads(line)
+                for line in part.read_text().splitlines()
+                if f'"{schema.TIMING}"' in line
+            ):
                 if row["phase"] != schema.WINDOW:
                     seconds[row["phase"]] = seconds.get(row["phase"], 0.0) + row["seconds"]
                     lost += row["steps"] if row["phase"] == schema.LOST else 0
@@ -55,7 +65,11 @@ def _goodput(workdir: Path, runs: list[str]) -> str:
         if phase != schema.STEPS and value / total >= 1e-3
     ]
     again = f"; {lost} steps were made again after a crash" if lost else ""
-    return f"goodput {share:.1%} of {total:,.0f} s" + (f": {', '.join(others)}" if others else "") + again
+    return (
+        f"goodput {share:.1%} of {total:,.0f} s"
+        + (f": {', '.join(others)}" if others else "")
+        + again
+    )
 
 
 def _pace(beat: dict, total: int) -> str:

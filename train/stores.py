@@ -17,5 +17,9 @@ def folder(root: Path, corpus: CorpusSpec) -> Path:
 def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSpec, Store]:
     """Open the store of every corpus that `specs` use; process 0 prepares what is missing. Idempotent and resumable."""
     corpora, made = dict.fromkeys(s.data.corpus for s in specs), {}
-    hosts.share(lambda: made.update({corpus: prepare(corpus, folder(root, corpus), show) for corpus in corpora}))
+    hosts.share(
+        lambda: made.update(
+            {corpus: prepare(corpus, folder(root, corpus), show) for corpus in corpora}
+        )
+    )
     return made or {corpus: Store.open(folder(root, corpus)) for corpus in corpora}

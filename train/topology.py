@@ -42,19 +42,25 @@ def devices(name: str) -> tuple[jax.Device, ...]:
     Raises UserError for a name libtpu does not know, or without libtpu.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError(f"topology={name!r}: compiling for a TPU needs libtpu; pip install 'stepladder[tpu-plan]'")
+        raise UserError(
+            f"topology={name!r}: compiling for a TPU needs libtpu; pip install 'stepladder[tpu-plan]'"
+        )
     import jax
     from jax.experimental import topologies
 
     one, times, count = name.partition("*")
     if times and not (count.isdigit() and int(count) > 0):
-        raise UserError(f"topology={name!r}: {count!r} is no number of slices; use a slice like {EXAMPLES}")
+        raise UserError(
+            f"topology={name!r}: {count!r} is no number of slices; use a slice like {EXAMPLES}"
+        )
     several = {"num_slices": int(count)} if times and int(count) > 1 else {}
     hush()
     try:
         return tuple(topologies.get_topology_desc(one, "tpu", **several).devices)
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}") from error
+        raise UserError(
+            f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -77,5 +83,7 @@ def memory(name: str) -> float:
     found = devices(name)
     known = device(found)
     if known is None:
-        raise UserError(f"topology={name!r}: the memory of a {found[0].device_kind} is unknown; add it to train/devices.py")
+        raise UserError(
+            f"topology={name!r}: the memory of a {found[0].device_kind} is unknown; add it to train/devices.py"
+        )
     return known.memory

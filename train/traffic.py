@@ -9,16 +9,42 @@ from stepladder.train.hlo import Computation, Instruction, Module
 
 # What moves nothing itself: names of values, and second halves of pairs.
 _FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all", "iota", "partition-id",
-    "replica-id", "copy-done", "slice-done", "async-done", "async-update", "all-gather-done", "all-reduce-done", "collective-permute-done",
-    "send-done", "recv-done", "opt-barrier", "custom-call:AllocateBuffer", "custom-call:ConcatBitcast",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "iota",
+    "partition-id",
+    "replica-id",
+    "copy-done",
+    "slice-done",
+    "async-done",
+    "async-update",
+    "all-gather-done",
+    "all-reduce-done",
+    "collective-permute-done",
+    "send-done",
+    "recv-done",
+    "opt-barrier",
+    "custom-call:AllocateBuffer",
+    "custom-call:ConcatBitcast",
+}
 _TAKES = ("dynamic-slice", "slice", "gather")
 
 
 def bytes_accessed(module: Module) -> float:
     """Bytes a device reads and writes in its main memory in one step."""
-    fused = {i.called("calls") for c in module.computations.values() for i in c.instructions.values() if i.opcode == "fusion"}
+    fused = {
+        i.called("calls")
+        for c in module.computations.values()
+        for i in c.instructions.values()
+        if i.opcode == "fusion"
+    }
     total = 0.0
     for name, times in module.times.items():
         if name not in fused:
@@ -30,7 +56,9 @@ def bytes_accessed(module: Module) -> float:
 def _moved(module: Module, here: Computation, instruction: Instruction) -> float:
     opcode = instruction.opcode
     if opcode == "custom-call":
-        opcode += ":" + instruction.attributes.partition('custom_call_target="')[2].partition('"')[0]
+        opcode += (
+            ":" + instruction.attributes.partition('custom_call_target="')[2].partition('"')[0]
+        )
     if opcode in _FREE:
         return 0.0
     if opcode in _TAKES:
@@ -41,7 +69,11 @@ def _moved(module: Module, here: Computation, instruction: Instruction) -> float
         return 2 * _far(here.instructions[instruction.operands[1]])
     if opcode == "fusion":
         return _fusion(here, instruction, module.computations[instruction.called("calls")])
-    result = instruction.arrays[0].bytes * (not instruction.arrays[0].near) if opcode == "copy-start" else _far(instruction)
+    result = (
+        instruction.arrays[0].bytes * (not instruction.arrays[0].near)
+        if opcode == "copy-start"
+        else _far(instruction)
+    )
     return result + sum(_far(here.instructions[name]) for name in instruction.operands)
 
 
@@ -56,7 +88,9 @@ def _fusion(here: Computation, instruction: Instruction, inside: Computation) ->
             operand = here.instructions[instruction.operands[int(inner.inside)]]
             total += min(_far(operand), _read(inner, users))
     root = inside.instructions[inside.root]
-    results = [inside.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    results = (
+        [inside.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    )
     near = [a.near for a in instruction.arrays]
     for result, beside in zip(results, near):
         total += 0.0 if beside else _written(inside, result)
@@ -71,7 +105,9 @@ def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> float:
             total += _read(user, users)
         elif user.opcode in _TAKES:
             total += sum(a.bytes for a in user.arrays)
-        elif user.opcode == "tuple" or (user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name):
+        elif user.opcode == "tuple" or (
+            user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+        ):
             continue  # passed on, or updated in place
         else:
             return sum(a.bytes for a in parameter.arrays)

@@ -30,7 +30,9 @@ class Watch(threading.Thread):
         self.client, self.index, self.count, self.coordinator = client, index, count, coordinator
         self.notice = notice
         self.ending: tuple[int, str] | None = None  # (exit status, why)
-        self._heard = dict.fromkeys(range(count), ("", time.monotonic()))  # last beat and when it was new
+        self._heard = dict.fromkeys(
+            range(count), ("", time.monotonic())
+        )  # last beat and when it was new
         self._stopped, self._beats, self._lock = threading.Event(), 0, threading.Lock()
 
     def run(self) -> None:
@@ -38,12 +40,19 @@ class Watch(threading.Thread):
             try:
                 self._beat()
                 found = self._listen()
-            except Exception as error:  # whatever the client raises, it is that process 0 does not answer
+            except (
+                Exception
+            ) as error:  # whatever the client raises, it is that process 0 does not answer
                 if not self._stopped.is_set():
-                    leave(LOST, f"process 0 is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume")
+                    leave(
+                        LOST,
+                        f"process 0 is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume",
+                    )
                 return
             if found and not self._stopped.is_set() and not self.ending:
-                self.end(*found) if self.index == 0 else leave(*found)  # process 0 hands it on to the others
+                self.end(*found) if self.index == 0 else leave(
+                    *found
+                )  # process 0 hands it on to the others
 
     def end(self, status: int, why: str) -> None:
         """Tell the others, print `why` and exit: all of them exit with `status`."""
@@ -61,7 +70,9 @@ class Watch(threading.Thread):
     def on_abort(self) -> None:
         """Turn jax's abort into status 143 where it stands for a lost process: any other is left as it is."""
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._aborted())
-        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)  # Python's own handlers wait for an interpreter that returns
+        ctypes.CDLL(None).signal(
+            signal.SIGABRT, self._handler
+        )  # Python's own handlers wait for an interpreter that returns
 
     def _aborted(self) -> None:
         host, _, port = self.coordinator.rpartition(":")
@@ -73,7 +84,11 @@ class Watch(threading.Thread):
     def _beat(self) -> None:
         with self._lock:
             self._beats += 1
-            body = {"beat": self._beats, "stop": bool(self.notice and self.notice.arrived), "ending": self.ending}
+            body = {
+                "beat": self._beats,
+                "stop": bool(self.notice and self.notice.arrived),
+                "ending": self.ending,
+            }
             self.client.key_value_set(f"{BEAT}{self.index}", json.dumps(body), allow_overwrite=True)
 
     def _listen(self) -> tuple[int, str] | None:
@@ -87,12 +102,17 @@ class Watch(threading.Thread):
             body = json.loads(text)
             if body["ending"]:
                 status, why = body["ending"]
-                return status, why if why.startswith("process ") or process == 0 else f"process {process}: {why}"
+                return status, why if why.startswith(
+                    "process "
+                ) or process == 0 else f"process {process}: {why}"
             if body["stop"] and self.index == 0 and self.notice:
                 self.notice.arrived = True
         for process in range(self.count) if self.index == 0 else (0,):
             if process != self.index and now - self._heard[process][1] > SILENT:
-                return LOST, f"process {process} is lost (silent for {SILENT:.0f} s); repeat the command to resume"
+                return (
+                    LOST,
+                    f"process {process} is lost (silent for {SILENT:.0f} s); repeat the command to resume",
+                )
         return None
 
     def _first(self) -> list[tuple[str, str]]:

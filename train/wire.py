@@ -20,7 +20,9 @@ from stepladder.configs import counting
 from stepladder.configs.spec import RunSpec
 
 
-def expected(spec: RunSpec, shape: Mapping[str, int], how: Mapping, members: int = 1) -> dict[str, float]:
+def expected(
+    spec: RunSpec, shape: Mapping[str, int], how: Mapping, members: int = 1
+) -> dict[str, float]:
     """Kind of collective -> bytes a device sends in one step of the `members` it trains. how: chunk and remat of Program.how_on."""
     model, params = spec.model, counting.count(spec.model, spec.data.seq_len).params
     f, t, d = (shape[axis] for axis in ("fsdp", "tensor", "data"))
@@ -33,8 +35,12 @@ def expected(spec: RunSpec, shape: Mapping[str, int], how: Mapping, members: int
     stream = m * model.n_layers * w * b * spec.data.seq_len * model.d_model * _share(t)
     again = how["remat"] != "none"
     sent = {
-        "all-gather": 2 * m * w * W / t * _share(f) + m * w * T * _share(f * t) + (4 + 2 * again) * stream,
-        "reduce-scatter": m * 4 * W / t * _share(f) + m * 4 * T * _share(f * t) + (4 + again) * stream,
+        "all-gather": 2 * m * w * W / t * _share(f)
+        + m * w * T * _share(f * t)
+        + (4 + 2 * again) * stream,
+        "reduce-scatter": m * 4 * W / t * _share(f)
+        + m * 4 * T * _share(f * t)
+        + (4 + again) * stream,
         "all-reduce": 2 * 4 * (_share(d) * (W + T) / (f * t) + _share(d * f * t) * params["norms"]),
     }
     return {kind: members * size for kind, size in sent.items()}

@@ -21,7 +21,10 @@ def _power(x: str) -> Law:
         formula=f"L = A / {x}^alpha",
         source="2001.08361",
         axes=(Input(x),),
-        params=(Parameter("A", (0.5, 2.0), (1e-9, 1e9)), Parameter("alpha", (-1.0, 1.0), (-4.0, 4.0), positive=False)),
+        params=(
+            Parameter("A", (0.5, 2.0), (1e-9, 1e9)),
+            Parameter("alpha", (-1.0, 1.0), (-4.0, 4.0), positive=False),
+        ),
         call=lambda xp, p, v: p.A * xp.exp(-p.alpha * v),
         rescale=lambda p, c, s: {"A": s * p.A * exp(p.alpha * getattr(c, x))},
         linear=("A",),
@@ -65,7 +68,11 @@ gadre = Law(
     axes=(Input("N", falls=True), Input("D", falls=True, unit="tokens")),
     params=(LEVEL, coefficient("A"), coefficient("B"), exponent("alpha")),
     call=lambda xp, p, n, d: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.alpha * d),
-    rescale=lambda p, c, s: {"E": s * p.E, "A": s * p.A * exp(p.alpha * c.N), "B": s * p.B * exp(p.alpha * c.tokens)},
+    rescale=lambda p, c, s: {
+        "E": s * p.E,
+        "A": s * p.A * exp(p.alpha * c.N),
+        "B": s * p.B * exp(p.alpha * c.tokens),
+    },
     linear=("E", "A", "B"),
     note="shared exponent: in C = 6 N D and M = D / N, L = E + (a M^eta + b / M^eta) / C^eta with eta = alpha / 2, a = A 6^eta, b = B 6^eta",
 )
@@ -81,8 +88,13 @@ kaplan = Law(
         exponent("aN"),
         exponent("aD"),
     ),
-    call=lambda xp, p, n, d: xp.exp(p.aD * xp.log(xp.exp((xp.log(p.Nc) - n) * p.aN / p.aD) + xp.exp(xp.log(p.Dc) - d))),
-    rescale=lambda p, c, s: {"Nc": p.Nc * exp(c.N) * s ** (1 / p.aN), "Dc": p.Dc * exp(c.tokens) * s ** (1 / p.aD)},
+    call=lambda xp, p, n, d: xp.exp(
+        p.aD * xp.log(xp.exp((xp.log(p.Nc) - n) * p.aN / p.aD) + xp.exp(xp.log(p.Dc) - d))
+    ),
+    rescale=lambda p, c, s: {
+        "Nc": p.Nc * exp(c.N) * s ** (1 / p.aN),
+        "Dc": p.Dc * exp(c.tokens) * s ** (1 / p.aD),
+    },
     draws=64,
     note="N without embeddings in the paper; no floor",
 )
@@ -98,7 +110,11 @@ def _repeated(xp, p, n, d, u):
         again = xp.exp(v - unique) - 1
         return unique + xp.log1p(decay * (1 - xp.exp(-again / decay)))
 
-    return p.E + p.A * xp.exp(-p.alpha * worth(n, fits, p.RN)) + p.B * xp.exp(-p.beta * worth(d, u, p.RD))
+    return (
+        p.E
+        + p.A * xp.exp(-p.alpha * worth(n, fits, p.RN))
+        + p.B * xp.exp(-p.beta * worth(d, u, p.RD))
+    )
 
 
 muennighoff = Law(
@@ -107,14 +123,19 @@ muennighoff = Law(
     source="2305.16264",
     axes=(N, D, Input("U", falls=True, unit="tokens")),
     params=(
-        LEVEL, coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"),
-        Parameter("RD", (1.0, 100.0), (1e-2, 1e5)), Parameter("RN", (1.0, 100.0), (1e-2, 1e5)),
+        LEVEL,
+        coefficient("A"),
+        coefficient("B"),
+        exponent("alpha"),
+        exponent("beta"),
+        Parameter("RD", (1.0, 100.0), (1e-2, 1e5)),
+        Parameter("RN", (1.0, 100.0), (1e-2, 1e5)),
     ),
     call=_repeated,
     rescale=_chinchilla_units,
     draws=128,
     note="U unique tokens, U_N the compute-optimal N for U; several minima are the rule, so look at all that are reported",
-)  # fmt: skip
+)
 
 
 def _farseer(xp, p, n, d):
@@ -127,23 +148,43 @@ farseer = Law(
     name="farseer",
     formula="L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) / D^exp(a1 N^alpha + b1)",
     source="2506.10972",
-    axes=(Input("N", distinct=4, falls=False), Input("D", distinct=3, falls=True, kind="raw", unit="tokens")),
+    axes=(
+        Input("N", distinct=4, falls=False),
+        Input("D", distinct=3, falls=True, kind="raw", unit="tokens"),
+    ),
     params=tuple(
         Parameter(name, low_high, bounds, positive=False)
         for name, low_high, bounds in (
-            ("a1", (-2.0, -0.3), (-50.0, 50.0)), ("b1", (-1.0, 0.0), (-30.0, 10.0)), ("alpha", (0.05, 0.4), (-1.0, 1.0)),
-            ("a2", (5.0, 25.0), (-100.0, 100.0)), ("b2", (-18.0, -3.0), (-100.0, 100.0)), ("beta", (-0.15, -0.03), (-1.0, 1.0)),
-            ("a3", (-0.5, -0.02), (-20.0, 20.0)), ("b3", (-1.0, 0.3), (-20.0, 20.0)), ("gamma", (0.05, 0.5), (-1.0, 1.0)),
+            ("a1", (-2.0, -0.3), (-50.0, 50.0)),
+            ("b1", (-1.0, 0.0), (-30.0, 10.0)),
+            ("alpha", (0.05, 0.4), (-1.0, 1.0)),
+            ("a2", (5.0, 25.0), (-100.0, 100.0)),
+            ("b2", (-18.0, -3.0), (-100.0, 100.0)),
+            ("beta", (-0.15, -0.03), (-1.0, 1.0)),
+            ("a3", (-0.5, -0.02), (-20.0, 20.0)),
+            ("b3", (-1.0, 0.3), (-20.0, 20.0)),
+            ("gamma", (0.05, 0.5), (-1.0, 1.0)),
         )
     ),
     call=_farseer,
     rescale=lambda p, c, s: {
-        "a1": p.a1 * exp(-p.alpha * c.N), "a2": p.a2 * exp(-p.beta * c.N), "a3": p.a3 * exp(-p.gamma * c.N),
-        "b2": p.b2 + log(s), "b3": p.b3 + log(s),
+        "a1": p.a1 * exp(-p.alpha * c.N),
+        "a2": p.a2 * exp(-p.beta * c.N),
+        "a3": p.a3 * exp(-p.gamma * c.N),
+        "b2": p.b2 + log(s),
+        "b3": p.b3 + log(s),
     },
     draws=512,
     note="nine parameters, weakly identified; D enters in its own unit, since D^k(N) changes form with the unit",
-)  # fmt: skip
+)
 
 
-LAWS = (*(_power(x) for x in "CND"), *(_floor(x) for x in "CND"), chinchilla, gadre, kaplan, muennighoff, farseer)
+LAWS = (
+    *(_power(x) for x in "CND"),
+    *(_floor(x) for x in "CND"),
+    chinchilla,
+    gadre,
+    kaplan,
+    muennighoff,
+    farseer,
+)

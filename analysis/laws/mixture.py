@@ -10,7 +10,8 @@ _WEIGHT, _CURVE = ((0.2, 5.0), (1e-5, 1e4)), ((0.1, 1.5), (0.01, 6.0))
 def _weighted(xp, p, h, name, power=""):
     """sum_i name_i h_i^power_i, h_i clipped away from 0."""
     return sum(
-        getattr(p, f"{name}{i}") * xp.exp((getattr(p, f"{power}{i}") if power else 1.0) * xp.log(xp.maximum(v, 1e-12)))
+        getattr(p, f"{name}{i}")
+        * xp.exp((getattr(p, f"{power}{i}") if power else 1.0) * xp.log(xp.maximum(v, 1e-12)))
         for i, v in enumerate(h, 1)
     )
 
@@ -19,7 +20,9 @@ def additive(k: int) -> Law:
     """The optimal weights do not depend on N and D; 5 + 2 k parameters."""
 
     def rescale(p, c, s):
-        return _chinchilla_units(p, c, s) | {f"C{i}": getattr(p, f"C{i}") / s for i in range(1, k + 1)}
+        return _chinchilla_units(p, c, s) | {
+            f"C{i}": getattr(p, f"C{i}") / s for i in range(1, k + 1)
+        }
 
     return Law(
         name=f"shukor_additive_{k}",
@@ -27,17 +30,25 @@ def additive(k: int) -> Law:
         source="2507.09404",
         axes=(N, D, *(Input(f"h{i}", distinct=3, kind="share") for i in range(1, k + 1))),
         params=(
-            LEVEL, coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta"),
-            *(Parameter(f"C{i}", *_WEIGHT) for i in range(1, k + 1)), *(Parameter(f"g{i}", *_CURVE) for i in range(1, k + 1)),
+            LEVEL,
+            coefficient("A"),
+            coefficient("B"),
+            exponent("alpha"),
+            exponent("beta"),
+            *(Parameter(f"C{i}", *_WEIGHT) for i in range(1, k + 1)),
+            *(Parameter(f"g{i}", *_CURVE) for i in range(1, k + 1)),
         ),
         call=lambda xp, p, n, d, *h: (
-            p.E + 1 / _weighted(xp, p, h, "C", "g") + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d)
+            p.E
+            + 1 / _weighted(xp, p, h, "C", "g")
+            + p.A * xp.exp(-p.alpha * n)
+            + p.B * xp.exp(-p.beta * d)
         ),
         rescale=rescale,
         linear=("E", "A", "B"),
         draws=128,
         note="E is identified only as far as the mixture's term is not constant",
-    )  # fmt: skip
+    )
 
 
 def joint(k: int) -> Law:
@@ -57,7 +68,11 @@ def joint(k: int) -> Law:
         source="2507.09404",
         axes=(N, D, *(Input(f"h{i}", distinct=3, kind="share") for i in range(1, k + 1))),
         params=(
-            LEVEL, exponent("alpha"), exponent("beta"), Parameter("gA", *_CURVE), Parameter("gB", *_CURVE),
+            LEVEL,
+            exponent("alpha"),
+            exponent("beta"),
+            Parameter("gA", *_CURVE),
+            Parameter("gB", *_CURVE),
             *(Parameter(f"{name}{i}", *_WEIGHT) for name in "CAB" for i in range(1, k + 1)),
             *(Parameter(f"g{i}", *_CURVE) for i in range(1, k + 1)),
         ),
@@ -71,7 +86,7 @@ def joint(k: int) -> Law:
         linear=("E",),
         draws=256,
         note="weakly identified: many mixtures at several N and D are needed",
-    )  # fmt: skip
+    )
 
 
 def exponential(k: int) -> Law:
@@ -83,10 +98,17 @@ def exponential(k: int) -> Law:
         axes=tuple(Input(f"h{i}", distinct=3, kind="share") for i in range(1, k + 1)),
         params=(
             Parameter("c", (0.2, 0.95), (1e-3, 2.0)),
-            *(Parameter(f"t{i}", (-2.0, 1.0), (-20.0, 20.0), positive=False) for i in range(1, k + 1)),
+            *(
+                Parameter(f"t{i}", (-2.0, 1.0), (-20.0, 20.0), positive=False)
+                for i in range(1, k + 1)
+            ),
         ),
-        call=lambda xp, p, *h: p.c + xp.exp(sum(getattr(p, f"t{i}") * v for i, v in enumerate(h, 1))),
-        rescale=lambda p, c, s: {"c": s * p.c} | {f"t{i}": getattr(p, f"t{i}") + log(s) for i in range(1, k + 1)},
+        call=lambda xp, p, *h: (
+            p.c + xp.exp(sum(getattr(p, f"t{i}") * v for i, v in enumerate(h, 1)))
+        ),
+        rescale=lambda p, c, s: (
+            {"c": s * p.c} | {f"t{i}": getattr(p, f"t{i}") + log(s) for i in range(1, k + 1)}
+        ),
         linear=("c",),
         draws=64,
         note="weights sum to 1, so the paper's k is one more constant in every t",

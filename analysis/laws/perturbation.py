@@ -8,9 +8,19 @@ ushape = Law(
     formula="L = E + B / D^beta + C D^q",
     source="2503.19206, our form",
     axes=(Input("D", distinct=4, unit="tokens"),),
-    params=(LEVEL, coefficient("B"), Parameter("C", (1e-3, 0.5), (1e-9, 50.0)), exponent("beta"), Parameter("q", (0.2, 2.0), (0.01, 6.0))),
+    params=(
+        LEVEL,
+        coefficient("B"),
+        Parameter("C", (1e-3, 0.5), (1e-9, 50.0)),
+        exponent("beta"),
+        Parameter("q", (0.2, 2.0), (0.01, 6.0)),
+    ),
     call=lambda xp, p, d: p.E + p.B * xp.exp(-p.beta * d) + p.C * xp.exp(p.q * d),
-    rescale=lambda p, c, s: {"E": s * p.E, "B": s * p.B * exp(p.beta * c.tokens), "C": s * p.C * exp(-p.q * c.tokens)},
+    rescale=lambda p, c, s: {
+        "E": s * p.E,
+        "B": s * p.B * exp(p.beta * c.tokens),
+        "C": s * p.C * exp(-p.q * c.tokens),
+    },
     linear=("E", "B", "C"),
     note="one model size and one size of the change; the minimum is the inflection budget",
 )
@@ -21,19 +31,30 @@ perturbed = Law(
     source="2503.19206 and 2203.15556, our form",
     axes=(N, Input("D", distinct=4, unit="tokens"), Input("gamma", distinct=3)),
     params=(
-        LEVEL, coefficient("A"), coefficient("B"), Parameter("K", (1e-2, 0.5), (1e-9, 50.0)), exponent("alpha"), exponent("beta"),
-        Parameter("p", (0.5, 2.5), (0.01, 6.0)), Parameter("q", (0.2, 2.0), (0.01, 6.0)),
+        LEVEL,
+        coefficient("A"),
+        coefficient("B"),
+        Parameter("K", (1e-2, 0.5), (1e-9, 50.0)),
+        exponent("alpha"),
+        exponent("beta"),
+        Parameter("p", (0.5, 2.5), (0.01, 6.0)),
+        Parameter("q", (0.2, 2.0), (0.01, 6.0)),
     ),
     call=lambda xp, p, n, d, g: (
-        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d) + p.K * xp.exp(p.p * g + p.q * (d - n))
+        p.E
+        + p.A * xp.exp(-p.alpha * n)
+        + p.B * xp.exp(-p.beta * d)
+        + p.K * xp.exp(p.p * g + p.q * (d - n))
     ),
     rescale=lambda p, c, s: {
-        "E": s * p.E, "A": s * p.A * exp(p.alpha * c.N), "B": s * p.B * exp(p.beta * c.tokens),
+        "E": s * p.E,
+        "A": s * p.A * exp(p.alpha * c.N),
+        "B": s * p.B * exp(p.beta * c.tokens),
         "K": s * p.K * exp(-p.p * c.gamma - p.q * (c.tokens - c.N)),
     },
     linear=("E", "A", "B", "K"),
     note="gamma is the size of the change",
-)  # fmt: skip
+)
 
 shannon = Law(
     name="shannon",
@@ -41,23 +62,36 @@ shannon = Law(
     source="2605.23901",
     axes=(Input("N", distinct=3), Input("D", distinct=4, unit="tokens")),
     params=(
-        Parameter("a", (0.2, 2.0), (1e-4, 1e3)), Parameter("b", (0.3, 10.0), (1e-5, 1e6)), Parameter("c", (1e-3, 0.5), (1e-9, 1e4)),
-        Parameter("d", (1e-3, 0.5), (1e-9, 1e4)), Parameter("alpha", (0.03, 0.5), (1e-3, 3.0)), Parameter("beta", (0.2, 1.5), (0.01, 5.0)),
-        Parameter("gamma", (0.2, 2.0), (0.01, 6.0)), Parameter("delta", (0.2, 2.0), (0.01, 6.0)),
+        Parameter("a", (0.2, 2.0), (1e-4, 1e3)),
+        Parameter("b", (0.3, 10.0), (1e-5, 1e6)),
+        Parameter("c", (1e-3, 0.5), (1e-9, 1e4)),
+        Parameter("d", (1e-3, 0.5), (1e-9, 1e4)),
+        Parameter("alpha", (0.03, 0.5), (1e-3, 3.0)),
+        Parameter("beta", (0.2, 1.5), (0.01, 5.0)),
+        Parameter("gamma", (0.2, 2.0), (0.01, 6.0)),
+        Parameter("delta", (0.2, 2.0), (0.01, 6.0)),
     ),
-    call=lambda xp, p, n, d: 1
-    / (
-        p.a
-        * xp.exp(p.alpha * n)
-        * xp.log1p(p.b * xp.exp(p.beta * d) / (1 + p.c * xp.exp(p.gamma * (d + n)) + p.d * xp.exp(p.delta * d)))
-        / 0.6931471805599453
+    call=lambda xp, p, n, d: (
+        1
+        / (
+            p.a
+            * xp.exp(p.alpha * n)
+            * xp.log1p(
+                p.b
+                * xp.exp(p.beta * d)
+                / (1 + p.c * xp.exp(p.gamma * (d + n)) + p.d * xp.exp(p.delta * d))
+            )
+            / 0.6931471805599453
+        )
     ),
     rescale=lambda p, c, s: {
-        "a": p.a / s * exp(-p.alpha * c.N), "b": p.b * exp(-p.beta * c.tokens), "c": p.c * exp(-p.gamma * (c.tokens + c.N)),
+        "a": p.a / s * exp(-p.alpha * c.N),
+        "b": p.b * exp(-p.beta * c.tokens),
+        "c": p.c * exp(-p.gamma * (c.tokens + c.N)),
         "d": p.d * exp(-p.delta * c.tokens),
     },
     draws=256,
     note="the paper's e is 1 here: b, c, d and e are defined up to a common factor",
-)  # fmt: skip
+)
 
 LAWS = (ushape, perturbed, shannon)

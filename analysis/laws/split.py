@@ -10,7 +10,10 @@ from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent
 
 TOKENS = Input("D", distinct=3, kind="linear", unit="tokens", falls=True)
 MORE = Input("D2", distinct=3, kind="linear", unit="tokens", falls=True)
-_LOG_TOKENS, _LOG_MORE = Input("D", distinct=3, unit="tokens"), Input("D2", distinct=3, unit="tokens")
+_LOG_TOKENS, _LOG_MORE = (
+    Input("D", distinct=3, unit="tokens"),
+    Input("D2", distinct=3, unit="tokens"),
+)
 _OFFSET = (0.02, 0.5), (1e-6, 1e3)
 
 
@@ -30,7 +33,9 @@ h0 = Law(
     source="2203.15556, our form",
     axes=(N, TOKENS, MORE),
     params=_BASE,
-    call=lambda xp, p, n, d, e: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(d + e)),
+    call=lambda xp, p, n, d, e: (
+        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(d + e))
+    ),
     rescale=_common,
     linear=("E", "A", "B"),
     note="ignores the split",
@@ -41,11 +46,22 @@ h1 = Law(
     formula="L = E + A / N^alpha + B / (D + d0)^beta + B2 / (D2 + d2)^beta2",
     source="our form",
     axes=(N, TOKENS, MORE),
-    params=(*_BASE, coefficient("B2"), exponent("beta2"), Parameter("d0", *_OFFSET), Parameter("d2", *_OFFSET)),
-    call=lambda xp, p, n, d, e: (
-        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(d + p.d0)) + p.B2 * xp.exp(-p.beta2 * xp.log(e + p.d2))
+    params=(
+        *_BASE,
+        coefficient("B2"),
+        exponent("beta2"),
+        Parameter("d0", *_OFFSET),
+        Parameter("d2", *_OFFSET),
     ),
-    rescale=lambda p, c, s: _common(p, c, s) | _tokens(p, c, "d0", "d2") | {"B2": s * p.B2 * exp(p.beta2 * c.tokens)},
+    call=lambda xp, p, n, d, e: (
+        p.E
+        + p.A * xp.exp(-p.alpha * n)
+        + p.B * xp.exp(-p.beta * xp.log(d + p.d0))
+        + p.B2 * xp.exp(-p.beta2 * xp.log(e + p.d2))
+    ),
+    rescale=lambda p, c, s: (
+        _common(p, c, s) | _tokens(p, c, "d0", "d2") | {"B2": s * p.B2 * exp(p.beta2 * c.tokens)}
+    ),
     linear=("E", "A", "B", "B2"),
     draws=128,
     note="separate contributions of the stages",
@@ -57,7 +73,9 @@ h2 = Law(
     source="our form",
     axes=(N, TOKENS, MORE),
     params=(*_BASE, Parameter("tau", (0.02, 1.0), (1e-6, 10.0))),
-    call=lambda xp, p, n, d, e: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(e + p.tau * d)),
+    call=lambda xp, p, n, d, e: (
+        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(e + p.tau * d))
+    ),
     rescale=_common,
     linear=("E", "A", "B"),
     note="effective data; under a linear token budget only corners are optimal",
@@ -69,17 +87,23 @@ h2b = Law(
     source="2102.01293, our form",
     axes=(N, Input("D", distinct=3, unit="tokens", falls=True), MORE),
     params=(
-        *_BASE, Parameter("kappa", (0.02, 1.0), (1e-9, 1e3)), Parameter("a", (0.1, 1.0), (0.01, 3.0)),
+        *_BASE,
+        Parameter("kappa", (0.02, 1.0), (1e-9, 1e3)),
+        Parameter("a", (0.1, 1.0), (0.01, 3.0)),
         Parameter("b", (-0.5, 0.5), (-3.0, 3.0), positive=False),
     ),
     call=lambda xp, p, n, d, e: (
-        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * xp.log(e + p.kappa * xp.exp(p.a * d + p.b * n)))
+        p.E
+        + p.A * xp.exp(-p.alpha * n)
+        + p.B * xp.exp(-p.beta * xp.log(e + p.kappa * xp.exp(p.a * d + p.b * n)))
     ),
-    rescale=lambda p, c, s: _common(p, c, s) | {"kappa": p.kappa * exp(c.tokens * (1 - p.a) - p.b * c.N)},
+    rescale=lambda p, c, s: (
+        _common(p, c, s) | {"kappa": p.kappa * exp(c.tokens * (1 - p.a) - p.b * c.N)}
+    ),
     linear=("E", "A", "B"),
     draws=128,
     note="transfer as in Hernandez; needs D above 0",
-)  # fmt: skip
+)
 
 liew = Law(
     name="liew",
@@ -87,20 +111,27 @@ liew = Law(
     source="2510.06548",
     axes=(_LOG_TOKENS, _LOG_MORE),
     params=(
-        LEVEL, coefficient("A"), Parameter("a1", (-0.2, 0.8), (-3.0, 3.0), positive=False),
-        Parameter("a2", (0.0, 0.8), (-3.0, 3.0), positive=False), Parameter("a3", (-0.05, 0.1), (-1.0, 1.0), positive=False),
+        LEVEL,
+        coefficient("A"),
+        Parameter("a1", (-0.2, 0.8), (-3.0, 3.0), positive=False),
+        Parameter("a2", (0.0, 0.8), (-3.0, 3.0), positive=False),
+        Parameter("a3", (-0.05, 0.1), (-1.0, 1.0), positive=False),
     ),
     call=lambda xp, p, d, e: p.E + p.A * xp.exp(-p.a1 * d - p.a2 * e + p.a3 * d * e),
     rescale=lambda p, c, s: {"E": s * p.E, **_crossed(p, c, s)},
     linear=("E", "A"),
     draws=64,
     note="the exponent of the second stage falls with ln D",
-)  # fmt: skip
+)
 
 
 def _crossed(p, c, s):
     t = c.tokens
-    return {"A": s * p.A * exp((p.a1 + p.a2) * t + p.a3 * t * t), "a1": p.a1 + p.a3 * t, "a2": p.a2 + p.a3 * t}
+    return {
+        "A": s * p.A * exp((p.a1 + p.a2) * t + p.a3 * t * t),
+        "a1": p.a1 + p.a3 * t,
+        "a2": p.a2 + p.a3 * t,
+    }
 
 
 h3 = Law(
@@ -109,8 +140,14 @@ h3 = Law(
     source="2510.06548, our form",
     axes=(N, _LOG_TOKENS, _LOG_MORE),
     params=(liew.params[0], coefficient("A2"), exponent("alpha"), *liew.params[1:]),
-    call=lambda xp, p, n, d, e: p.E + p.A2 * xp.exp(-p.alpha * n) + p.A * xp.exp(-p.a1 * d - p.a2 * e + p.a3 * d * e),
-    rescale=lambda p, c, s: {"E": s * p.E, "A2": s * p.A2 * exp(p.alpha * c.N), **_crossed(p, c, s)},
+    call=lambda xp, p, n, d, e: (
+        p.E + p.A2 * xp.exp(-p.alpha * n) + p.A * xp.exp(-p.a1 * d - p.a2 * e + p.a3 * d * e)
+    ),
+    rescale=lambda p, c, s: {
+        "E": s * p.E,
+        "A2": s * p.A2 * exp(p.alpha * c.N),
+        **_crossed(p, c, s),
+    },
     linear=("E", "A", "A2"),
     draws=128,
     note="Liew's form with a term in N",
@@ -127,14 +164,23 @@ _DCPT = (
 
 def _dcpt(xp, p, n, log_d, r):
     share = xp.exp(p.eta * xp.log(xp.maximum(r, 1e-12)))
-    return p.E + p.A * xp.exp(-p.alpha * n) + p.B * share * xp.exp(-p.beta * log_d) + p.C * xp.exp(-p.gamma * xp.log(r + p.eps))
+    return (
+        p.E
+        + p.A * xp.exp(-p.alpha * n)
+        + p.B * share * xp.exp(-p.beta * log_d)
+        + p.C * xp.exp(-p.gamma * xp.log(r + p.eps))
+    )
 
 
 dcpt = Law(
     name="dcpt",
     formula="L = E + A / N^alpha + B r^eta / D^beta + C / (r + eps)^gamma",
     source="2406.01375",
-    axes=(N, Input("D", distinct=3, unit="tokens", falls=True), Input("r", distinct=4, kind="share")),
+    axes=(
+        N,
+        Input("D", distinct=3, unit="tokens", falls=True),
+        Input("r", distinct=4, kind="share"),
+    ),
     params=_DCPT,
     call=_dcpt,
     rescale=lambda p, c, s: _common(p, c, s) | {"C": s * p.C},
@@ -159,7 +205,11 @@ h4 = Law(
     name="h4",
     formula="L = E + A / N^alpha + B r^eta / (D + D2)^beta + C / (r + eps)^gamma,  r = D2 / (D + D2)",
     source="2406.01375, our form",
-    axes=(N, Input("D", distinct=3, kind="linear", unit="tokens"), Input("D2", distinct=3, kind="linear", unit="tokens")),
+    axes=(
+        N,
+        Input("D", distinct=3, kind="linear", unit="tokens"),
+        Input("D2", distinct=3, kind="linear", unit="tokens"),
+    ),
     params=_DCPT,
     call=lambda xp, p, n, d, e: _dcpt(xp, p, n, xp.log(d + e), e / (d + e)),
     rescale=lambda p, c, s: _common(p, c, s) | {"C": s * p.C},
@@ -172,10 +222,17 @@ h5 = Law(
     name="h5",
     formula="L = E + A N^-alpha D^-beta D2^-beta2",
     source="2402.17193, our form",
-    axes=(Input("N", falls=True), Input("D", unit="tokens", falls=True), Input("D2", unit="tokens", falls=True)),
+    axes=(
+        Input("N", falls=True),
+        Input("D", unit="tokens", falls=True),
+        Input("D2", unit="tokens", falls=True),
+    ),
     params=(LEVEL, coefficient("A"), exponent("alpha"), exponent("beta"), exponent("beta2")),
     call=lambda xp, p, n, d, e: p.E + p.A * xp.exp(-p.alpha * n - p.beta * d - p.beta2 * e),
-    rescale=lambda p, c, s: {"E": s * p.E, "A": s * p.A * exp(p.alpha * c.N + (p.beta + p.beta2) * c.tokens)},
+    rescale=lambda p, c, s: {
+        "E": s * p.E,
+        "A": s * p.A * exp(p.alpha * c.N + (p.beta + p.beta2) * c.tokens),
+    },
     linear=("E", "A"),
     draws=64,
     note="multiplicative",

@@ -9,7 +9,9 @@ t2_loss = Law(
     source="2604.01411",
     axes=(N, D, Input("k", distinct=3, falls=True)),
     params=(*chinchilla.params, coefficient("G"), exponent("gamma")),
-    call=lambda xp, p, n, d, k: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d) + p.G * xp.exp(-p.gamma * k),
+    call=lambda xp, p, n, d, k: (
+        p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d) + p.G * xp.exp(-p.gamma * k)
+    ),
     rescale=lambda p, c, s: _chinchilla_units(p, c, s) | {"G": s * p.G * exp(p.gamma * c.k)},
     linear=("E", "A", "B", "G"),
     draws=64,

@@ -5,4 +5,13 @@ from stepladder.analysis.proxy_transfer.rank import decision_accuracy, regret_at
 from stepladder.analysis.proxy_transfer.records import Inputs, read
 from stepladder.analysis.proxy_transfer.study import Result, study
 
-__all__ = ["Inputs", "Result", "crossover", "decision_accuracy", "read", "regret_at_k", "spearman", "study"]
+__all__ = [
+    "Inputs",
+    "Result",
+    "crossover",
+    "decision_accuracy",
+    "read",
+    "regret_at_k",
+    "spearman",
+    "study",
+]

@@ -8,7 +8,15 @@ import numpy as np
 
 from stepladder.analysis.proxy_transfer.draws import Draws, Estimate, difference, estimate, fisher
 from stepladder.analysis.proxy_transfer.grid import Grid
-from stepladder.analysis.proxy_transfer.rank import accuracy_of, decision_accuracy, regret_at_k, row_sums, signs, spearman, spearman_of
+from stepladder.analysis.proxy_transfer.rank import (
+    accuracy_of,
+    decision_accuracy,
+    regret_at_k,
+    row_sums,
+    signs,
+    spearman,
+    spearman_of,
+)
 from stepladder.analysis.proxy_transfer.tidy import MEAN
 from stepladder.analysis.proxy_transfer.tuned import Tuned, least
 
@@ -48,7 +56,9 @@ class Side:
         """Row sums of the signs, or of their absolute values, under weights * there: the same for every score this one is compared with."""
         key = (id(weights), there.tobytes(), absolute)
         if key not in self._kept:
-            self._kept[key] = row_sums(np.abs(self.signs) if absolute else self.signs, weights * there)
+            self._kept[key] = row_sums(
+                np.abs(self.signs) if absolute else self.signs, weights * there
+            )
         return self._kept[key]
 
 
@@ -80,7 +90,9 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
     accuracy = decision_accuracy(one.value, two.value, there.astype(float))
     draw = sample.many.weights
     rhos = spearman_of(one.sums(draw, there), two.sums(draw, there), draw * there)
-    accuracies = accuracy_of(one.signs, two.signs, two.sums(draw, there, absolute=True), draw * there)
+    accuracies = accuracy_of(
+        one.signs, two.signs, two.sums(draw, there, absolute=True), draw * there
+    )
     return Agreement(
         estimate(rho, rhos, sample.level, count, of, kind="rho"),
         estimate(accuracy, accuracies, sample.level, count, of, kind="share"),
@@ -99,7 +111,13 @@ class Agreements:
     regret_draws: Mapping[tuple[str, float], tuple[float, np.ndarray]]
 
 
-def agreements(proxies: Sequence[Grid], target: Grid, tuned: Tuned, nulls: Mapping[str, np.ndarray], sample: Sample) -> Agreements:
+def agreements(
+    proxies: Sequence[Grid],
+    target: Grid,
+    tuned: Tuned,
+    nulls: Mapping[str, np.ndarray],
+    sample: Sample,
+) -> Agreements:
     """A2-A5 of every proxy at every rate and domain. `nulls`: name -> score [R, V] printed beside each rho (the n-gram rankings)."""
     rows, regret, points, drawn = [], [], {}, {}
     for v, domain in enumerate(tuned.domains):
@@ -111,7 +129,9 @@ def agreements(proxies: Sequence[Grid], target: Grid, tuned: Tuned, nulls: Mappi
             for e, rate in enumerate(grid.rates):
                 x = Side(plain[:, e], many[:, :, e])
                 same = target.at(rate)
-                others = {TUNED_TARGET: truth, TUNED_PROXY: best} | ({SAME_RATE: side(target, same, v, sample)} if same is not None else {})
+                others = {TUNED_TARGET: truth, TUNED_PROXY: best} | (
+                    {SAME_RATE: side(target, same, v, sample)} if same is not None else {}
+                )
                 for against, y in others.items():
                     found = agreement(x, y, sample)
                     beside = null if against == TUNED_TARGET else {}
@@ -122,25 +142,48 @@ def agreements(proxies: Sequence[Grid], target: Grid, tuned: Tuned, nulls: Mappi
                     more, drawn[grid.size, rate] = _regret(grid, rate, x, truth, sample)
                     regret += more
     rows += _averages(proxies, tuned.domains, points, sample)
-    return Agreements(rows, regret, {(s, r): a for (s, r, d), a in points.items() if d == MEAN}, drawn)
+    return Agreements(
+        rows, regret, {(s, r): a for (s, r, d), a in points.items() if d == MEAN}, drawn
+    )
 
 
 def _row(
-    grid: Grid, rate: float, domain: str, against: str, x: Side, y: Side, found: Agreement, nulls: Mapping[str, Agreement], sample: Sample
+    grid: Grid,
+    rate: float,
+    domain: str,
+    against: str,
+    x: Side,
+    y: Side,
+    found: Agreement,
+    nulls: Mapping[str, Agreement],
+    sample: Sample,
 ) -> dict:
     gone = [name for name, there in zip(sample.recipes, x.there & y.there) if not there]
     low, high = fisher(found.rho.value, found.rho.used, sample.level)
     out = {
-        "size": grid.size, "N": grid.N, "learning_rate": rate, "domain": domain, "against": against, **flat("rho", found.rho),
-        **flat("accuracy", found.accuracy), "fisher_low": low, "fisher_high": high, "recipes": found.rho.used, "of": found.rho.of,
-        "missing": gone, "diverged": [n for n, value in zip(sample.recipes, x.value) if np.isposinf(value)], "note": found.rho.note,
-    }  # fmt: skip
+        "size": grid.size,
+        "N": grid.N,
+        "learning_rate": rate,
+        "domain": domain,
+        "against": against,
+        **flat("rho", found.rho),
+        **flat("accuracy", found.accuracy),
+        "fisher_low": low,
+        "fisher_high": high,
+        "recipes": found.rho.used,
+        "of": found.rho.of,
+        "missing": gone,
+        "diverged": [n for n, value in zip(sample.recipes, x.value) if np.isposinf(value)],
+        "note": found.rho.note,
+    }
     for name, other in nulls.items():
         out |= flat(f"{name}_rho", other.rho) | flat(f"above_{name}", change(found, other, sample))
     return out
 
 
-def _regret(grid: Grid, rate: float, x: Side, truth: Side, sample: Sample) -> tuple[list[dict], tuple[float, np.ndarray]]:
+def _regret(
+    grid: Grid, rate: float, x: Side, truth: Side, sample: Sample
+) -> tuple[list[dict], tuple[float, np.ndarray]]:
     there = x.there & truth.there
     weights, used = sample.many.weights * there, int(there.sum())
     rows, first = [], (np.nan, np.full(len(weights), np.nan))
@@ -148,17 +191,31 @@ def _regret(grid: Grid, rate: float, x: Side, truth: Side, sample: Sample) -> tu
         for k in KS:
             if k > used:
                 continue
-            value = regret_at_k(_filled(x.value), _filled(truth.value), k, there.astype(float), reading=reading)
+            value = regret_at_k(
+                _filled(x.value), _filled(truth.value), k, there.astype(float), reading=reading
+            )
             draws = regret_at_k(_filled(x.draws), _filled(truth.draws), k, weights, reading=reading)
             found = estimate(float(value), draws, sample.level, used, len(there))
-            rows.append({"size": grid.size, "N": grid.N, "learning_rate": rate, "k": k, "reading": reading, **flat("regret", found),
-                         "recipes": used, "of": len(there)})  # fmt: skip
+            rows.append(
+                {
+                    "size": grid.size,
+                    "N": grid.N,
+                    "learning_rate": rate,
+                    "k": k,
+                    "reading": reading,
+                    **flat("regret", found),
+                    "recipes": used,
+                    "of": len(there),
+                }
+            )
             if (k, reading) == (1, "best"):
                 first = (float(value), draws)
     return rows, first
 
 
-def _averages(proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, sample: Sample) -> list[dict]:
+def _averages(
+    proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, sample: Sample
+) -> list[dict]:
     """Rho and accuracy per domain, then averaged: the other reading of "per domain"."""
     rows = []
     for grid in proxies if len(domains) > 2 else ():
@@ -166,10 +223,28 @@ def _averages(proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, 
             mine = [points[grid.size, rate, d] for d in domains[1:]]
             used = min(a.rho.used for a in mine)
             rho = estimate(
-                np.mean([a.rho.value for a in mine]), np.mean([a.draws for a in mine], 0), sample.level, used, mine[0].rho.of, kind="rho"
+                np.mean([a.rho.value for a in mine]),
+                np.mean([a.draws for a in mine], 0),
+                sample.level,
+                used,
+                mine[0].rho.of,
+                kind="rho",
             )
-            rows.append({"size": grid.size, "N": grid.N, "learning_rate": rate, "domain": AVERAGE, "against": TUNED_TARGET,
-                         **flat("rho", rho), "recipes": used, "of": rho.of, "missing": [], "diverged": [], "note": rho.note})  # fmt: skip
+            rows.append(
+                {
+                    "size": grid.size,
+                    "N": grid.N,
+                    "learning_rate": rate,
+                    "domain": AVERAGE,
+                    "against": TUNED_TARGET,
+                    **flat("rho", rho),
+                    "recipes": used,
+                    "of": rho.of,
+                    "missing": [],
+                    "diverged": [],
+                    "note": rho.note,
+                }
+            )
     return rows
 
 
@@ -179,7 +254,11 @@ def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sam
 
     def more(row: dict) -> dict:
         mine, other = found.points.get((row["size"], row["learning_rate"])), usual.get(row["size"])
-        if (row["domain"], row["against"]) != (MEAN, TUNED_TARGET) or other is None or mine is other:
+        if (
+            (row["domain"], row["against"]) != (MEAN, TUNED_TARGET)
+            or other is None
+            or mine is other
+        ):
             return {}
         return flat("above_standard", change(mine, other, sample))
 

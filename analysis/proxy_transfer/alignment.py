@@ -40,32 +40,49 @@ def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
         return np.where(lead * bend > 0, 2 * lead / bend, np.nan)
 
 
-def gather(probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]) -> list[Probe]:
+def gather(
+    probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]
+) -> list[Probe]:
     """Probes by (size, role, fraction) and direction, averaged over runs; no direction that was not probed. Raises UserError for one without
     its fields."""
     groups: dict[tuple, list[Mapping]] = {}
     for probe in probes:
         for name in ("size", "role", "fraction", "recipes"):
             if name not in probe:
-                raise UserError(f"probe={probe.get('run_id', '?')}: no field {name!r}; write it again with this version")
-        groups.setdefault((str(probe["role"]), str(probe["size"]), round(float(probe["fraction"]), 3)), []).append(probe)
+                raise UserError(
+                    f"probe={probe.get('run_id', '?')}: no field {name!r}; write it again with this version"
+                )
+        groups.setdefault(
+            (str(probe["role"]), str(probe["size"]), round(float(probe["fraction"]), 3)), []
+        ).append(probe)
     out = []
     for (role, size, fraction), members in sorted(groups.items()):
         for along, suffix in ALONG.items():
-            a, c = (_mean(np.stack([_values(p, name + suffix, recipes, domains) for p in members])) for name in ("a", "c"))
+            a, c = (
+                _mean(np.stack([_values(p, name + suffix, recipes, domains) for p in members]))
+                for name in ("a", "c")
+            )
             if not np.isnan(a).all():
                 out.append(Probe(size, role, fraction, along, a, c, len(members)))
     return out
 
 
-def alignment_rows(found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample) -> list[dict]:
+def alignment_rows(
+    found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample
+) -> list[dict]:
     """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked),
     with the losses of that size at its lowest trained rate, and with the target's own alignment at the same fraction."""
     of_target = {(p.fraction, p.along): p for p in found if p.size == target and p.role == "target"}
     rows = []
     for probe in found:
         score = fixed(-probe.a[:, 0])
-        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "along": probe.along, "runs": probe.runs}
+        row = {
+            "size": probe.size,
+            "role": probe.role,
+            "fraction": probe.fraction,
+            "along": probe.along,
+            "runs": probe.runs,
+        }
         others = {"tuned_target": truth}
         if probe.size in lowest:
             others["lowest_rate"] = lowest[probe.size]
@@ -73,13 +90,19 @@ def alignment_rows(found: Sequence[Probe], truth: Side, lowest: Mapping[str, Sid
             others["target_alignment"] = fixed(-twin.a[:, 0])
         for name, other in others.items():
             one = agreement(score, other, sample)
-            row |= flat(f"{name}_rho", one.rho) | flat(f"{name}_accuracy", one.accuracy) | {f"{name}_recipes": one.rho.used}
+            row |= (
+                flat(f"{name}_rho", one.rho)
+                | flat(f"{name}_accuracy", one.accuracy)
+                | {f"{name}_recipes": one.rho.used}
+            )
         rows.append(row)
     return rows
 
 
 def crossing_rows(
-    found: Sequence[Probe], seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]], sample: Sample
+    found: Sequence[Probe],
+    seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]],
+    sample: Sample,
 ) -> tuple[list[dict], list[dict]]:
     """Predicted against observed crossovers of sizes that have both. `seen`: (role, size) -> pair -> observed rate.
 
@@ -95,28 +118,65 @@ def crossing_rows(
         if (probe.role, probe.size) not in seen:
             continue
         predicted = crossover(probe.a[:, 0], probe.c[:, 0])[a, b]
-        observed = np.array([seen[probe.role, probe.size].get((int(i), int(j)), np.nan) for i, j in zip(a, b)])
+        observed = np.array(
+            [seen[probe.role, probe.size].get((int(i), int(j)), np.nan) for i, j in zip(a, b)]
+        )
         probed = ~np.isnan(probe.a[a, 0] + probe.a[b, 0])
         both = ~np.isnan(predicted) & ~np.isnan(observed)
         flips, calls = ~np.isnan(observed) & probed, ~np.isnan(predicted) & probed
         used = int((~np.isnan(probe.a[:, 0])).sum())
-        shares = {"sensitivity": (calls & flips, flips), "specificity": (~calls & ~flips & probed, ~flips & probed)}
-        row = {"size": probe.size, "role": probe.role, "fraction": probe.fraction, "along": probe.along, "pairs": int(probed.sum()),
-               "observed": int(flips.sum()), "predicted": int(calls.sum()), "both": int(both.sum())}  # fmt: skip
+        shares = {
+            "sensitivity": (calls & flips, flips),
+            "specificity": (~calls & ~flips & probed, ~flips & probed),
+        }
+        row = {
+            "size": probe.size,
+            "role": probe.role,
+            "fraction": probe.fraction,
+            "along": probe.along,
+            "pairs": int(probed.sum()),
+            "observed": int(flips.sum()),
+            "predicted": int(calls.sum()),
+            "both": int(both.sum()),
+        }
         for name, (hit, of) in shares.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 value, draws = hit.sum() / np.float64(of.sum()), (together @ hit) / (together @ of)
             row |= flat(name, estimate(value, draws, sample.level, used, count, kind="share"))
         x, y = np.log(predicted), np.log(observed)
-        rho = estimate(spearman(x, y), spearman(x[None], y[None], together), sample.level, used, count, kind="rho")
+        rho = estimate(
+            spearman(x, y),
+            spearman(x[None], y[None], together),
+            sample.level,
+            used,
+            count,
+            kind="rho",
+        )
         log_ratio = np.where(both, y - x, np.nan)
-        middle = estimate(_median(log_ratio, both[None].astype(float))[0], _median(log_ratio, together), sample.level, used, count)
+        middle = estimate(
+            _median(log_ratio, both[None].astype(float))[0],
+            _median(log_ratio, together),
+            sample.level,
+            used,
+            count,
+        )
         if both.sum() < LEAST_PAIRS:  # few pairs look alike in every resample
             rho = Estimate(np.nan, np.nan, np.nan, used, count)
         row |= flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
         summary.append(row)
-        pairs += [{"size": probe.size, "fraction": probe.fraction, "along": probe.along, "first": sample.recipes[i], "second": sample.recipes[j],
-                   "predicted": p, "observed": o} for i, j, p, o in zip(a, b, predicted, observed) if not (np.isnan(p) and np.isnan(o))]  # fmt: skip
+        pairs += [
+            {
+                "size": probe.size,
+                "fraction": probe.fraction,
+                "along": probe.along,
+                "first": sample.recipes[i],
+                "second": sample.recipes[j],
+                "predicted": p,
+                "observed": o,
+            }
+            for i, j, p, o in zip(a, b, predicted, observed)
+            if not (np.isnan(p) and np.isnan(o))
+        ]
     return summary, pairs
 
 
@@ -128,21 +188,43 @@ def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> 
         top = probe.get("lambda_max")
         if top is None or not np.isfinite(top) or top <= 0:
             continue
-        error, rate = float(probe.get("lambda_residual") or 0.0), standard.get(str(probe["size"]), np.nan)
+        error, rate = (
+            float(probe.get("lambda_residual") or 0.0),
+            standard.get(str(probe["size"]), np.nan),
+        )
         bound = np.nanmin([1 / top, rate])
-        rows.append({
-            "size": str(probe["size"]), "role": probe["role"], "run_id": probe.get("run_id", ""), "step": probe.get("step"), "fraction": probe["fraction"],
-            "warmup_end": bool(probe.get("warmup_end", False)), "lambda_max": top, "lambda_max_low": max(top - error, 0.0), "lambda_max_high": top + error,
-            "iterations": probe.get("lambda_iterations"), "one_over": 1 / top, "eta_std": rate, "eta_tiny_low": TINY[0] * bound,
-            "eta_tiny_high": TINY[1] * bound, "bound_by": "1 / lambda_max" if not rate < 1 / top else "eta_std",
-        })  # fmt: skip
-    return sorted(rows, key=lambda r: (r["role"] == "target", r["size"], r["fraction"], r["run_id"]))
+        rows.append(
+            {
+                "size": str(probe["size"]),
+                "role": probe["role"],
+                "run_id": probe.get("run_id", ""),
+                "step": probe.get("step"),
+                "fraction": probe["fraction"],
+                "warmup_end": bool(probe.get("warmup_end", False)),
+                "lambda_max": top,
+                "lambda_max_low": max(top - error, 0.0),
+                "lambda_max_high": top + error,
+                "iterations": probe.get("lambda_iterations"),
+                "one_over": 1 / top,
+                "eta_std": rate,
+                "eta_tiny_low": TINY[0] * bound,
+                "eta_tiny_high": TINY[1] * bound,
+                "bound_by": "1 / lambda_max" if not rate < 1 / top else "eta_std",
+            }
+        )
+    return sorted(
+        rows, key=lambda r: (r["role"] == "target", r["size"], r["fraction"], r["run_id"])
+    )
 
 
-def _values(probe: Mapping, name: str, recipes: Sequence[str], domains: Sequence[str]) -> np.ndarray:
+def _values(
+    probe: Mapping, name: str, recipes: Sequence[str], domains: Sequence[str]
+) -> np.ndarray:
     per = probe.get("per_domain") or {}
     read = lambda table, recipe: float((table.get(recipe) or {}).get(name, np.nan))  # noqa: E731
-    columns = [[read(probe["recipes"], r) for r in recipes]] + [[read(per.get(d) or {}, r) for r in recipes] for d in domains[1:]]
+    columns = [[read(probe["recipes"], r) for r in recipes]] + [
+        [read(per.get(d) or {}, r) for r in recipes] for d in domains[1:]
+    ]
     return np.array(columns).T
 
 
@@ -159,5 +241,11 @@ def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.full(len(weights), np.nan)
     order = np.argsort(values[there])
     ordered, total = values[there][order], np.cumsum(weights[:, there][:, order], 1)
-    upper, lower = ((compare).argmax(1) for compare in (total > total[:, -1:] / 2, total >= total[:, -1:] / 2))
-    return np.where(total[:, -1] > 0, (ordered[lower] + ordered[np.minimum(upper, len(ordered) - 1)]) / 2, np.nan)
+    upper, lower = (
+        (compare).argmax(1) for compare in (total > total[:, -1:] / 2, total >= total[:, -1:] / 2)
+    )
+    return np.where(
+        total[:, -1] > 0,
+        (ordered[lower] + ordered[np.minimum(upper, len(ordered) - 1)]) / 2,
+        np.nan,
+    )

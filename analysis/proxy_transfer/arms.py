@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepladder.analysis.proxy_transfer.agree import Agreement, Sample, Side, agreement, change, flat, side
+from stepladder.analysis.proxy_transfer.agree import (
+    Agreement,
+    Sample,
+    Side,
+    agreement,
+    change,
+    flat,
+    side,
+)
 from stepladder.analysis.proxy_transfer.draws import Estimate, difference
 from stepladder.analysis.proxy_transfer.grid import Grid
 from stepladder.analysis.proxy_transfer.tuned import Tuned
@@ -44,7 +52,9 @@ def family(arm: str) -> str:
     return FAMILIES.get(head.group(0).rstrip("_x"), arm) if head else arm
 
 
-def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample) -> tuple[list[dict], dict]:
+def arm_rows(
+    grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample
+) -> tuple[list[dict], dict]:
     """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same rate; and the Agreements by the same key.
 
     steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 2 % (whole steps).
@@ -56,51 +66,100 @@ def arm_rows(grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, poin
         for e, rate in enumerate(grid.rates):
             mine = agreement(side(grid, e, 0, sample), truth, sample)
             found[grid.size, grid.arm, rate] = mine
-            same = next((points[grid.size, r] for r in base.rates if abs(r / rate - 1) < 1e-4), None)
-            moved = change(mine, same, sample) if same else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
+            same = next(
+                (points[grid.size, r] for r in base.rates if abs(r / rate - 1) < 1e-4), None
+            )
+            moved = (
+                change(mine, same, sample)
+                if same
+                else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
+            )
             ratio = {
                 name: getattr(grid, field_) / getattr(base, field_)
                 for name, field_ in (("steps", "steps"), ("tokens", "D"), ("batch", "batch_size"))
             }
-            rows.append({
-                "size": grid.size, "arm": grid.arm, "family": family(grid.arm), "learning_rate": rate, **flat("rho", mine.rho),
-                **flat("accuracy", mine.accuracy), "main_rho": same.rho.value if same else np.nan, **flat("change", moved),
-                "weight_decay": grid.weight_decay, **{f"{k}_ratio": v for k, v in ratio.items()},
-                "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.02) if np.isfinite(ratio["tokens"]) else None,
-                "recipes": mine.rho.used, "of": mine.rho.of,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "size": grid.size,
+                    "arm": grid.arm,
+                    "family": family(grid.arm),
+                    "learning_rate": rate,
+                    **flat("rho", mine.rho),
+                    **flat("accuracy", mine.accuracy),
+                    "main_rho": same.rho.value if same else np.nan,
+                    **flat("change", moved),
+                    "weight_decay": grid.weight_decay,
+                    **{f"{k}_ratio": v for k, v in ratio.items()},
+                    "equal_tokens": bool(abs(ratio["tokens"] - 1) < 0.02)
+                    if np.isfinite(ratio["tokens"])
+                    else None,
+                    "recipes": mine.rho.used,
+                    "of": mine.rho.of,
+                }
+            )
     return rows, found
 
 
-def control_rows(arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample) -> list[dict]:
+def control_rows(
+    arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample
+) -> list[dict]:
     """G3 of one proxy, a row an arm of more steps that has both rates: rho at the tiny rate minus rho at the standard one, both with the
     arm's tokens, so that the steps no longer differ with the rate."""
     rows = []
     for arm in dict.fromkeys(a for s, a, _ in arms if s == size and family(a) in CONTROLS):
-        ends = [next((f for (s, a, r), f in arms.items() if (s, a) == (size, arm) and rate and abs(r / rate - 1) < 1e-4), None)
-                for rate in (tiny, rates["eta_std"])]  # fmt: skip
+        ends = [
+            next(
+                (
+                    f
+                    for (s, a, r), f in arms.items()
+                    if (s, a) == (size, arm) and rate and abs(r / rate - 1) < 1e-4
+                ),
+                None,
+            )
+            for rate in (tiny, rates["eta_std"])
+        ]
         if None not in ends:
             one, two = ends
-            rows.append({"size": size, "arm": arm, "eta_tiny": tiny, "eta_std": rates["eta_std"], **flat("tiny_rho", one.rho),
-                         **flat("standard_rho", two.rho), **flat("gain", change(one, two, sample)), "recipes": one.rho.used, "of": one.rho.of})  # fmt: skip
+            rows.append(
+                {
+                    "size": size,
+                    "arm": arm,
+                    "eta_tiny": tiny,
+                    "eta_std": rates["eta_std"],
+                    **flat("tiny_rho", one.rho),
+                    **flat("standard_rho", two.rho),
+                    **flat("gain", change(one, two, sample)),
+                    "recipes": one.rho.used,
+                    "of": one.rho.of,
+                }
+            )
     return rows
 
 
-def ranges(size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample) -> list[Range]:
+def ranges(
+    size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample
+) -> list[Range]:
     """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard one and its reductions), and over each
     family's settings (the main one included) at every rate that its arms were run at."""
-    usual = {f"{r:g}": points[size, r] for r in dict.fromkeys(r for r in rates.values() if r is not None) if (size, r) in points}
+    usual = {
+        f"{r:g}": points[size, r]
+        for r in dict.fromkeys(r for r in rates.values() if r is not None)
+        if (size, r) in points
+    }
     out = [_range(size, LEARNING_RATE, None, usual, sample)] if len(usual) > 1 else []
     groups: dict[tuple[float, str], dict[str, Agreement]] = {}
     for (s, arm, rate), found in arms.items():
         if s == size and family(arm) not in CONTROLS and (size, rate) in points:
             groups.setdefault((rate, family(arm)), {})[arm] = found
     return out + [
-        _range(size, name, rate, {"main": points[size, rate], **members}, sample) for (rate, name), members in sorted(groups.items())
+        _range(size, name, rate, {"main": points[size, rate], **members}, sample)
+        for (rate, name), members in sorted(groups.items())
     ]
 
 
-def _range(size: str, name: str, rate: float | None, members: Mapping[str, Agreement], sample: Sample) -> Range:
+def _range(
+    size: str, name: str, rate: float | None, members: Mapping[str, Agreement], sample: Sample
+) -> Range:
     draws = np.stack([a.draws for a in members.values()])
     top, bottom = (f(members.values(), key=lambda a: a.rho.value) for f in (max, min))
     spread = difference(top.rho, bottom.rho, draws.max(0), draws.min(0), sample.level)

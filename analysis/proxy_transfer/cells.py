@@ -19,8 +19,19 @@ def loss_rows(grids: Sequence[Grid]) -> list[dict]:
             loss = g.mean(None, v)[0]
             for r, e in np.argwhere(~np.isnan(loss)):
                 seeds = int((~np.isnan(g.losses[r, e, v])).sum())
-                rows.append({"size": g.size, "role": g.role, "N": g.N, "learning_rate": g.rates[e], "recipe": g.recipes[r], "domain": domain,
-                             "loss": loss[r, e], "seeds": seeds, "seed_sd": g.noise[e, v]})  # fmt: skip
+                rows.append(
+                    {
+                        "size": g.size,
+                        "role": g.role,
+                        "N": g.N,
+                        "learning_rate": g.rates[e],
+                        "recipe": g.recipes[r],
+                        "domain": domain,
+                        "loss": loss[r, e],
+                        "seeds": seeds,
+                        "seed_sd": g.noise[e, v],
+                    }
+                )
     return rows
 
 
@@ -31,9 +42,22 @@ def tuned_rows(truth: Tuned, level: float) -> list[dict]:
     for r, recipe in enumerate(truth.recipes):
         for v, domain in enumerate(truth.domains):
             y, se = truth.loss[r, v], truth.se[r, v]
-            rows.append({"recipe": recipe, "domain": domain, "loss": y, "loss_low": y - half * se, "loss_high": y + half * se, "learning_rate": truth.rate[r, v],
-                         "weight_decay": truth.weight_decay[r, v], "refined": truth.refined[r, v], "refined_low": truth.refined[r, v] - half * se,
-                         "refined_high": truth.refined[r, v] + half * se, "refined_rate": truth.refined_rate[r, v], "edge": truth.edge[r, v]})  # fmt: skip
+            rows.append(
+                {
+                    "recipe": recipe,
+                    "domain": domain,
+                    "loss": y,
+                    "loss_low": y - half * se,
+                    "loss_high": y + half * se,
+                    "learning_rate": truth.rate[r, v],
+                    "weight_decay": truth.weight_decay[r, v],
+                    "refined": truth.refined[r, v],
+                    "refined_low": truth.refined[r, v] - half * se,
+                    "refined_high": truth.refined[r, v] + half * se,
+                    "refined_rate": truth.refined_rate[r, v],
+                    "edge": truth.edge[r, v],
+                }
+            )
     return rows
 
 
@@ -41,13 +65,28 @@ def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[dict]:
     """Every (size, arm, rate, recipe) of the grids without a mean loss, with the reason: no run, or domains that its runs lack."""
     rows = []
     for g in grids:
-        mine = frame[(frame["role"] == g.role) & (frame["size"] == g.size) & (frame["arm"] == g.arm)]
+        mine = frame[
+            (frame["role"] == g.role) & (frame["size"] == g.size) & (frame["arm"] == g.arm)
+        ]
         for r, e in np.argwhere(np.isnan(g.mean()[0])):
             there = mine[(mine["recipe"] == g.recipes[r]) & (mine["learning_rate"] == g.rates[e])]
-            lacking = sorted(set(g.domains[1:]) - set(there["domain"])) if len(g.domains) > 1 else []
-            reason = f"no loss on {', '.join(lacking) or 'a domain that the other runs have'}" if len(there) else "no run"
+            lacking = (
+                sorted(set(g.domains[1:]) - set(there["domain"])) if len(g.domains) > 1 else []
+            )
+            reason = (
+                f"no loss on {', '.join(lacking) or 'a domain that the other runs have'}"
+                if len(there)
+                else "no run"
+            )
             rows.append(
-                {"role": g.role, "size": g.size, "arm": g.arm, "learning_rate": g.rates[e], "recipe": g.recipes[r], "reason": reason}
+                {
+                    "role": g.role,
+                    "size": g.size,
+                    "arm": g.arm,
+                    "learning_rate": g.rates[e],
+                    "recipe": g.recipes[r],
+                    "reason": reason,
+                }
             )
     return rows
 
@@ -58,8 +97,10 @@ def edges(truth: Tuned) -> list[str]:
     for end, fix in (("low", "lower"), ("high", "higher")):
         there = [r for r, e in zip(truth.recipes, truth.edge[:, 0]) if e == end]
         if there:
-            out.append(f"the tuned target of {len(there)} of {len(truth.recipes)} recipes sits on the {end} edge of its grid ({', '.join(there)}): "
-                       f"their tuned loss is an upper bound; add a {fix} learning rate")  # fmt: skip
+            out.append(
+                f"the tuned target of {len(there)} of {len(truth.recipes)} recipes sits on the {end} edge of its grid ({', '.join(there)}): "
+                f"their tuned loss is an upper bound; add a {fix} learning rate"
+            )
     lost = [r for r, y in zip(truth.recipes, truth.loss[:, 0]) if not np.isfinite(y)]
     return out + ([f"no finite tuned loss of the target for {', '.join(lost)}"] if lost else [])
 

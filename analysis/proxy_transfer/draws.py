@@ -40,10 +40,16 @@ def observed(recipes: int) -> Draws:
     return Draws(np.ones((1, recipes)))
 
 
-def resampled(recipes: int, seeds: Mapping[str, int], count: int, rng: np.random.Generator) -> Draws:
+def resampled(
+    recipes: int, seeds: Mapping[str, int], count: int, rng: np.random.Generator
+) -> Draws:
     """`count` resamples of the recipes; `seeds` names each size and its number of seeds (sizes with one seed have nothing to resample)."""
     weights = rng.multinomial(recipes, np.full(recipes, 1 / recipes), size=count).astype(float)
-    inside = {k: rng.multinomial(s, np.full(s, 1 / s), size=(count, recipes)).astype(np.float32) for k, s in seeds.items() if s > 1}
+    inside = {
+        k: rng.multinomial(s, np.full(s, 1 / s), size=(count, recipes)).astype(np.float32)
+        for k, s in seeds.items()
+        if s > 1
+    }
     return Draws(weights, inside)
 
 
@@ -54,10 +60,14 @@ def interval(values: np.ndarray, level: float) -> tuple[float, float]:
         return math.nan, math.nan
     tail = (1 - level) / 2
     # Order statistics and no interpolation: infinity minus infinity is no number.
-    return float(values[int(tail * len(values))]), float(values[min(len(values) - 1, int((1 - tail) * len(values)))])
+    return float(values[int(tail * len(values))]), float(
+        values[min(len(values) - 1, int((1 - tail) * len(values)))]
+    )
 
 
-def estimate(value: float, draws: np.ndarray, level: float, used: int, of: int, *, kind: str = "") -> Estimate:
+def estimate(
+    value: float, draws: np.ndarray, level: float, used: int, of: int, *, kind: str = ""
+) -> Estimate:
     """An estimate from its draws. `kind` "rho" or "share": at the end of the scale all resamples may agree, and the bootstrap then sees no
     error; the interval is taken from `perfect_low` or `share_reach` instead, and the note says so."""
     value, (low, high) = float(value), interval(np.asarray(draws, float), level)
@@ -67,23 +77,49 @@ def estimate(value: float, draws: np.ndarray, level: float, used: int, of: int, 
         one = perfect_low(used, level) if kind == "rho" else 1 - share_reach(used, level)
         if kind == "rho" and abs(value) == 1:
             low, high = (one, 1.0) if value > 0 else (-1.0, -one)
-            return Estimate(value, low, high, used, of, "all resamples agree: Fisher's interval for a ranking one swap of neighbours away")
+            return Estimate(
+                value,
+                low,
+                high,
+                used,
+                of,
+                "all resamples agree: Fisher's interval for a ranking one swap of neighbours away",
+            )
         if kind == "share":
             low, high = (one, 1.0) if value else (0.0, 1 - one)
-            return Estimate(value, low, high, used, of, "all resamples agree: exact bound from the pairs that share no recipe")
+            return Estimate(
+                value,
+                low,
+                high,
+                used,
+                of,
+                "all resamples agree: exact bound from the pairs that share no recipe",
+            )
     return Estimate(value, low, high, used, of)
 
 
-def difference(one: Estimate, two: Estimate, draws_one: np.ndarray, draws_two: np.ndarray, level: float) -> Estimate:
+def difference(
+    one: Estimate, two: Estimate, draws_one: np.ndarray, draws_two: np.ndarray, level: float
+) -> Estimate:
     """one - two from paired draws. Where an interval is not from the resamples (see `estimate`), at least as long as the two intervals
     combined in quadrature (MOVER)."""
     with np.errstate(invalid="ignore"):
-        found = estimate(one.value - two.value, draws_one - draws_two, level, min(one.used, two.used), one.of)
+        found = estimate(
+            one.value - two.value, draws_one - draws_two, level, min(one.used, two.used), one.of
+        )
     if not (one.note or two.note) or math.isnan(found.value):
         return found
-    down, up = math.hypot(one.value - one.low, two.high - two.value), math.hypot(one.high - one.value, two.value - two.low)
+    down, up = (
+        math.hypot(one.value - one.low, two.high - two.value),
+        math.hypot(one.high - one.value, two.value - two.low),
+    )
     return Estimate(
-        found.value, min(found.low, found.value - down), max(found.high, found.value + up), found.used, found.of, one.note or two.note
+        found.value,
+        min(found.low, found.value - down),
+        max(found.high, found.value + up),
+        found.used,
+        found.of,
+        one.note or two.note,
     )
 
 

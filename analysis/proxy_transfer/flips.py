@@ -45,14 +45,34 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
                 count, of = int(mine.sum()) // 2, int(pairs.sum()) // 2
                 w = sample.many.weights
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    draws = ((w @ mine.astype(float)) * w).sum(-1) / ((w @ pairs.astype(float)) * w).sum(-1)
+                    draws = ((w @ mine.astype(float)) * w).sum(-1) / (
+                        (w @ pairs.astype(float)) * w
+                    ).sum(-1)
                 recipes = int(pairs.any(-1).sum())
-                found = estimate(count / of if of else np.nan, draws, sample.level, recipes, len(grid.recipes), kind="share")
-                rows.append({
-                    "size": grid.size, "role": grid.role, "N": grid.N, "domain": domain, "rate_low": grid.rates[e], "rate_high": grid.rates[e + 1],
-                    "flips": count, "pairs": of, "sign_changes": _changes(gap[..., e], gap[..., e + 1]), **flat("flip_rate", found), "by_chance": of * chance(grid),
-                    "noise_source": grid.noise_source,
-                })  # fmt: skip
+                found = estimate(
+                    count / of if of else np.nan,
+                    draws,
+                    sample.level,
+                    recipes,
+                    len(grid.recipes),
+                    kind="share",
+                )
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "N": grid.N,
+                        "domain": domain,
+                        "rate_low": grid.rates[e],
+                        "rate_high": grid.rates[e + 1],
+                        "flips": count,
+                        "pairs": of,
+                        "sign_changes": _changes(gap[..., e], gap[..., e + 1]),
+                        **flat("flip_rate", found),
+                        "by_chance": of * chance(grid),
+                        "noise_source": grid.noise_source,
+                    }
+                )
     return rows
 
 
@@ -62,15 +82,26 @@ def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
     mine, both = np.zeros((2, len(sample.recipes), len(sample.recipes)))
     for grid in grids:
         flipped, there, _ = _flips(grid, 0)
-        near = [e for e in range(len(grid.rates) - 1) if grid.rates[e + 1] / grid.rates[e] <= ADJACENT]
+        near = [
+            e for e in range(len(grid.rates) - 1) if grid.rates[e + 1] / grid.rates[e] <= ADJACENT
+        ]
         mine, both = mine + flipped[..., near].sum(-1), both + there[..., near].sum(-1)
     w, of = sample.many.weights, int(both.sum()) // 2
     if not of:
         return Estimate(np.nan, np.nan, np.nan, 0, len(sample.recipes)), 0
     with np.errstate(invalid="ignore", divide="ignore"):
         draws = ((w @ mine) * w).sum(-1) / ((w @ both) * w).sum(-1)
-    share = estimate(mine.sum() / both.sum(), draws, sample.level, int(both.any(-1).sum()), len(sample.recipes), kind="share")
-    return Estimate(round(share.value * of), share.low * of, share.high * of, share.used, share.of, share.note), of
+    share = estimate(
+        mine.sum() / both.sum(),
+        draws,
+        sample.level,
+        int(both.any(-1).sum()),
+        len(sample.recipes),
+        kind="share",
+    )
+    return Estimate(
+        round(share.value * of), share.low * of, share.high * of, share.used, share.of, share.note
+    ), of
 
 
 def flip_events(grids: Sequence[Grid]) -> list[dict]:
@@ -82,11 +113,20 @@ def flip_events(grids: Sequence[Grid]) -> list[dict]:
         size = gaps(grid)[1]
         for a, b, e in zip(*np.nonzero(flipped)):
             if a < b:
-                rows.append({
-                    "size": grid.size, "role": grid.role, "first": grid.recipes[a], "second": grid.recipes[b], "rate_low": grid.rates[e],
-                    "rate_high": grid.rates[e + 1], "gap_low": gap[a, b, e], "gap_high": gap[a, b, e + 1], "sigmas_low": size[a, b, e],
-                    "sigmas_high": size[a, b, e + 1],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "first": grid.recipes[a],
+                        "second": grid.recipes[b],
+                        "rate_low": grid.rates[e],
+                        "rate_high": grid.rates[e + 1],
+                        "gap_low": gap[a, b, e],
+                        "gap_high": gap[a, b, e + 1],
+                        "sigmas_low": size[a, b, e],
+                        "sigmas_high": size[a, b, e + 1],
+                    }
+                )
     return rows
 
 
@@ -114,7 +154,11 @@ def _flips(grid: Grid, domain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     gap, size = gaps(grid, domain)
     beyond = size > BEYOND
     with np.errstate(invalid="ignore"):
-        flipped = (np.sign(gap[..., 1:]) * np.sign(gap[..., :-1]) < 0) & beyond[..., 1:] & beyond[..., :-1]
+        flipped = (
+            (np.sign(gap[..., 1:]) * np.sign(gap[..., :-1]) < 0)
+            & beyond[..., 1:]
+            & beyond[..., :-1]
+        )
     there = ~np.isnan(size)
     off = ~np.eye(len(grid.recipes), dtype=bool)[..., None]
     return flipped & off, there[..., 1:] & there[..., :-1] & off, gap

@@ -64,9 +64,28 @@ def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -
     for (role, size), whole in frame.groupby(["role", "size"], sort=True):
         seeds = sorted(whole["seed"].unique())
         for (arm, decay), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
-            out.append(_grid(rows, str(role), str(size), str(arm), float(decay), tuple(recipes), tuple(domains), tuple(seeds)))
+            out.append(
+                _grid(
+                    rows,
+                    str(role),
+                    str(size),
+                    str(arm),
+                    float(decay),
+                    tuple(recipes),
+                    tuple(domains),
+                    tuple(seeds),
+                )
+            )
     return sorted(
-        out, key=lambda g: (g.role == "target", np.nan_to_num(g.N), g.size, g.arm != "main", g.arm, np.nan_to_num(g.weight_decay))
+        out,
+        key=lambda g: (
+            g.role == "target",
+            np.nan_to_num(g.N),
+            g.size,
+            g.arm != "main",
+            g.arm,
+            np.nan_to_num(g.weight_decay),
+        ),
     )
 
 
@@ -82,7 +101,12 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
     shape = (len(recipes), len(rates), len(real), len(seeds))
     where = [
         pd.Index(axis).get_indexer(rows[name])
-        for axis, name in ((recipes, "recipe"), (rates, "learning_rate"), (real, "domain"), (seeds, "seed"))
+        for axis, name in (
+            (recipes, "recipe"),
+            (rates, "learning_rate"),
+            (real, "domain"),
+            (seeds, "seed"),
+        )
     ]
     losses, init = np.full(shape, np.nan), np.full(shape, np.nan)
     losses[tuple(where)], init[tuple(where)] = rows["loss"], rows["loss_init"]
@@ -93,11 +117,30 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
     start = np.concatenate([[start.mean()], start]) if len(domains) > 1 else start
     noise, freedom, source = _noise(losses, rows, domains)
     usual = lambda name: float(rows[name].median()) if rows[name].notna().any() else np.nan  # noqa: E731
-    return Grid(role, size, arm, decay, usual("N"), usual("D"), usual("batch_size"), usual("steps"), recipes, tuple(map(float, rates)),
-                domains, seeds, losses, start, noise, freedom, source)  # fmt: skip
+    return Grid(
+        role,
+        size,
+        arm,
+        decay,
+        usual("N"),
+        usual("D"),
+        usual("batch_size"),
+        usual("steps"),
+        recipes,
+        tuple(map(float, rates)),
+        domains,
+        seeds,
+        losses,
+        start,
+        noise,
+        freedom,
+        source,
+    )
 
 
-def _noise(losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]) -> tuple[np.ndarray, np.ndarray, str]:
+def _noise(
+    losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Pooled over recipes at each rate; a rate without repeated seeds takes the pool of all rates; without any, the evaluation's error."""
     finite = np.where(np.isfinite(losses), losses, np.nan)
     count = np.isfinite(finite).sum(-1)
@@ -108,14 +151,20 @@ def _noise(losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]) -> tu
         pooled = np.sqrt(square.sum(0) / np.maximum(freedom.sum(0), 1))
         with np.errstate(invalid="ignore", divide="ignore"):
             noise = np.where(freedom > 0, np.sqrt(square / freedom), pooled)
-        source = "repeated seeds" + ("" if (freedom > 0).all() else "; rates with one seed take the pool of the others")
+        source = "repeated seeds" + (
+            "" if (freedom > 0).all() else "; rates with one seed take the pool of the others"
+        )
         return noise, np.where(freedom > 0, freedom, freedom.sum(0)), source
     se = rows.groupby("domain")["loss_se"].median()
     if not len(domains) or se.isna().all():
         return np.full(freedom.shape, np.nan), freedom, ""
     whole = float(np.sqrt((se**2).sum()) / len(se))
     level = np.array([whole] + [float(se.get(d, np.nan)) for d in domains[1:]])
-    return np.broadcast_to(level, freedom.shape).copy(), freedom, "evaluation standard error (no repeated seeds: a lower bound)"
+    return (
+        np.broadcast_to(level, freedom.shape).copy(),
+        freedom,
+        "evaluation standard error (no repeated seeds: a lower bound)",
+    )
 
 
 def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -123,10 +172,13 @@ def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
     there, lost = ~np.isnan(cell), np.isposinf(cell)
     filled = np.where(np.isfinite(cell), cell, 0.0)
     total, number, worst = (
-        np.matmul(filled_, counts.transpose(1, 2, 0).astype(float)) for filled_ in (filled, there.astype(float), lost.astype(float))
+        np.matmul(filled_, counts.transpose(1, 2, 0).astype(float))
+        for filled_ in (filled, there.astype(float), lost.astype(float))
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = np.where(worst > 0, np.inf, np.where(number > 0, total / number, np.nan))  # [R, E, B]
+        value = np.where(
+            worst > 0, np.inf, np.where(number > 0, total / number, np.nan)
+        )  # [R, E, B]
     return np.moveaxis(value, -1, 0)
 
 

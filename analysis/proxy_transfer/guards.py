@@ -13,7 +13,9 @@ from stepladder.analysis.proxy_transfer.grid import Grid
 from stepladder.analysis.proxy_transfer.tuned import least
 
 TRAINED_SIGMAS = 10.0  # loss drop over the seed SD of a pair's gap
-TRAINED_SHARE = 0.005  # of the initial loss; the degeneracy check of the follow-up cited in the protocol
+TRAINED_SHARE = (
+    0.005  # of the initial loss; the degeneracy check of the follow-up cited in the protocol
+)
 SNR_GATE = 3.0  # times the spread that seeds alone would give
 
 
@@ -28,13 +30,30 @@ def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[dict]:
             drop = np.where(finite, start - loss[:, e], 0.0)
             weights = sample.many.weights * finite
             with np.errstate(invalid="ignore", divide="ignore"):
-                value, draws = drop[finite].mean() if finite.any() else np.nan, (weights @ drop) / weights.sum(1)
+                value, draws = (
+                    drop[finite].mean() if finite.any() else np.nan,
+                    (weights @ drop) / weights.sum(1),
+                )
             found = estimate(value, draws, sample.level, int(finite.sum()), len(finite))
-            sigmas, share = value / (math.sqrt(2) * grid.noise[e, 0]) if grid.noise[e, 0] > 0 else np.nan, value / start
-            rows.append({
-                "size": grid.size, "role": grid.role, "learning_rate": rate, "initial_loss": start, **flat("drop", found), "share": share,
-                "sigmas": sigmas, "trained": _trained(value, share, sigmas), "diverged": int(np.isposinf(loss[:, e]).sum()), "recipes": found.used, "of": found.of,
-            })  # fmt: skip
+            sigmas, share = (
+                value / (math.sqrt(2) * grid.noise[e, 0]) if grid.noise[e, 0] > 0 else np.nan,
+                value / start,
+            )
+            rows.append(
+                {
+                    "size": grid.size,
+                    "role": grid.role,
+                    "learning_rate": rate,
+                    "initial_loss": start,
+                    **flat("drop", found),
+                    "share": share,
+                    "sigmas": sigmas,
+                    "trained": _trained(value, share, sigmas),
+                    "diverged": int(np.isposinf(loss[:, e]).sum()),
+                    "recipes": found.used,
+                    "of": found.of,
+                }
+            )
     return rows
 
 
@@ -48,15 +67,23 @@ def precision(frame: pd.DataFrame) -> dict:
     """G2: the precisions named in the table. float32 keeps an update of any size that float32 can hold; others are listed as a warning."""
     named = sorted(set(frame["precision"]) - {""})
     if not named:
-        return {"precisions": [], "ok": None, "said": "the table does not say in which precision the weights were kept"}
+        return {
+            "precisions": [],
+            "ok": None,
+            "said": "the table does not say in which precision the weights were kept",
+        }
     bad = [p for p in named if p not in ("float32", "fp32", "float64")]
     said = (
-        f"{', '.join(bad)}: check that |update| / |w| stays above its epsilon at the lowest rates" if bad else "master weights in float32"
+        f"{', '.join(bad)}: check that |update| / |w| stays above its epsilon at the lowest rates"
+        if bad
+        else "master weights in float32"
     )
     return {"precisions": named, "ok": not bad, "said": said}
 
 
-def ngram_rows(grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample) -> list[dict]:
+def ngram_rows(
+    grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample
+) -> list[dict]:
     """G5, a row a (size, n-gram, domain): best loss over the rates minus the n-gram model's cross-entropy, mean over recipes. counts: the
     whole interval is below zero, so the model of that size knows more than the counts its data came with."""
     rows = []
@@ -68,11 +95,25 @@ def ngram_rows(grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: S
                 there = np.isfinite(gap)
                 weights = sample.many.weights * there
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    value, draws = gap[there].mean() if there.any() else np.nan, (weights @ np.where(there, gap, 0.0)) / weights.sum(1)
+                    value, draws = (
+                        gap[there].mean() if there.any() else np.nan,
+                        (weights @ np.where(there, gap, 0.0)) / weights.sum(1),
+                    )
                 found = estimate(value, draws, sample.level, int(there.sum()), len(there))
-                rows.append({"size": grid.size, "role": grid.role, "N": grid.N, "null": name, "domain": domain, **flat("gap", found),
-                             "counts": bool(found.high < 0) if there.any() else None, "recipes_below": int((gap[there] < 0).sum()),
-                             "recipes": found.used, "of": found.of})  # fmt: skip
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "N": grid.N,
+                        "null": name,
+                        "domain": domain,
+                        **flat("gap", found),
+                        "counts": bool(found.high < 0) if there.any() else None,
+                        "recipes_below": int((gap[there] < 0).sum()),
+                        "recipes": found.used,
+                        "of": found.of,
+                    }
+                )
     return rows
 
 
@@ -94,11 +135,33 @@ def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
                 known = len(column) > 1 and noise > 0
                 snr = float(np.ptp(column) / noise) if known else np.nan
                 seeds = np.isfinite(grid.losses[:, e, v, :]).sum(-1)
-                equal = normal_range(len(column)) / math.sqrt(seeds[seeds > 0].mean()) if known else np.nan
-                ends = np.sqrt(chi2.ppf([(1 - level) / 2, (1 + level) / 2], freedom) / freedom) if known and freedom else (np.nan, np.nan)
-                rows.append({"size": grid.size, "role": grid.role, "learning_rate": rate, "domain": domain, "snr": snr, "snr_low": snr * ends[0],
-                             "snr_high": snr * ends[1], "by_noise": equal, "seed_sd": noise, "noise_source": grid.noise_source,
-                             "passes": bool(snr >= SNR_GATE * equal) if known else None, "recipes": len(column), "of": len(loss)})  # fmt: skip
+                equal = (
+                    normal_range(len(column)) / math.sqrt(seeds[seeds > 0].mean())
+                    if known
+                    else np.nan
+                )
+                ends = (
+                    np.sqrt(chi2.ppf([(1 - level) / 2, (1 + level) / 2], freedom) / freedom)
+                    if known and freedom
+                    else (np.nan, np.nan)
+                )
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "learning_rate": rate,
+                        "domain": domain,
+                        "snr": snr,
+                        "snr_low": snr * ends[0],
+                        "snr_high": snr * ends[1],
+                        "by_noise": equal,
+                        "seed_sd": noise,
+                        "noise_source": grid.noise_source,
+                        "passes": bool(snr >= SNR_GATE * equal) if known else None,
+                        "recipes": len(column),
+                        "of": len(loss),
+                    }
+                )
     return rows
 
 

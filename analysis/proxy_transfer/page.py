@@ -39,8 +39,17 @@ def _head(results: dict, drawn: dict) -> str:
 
 
 def _claims(results: dict, drawn: dict) -> str:
-    rows = [[f"({v['id']}) {v['claim']}", v["size"] or "all", v["verdict"], span(v["number"], v["low"], v["high"], v["measure"]), v["threshold"], v["why"]]
-            for v in results["verdicts"]]  # fmt: skip
+    rows = [
+        [
+            f"({v['id']}) {v['claim']}",
+            v["size"] or "all",
+            v["verdict"],
+            span(v["number"], v["low"], v["high"], v["measure"]),
+            v["threshold"],
+            v["why"],
+        ]
+        for v in results["verdicts"]
+    ]
     overall = [[f"({c['id']}) {c['claim']}", c["verdict"]] for c in results["claims"]]
     return (
         f"<h2>Five claims, and what these runs say</h2>{table(['claim', 'verdict'], overall)}"
@@ -51,8 +60,22 @@ def _claims(results: dict, drawn: dict) -> str:
 
 
 def _ranking(results: dict, drawn: dict) -> str:
-    rows = [[r["size"], f"{r['learning_rate']:.3g}", _span(r, "rho"), _fisher(r), _span(r, "above_standard"), _span(r, "bigram_rho"), _span(r, "above_bigram"), _span(r, "accuracy"),
-             f"{r['recipes']} of {r['of']}", _marks(results, r)] for r in results["agreement"] if r["domain"] == "mean" and r["against"] == TUNED_TARGET]  # fmt: skip
+    rows = [
+        [
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            _span(r, "rho"),
+            _fisher(r),
+            _span(r, "above_standard"),
+            _span(r, "bigram_rho"),
+            _span(r, "above_bigram"),
+            _span(r, "accuracy"),
+            f"{r['recipes']} of {r['of']}",
+            _marks(results, r),
+        ]
+        for r in results["agreement"]
+        if r["domain"] == "mean" and r["against"] == TUNED_TARGET
+    ]
     head = [
         "proxy",
         "learning rate#",
@@ -65,16 +88,52 @@ def _ranking(results: dict, drawn: dict) -> str:
         "recipes#",
         "",
     ]
-    per = [[r["size"], f"{r['learning_rate']:.3g}", r["domain"], _span(r, "rho"), _span(r, "accuracy"), _span(r, "unigram_rho"), _span(r, "bigram_rho"),
-            f"{r['recipes']} of {r['of']}"] for r in results["agreement"] if r["domain"] != "mean" and r["against"] == TUNED_TARGET]  # fmt: skip
+    per = [
+        [
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            r["domain"],
+            _span(r, "rho"),
+            _span(r, "accuracy"),
+            _span(r, "unigram_rho"),
+            _span(r, "bigram_rho"),
+            f"{r['recipes']} of {r['of']}",
+        ]
+        for r in results["agreement"]
+        if r["domain"] != "mean" and r["against"] == TUNED_TARGET
+    ]
     more = (
-        table(["proxy", "learning rate#", "domain", "rho#", "decision accuracy#", "unigram rho#", "bigram rho#", "recipes#"], per)
+        table(
+            [
+                "proxy",
+                "learning rate#",
+                "domain",
+                "rho#",
+                "decision accuracy#",
+                "unigram rho#",
+                "bigram rho#",
+                "recipes#",
+            ],
+            per,
+        )
         if per
         else ""
     )
-    folded = f"<details><summary>by domain, {len(per)} rows</summary>{more}</details>" if per else ""
-    rates = [[r["size"], human(r["N"]) if r["N"] else "", *(f"{r[k]:.3g}" if r[k] else "none near" for k in ("eta_std", "eta_std/3", "eta_std/10", "eta_std/30", "eta_tiny")), r["note"]]
-             for r in results["rates"]]  # fmt: skip
+    folded = (
+        f"<details><summary>by domain, {len(per)} rows</summary>{more}</details>" if per else ""
+    )
+    rates = [
+        [
+            r["size"],
+            human(r["N"]) if r["N"] else "",
+            *(
+                f"{r[k]:.3g}" if r[k] else "none near"
+                for k in ("eta_std", "eta_std/3", "eta_std/10", "eta_std/30", "eta_tiny")
+            ),
+            r["note"],
+        ]
+        for r in results["rates"]
+    ]
     lines = "".join(figure(drawn, name) for name in sorted(drawn) if name.startswith("domains_"))
     return (
         f"<h2>Ranking at one learning rate against the tuned target</h2>{figure(drawn, 'rho')}{figure(drawn, 'accuracy')}{table(head, rows)}{folded}{lines}"
@@ -85,17 +144,36 @@ def _ranking(results: dict, drawn: dict) -> str:
 
 
 def _findings(results: dict, drawn: dict) -> str:
-    rows = [[r["against"], r["size"], f"{r['learning_rate']:.3g}", _span(r, "rho"), _span(r, "accuracy"), f"{r['recipes']} of {r['of']}"]
-            for r in results["agreement"] if r["domain"] == "mean" and r["against"] != TUNED_TARGET]  # fmt: skip
+    rows = [
+        [
+            r["against"],
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            _span(r, "rho"),
+            _span(r, "accuracy"),
+            f"{r['recipes']} of {r['of']}",
+        ]
+        for r in results["agreement"]
+        if r["domain"] == "mean" and r["against"] != TUNED_TARGET
+    ]
     return (
         "<h2>Within the proxy, and across scale at one rate</h2><p>Finding I compares with the same proxy tuned per recipe, Finding II with the target at the same rate.</p>"
-        + table(["against", "proxy", "learning rate#", "rho#", "decision accuracy#", "recipes#"], rows)
+        + table(
+            ["against", "proxy", "learning rate#", "rho#", "decision accuracy#", "recipes#"], rows
+        )
     )
 
 
 def _regret(results: dict, drawn: dict) -> str:
     rows = [
-        [r["size"], f"{r['learning_rate']:.3g}", str(r["k"]), r["reading"], _span(r, "regret", 4), f"{r['recipes']} of {r['of']}"]
+        [
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            str(r["k"]),
+            r["reading"],
+            _span(r, "regret", 4),
+            f"{r['recipes']} of {r['of']}",
+        ]
         for r in results["regret"]
     ]
     return (
@@ -107,10 +185,30 @@ def _regret(results: dict, drawn: dict) -> str:
 
 
 def _losses(results: dict, drawn: dict) -> str:
-    rows = [[r["recipe"], r["domain"], _span(r, "loss", 4), _number(r["learning_rate"]), _number(r["weight_decay"]), _span(r, "refined", 4), _number(r["refined_rate"]), r["edge"] and f"{r['edge']} edge"]
-            for r in results["tuned"]]  # fmt: skip
+    rows = [
+        [
+            r["recipe"],
+            r["domain"],
+            _span(r, "loss", 4),
+            _number(r["learning_rate"]),
+            _number(r["weight_decay"]),
+            _span(r, "refined", 4),
+            _number(r["refined_rate"]),
+            r["edge"] and f"{r['edge']} edge",
+        ]
+        for r in results["tuned"]
+    ]
     main, more = ([r for r in rows if (r[1] == "mean") == whole] for whole in (True, False))
-    head = ["recipe", "domain", "tuned loss#", "at rate#", "weight decay#", "parabola's least#", "at rate#", ""]
+    head = [
+        "recipe",
+        "domain",
+        "tuned loss#",
+        "at rate#",
+        "weight decay#",
+        "parabola's least#",
+        "at rate#",
+        "",
+    ]
     return (
         f"<h2>Losses, and the target tuned for each recipe</h2>{figure(drawn, 'losses')}{table(head, main)}"
         + (f"<details><summary>by domain</summary>{table(head, more)}</details>" if more else "")
@@ -119,13 +217,32 @@ def _losses(results: dict, drawn: dict) -> str:
 
 
 def _flips(results: dict, drawn: dict) -> str:
-    rows = [[r["size"], f"{r['rate_low']:.3g} to {r['rate_high']:.3g}", f"{r['flips']} of {r['pairs']}", _span(r, "flip_rate"), str(r["sign_changes"]), f"{r['by_chance']:.2g}"]
-            for r in results["flip_rates"] if r["domain"] == "mean"]  # fmt: skip
+    rows = [
+        [
+            r["size"],
+            f"{r['rate_low']:.3g} to {r['rate_high']:.3g}",
+            f"{r['flips']} of {r['pairs']}",
+            _span(r, "flip_rate"),
+            str(r["sign_changes"]),
+            f"{r['by_chance']:.2g}",
+        ]
+        for r in results["flip_rates"]
+        if r["domain"] == "mean"
+    ]
     events = [
-        [r["size"], r["first"], r["second"], f"{r['rate_low']:.3g} to {r['rate_high']:.3g}", _sigmas(r, "low"), _sigmas(r, "high")]
+        [
+            r["size"],
+            r["first"],
+            r["second"],
+            f"{r['rate_low']:.3g} to {r['rate_high']:.3g}",
+            _sigmas(r, "low"),
+            _sigmas(r, "high"),
+        ]
         for r in results["flips"]
     ]
-    listed = table(["size", "first", "second", "rates", "gap at the lower#", "gap at the higher#"], events)
+    listed = table(
+        ["size", "first", "second", "rates", "gap at the lower#", "gap at the higher#"], events
+    )
     return (
         f"<h2>Pairs that flip between neighbouring learning rates</h2>{figure(drawn, 'flip_rates')}"
         f"{table(['size', 'rates', 'flips#', 'share#', 'sign changes, noise or not#', 'by noise alone#'], rows)}"
@@ -136,13 +253,34 @@ def _flips(results: dict, drawn: dict) -> str:
 def _arms(results: dict, drawn: dict) -> str:
     if not results["arms"]:
         return ""
-    rows = [[r["size"], r["arm"], f"{r['learning_rate']:.3g}", _span(r, "rho"), _number(r["main_rho"]), _span(r, "change"), _number(r["steps_ratio"]), _number(r["tokens_ratio"]),
-             {True: "equal tokens", False: "", None: ""}[r["equal_tokens"]]] for r in results["arms"]]  # fmt: skip
+    rows = [
+        [
+            r["size"],
+            r["arm"],
+            f"{r['learning_rate']:.3g}",
+            _span(r, "rho"),
+            _number(r["main_rho"]),
+            _span(r, "change"),
+            _number(r["steps_ratio"]),
+            _number(r["tokens_ratio"]),
+            {True: "equal tokens", False: "", None: ""}[r["equal_tokens"]],
+        ]
+        for r in results["arms"]
+    ]
     spans = [
-        [r["size"], r["family"], _number(r["learning_rate"]) or "over rates", ", ".join(r["settings"]), _span(r, "range")]
+        [
+            r["size"],
+            r["family"],
+            _number(r["learning_rate"]) or "over rates",
+            ", ".join(r["settings"]),
+            _span(r, "range"),
+        ]
         for r in results["ranges"]
     ]
-    more = [[r["size"], r["arm"], *(_span(r, k) for k in ("tiny_rho", "standard_rho", "gain"))] for r in results["more_steps"]]
+    more = [
+        [r["size"], r["arm"], *(_span(r, k) for k in ("tiny_rho", "standard_rho", "gain"))]
+        for r in results["more_steps"]
+    ]
     equal = (
         f"<h3>G3: the tiny against the standard rate at equal tokens, with more steps</h3>{table(['proxy', 'arm', 'rho at the tiny rate#', 'at the standard rate#', 'difference#'], more)}"
         if more
@@ -164,7 +302,15 @@ def _gradients(results: dict, drawn: dict) -> str:
             r["size"],
             f"{r['fraction']:.1%}",
             r["along"],
-            *(_span(r, k) for k in ("tuned_target_rho", "tuned_target_accuracy", "lowest_rate_rho", "target_alignment_rho")),
+            *(
+                _span(r, k)
+                for k in (
+                    "tuned_target_rho",
+                    "tuned_target_accuracy",
+                    "lowest_rate_rho",
+                    "target_alignment_rho",
+                )
+            ),
         ]
         for r in results["alignment"]
     ]
@@ -205,8 +351,18 @@ def _gradients(results: dict, drawn: dict) -> str:
 
 
 def _guards(results: dict, drawn: dict) -> str:
-    trained = [[r["size"], f"{r['learning_rate']:.3g}", _span(r, "drop"), "" if r["share"] is None else f"{r['share']:.1%}", _number(r["sigmas"]), _yes(r["trained"], "trained", "DID NOT TRAIN"), str(r["diverged"] or "")]
-               for r in results["trained"]]  # fmt: skip
+    trained = [
+        [
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            _span(r, "drop"),
+            "" if r["share"] is None else f"{r['share']:.1%}",
+            _number(r["sigmas"]),
+            _yes(r["trained"], "trained", "DID NOT TRAIN"),
+            str(r["diverged"] or ""),
+        ]
+        for r in results["trained"]
+    ]
     grams = [
         [
             r["size"],
@@ -219,31 +375,71 @@ def _guards(results: dict, drawn: dict) -> str:
         for r in results["ngrams"]
     ]
     noise = [
-        [r["size"], f"{r['learning_rate']:.3g}", r["domain"], _span(r, "snr"), _number(r["by_noise"]), _yes(r["passes"], "passes", "NOISE")]
+        [
+            r["size"],
+            f"{r['learning_rate']:.3g}",
+            r["domain"],
+            _span(r, "snr"),
+            _number(r["by_noise"]),
+            _yes(r["passes"], "passes", "NOISE"),
+        ]
         for r in results["snr"]
     ]
     whole, by_domain = ([r for r in noise if (r[2] == "mean") == m] for m in (True, False))
     head = ["size", "learning rate#", "domain", "spread / seed SD#", "of equal recipes#", ""]
     source = sorted({r["noise_source"] or "unknown: no repeated seeds" for r in results["snr"]})
     return (
-        "<h2>Guards</h2><h3>G1: did the runs train at all</h3>" + table(["size", "learning rate#", "drop from the start#", "of it#", "in SDs of a gap#", "", "diverged#"], trained)
+        "<h2>Guards</h2><h3>G1: did the runs train at all</h3>"
+        + table(
+            [
+                "size",
+                "learning rate#",
+                "drop from the start#",
+                "of it#",
+                "in SDs of a gap#",
+                "",
+                "diverged#",
+            ],
+            trained,
+        )
         + f"<h3>G2: precision</h3><p>{escape(results['precision']['said'])}.</p>"
-        + "<h3>G5: is the model better than counting</h3>" + (table(["size", "baseline", "domain", "best loss minus baseline#", "recipes below#", ""], grams) if grams else "<p>No n-gram baseline was given.</p>")
+        + "<h3>G5: is the model better than counting</h3>"
+        + (
+            table(
+                ["size", "baseline", "domain", "best loss minus baseline#", "recipes below#", ""],
+                grams,
+            )
+            if grams
+            else "<p>No n-gram baseline was given.</p>"
+        )
         + f"<h3>G6: is the spread of the recipes more than noise</h3><p>Noise: {escape('; '.join(source))}.</p>{table(head, whole)}"
-        + (f"<details><summary>by domain</summary>{table(head, by_domain)}</details>" if by_domain else "")
+        + (
+            f"<details><summary>by domain</summary>{table(head, by_domain)}</details>"
+            if by_domain
+            else ""
+        )
         + '<p class="note">G3 (more steps) stands among the arms, G4 is every interval on this page; Fisher\'s z is printed beside rho for reference.</p>'
-    )  # fmt: skip
+    )
 
 
 def _out(results: dict, drawn: dict) -> str:
     gone = [
-        {"run_id": r["run_id"] or _cell(r), "step": None, "domain": r["domain"], "reason": r["reason"]}
+        {
+            "run_id": r["run_id"] or _cell(r),
+            "step": None,
+            "domain": r["domain"],
+            "reason": r["reason"],
+        }
         for r in [*results["excluded"], *results["diverged"]]
     ]
-    holes = [{"run_id": _cell(r), "step": None, "domain": "mean", "reason": r["reason"]} for r in results["missing_cells"]]
+    holes = [
+        {"run_id": _cell(r), "step": None, "domain": "mean", "reason": r["reason"]}
+        for r in results["missing_cells"]
+    ]
     notes = "".join(f"<li>{escape(n)}</li>" for n in results["notes"])
-    return f"<h2>Left out, and why</h2>{left_out(gone)}<h3>Cells without a loss</h3>{left_out(holes)}" + (
-        f"<h3>Decided about the table</h3><ul>{notes}</ul>" if notes else ""
+    return (
+        f"<h2>Left out, and why</h2>{left_out(gone)}<h3>Cells without a loss</h3>{left_out(holes)}"
+        + (f"<h3>Decided about the table</h3><ul>{notes}</ul>" if notes else "")
     )
 
 
@@ -252,7 +448,9 @@ def _again(results: dict, drawn: dict) -> str:
 
 
 def _cell(row: dict) -> str:
-    return f"{row['recipe']} {row['size']} {row['arm']} at {row['learning_rate'] or float('nan'):.3g}"
+    return (
+        f"{row['recipe']} {row['size']} {row['arm']} at {row['learning_rate'] or float('nan'):.3g}"
+    )
 
 
 def _span(row: dict, name: str, digits: int = 3) -> str:
@@ -261,22 +459,36 @@ def _span(row: dict, name: str, digits: int = 3) -> str:
     if value is None:
         return ""
     form = f".{digits}f" if abs(value) < 1000 else ".3g"
-    return f"{value:{form}}" + (f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else "")
+    return f"{value:{form}}" + (
+        f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else ""
+    )
 
 
 def _fisher(row: dict) -> str:
-    return "" if row["fisher_low"] is None else f"{row['fisher_low']:.2f} to {row['fisher_high']:.2f}"
+    return (
+        "" if row["fisher_low"] is None else f"{row['fisher_low']:.2f} to {row['fisher_high']:.2f}"
+    )
 
 
 def _marks(results: dict, row: dict) -> str:
     """What a reader must know before believing this rho."""
-    same = lambda r: r["size"] == row["size"] and r["role"] == "proxy" and abs(r["learning_rate"] / row["learning_rate"] - 1) < 1e-4  # noqa: E731
+    same = lambda r: (
+        r["size"] == row["size"]
+        and r["role"] == "proxy"
+        and abs(r["learning_rate"] / row["learning_rate"] - 1) < 1e-4
+    )  # noqa: E731
     said = ["did not train" for r in results["trained"] if same(r) and r["trained"] is False]
-    said += ["spread is noise" for r in results["snr"] if same(r) and r["domain"] == "mean" and r["passes"] is False]
+    said += [
+        "spread is noise"
+        for r in results["snr"]
+        if same(r) and r["domain"] == "mean" and r["passes"] is False
+    ]
     said += [
         "size does not beat bigrams"
         for r in results["ngrams"]
-        if (r["size"], r["role"], r["null"], r["domain"]) == (row["size"], "proxy", "bigram", "mean") and r["counts"] is False
+        if (r["size"], r["role"], r["null"], r["domain"])
+        == (row["size"], "proxy", "bigram", "mean")
+        and r["counts"] is False
     ]
     said += [f"without {', '.join(row['missing'])}"] if row["missing"] else []
     said += [f"diverged, so last: {', '.join(row['diverged'])}"] if row["diverged"] else []
@@ -285,7 +497,9 @@ def _marks(results: dict, row: dict) -> str:
 
 def _sigmas(row: dict, end: str) -> str:
     gap, size = row[f"gap_{end}"], row[f"sigmas_{end}"]
-    return "diverged" if gap is None else f"{gap:+.4f}" + ("" if size is None else f" ({size:.1f} SD)")
+    return (
+        "diverged" if gap is None else f"{gap:+.4f}" + ("" if size is None else f" ({size:.1f} SD)")
+    )
 
 
 def _number(value: float | None) -> str:
@@ -296,4 +510,17 @@ def _yes(value: bool | None, yes: str, no: str) -> str:
     return {True: yes, False: no, None: "not known"}[value]
 
 
-_SECTIONS = (_head, _claims, _ranking, _regret, _findings, _losses, _flips, _arms, _gradients, _guards, _out, _again)
+_SECTIONS = (
+    _head,
+    _claims,
+    _ranking,
+    _regret,
+    _findings,
+    _losses,
+    _flips,
+    _arms,
+    _gradients,
+    _guards,
+    _out,
+    _again,
+)

@@ -28,30 +28,58 @@ def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
     figure, axes = _axes(8.6, 4.4)
     rows = [r for r in result.agreement if r["against"] == "tuned target" and r["domain"] == domain]
     guards = [r | {"domain": domain, "passes": r["trained"]} for r in result.trained] + result.snr
-    rejected = {(r["size"], r["learning_rate"]) for r in guards if (r["role"], r["domain"]) == ("proxy", domain) and r["passes"] is False}
+    rejected = {
+        (r["size"], r["learning_rate"])
+        for r in guards
+        if (r["role"], r["domain"]) == ("proxy", domain) and r["passes"] is False
+    }
     colours = size_colours([r["N"] for r in result.rates])
     for proxy in result.rates:
         mine = [r for r in rows if r["size"] == proxy["size"]]
         x, y = (np.array([r[k] for r in mine], float) for k in ("learning_rate", what))
         colour = colours[proxy["N"]]
-        axes.fill_between(x, [r[f"{what}_low"] for r in mine], [r[f"{what}_high"] for r in mine], color=colour, alpha=0.14, lw=0)
+        axes.fill_between(
+            x,
+            [r[f"{what}_low"] for r in mine],
+            [r[f"{what}_high"] for r in mine],
+            color=colour,
+            alpha=0.14,
+            lw=0,
+        )
         axes.plot(x, y, color=colour, lw=1.6, label=f"proxy {proxy['size']}")
         for rate, value in zip(x, y):
             hollow = (proxy["size"], rate) in rejected
-            axes.plot(rate, value, "o", ms=6, mfc="white" if hollow else colour, mec=colour, mew=1.3)
+            axes.plot(
+                rate, value, "o", ms=6, mfc="white" if hollow else colour, mec=colour, mew=1.3
+            )
         if np.isfinite(proxy["eta_std"]):
             axes.axvline(proxy["eta_std"], color=colour, lw=1, ls=":")
             axes.annotate(
-                "standard", (proxy["eta_std"], 0.01), xycoords=("data", "axes fraction"), fontsize=8, color=colour, rotation=90, ha="right"
+                "standard",
+                (proxy["eta_std"], 0.01),
+                xycoords=("data", "axes fraction"),
+                fontsize=8,
+                color=colour,
+                rotation=90,
+                ha="right",
             )
     for null, style in (("bigram", "--"), ("unigram", "-.")):
         found = next((r for r in result.nulls if r["null"] == null and r["domain"] == domain), None)
         if found and np.isfinite(found[what]):
-            axes.axhline(found[what], color=TARGET, lw=1.1, ls=style, label=f"{null} counts, {found[what]:.2f}")
+            axes.axhline(
+                found[what],
+                color=TARGET,
+                lw=1.1,
+                ls=style,
+                label=f"{null} counts, {found[what]:.2f}",
+            )
     axes.axhline(0.5 if what == "accuracy" else 0, color=MUTED, lw=1)
     title, label = _TITLES[what]
     _log(axes, "proxy's peak learning rate", label)
-    axes.set_title(f"{title.capitalize()}, {domain} domain" + ("; hollow: not trained, or noise" if rejected else ""))
+    axes.set_title(
+        f"{title.capitalize()}, {domain} domain"
+        + ("; hollow: not trained, or noise" if rejected else "")
+    )
     axes.legend(loc="best")
     return figure
 
@@ -92,16 +120,35 @@ def regret(result: Result, reading: str = "best") -> Figure:
     colours = size_colours([float(k) for k in ks])
     for axes, size in zip(panels, sizes):
         for k in ks:
-            mine = [r for r in result.regret if (r["size"], r["k"], r["reading"]) == (size, k, reading)]
+            mine = [
+                r for r in result.regret if (r["size"], r["k"], r["reading"]) == (size, k, reading)
+            ]
             x = [r["learning_rate"] for r in mine]
             # Light is many kept, dark is one: the choice that hurts most stands out.
             colour = colours[float(ks[-1] + ks[0] - k)] if ks[-1] + ks[0] - k in ks else MUTED
-            axes.plot(x, _finite([r["regret"] for r in mine]), "o-", ms=4, color=colour, lw=1.3, label=f"k = {k}")
+            axes.plot(
+                x,
+                _finite([r["regret"] for r in mine]),
+                "o-",
+                ms=4,
+                color=colour,
+                lw=1.3,
+                label=f"k = {k}",
+            )
             if k == 1:
                 axes.fill_between(
-                    x, _finite([r["regret_low"] for r in mine]), _finite([r["regret_high"] for r in mine]), color=colour, alpha=0.12, lw=0
+                    x,
+                    _finite([r["regret_low"] for r in mine]),
+                    _finite([r["regret_high"] for r in mine]),
+                    color=colour,
+                    alpha=0.12,
+                    lw=0,
                 )
-        _log(axes, "proxy's peak learning rate", "regret@k, nats per token" if size == sizes[0] else "")
+        _log(
+            axes,
+            "proxy's peak learning rate",
+            "regret@k, nats per token" if size == sizes[0] else "",
+        )
         axes.set_title(f"proxy {size}")
     panels[0].legend(loc="best")
     return figure
@@ -115,19 +162,37 @@ def slopes(result: Result) -> Figure:
 
     truth = result.ground_truth.loss[:, 0]
     shown = [p for p in result.rates if np.isfinite(p["eta_std"])]
-    figure = Figure(figsize=(max(5.0, 4.3 * max(1, len(shown))), 0.26 * len(truth) + 1.8), layout="constrained")
+    figure = Figure(
+        figsize=(max(5.0, 4.3 * max(1, len(shown))), 0.26 * len(truth) + 1.8), layout="constrained"
+    )
     panels = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
     order = np.argsort(np.where(np.isnan(truth), np.inf, truth))
-    colours = {int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)}
+    colours = {
+        int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)
+    }
     for axes, proxy in zip(panels, shown):
-        grid = next(g for g in result.grids if g.size == proxy["size"] and g.role == "proxy" and g.arm == "main")
-        columns = [("standard", grid.mean()[0, :, grid.at(proxy["eta_std"])]), ("tuned target", truth)]
+        grid = next(
+            g
+            for g in result.grids
+            if g.size == proxy["size"] and g.role == "proxy" and g.arm == "main"
+        )
+        columns = [
+            ("standard", grid.mean()[0, :, grid.at(proxy["eta_std"])]),
+            ("tuned target", truth),
+        ]
         if proxy["eta_tiny"]:
             columns.append(("tiny", grid.mean()[0, :, grid.at(proxy["eta_tiny"])]))
         places = np.array([_places(values) for _, values in columns])
         for r in range(len(truth)):
             axes.plot(range(len(columns)), places[:, r], "o-", color=colours[r], lw=1.4, ms=4)
-            axes.annotate(result.recipes[r], (1, places[1, r]), xytext=(4, 3), textcoords="offset points", fontsize=7, color=INK)
+            axes.annotate(
+                result.recipes[r],
+                (1, places[1, r]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=INK,
+            )
         axes.set_xticks(range(len(columns)), [name for name, _ in columns])
         axes.invert_yaxis()
         axes.set_ylabel("rank, 1 is best")
@@ -138,7 +203,12 @@ def slopes(result: Result) -> Figure:
 
 def _places(values: np.ndarray) -> np.ndarray:
     """Rank from 1, ties by their place in the table; NaN where there is no loss."""
-    order = np.argsort(np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable"), kind="stable") + 1.0
+    order = (
+        np.argsort(
+            np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable"), kind="stable"
+        )
+        + 1.0
+    )
     return np.where(np.isnan(values), np.nan, order)
 
 

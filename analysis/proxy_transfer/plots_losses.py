@@ -27,13 +27,17 @@ def curves(result: Result) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     truth = result.ground_truth.loss[:, 0]
     order = np.argsort(np.where(np.isnan(truth), np.inf, truth))
-    colour = {int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)}
+    colour = {
+        int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)
+    }
     for axes in panels[len(whole) :]:
         axes.set_axis_off()
     for axes, grid in zip(panels, whole):
         loss = np.where(np.isfinite(grid.mean()[0]), grid.mean()[0], np.nan)
         for r, row in enumerate(loss):
-            axes.plot(grid.rates, row, "o-", color=colour[r], lw=1.1, ms=2.5, label=result.recipes[r])
+            axes.plot(
+                grid.rates, row, "o-", color=colour[r], lw=1.1, ms=2.5, label=result.recipes[r]
+            )
         _log(axes, "peak learning rate", "mean loss, nats per token" if grid is whole[0] else "")
         axes.set_title(f"{grid.role} {grid.size}")
     if len(truth) <= 16:
@@ -50,7 +54,9 @@ def flip_rates(result: Result) -> Figure:
     for size in dict.fromkeys(r["size"] for r in rows):
         mine = [r for r in rows if r["size"] == size]
         x = [np.sqrt(r["rate_low"] * r["rate_high"]) for r in mine]
-        y, low, high = (np.array([r[k] for r in mine]) for k in ("flip_rate", "flip_rate_low", "flip_rate_high"))
+        y, low, high = (
+            np.array([r[k] for r in mine]) for k in ("flip_rate", "flip_rate_low", "flip_rate_high")
+        )
         target = mine[0]["role"] == "target"
         colour = TARGET if target else colours[mine[0]["N"]]
         axes.errorbar(
@@ -89,12 +95,25 @@ def flip_matrix(result: Result) -> Figure:
         cells = np.full((len(order), len(order)), np.nan)
         for (a, b), rate in crossings(grid).items():
             cells[a, b] = cells[b, a] = np.log10(rate)
-        image = axes.imshow(cells[np.ix_(order, order)], cmap="viridis", vmin=rates.min(), vmax=rates.max(), rasterized=False)
-        axes.set_xticks(range(len(order)), [result.recipes[r] for r in order], rotation=90, fontsize=6)
+        image = axes.imshow(
+            cells[np.ix_(order, order)],
+            cmap="viridis",
+            vmin=rates.min(),
+            vmax=rates.max(),
+            rasterized=False,
+        )
+        axes.set_xticks(
+            range(len(order)), [result.recipes[r] for r in order], rotation=90, fontsize=6
+        )
         axes.set_yticks(range(len(order)), [result.recipes[r] for r in order], fontsize=6)
         axes.grid(False)
         axes.set_title(f"{grid.role} {grid.size}")
-    bar = figure.colorbar(image, ax=list(panels), shrink=0.8, format=FuncFormatter(lambda v, _: f"{10**v:.0e}".replace("e-0", "e-")))
+    bar = figure.colorbar(
+        image,
+        ax=list(panels),
+        shrink=0.8,
+        format=FuncFormatter(lambda v, _: f"{10**v:.0e}".replace("e-0", "e-")),
+    )
     bar.set_label("learning rate of the first crossing")
     return figure
 
@@ -104,7 +123,11 @@ def crossovers(result: Result) -> Figure:
     """Predicted against observed crossover rate of each pair that has both, a panel a direction, a colour a size, a mark a fraction."""
     from matplotlib.figure import Figure
 
-    pairs = [p for p in result.crossover_pairs if np.isfinite(p["predicted"]) and np.isfinite(p["observed"])]
+    pairs = [
+        p
+        for p in result.crossover_pairs
+        if np.isfinite(p["predicted"]) and np.isfinite(p["observed"])
+    ]
     directions = list(dict.fromkeys(p["along"] for p in pairs))
     figure = Figure(figsize=(max(5.6, 4.6 * len(directions)), 4.6), layout="constrained")
     ns = {g.size: g.N for g in result.grids}
@@ -113,12 +136,23 @@ def crossovers(result: Result) -> Figure:
     for axes, along in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions):
         mine = [p for p in pairs if p["along"] == along]
         for size, fraction in dict.fromkeys((p["size"], p["fraction"]) for p in mine):
-            x, y = zip(*((p["predicted"], p["observed"]) for p in mine if (p["size"], p["fraction"]) == (size, fraction)))
+            x, y = zip(
+                *(
+                    (p["predicted"], p["observed"])
+                    for p in mine
+                    if (p["size"], p["fraction"]) == (size, fraction)
+                )
+            )
             look = {"ms": 4, "mfc": colours[ns[size]], "mec": "white", "mew": 0.4, "ls": "none"}
             axes.plot(x, y, marks[fraction], label=f"{size} at {fraction:.0%}", **look)
         ends = [f(v for p in mine for v in (p["predicted"], p["observed"])) for f in (min, max)]
         axes.plot(ends, ends, color=INK, lw=1, ls="--")
-        _log(axes, f"predicted along the {along}", "observed" if along == directions[0] else "", y=True)
+        _log(
+            axes,
+            f"predicted along the {along}",
+            "observed" if along == directions[0] else "",
+            y=True,
+        )
         axes.set_title("Learning rate at which a pair crosses" if along == directions[0] else "")
         axes.legend(fontsize=8)
     return figure
@@ -130,11 +164,25 @@ def arms(result: Result) -> Figure:
     figure, axes = _axes(5.6, 4.6)
     rows = [r for r in result.arms if np.isfinite(r["rho"]) and np.isfinite(r["main_rho"])]
     families = list(dict.fromkeys(r["family"] for r in rows))
-    for family, colour in zip(families, ("#0b3c5d", "#e0a100", "#1b7f5c", TARGET, MUTED, "#7048a8")):
+    for family, colour in zip(
+        families, ("#0b3c5d", "#e0a100", "#1b7f5c", TARGET, MUTED, "#7048a8")
+    ):
         mine = [r for r in rows if r["family"] == family]
         y = np.array([r["rho"] for r in mine])
-        ends = [np.maximum(0, y - [r["rho_low"] for r in mine]), np.maximum(0, np.array([r["rho_high"] for r in mine]) - y)]
-        axes.errorbar([r["main_rho"] for r in mine], y, yerr=ends, fmt="o", ms=5, color=colour, lw=0.9, label=family)
+        ends = [
+            np.maximum(0, y - [r["rho_low"] for r in mine]),
+            np.maximum(0, np.array([r["rho_high"] for r in mine]) - y),
+        ]
+        axes.errorbar(
+            [r["main_rho"] for r in mine],
+            y,
+            yerr=ends,
+            fmt="o",
+            ms=5,
+            color=colour,
+            lw=0.9,
+            label=family,
+        )
     low = min([r[k] for r in rows for k in ("rho", "main_rho")])
     axes.plot([low, 1], [low, 1], color=INK, lw=1, ls="--")
     axes.set_xlabel("rho of the main arm at the same rate")

@@ -45,7 +45,9 @@ def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndar
     if reading == "mean":
         total = lambda values, count: np.where(count > 0, values, 0.0) * count  # noqa: E731
         with np.errstate(invalid="ignore", divide="ignore"):
-            return total(y_mine, picked).sum(-1) / picked.sum(-1) - total(y_best, ideal).sum(-1) / ideal.sum(-1)
+            return total(y_mine, picked).sum(-1) / picked.sum(-1) - total(y_best, ideal).sum(
+                -1
+            ) / ideal.sum(-1)
     with np.errstate(invalid="ignore"):
         lost = np.where(chosen, y_mine, np.inf).min(-1) - np.where(truth, y_best, np.inf).min(-1)
     return np.where(w.sum(-1) > 0, lost, np.nan)
@@ -61,7 +63,9 @@ def _first(w: np.ndarray, order: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
 
 def signs(x: np.ndarray) -> np.ndarray:
     """[..., R, R] of float32: 1 where x of the row is above x of the column, -1 below, 0 tied."""
-    return np.subtract(x[..., :, None] > x[..., None, :], x[..., :, None] < x[..., None, :], dtype=np.float32)
+    return np.subtract(
+        x[..., :, None] > x[..., None, :], x[..., :, None] < x[..., None, :], dtype=np.float32
+    )
 
 
 def row_sums(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -69,7 +73,9 @@ def row_sums(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
     a factor and a constant."""
     if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
         return w @ matrix.reshape(matrix.shape[-2:]).T
-    return np.matmul(matrix, w.astype(np.float32)[..., None])[..., 0]  # sums of small integers: exact
+    return np.matmul(matrix, w.astype(np.float32)[..., None])[
+        ..., 0
+    ]  # sums of small integers: exact
 
 
 def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -77,7 +83,10 @@ def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
     total = w.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         one, two = (v - (w * v).sum(-1, keepdims=True) / total[..., None] for v in (one, two))
-        cover, spread = (w * one * two).sum(-1), np.sqrt((w * one**2).sum(-1) * (w * two**2).sum(-1))
+        cover, spread = (
+            (w * one * two).sum(-1),
+            np.sqrt((w * one**2).sum(-1) * (w * two**2).sum(-1)),
+        )
         rho = cover / spread
     return np.where((total >= 3) & (spread > 1e-9 * total), np.clip(rho, -1, 1), np.nan)
 
@@ -92,6 +101,10 @@ def accuracy_of(sx: np.ndarray, sy: np.ndarray, decided: np.ndarray, w: np.ndarr
 def _prepare(x, y, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Floats, with weight 0 where a score is NaN."""
     x, y = np.asarray(x, float), np.asarray(y, float)
-    w = np.ones(np.broadcast_shapes(x.shape, y.shape)) if weights is None else np.asarray(weights, float)
+    w = (
+        np.ones(np.broadcast_shapes(x.shape, y.shape))
+        if weights is None
+        else np.asarray(weights, float)
+    )
     missing = np.isnan(x) | np.isnan(y)
     return np.where(missing, np.inf, x), np.where(missing, np.inf, y), np.where(missing, 0.0, w)

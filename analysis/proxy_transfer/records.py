@@ -50,33 +50,63 @@ def read(workdir: str | Path) -> Inputs:
     others.append(_exclude(table[unfinished], table[unfinished]["state"].map(STATE_REASONS)))
     kept = table[mine & ~unfinished]
     if not len(kept):
-        raise UserError(f"workdir={str(workdir)!r}: no finished run of the study {STUDY}; run its ladder first, or give --table=FILE")
+        raise UserError(
+            f"workdir={str(workdir)!r}: no finished run of the study {STUDY}; run its ladder first, or give --table=FILE"
+        )
     rows = _losses(runs, kept)
     silent = kept[~kept["run_id"].isin({r["run_id"] for r in rows})]
     others.append(_exclude(silent, "finished without a decayed evaluation"))
     if not rows:
-        raise UserError(f"workdir={str(workdir)!r}: no run of the study {STUDY} has a decayed evaluation; let them finish")
+        raise UserError(
+            f"workdir={str(workdir)!r}: no run of the study {STUDY} has a decayed evaluation; let them finish"
+        )
     # Of the loader's own list, what concerns these runs and is not said above: unreadable rows, repeated steps, losses that are no numbers.
     known = runs.excluded[
-        runs.excluded["run_id"].isin(set(kept["run_id"])) & ~runs.excluded["reason"].str.startswith(tuple(STATE_REASONS.values()))
+        runs.excluded["run_id"].isin(set(kept["run_id"]))
+        & ~runs.excluded["reason"].str.startswith(tuple(STATE_REASONS.values()))
     ]
     others.append(known.reindex(columns=list(EXCLUDED)))
     excluded = pd.concat([t for t in others if len(t)] or others[:1], ignore_index=True)
-    notes = [f"{int((~mine).sum())} of {len(table)} runs of the workdir are not the study's"] if (~mine).any() else []
+    notes = (
+        [f"{int((~mine).sum())} of {len(table)} runs of the workdir are not the study's"]
+        if (~mine).any()
+        else []
+    )
     probes, said = _probes(Path(workdir), list(table[mine]["run_id"]))
     return Inputs(
-        pd.DataFrame(rows), _json(Path(workdir) / NGRAMS), probes, excluded, (*notes, *said), tuple(_same_data(Path(workdir), kept))
+        pd.DataFrame(rows),
+        _json(Path(workdir) / NGRAMS),
+        probes,
+        excluded,
+        (*notes, *said),
+        tuple(_same_data(Path(workdir), kept)),
     )
 
 
 def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
-    columns = ("run_id", "recipe", "size", "N", "D", "learning_rate", "weight_decay", "batch_size", "seed", "role", "steps", "state")
+    columns = (
+        "run_id",
+        "recipe",
+        "size",
+        "N",
+        "D",
+        "learning_rate",
+        "weight_decay",
+        "batch_size",
+        "seed",
+        "role",
+        "steps",
+        "state",
+    )
     start = runs.points[runs.points["step"] == 0].set_index(["run_id", "domain"])["loss"].to_dict()
     domains = sorted(runs.points["domain"].unique())
     last = {d: final_points(runs, domain=d, roles={})[0].set_index("run_id") for d in domains}
     rows = []
     for run in kept.itertuples():
-        base = {name: getattr(run, name) for name in columns} | {"arm": run.arm or "main", "precision": run.compute_dtype}
+        base = {name: getattr(run, name) for name in columns} | {
+            "arm": run.arm or "main",
+            "precision": run.compute_dtype,
+        }
         for domain in domains:
             first = start.get((run.run_id, domain), math.log(run.vocab_size))
             if run.state == schema.DIVERGED:
@@ -84,7 +114,13 @@ def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
             elif run.run_id in last[domain].index:
                 point = last[domain].loc[run.run_id]
                 rows.append(
-                    {**base, "domain": domain, "loss": float(point["loss"]), "loss_se": float(point["loss_se"]), "loss_init": first}
+                    {
+                        **base,
+                        "domain": domain,
+                        "loss": float(point["loss"]),
+                        "loss_se": float(point["loss_se"]),
+                        "loss_init": first,
+                    }
                 )
     return rows
 
@@ -113,9 +149,13 @@ def _same_data(workdir: Path, kept: pd.DataFrame) -> list[str]:
     for recipe, rows in kept.groupby("recipe", sort=True):
         spec = _json(workdir / schema.RUNS / rows["run_id"].iloc[0] / schema.SPEC) or {}
         data = spec.get("data") or {}
-        body = json.dumps([sorted(map(list, data.get("weights", ()))), data.get("corpus")], sort_keys=True)
+        body = json.dumps(
+            [sorted(map(list, data.get("weights", ()))), data.get("corpus")], sort_keys=True
+        )
         if body in seen:
-            said.append(f"recipes {seen[body]!r} and {recipe!r} have the same domain weights and corpus: one recipe under two names")
+            said.append(
+                f"recipes {seen[body]!r} and {recipe!r} have the same domain weights and corpus: one recipe under two names"
+            )
         seen.setdefault(body, str(recipe))
     return said
 

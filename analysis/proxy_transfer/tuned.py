@@ -37,7 +37,10 @@ def tune(grids: Sequence[Grid]) -> Tuned:
     """Tune over grids of one size that differ in their learning rates and weight decay."""
     first = grids[0]
     shape = (len(first.recipes), len(first.domains))
-    out = {k: np.full(shape, np.nan) for k in ("loss", "rate", "weight_decay", "refined", "refined_rate", "se")}
+    out = {
+        k: np.full(shape, np.nan)
+        for k in ("loss", "rate", "weight_decay", "refined", "refined_rate", "se")
+    }
     edge = np.full(shape, "", dtype=object)
     for r, v in np.ndindex(shape):
         rows = [g.mean(None, v)[0, r] for g in grids]
@@ -52,8 +55,14 @@ def tune(grids: Sequence[Grid]) -> Tuned:
         seeds = np.isfinite(grid.losses[r, e, v]).sum()
         edge[r, v] = "low" if e == tried[0] else "high" if e == tried[-1] else ""
         bottom, where = refine(np.array(grid.rates), row)
-        for name, value in (("loss", row[e]), ("rate", grid.rates[e]), ("weight_decay", grid.weight_decay), ("refined", bottom),
-                            ("refined_rate", where), ("se", grid.noise[e, v] / np.sqrt(seeds))):  # fmt: skip
+        for name, value in (
+            ("loss", row[e]),
+            ("rate", grid.rates[e]),
+            ("weight_decay", grid.weight_decay),
+            ("refined", bottom),
+            ("refined_rate", where),
+            ("se", grid.noise[e, v] / np.sqrt(seeds)),
+        ):
             out[name][r, v] = value
     return Tuned(tuple(grids), first.recipes, first.domains, edge=edge, **out)
 
@@ -86,8 +95,14 @@ def standard_rate(grid: Grid) -> tuple[float, str]:
     if not np.isfinite(average).any():
         return np.nan, "at every learning rate some recipe diverged; give eta_std"
     best = int(np.argmin(average))
-    notes = [f"{int(whole.sum())} of {len(whole)} recipes have every rate"] if not whole.all() else []
-    notes += [f"it is the {'lowest' if best == 0 else 'highest'} rate of the grid"] if best in (0, len(average) - 1) else []
+    notes = (
+        [f"{int(whole.sum())} of {len(whole)} recipes have every rate"] if not whole.all() else []
+    )
+    notes += (
+        [f"it is the {'lowest' if best == 0 else 'highest'} rate of the grid"]
+        if best in (0, len(average) - 1)
+        else []
+    )
     return grid.rates[best], "; ".join(notes)
 
 

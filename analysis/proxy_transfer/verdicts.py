@@ -53,10 +53,14 @@ class Rates:
     tiny: float | None
 
     def named(self) -> dict[str, float | None]:
-        return {"eta_std": self.standard if math.isfinite(self.standard) else None} | {f"eta_std/{k}": r for k, r in self.reduced.items()}
+        return {"eta_std": self.standard if math.isfinite(self.standard) else None} | {
+            f"eta_std/{k}": r for k, r in self.reduced.items()
+        }
 
 
-def choose_rates(grid: Grid, eta_std: float | None, eta_tiny: float | None, arms: Sequence[float] = ()) -> Rates:
+def choose_rates(
+    grid: Grid, eta_std: float | None, eta_tiny: float | None, arms: Sequence[float] = ()
+) -> Rates:
     """The given rates; else the highest and the lowest that the size's `arms` were run at (A6 is at the standard and the tiny rate); else
     that of `standard_rate` and a thirtieth of it (where check (c) wants rho > 0.9)."""
     said = "given"
@@ -77,17 +81,26 @@ def word(holds: bool, clear: bool) -> str:
     return NOT_SEEN if not holds else SEEN if clear else NOT_SETTLED
 
 
-def flips_verdict(grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Mapping[str, str], sample: Sample) -> Verdict:
+def flips_verdict(
+    grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Mapping[str, str], sample: Sample
+) -> Verdict:
     """(a): flips on the mean domain over rates at most 3.3x apart, against the number that noise alone would make (Poisson)."""
     claim = "at least one pair of recipes flips between two learning rates at most 3.3x apart, beyond seed noise"
     grids = [g for g in grids if g.size not in left_out]
     found, pairs = total_flips(grids, sample)
     expected = sum(
-        r["by_chance"] for r in rates if r["domain"] == MEAN and r["size"] not in left_out and r["rate_high"] / r["rate_low"] <= ADJACENT
+        r["by_chance"]
+        for r in rates
+        if r["domain"] == MEAN
+        and r["size"] not in left_out
+        and r["rate_high"] / r["rate_low"] <= ADJACENT
     )
     threshold = f"at least 1, and more than noise makes ({expected:.2g} expected)"
     if not pairs:
-        why = "; ".join(left_out.values()) or "no size has repeated seeds, or no two rates are that close"
+        why = (
+            "; ".join(left_out.values())
+            or "no size has repeated seeds, or no two rates are that close"
+        )
         return _unsettled("a", claim, "", "flips", threshold, why)
     count = int(found.value)
     luck = _poisson_tail(count, expected)
@@ -95,7 +108,18 @@ def flips_verdict(grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Map
     why = f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise alone makes so many with probability {luck:.2g}"
     why += "; without repeated seeds the noise is only a lower bound" if lower_bound else ""
     clear = luck < FALSE_ALARM and not lower_bound
-    return Verdict("a", claim, "", word(count > 0, clear), "flips", count, found.low, found.high, threshold, why)
+    return Verdict(
+        "a",
+        claim,
+        "",
+        word(count > 0, clear),
+        "flips",
+        count,
+        found.low,
+        found.high,
+        threshold,
+        why,
+    )
 
 
 def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: float) -> Verdict:
@@ -130,16 +154,41 @@ def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: fl
     if not known:
         return _unsettled("b", claim, "", "recipes", threshold, why)
     if not tested:
-        number, why = differ / known, why + "; without repeated seeds none of it can be told from noise"
+        number, why = (
+            differ / known,
+            why + "; without repeated seeds none of it can be told from noise",
+        )
         low, high = _wilson(differ, known, level)
-        return Verdict("b", claim, "", word(differ > 0, False), "share of recipes", number, low, high, threshold, why)
+        return Verdict(
+            "b",
+            claim,
+            "",
+            word(differ > 0, False),
+            "share of recipes",
+            number,
+            low,
+            high,
+            threshold,
+            why,
+        )
     low, high = _wilson(beyond, tested, level)
     lower_bound = any("lower bound" in g.noise_source for g in grids)
     why += f"; noise alone would do this to {expected:.2g} of {tested}" + (
         "; the noise of some size is only a lower bound" if lower_bound else ""
     )
     clear = _poisson_tail(beyond, expected) < FALSE_ALARM and not lower_bound
-    return Verdict("b", claim, "", word(differ > 0, clear), "share of recipes", beyond / tested, low, high, threshold, why)
+    return Verdict(
+        "b",
+        claim,
+        "",
+        word(differ > 0, clear),
+        "share of recipes",
+        beyond / tested,
+        low,
+        high,
+        threshold,
+        why,
+    )
 
 
 def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
@@ -152,11 +201,20 @@ def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) 
     tiny, standard = pair
     rise = change(tiny, standard, sample)
     holds, clear = tiny.rho.value > RHO and rise.value > 0, tiny.rho.low > RHO and rise.low > 0
-    why = (
-        f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
-    )
+    why = f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
     return _guarded(
-        Verdict("c", claim, rates.size, word(holds, clear), "rho at eta_tiny", tiny.rho.value, tiny.rho.low, tiny.rho.high, threshold, why),
+        Verdict(
+            "c",
+            claim,
+            rates.size,
+            word(holds, clear),
+            "rho at eta_tiny",
+            tiny.rho.value,
+            tiny.rho.low,
+            tiny.rho.high,
+            threshold,
+            why,
+        ),
         blocked,
     )
 
@@ -169,12 +227,23 @@ def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str
         return _unsettled("d", claim, rates.size, "nats per token", "below 0", pair)
     (tiny, many), (standard, others) = pair
     with np.errstate(invalid="ignore"):
-        gain = estimate(tiny - standard, many - others, sample.level, len(sample.recipes), len(sample.recipes))
+        gain = estimate(
+            tiny - standard, many - others, sample.level, len(sample.recipes), len(sample.recipes)
+        )
     why = f"regret@1 {tiny:.4f} at {rates.tiny:g} and {standard:.4f} at {rates.standard:g}"
     why += "; both pick the best recipe" if tiny == standard == 0 else ""
     return _guarded(
         Verdict(
-            "d", claim, rates.size, word(gain.value < 0, gain.high < 0), "nats per token", gain.value, gain.low, gain.high, "below 0", why
+            "d",
+            claim,
+            rates.size,
+            word(gain.value < 0, gain.high < 0),
+            "nats per token",
+            gain.value,
+            gain.low,
+            gain.high,
+            "below 0",
+            why,
         ),
         blocked,
     )
@@ -182,7 +251,9 @@ def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str
 
 def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked: str) -> Verdict:
     """(e): range of rho over the standard rate and its reductions minus the largest range of the other families."""
-    claim = "the learning rate moves rho more than batch size, weight decay or tokens per parameter do"
+    claim = (
+        "the learning rate moves rho more than batch size, weight decay or tokens per parameter do"
+    )
     mine = [r for r in ranges if r.size == rates.size]
     own = next((r for r in mine if r.family == LEARNING_RATE), None)
     others = [r for r in mine if r.family != LEARNING_RATE]
@@ -193,14 +264,27 @@ def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked
             rates.size,
             "range of rho",
             "above 0",
-            "no arm of another setting was run" if own else "fewer than two of the rates are in the grid",
+            "no arm of another setting was run"
+            if own
+            else "fewer than two of the rates are in the grid",
         )
     top = max(others, key=lambda r: r.range.value)
-    gain = difference(own.range, top.range, own.draws, np.stack([r.draws for r in others]).max(0), sample.level)
+    gain = difference(
+        own.range, top.range, own.draws, np.stack([r.draws for r in others]).max(0), sample.level
+    )
     why = f"range {own.range.value:.3f} over {len(own.settings)} learning rates; the largest other is {top.range.value:.3f} over {top.family} ({', '.join(top.settings)}) at {top.rate:g}"
     return _guarded(
         Verdict(
-            "e", claim, rates.size, word(gain.value > 0, gain.low > 0), "range of rho", gain.value, gain.low, gain.high, "above 0", why
+            "e",
+            claim,
+            rates.size,
+            word(gain.value > 0, gain.low > 0),
+            "range of rho",
+            gain.value,
+            gain.low,
+            gain.high,
+            "above 0",
+            why,
         ),
         blocked,
     )
@@ -213,8 +297,14 @@ def overall(verdicts: Sequence[Verdict], left_out: Mapping[str, str]) -> list[di
     for key in dict.fromkeys(v.id for v in verdicts):
         mine = [v for v in verdicts if v.id == key]
         words = {v.verdict for v in mine if v.size not in left_out and math.isfinite(v.number)}
-        out.append({"id": key, "claim": mine[0].claim, "verdict": words.pop() if len(words) == 1 else NOT_SETTLED,
-                    "by_size": {v.size: v.verdict for v in mine if v.size}})  # fmt: skip
+        out.append(
+            {
+                "id": key,
+                "claim": mine[0].claim,
+                "verdict": words.pop() if len(words) == 1 else NOT_SETTLED,
+                "by_size": {v.size: v.verdict for v in mine if v.size},
+            }
+        )
     return out
 
 
@@ -222,10 +312,15 @@ def _pair(rates: Rates, values: Mapping):
     """The entries at the tiny and the standard rate, or why there are none."""
     if rates.tiny is None or not math.isfinite(rates.standard):
         return (
-            f"the grid has no rate near eta_std / {REDUCTIONS[-1]}" if math.isfinite(rates.standard) else f"no standard rate: {rates.note}"
+            f"the grid has no rate near eta_std / {REDUCTIONS[-1]}"
+            if math.isfinite(rates.standard)
+            else f"no standard rate: {rates.note}"
         )
     found = [
-        next((v for (s, r), v in values.items() if s == rates.size and abs(r / rate - 1) < 1e-4), None)
+        next(
+            (v for (s, r), v in values.items() if s == rates.size and abs(r / rate - 1) < 1e-4),
+            None,
+        )
         for rate in (rates.tiny, rates.standard)
     ]
     return "one of the two rates has no ranking" if any(v is None for v in found) else tuple(found)
@@ -235,11 +330,15 @@ def _guarded(verdict: Verdict, blocked: str) -> Verdict:
     """Numbers that a guard rejects settle nothing, whichever way they point."""
     if not blocked:
         return verdict
-    return Verdict(**{**verdict.__dict__, "verdict": NOT_SETTLED, "why": f"{blocked}; {verdict.why}"})
+    return Verdict(
+        **{**verdict.__dict__, "verdict": NOT_SETTLED, "why": f"{blocked}; {verdict.why}"}
+    )
 
 
 def _unsettled(key: str, claim: str, size: str, measure: str, threshold: str, why: str) -> Verdict:
-    return Verdict(key, claim, size, NOT_SETTLED, measure, math.nan, math.nan, math.nan, threshold, why)
+    return Verdict(
+        key, claim, size, NOT_SETTLED, measure, math.nan, math.nan, math.nan, threshold, why
+    )
 
 
 def _said(e: Estimate) -> str:
@@ -264,5 +363,10 @@ def _wilson(count: int, of: int, level: float) -> tuple[float, float]:
     from statistics import NormalDist
 
     z = NormalDist().inv_cdf((1 + level) / 2)
-    middle, half = (count + z * z / 2) / (of + z * z), z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
-    return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))  # rounding at 0 and 1
+    middle, half = (
+        (count + z * z / 2) / (of + z * z),
+        z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
+    )
+    return max(0.0, min(middle - half, count / of)), min(
+        1.0, max(middle + half, count / of)
+    )  # rounding at 0 and 1

@@ -41,12 +41,23 @@ LADDERS = {
     "v6e-256": Ladder((*SMALL, "100m", "200m", "400m", "1b", "3b"), "7b", (*SMALL, "100m")),
 }
 TOPOLOGIES = {  # the TPU slices that these budgets are named for
-    "v4-16": "v4:2x2x2", "v5e-16": "v5e:4x4", "v6e-16": "v6e:4x4", "v5p-64": "v5p:2x4x4", "v5e-256": "v5e:16x16", "v6e-256": "v6e:16x16",
-}  # fmt: skip
+    "v4-16": "v4:2x2x2",
+    "v5e-16": "v5e:4x4",
+    "v6e-16": "v6e:4x4",
+    "v5p-64": "v5p:2x4x4",
+    "v5e-256": "v5e:16x16",
+    "v6e-256": "v6e:16x16",
+}
 HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where its cooldowns end
 DECAY = 0.2
 SEEDS = 3
-RATE_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the learning-rate curve, which is one Chinchilla long
+RATE_FACTORS = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+)  # of the learning-rate curve, which is one Chinchilla long
 
 
 def get_config(arg: str = "v5e-256") -> ConfigDict:
@@ -59,14 +70,21 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
     if arg in ("tiny", "cpu"):
         c.data.max_mb_per_domain, c.run.log_every = {"tiny": 0.3, "cpu": 2.0}[arg], 20
     else:
-        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.seq_len = "web", (), "bpe:32768", 2048
+        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.seq_len = (
+            "web",
+            (),
+            "bpe:32768",
+            2048,
+        )
         c.data.sources = ConfigDict({"web": "texts/web/*.parquet"})
         c.data.max_mb_per_domain, c.data.validation_fraction, c.data.max_epochs = 0.0, 0.0005, 1.0
         c.model.compute_dtype = "bfloat16"
         c.run.log_every, c.run.eval_windows = 20, 512
     c.chinchilla = ConfigDict()
     c.chinchilla.ladder = arg
-    c.chinchilla.trunk = 0.2 if arg == "tiny" else 4.0  # of a proxy, in multiples of 20 tokens a parameter
+    c.chinchilla.trunk = (
+        0.2 if arg == "tiny" else 4.0
+    )  # of a proxy, in multiples of 20 tokens a parameter
     c.chinchilla.target = 0.1 if arg == "tiny" else 1.0
     return c
 
@@ -77,15 +95,39 @@ def ladder(config: ConfigDict) -> list:
     runs = []
     for size in chosen.proxies:
         for seed in range(SEEDS if size in chosen.repeated else 1):
-            trunk = _rung(config, size, config.chinchilla.trunk, seed, f"proxy-{size}-s{seed}", role="proxy")
+            trunk = _rung(
+                config, size, config.chinchilla.trunk, seed, f"proxy-{size}-s{seed}", role="proxy"
+            )
             runs += with_cooldowns(trunk, HORIZONS, DECAY)
         if size in chosen.repeated:
             batch = runs[-1].batch_size  # the trunk's: its program is then the same
-            runs += [_rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep") for factor in RATE_FACTORS]
-    return [*runs, _rung(config, chosen.target, config.chinchilla.target, 0, f"target-{chosen.target}", role="target")]
+            runs += [
+                _rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep")
+                for factor in RATE_FACTORS
+            ]
+    return [
+        *runs,
+        _rung(
+            config,
+            chosen.target,
+            config.chinchilla.target,
+            0,
+            f"target-{chosen.target}",
+            role="target",
+        ),
+    ]
 
 
-def _rung(config: ConfigDict, size: str, chinchilla: float, seed: int, name: str, factor: float = 1.0, batch: int = 0, **tags: str):
+def _rung(
+    config: ConfigDict,
+    size: str,
+    chinchilla: float,
+    seed: int,
+    name: str,
+    factor: float = 1.0,
+    batch: int = 0,
+    **tags: str,
+):
     c = config.copy_and_resolve_references()
     c.unlock()
     c.model.size, c.run.duration, c.seed, c.data_seed, c.name = (
@@ -99,5 +141,7 @@ def _rung(config: ConfigDict, size: str, chinchilla: float, seed: int, name: str
     if c.data.tokenizer != "bytes":
         counts = counting.count(model_spec(c), c.data.seq_len)
         tokens = durations.steps(c.run.duration, tokens_per_step=1, params=counts.params_total)
-        c.run.batch_size, c.optimizer.learning_rate = rule.step_law(counts.params_non_embedding, tokens, c.data.seq_len, batch)
+        c.run.batch_size, c.optimizer.learning_rate = rule.step_law(
+            counts.params_non_embedding, tokens, c.data.seq_len, batch
+        )
     return rung(c, **tags)

@@ -35,24 +35,54 @@ class Study:
 # the same hidden rate but muP's base at 32 (base rate 1.6e-2) 2.31. So the base is at the wide end.
 STUDIES = {
     "tiny": Study(
-        rates={"standard": {16: (-12, -10), 32: (-13, -11)}, "mup": {16: (-13, -11), 32: (-13, -11)}},
-        base_width=32, seeds=2, steps=20, batch=4, seq_len=32, depth=2, head=16, mb=0.2,
+        rates={
+            "standard": {16: (-12, -10), 32: (-13, -11)},
+            "mup": {16: (-13, -11), 32: (-13, -11)},
+        },
+        base_width=32,
+        seeds=2,
+        steps=20,
+        batch=4,
+        seq_len=32,
+        depth=2,
+        head=16,
+        mb=0.2,
     ),
     "cpu": Study(
         rates={
             "standard": {32: (-16, -9), 64: (-18, -11), 128: (-20, -13), 256: (-21, -16)},
             "mup": {32: (-21, -14), 64: (-22, -15), 128: (-22, -15), 256: (-21, -16)},
         },
-        base_width=256, seeds=3, steps=300, batch=16, seq_len=64, depth=2, head=16, mb=1.0,
+        base_width=256,
+        seeds=3,
+        steps=300,
+        batch=16,
+        seq_len=64,
+        depth=2,
+        head=16,
+        mb=1.0,
     ),
     "gpu": Study(  # not run yet: the grids follow the cpu study's drift, one power of two for each doubling of standard's width
         rates={
-            "standard": {64: (-18, -9), 128: (-20, -11), 256: (-22, -13), 512: (-24, -15), 1024: (-26, -17)},
+            "standard": {
+                64: (-18, -9),
+                128: (-20, -11),
+                256: (-22, -13),
+                512: (-24, -15),
+                1024: (-26, -17),
+            },
             "mup": dict.fromkeys((64, 128, 256, 512, 1024), (-24, -12)),
         },
-        base_width=256, seeds=3, steps=2000, batch=32, seq_len=256, depth=4, head=32, mb=8.0,
+        base_width=256,
+        seeds=3,
+        steps=2000,
+        batch=32,
+        seq_len=256,
+        depth=4,
+        head=32,
+        mb=8.0,
     ),
-}  # fmt: skip
+}
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
@@ -61,10 +91,17 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     study = STUDIES[arg]
     c = base.get_config()
     c.name = "parametrization"
-    c.model.size = f"w64d{study.depth}h{study.head}"  # of a coordinate check; the ladder has its own widths
+    c.model.size = (
+        f"w64d{study.depth}h{study.head}"  # of a coordinate check; the ladder has its own widths
+    )
     c.optimizer.learning_rate = 3e-3  # the same
     c.data.seq_len, c.data.max_mb_per_domain = study.seq_len, study.mb
-    c.run.batch_size, c.run.duration, c.run.evals, c.run.log_every = study.batch, f"{study.steps} steps", (), 50
+    c.run.batch_size, c.run.duration, c.run.evals, c.run.log_every = (
+        study.batch,
+        f"{study.steps} steps",
+        (),
+        50,
+    )
     c.machine.tensorboard = False
     c.study = ConfigDict()
     c.study.arg = arg
@@ -82,9 +119,16 @@ def ladder(config: ConfigDict) -> list:
                 for seed in range(config.study.seeds):
                     c = config.copy_and_resolve_references()
                     c.unlock()
-                    c.model.size, c.model.parametrization = f"w{width}d{study.depth}h{study.head}", name
+                    c.model.size, c.model.parametrization = (
+                        f"w{width}d{study.depth}h{study.head}",
+                        name,
+                    )
                     c.model.base_width, c.model.base_depth = base_width, 0
-                    c.optimizer.learning_rate, c.seed, c.data_seed = 2 ** (k / 2), config.seed + seed, config.data_seed + seed
+                    c.optimizer.learning_rate, c.seed, c.data_seed = (
+                        2 ** (k / 2),
+                        config.seed + seed,
+                        config.data_seed + seed,
+                    )
                     c.name = f"{name}-w{width}-lr{2 ** (k / 2):.2g}-s{seed}"
                     runs.append(rung(c, role="sweep", study="parametrization"))
     return runs

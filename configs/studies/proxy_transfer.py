@@ -38,7 +38,11 @@ from stepladder.configs.probe import Alignment, Ngrams, Probe
 from stepladder.configs.rungs import rung, with_checkpoints
 
 STUDY = "proxy_transfer"
-FRACTIONS = (0.0, 0.01, 0.1)  # of training, where the reference recipe is probed; and at the end of its warm-up
+FRACTIONS = (
+    0.0,
+    0.01,
+    0.1,
+)  # of training, where the reference recipe is probed; and at the end of its warm-up
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,12 @@ class Study:
     own_text: bool = False  # web recipes over the user's files
 
 
-SAME_TOKENS = {"batch/4": Arm(batch=0.25), "batch*4": Arm(batch=4.0), "wd0": Arm(decay=0.0), "wd.3": Arm(decay=0.3)}
+SAME_TOKENS = {
+    "batch/4": Arm(batch=0.25),
+    "batch*4": Arm(batch=4.0),
+    "wd0": Arm(decay=0.0),
+    "wd.3": Arm(decay=0.3),
+}
 
 
 def _tokens(more: float, *tokens: float) -> dict[str, Arm]:
@@ -91,33 +100,66 @@ def _tokens(more: float, *tokens: float) -> dict[str, Arm]:
 _WIDE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _LOW = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _PAPER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3)
-_SHORT = ("only_c_cpp", "cut_500", "dedup_none", "dedup_exact", "dedup_minhash")  # recipes with too little text for a longer target
+_SHORT = (
+    "only_c_cpp",
+    "cut_500",
+    "dedup_none",
+    "dedup_exact",
+    "dedup_minhash",
+)  # recipes with too little text for a longer target
 STUDIES = {
     "tiny": Study(
         proxies=(Rung("6k", 1, 4, (1e-3, 3e-3, 1e-2), 1e-2, 1e-3),),
         target=Rung("25k", 0.5, 4, (1e-3, 3e-3, 1e-2), 3e-3, 1e-3),
-        arms={"batch/4": SAME_TOKENS["batch/4"], "wd0": SAME_TOKENS["wd0"], **_tokens(2, 0.5)}, recipes=("uniform", "only_docstrings", "noise_5"),
-        validation=("docstrings", "python_numeric", "c_cpp"), reference="uniform", mb=0.15, seq_len=32, windows=8, probe_windows=2,
+        arms={"batch/4": SAME_TOKENS["batch/4"], "wd0": SAME_TOKENS["wd0"], **_tokens(2, 0.5)},
+        recipes=("uniform", "only_docstrings", "noise_5"),
+        validation=("docstrings", "python_numeric", "c_cpp"),
+        reference="uniform",
+        mb=0.15,
+        seq_len=32,
+        windows=8,
+        probe_windows=2,
     ),
     "cpu": Study(
-        proxies=(Rung("6k", 50, 4, (*_WIDE, 3e-1), 1e-2, 3e-4, seeds=2), Rung("14k", 30, 4, _WIDE, 1e-2, 3e-4, seeds=2)),
-        target=Rung("84k", 20, 8, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 1e-2, 3e-4), arms=SAME_TOKENS | _tokens(100, 10, 25),
-        recipes=tuple(name for name in recipes.RECIPES if name not in ("no_python", "only_c_cpp")), validation=recipes.VALIDATION,
-        reference="uniform", mb=6.0,
+        proxies=(
+            Rung("6k", 50, 4, (*_WIDE, 3e-1), 1e-2, 3e-4, seeds=2),
+            Rung("14k", 30, 4, _WIDE, 1e-2, 3e-4, seeds=2),
+        ),
+        target=Rung("84k", 20, 8, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 1e-2, 3e-4),
+        arms=SAME_TOKENS | _tokens(100, 10, 25),
+        recipes=tuple(name for name in recipes.RECIPES if name not in ("no_python", "only_c_cpp")),
+        validation=recipes.VALIDATION,
+        reference="uniform",
+        mb=6.0,
     ),
     "gpu": Study(
-        proxies=(Rung("w80d4h16", 20, 16, _LOW, 3e-3, 1e-4, seeds=3), Rung("450k", 20, 16, _LOW, 3e-3, 1e-4, seeds=3)),
-        target=Rung("3m", 10, 32, (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 1e-2), 2e-3, 1e-4, seeds=2), arms=SAME_TOKENS | _tokens(40, 5, 10),
-        recipes=tuple(name for name in recipes.RECIPES if name not in _SHORT), validation=recipes.VALIDATION, reference="uniform", mb=0.0,
-        windows=256, seq_len=256,
+        proxies=(
+            Rung("w80d4h16", 20, 16, _LOW, 3e-3, 1e-4, seeds=3),
+            Rung("450k", 20, 16, _LOW, 3e-3, 1e-4, seeds=3),
+        ),
+        target=Rung("3m", 10, 32, (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 1e-2), 2e-3, 1e-4, seeds=2),
+        arms=SAME_TOKENS | _tokens(40, 5, 10),
+        recipes=tuple(name for name in recipes.RECIPES if name not in _SHORT),
+        validation=recipes.VALIDATION,
+        reference="uniform",
+        mb=0.0,
+        windows=256,
+        seq_len=256,
     ),
     "tpu": Study(
         proxies=(Rung("57m", 20, 0, _PAPER, 1e-3, 1e-5), Rung("100m", 20, 0, _PAPER, 6e-4, 1e-5)),
-        target=Rung("1b", 20, 0, (3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3), 3e-4, 3e-5), arms=SAME_TOKENS | _tokens(40, 5, 10),
-        recipes=tuple(web_recipes.RECIPES), validation=web_recipes.VALIDATION, reference="pile_uniform", mb=0.0, windows=512, seq_len=1024,
-        max_epochs=1.0, own_text=True,
+        target=Rung("1b", 20, 0, (3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3), 3e-4, 3e-5),
+        arms=SAME_TOKENS | _tokens(40, 5, 10),
+        recipes=tuple(web_recipes.RECIPES),
+        validation=web_recipes.VALIDATION,
+        reference="pile_uniform",
+        mb=0.0,
+        windows=512,
+        seq_len=1024,
+        max_epochs=1.0,
+        own_text=True,
     ),
-}  # fmt: skip
+}
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
@@ -126,16 +168,31 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     study = STUDIES[arg]
     c = base.get_config()
     c.name = "transfer"
-    c.data.validation, c.data.max_mb_per_domain, c.data.seq_len = study.validation, study.mb, study.seq_len
+    c.data.validation, c.data.max_mb_per_domain, c.data.seq_len = (
+        study.validation,
+        study.mb,
+        study.seq_len,
+    )
     c.data.max_epochs = study.max_epochs
     if study.own_text:
-        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.dedup = "web", (), "bpe:32000", "exact"
-        c.data.sources = ConfigDict({domain: f"{domain}/*.jsonl.zst" for domain in web_recipes.DOMAINS})
+        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.dedup = (
+            "web",
+            (),
+            "bpe:32000",
+            "exact",
+        )
+        c.data.sources = ConfigDict(
+            {domain: f"{domain}/*.jsonl.zst" for domain in web_recipes.DOMAINS}
+        )
         c.data.validation_fraction = 0.001
         c.model.compute_dtype = "bfloat16"
     elif arg == "tiny":
         c.data.validation_fraction = 0.1
-    c.schedule.kind, c.optimizer.weight_decay, c.optimizer.weight_decay_mode = "cosine", 0.1, "coupled"
+    c.schedule.kind, c.optimizer.weight_decay, c.optimizer.weight_decay_mode = (
+        "cosine",
+        0.1,
+        "coupled",
+    )
     c.run.evals, c.run.eval_windows, c.run.log_every = (), study.windows, 50 if arg != "tiny" else 5
     c.machine.tensorboard = False
     c.study = ConfigDict()
@@ -153,7 +210,10 @@ def ladder(config: ConfigDict) -> list:
         runs += _grid(config, chosen, proxy, "proxy", study)
     for name, arm in study.arms.items():
         for rate in (small.standard, small.tiny):
-            runs += [_run(config, recipe, table, small, rate, 0, "proxy", name, arm) for recipe, table in chosen.items()]
+            runs += [
+                _run(config, recipe, table, small, rate, 0, "proxy", name, arm)
+                for recipe, table in chosen.items()
+            ]
     return runs + _grid(config, chosen, study.target, "target", study)
 
 
@@ -174,17 +234,31 @@ def _grid(config: ConfigDict, chosen: dict, size: Rung, role: str, study: Study)
             for seed in range(size.seeds):
                 run = _run(config, recipe, table, size, rate, seed, role)
                 probed = recipe == study.reference and rate == size.standard and seed == 0
-                runs.append(with_checkpoints(run, *filter(None, _probed_steps(run))) if probed else run)
+                runs.append(
+                    with_checkpoints(run, *filter(None, _probed_steps(run))) if probed else run
+                )
     return runs
 
 
-def _run(config: ConfigDict, recipe: str, table: recipes.Recipe, size: Rung, rate: float, seed: int, role: str, name="main", arm=None):
+def _run(
+    config: ConfigDict,
+    recipe: str,
+    table: recipes.Recipe,
+    size: Rung,
+    rate: float,
+    seed: int,
+    role: str,
+    name="main",
+    arm=None,
+):
     c, arm = config.copy_and_resolve_references(), arm or Arm()
     c.data.weights = recipes.weights(recipe, table)
     c.model.size, c.optimizer.learning_rate = size.size, rate
     c.seed, c.data_seed = config.seed + seed, config.data_seed + seed
     c.run.duration = f"{size.tokens / 20:g} chinchilla"
-    c.run.batch_size = max(1, round((size.batch or rung(c).batch_size) * arm.batch))  # the main arm's batch, whatever the arm's tokens
+    c.run.batch_size = max(
+        1, round((size.batch or rung(c).batch_size) * arm.batch)
+    )  # the main arm's batch, whatever the arm's tokens
     c.run.duration = f"{(arm.tokens or size.tokens) / 20:g} chinchilla"
     c.optimizer.weight_decay = config.optimizer.weight_decay if arm.decay is None else arm.decay
     label = name.replace("/", "div").replace("*", "x")
@@ -194,7 +268,9 @@ def _run(config: ConfigDict, recipe: str, table: recipes.Recipe, size: Rung, rat
 
 def _probed_steps(run) -> list[int]:
     """0, then shares of training and the end of the warm-up, each at least one step."""
-    later = {max(1, round(share * run.steps)) for share in FRACTIONS if share} | {run.hyper.warmup_steps}
+    later = {max(1, round(share * run.steps)) for share in FRACTIONS if share} | {
+        run.hyper.warmup_steps
+    }
     return [0, *sorted(later)]
 
 
@@ -218,6 +294,13 @@ def probes(config: ConfigDict, specs: list) -> list[Probe]:
     for size, role in ((study.proxies[0], "proxy"), (study.target, "target")):
         mine = dict(role=role, recipe=study.reference, arm="main", study=STUDY)
         for run in specs:
-            if run.tag == mine and (run.model.size, run.hyper.learning_rate, run.hyper.seed) == (size.size, size.standard, config.seed):
-                found += [Alignment(run, step, every, study.probe_windows, 4 * study.probe_windows) for step in _probed_steps(run)]
+            if run.tag == mine and (run.model.size, run.hyper.learning_rate, run.hyper.seed) == (
+                size.size,
+                size.standard,
+                config.seed,
+            ):
+                found += [
+                    Alignment(run, step, every, study.probe_windows, 4 * study.probe_windows)
+                    for step in _probed_steps(run)
+                ]
     return found

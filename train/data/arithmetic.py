@@ -13,7 +13,11 @@ GROUPS = 200
 _ITEMS = 24  # a document
 _DEFAULT_BYTES = 4_000_000  # when there is no cap
 
-OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
+OPERATIONS: dict[str, Callable[[int, int], int]] = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+}
 
 
 def group_of(a: int, op: str, b: int) -> int:

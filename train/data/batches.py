@@ -34,7 +34,9 @@ class BatchSource:
             raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
         self.rows = np.arange(batch_size) if rows is None else np.asarray(rows)
         if not (len(self.rows) and self.rows.min() >= 0 and self.rows.max() < batch_size):
-            raise UserError(f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a batch")
+            raise UserError(
+                f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a batch"
+            )
         check_weights(weights, store.domains)
         self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
         self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
@@ -70,14 +72,19 @@ class BatchSource:
         """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len, seq_len + 1]; made lazily."""
         if "_opened" not in self.__dict__:
             width = self.seq_len + 1
-            self._opened = [np.lib.stride_tricks.sliding_window_view(self.store.tokens(d, "train"), width) for d in self.mixture.domains]
+            self._opened = [
+                np.lib.stride_tricks.sliding_window_view(self.store.tokens(d, "train"), width)
+                for d in self.mixture.domains
+            ]
         return self._opened
 
     def __getstate__(self) -> dict:
         return {k: v for k, v in self.__dict__.items() if k != "_opened"}
 
 
-def batches(source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1) -> Iterator[np.ndarray]:
+def batches(
+    source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1
+) -> Iterator[np.ndarray]:
     """int32 [rows of the source, seq_len + 1] of steps start_step..stop_step-1, prefetched by threads of this process; the cursor is the step alone.
 
     `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their order.
@@ -87,11 +94,15 @@ def batches(source: BatchSource, start_step: int, stop_step: int, prefetch: int 
     return _batches(source, start_step, stop_step, -(-prefetch // source.group), threads)
 
 
-def _batches(source: BatchSource, start: int, stop: int, prefetch: int, threads: int) -> Iterator[np.ndarray]:
+def _batches(
+    source: BatchSource, start: int, stop: int, prefetch: int, threads: int
+) -> Iterator[np.ndarray]:
     if start == stop:
         return
     dataset = grain.MapDataset.source(source)[start // source.group : -(-stop // source.group)]
-    elements = dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads)))
+    elements = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
+    )
     for element, steps in enumerate(elements, start // source.group):
         first = element * source.group
         yield from steps[max(start - first, 0) : stop - first]

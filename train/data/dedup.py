@@ -21,7 +21,9 @@ THRESHOLD = 0.8  # estimated Jaccard similarity from which a document counts as 
 _CHUNK = 1 << 16  # shingles a call: the temporary is chunk x permutations x 4 bytes
 _LEADERS = 64  # within one bucket, distinct texts that later ones are compared with
 
-_SCHEME = "affine32"  # datasketch >= 2: named, so that signatures never change with the library's default
+_SCHEME = (
+    "affine32"  # datasketch >= 2: named, so that signatures never change with the library's default
+)
 
 
 def check(method: str) -> None:
@@ -32,7 +34,9 @@ def check(method: str) -> None:
 
 def exact_hash(data: bytes) -> int:
     """The 64-bit hash under which two documents are the same text; white space is ignored."""
-    return int.from_bytes(hashlib.blake2b(b" ".join(data.split()), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(b" ".join(data.split()), digest_size=8).digest(), "little"
+    )
 
 
 def signature(data: bytes) -> np.ndarray:
@@ -47,7 +51,9 @@ def signature(data: bytes) -> np.ndarray:
 
 
 def _minhash(**options):
-    from datasketch import MinHash  # with scipy most of a second to import, and most commands prepare no text
+    from datasketch import (
+        MinHash,
+    )  # with scipy most of a second to import, and most commands prepare no text
 
     return MinHash(num_perm=PERMUTATIONS, seed=1, scheme=_SCHEME, **options)
 
@@ -64,7 +70,9 @@ def exact_duplicates(hashes: np.ndarray) -> np.ndarray:
     return duplicate
 
 
-def near_duplicates(signatures: np.ndarray, candidate: np.ndarray, release: Callable[[], None] = lambda: None) -> np.ndarray:
+def near_duplicates(
+    signatures: np.ndarray, candidate: np.ndarray, release: Callable[[], None] = lambda: None
+) -> np.ndarray:
     """uint32 [docs, PERMUTATIONS], bool [docs] (documents still in) -> bool [docs]: True where an earlier one in is nearly the same.
 
     `signatures` may be a memmap: it is read in parts, and `release` (called after each) may give their pages back.
@@ -76,9 +84,13 @@ def near_duplicates(signatures: np.ndarray, candidate: np.ndarray, release: Call
         keys = np.empty(len(alive), np.uint64)
         for start in range(0, len(alive), _CHUNK):
             columns = signatures[alive[start : start + _CHUNK]][:, band * rows : (band + 1) * rows]
-            keys[start : start + _CHUNK] = words.grams(columns.astype(np.uint64).ravel(), rows)[::rows]
+            keys[start : start + _CHUNK] = words.grams(columns.astype(np.uint64).ravel(), rows)[
+                ::rows
+            ]
             release()
-        order = np.argsort(keys, kind="stable")  # stable: within a bucket documents stay in corpus order
+        order = np.argsort(
+            keys, kind="stable"
+        )  # stable: within a bucket documents stay in corpus order
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         starts = np.concatenate([[0], edges])
         sizes = np.diff(np.append(starts, len(order)))
@@ -94,7 +106,12 @@ def _mark(signatures: np.ndarray, bucket: np.ndarray, drop: np.ndarray) -> None:
         rest = bucket[1:]
         if not len(rest):
             return
-        same = np.concatenate([(signatures[part] == signatures[bucket[0]]).mean(1) >= THRESHOLD for part in _parts(rest)])
+        same = np.concatenate(
+            [
+                (signatures[part] == signatures[bucket[0]]).mean(1) >= THRESHOLD
+                for part in _parts(rest)
+            ]
+        )
         drop[rest[same]] = True
         bucket = rest[~same]
 

@@ -12,7 +12,9 @@ from typing import BinaryIO
 
 from stepladder.configs.errors import UserError, nearest
 
-PIECE_BYTES = 1 << 20  # a longer text file is cut at line ends: memory stays bounded; the pieces share a group, so never a split
+PIECE_BYTES = (
+    1 << 20
+)  # a longer text file is cut at line ends: memory stays bounded; the pieces share a group, so never a split
 CODE_SUFFIXES = frozenset(
     [
         ".py",
@@ -60,7 +62,9 @@ def expand(domain: str, pattern: str) -> list[Path]:
     else:
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not found:
-        raise UserError(f"sources.{domain}={pattern}: no such file, or no file matches; check the path (readable: {', '.join(READERS)})")
+        raise UserError(
+            f"sources.{domain}={pattern}: no such file, or no file matches; check the path (readable: {', '.join(READERS)})"
+        )
     return found
 
 
@@ -78,15 +82,23 @@ def read(domain: str, paths: list[Path]) -> Iterator[Document]:
             raise UserError(f"sources.{domain}={path}: no reader for this suffix; {suffix}")
         try:
             if path.stat().st_size == 0:
-                raise UserError(f"sources.{domain}={path}: the file is empty; remove it from the sources")
+                raise UserError(
+                    f"sources.{domain}={path}: the file is empty; remove it from the sources"
+                )
             group = str(path.parent) if by_folder and path.suffix in CODE_SUFFIXES else str(path)
-            yield from (Document(text, group if whole else name, name) for text, name, whole in reader(path))
+            yield from (
+                Document(text, group if whole else name, name) for text, name, whole in reader(path)
+            )
         except BadFileError as e:
             raise UserError(f"sources.{domain}={path}: {e}") from e
         except (EOFError, gzip.BadGzipFile) as e:
-            raise UserError(f"sources.{domain}={path}: truncated or damaged ({e}); fetch or compress it again") from e
+            raise UserError(
+                f"sources.{domain}={path}: truncated or damaged ({e}); fetch or compress it again"
+            ) from e
         except OSError as e:
-            raise UserError(f"sources.{domain}={path}: cannot be read ({e.strerror or e}); check the path and its permissions") from e
+            raise UserError(
+                f"sources.{domain}={path}: cannot be read ({e.strerror or e}); check the path and its permissions"
+            ) from e
 
 
 _LONE = re.compile("[\ud800-\udfff]")
@@ -110,7 +122,9 @@ def _rest_of_line(file: BinaryIO) -> bytes:
     """Up to the end of the line; a line above 16 pieces long (binary, one-line dumps) is refused rather than held in memory."""
     rest = file.readline(16 * PIECE_BYTES)
     if len(rest) == 16 * PIECE_BYTES:
-        raise BadFileError(f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON lines")
+        raise BadFileError(
+            f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON lines"
+        )
     return rest
 
 
@@ -142,12 +156,16 @@ class _WholeZstd(io.RawIOBase):
             data = self._left or self._file.read(1 << 18)
             if not data:
                 if self._begun:
-                    raise BadFileError("truncated: the zstd frame is not complete; fetch or compress it again")
+                    raise BadFileError(
+                        "truncated: the zstd frame is not complete; fetch or compress it again"
+                    )
                 return 0
             try:
                 self._ready = memoryview(self._frame.decompress(data))
             except self._error as e:
-                raise BadFileError(f"damaged or no zstd file ({e}); fetch or compress it again") from e
+                raise BadFileError(
+                    f"damaged or no zstd file ({e}); fetch or compress it again"
+                ) from e
             self._begun, self._left = True, b""
             if self._frame.eof:
                 self._left, self._frame, self._begun = self._frame.unused_data, self._new(), False
@@ -170,14 +188,24 @@ def _jsonl(opener: Callable[[Path], BinaryIO]) -> Callable[[Path], Iterator[tupl
                 try:
                     row = json.loads(_decode(line, f"line {number}, byte "))
                 except json.JSONDecodeError as e:
-                    cut = "" if line.endswith(b"\n") else "; the last line has no end: the file may be truncated"
-                    raise BadFileError(f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or remove the line") from e
+                    cut = (
+                        ""
+                        if line.endswith(b"\n")
+                        else "; the last line has no end: the file may be truncated"
+                    )
+                    raise BadFileError(
+                        f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or remove the line"
+                    ) from e
                 text = row.get("text") if isinstance(row, dict) else None
                 if not isinstance(text, str):
                     have = ", ".join(list(row)[:8]) if isinstance(row, dict) else type(row).__name__
-                    raise BadFileError(f"line {number} has no string field 'text' (it has: {have}); rename the field")
+                    raise BadFileError(
+                        f"line {number} has no string field 'text' (it has: {have}); rename the field"
+                    )
                 if not text.isascii() and _LONE.search(text):
-                    raise BadFileError(f"line {number} holds half a surrogate pair, which UTF-8 cannot write; mend or remove the line")
+                    raise BadFileError(
+                        f"line {number} holds half a surrogate pair, which UTF-8 cannot write; mend or remove the line"
+                    )
                 yield text, f"{path}:{number}", False
 
     return reader
@@ -191,7 +219,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, str, bool]]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if "text" not in names:
-                raise BadFileError(f"no column 'text' (it has: {', '.join(names[:8])}); rename the column")
+                raise BadFileError(
+                    f"no column 'text' (it has: {', '.join(names[:8])}); rename the column"
+                )
             number = 0
             for batch in file.iter_batches(batch_size=256, columns=["text"]):
                 # casting validates UTF-8, also of a binary column
@@ -200,7 +230,9 @@ def _parquet(path: Path) -> Iterator[tuple[str, str, bool]]:
                         yield text, f"{path}:{number}", False
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError) as e:
-        raise BadFileError(f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or write it again") from e
+        raise BadFileError(
+            f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or write it again"
+        ) from e
 
 
 def _decode(data: bytes, where: str) -> str:
@@ -211,7 +243,22 @@ def _decode(data: bytes, where: str) -> str:
         raise BadFileError(f"{what}; convert it, e.g. `iconv -f latin1 -t utf-8`") from e
 
 
-_TEXT = [".txt", ".text", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".cfg", ".ini"]
+_TEXT = [
+    ".txt",
+    ".text",
+    ".md",
+    ".rst",
+    ".tex",
+    ".html",
+    ".xml",
+    ".csv",
+    ".tsv",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".cfg",
+    ".ini",
+]
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, str, bool]]]] = {
     ".jsonl": _jsonl(lambda path: path.open("rb")),
     ".jsonl.gz": _jsonl(_open_gzip),

@@ -23,20 +23,79 @@ STDLIB = "stdlib"  # stands for the standard library's folder in `Domain.package
 TEXTS = "dist-info"  # stands for metadata and licence files of the distributions below
 
 NUMERIC = ("numpy", "scipy", "pandas", "matplotlib", "mpl_toolkits")
-JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "grain", "ml_collections", "etils", "treescope", "tensorstore", "ml_dtypes", "opt_einsum")
+JAX = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax",
+    "grain",
+    "ml_collections",
+    "etils",
+    "treescope",
+    "tensorstore",
+    "ml_dtypes",
+    "opt_einsum",
+)
 DISTRIBUTIONS = (
-    "absl-py", "array_record", "contourpy", "datasketch", "etils", "flax", "fonttools", "grain", "huggingface-hub", "jax", "jaxlib",
-    "kiwisolver", "matplotlib", "ml-collections", "ml_dtypes", "msgpack", "numpy", "opt_einsum", "optax", "orbax-checkpoint", "packaging",
-    "pandas", "pillow", "protobuf", "pyarrow", "pygments", "python-dateutil", "rich", "scipy", "tensorstore", "tokenizers", "treescope",
+    "absl-py",
+    "array_record",
+    "contourpy",
+    "datasketch",
+    "etils",
+    "flax",
+    "fonttools",
+    "grain",
+    "huggingface-hub",
+    "jax",
+    "jaxlib",
+    "kiwisolver",
+    "matplotlib",
+    "ml-collections",
+    "ml_dtypes",
+    "msgpack",
+    "numpy",
+    "opt_einsum",
+    "optax",
+    "orbax-checkpoint",
+    "packaging",
+    "pandas",
+    "pillow",
+    "protobuf",
+    "pyarrow",
+    "pygments",
+    "python-dateutil",
+    "rich",
+    "scipy",
+    "tensorstore",
+    "tokenizers",
+    "treescope",
     "zstandard",
-)  # fmt: skip
+)
 _PACKAGES_OF = {  # where the import name is another
-    "fonttools": {"fontTools"}, "matplotlib": {"matplotlib", "mpl_toolkits"}, "ml-collections": {"ml_collections"},
-    "orbax-checkpoint": {"orbax"}, "protobuf": {"google"},
-}  # fmt: skip
+    "fonttools": {"fontTools"},
+    "matplotlib": {"matplotlib", "mpl_toolkits"},
+    "ml-collections": {"ml_collections"},
+    "orbax-checkpoint": {"orbax"},
+    "protobuf": {"google"},
+}
 _TESTS = ("*/test/*", "*/tests/*", "*/testing/*", "*/test_*.py", "*_test.py", "*/conftest.py")
-_GENERATED = ("*_gen.py", "*_pb2.py", "*/encodings/cp*.py", "*/encodings/iso*.py", "*/encodings/mac_*.py", "*/_builtins.py")
-_SITE = ("*/site-packages/*", "*/dist-packages/*", "*/lib2to3/tests/data/*", "*/test/bad*", "*/__pycache__/*", "*/pydoc_data/*")
+_GENERATED = (
+    "*_gen.py",
+    "*_pb2.py",
+    "*/encodings/cp*.py",
+    "*/encodings/iso*.py",
+    "*/encodings/mac_*.py",
+    "*/_builtins.py",
+)
+_SITE = (
+    "*/site-packages/*",
+    "*/dist-packages/*",
+    "*/lib2to3/tests/data/*",
+    "*/test/bad*",
+    "*/__pycache__/*",
+    "*/pydoc_data/*",
+)
 _LICENCE = ("*LICEN[SC]E*", "*COPYING*", "*NOTICE*", "*AUTHORS*")
 
 
@@ -52,23 +111,49 @@ class Domain:
 
 DOMAINS: dict[str, Domain] = {
     "python_numeric": Domain(NUMERIC, ("*.py",), _TESTS + _GENERATED, "code"),
-    "python_numeric_tests": Domain(NUMERIC, tuple(p for p in _TESTS if "testing" not in p), ("*/data/*", "*_gen.py"), "code"),
+    "python_numeric_tests": Domain(
+        NUMERIC, tuple(p for p in _TESTS if "testing" not in p), ("*/data/*", "*_gen.py"), "code"
+    ),
     "python_jax": Domain(JAX, ("*.py",), _TESTS + _GENERATED, "code"),
     "python_stdlib": Domain((STDLIB,), ("*.py",), _TESTS + _GENERATED + _SITE, "code"),
     "python_stdlib_tests": Domain((STDLIB,), ("*/test/*.py", "*/tests/*.py"), _SITE, "code"),
-    "c_cpp": Domain(("numpy", "scipy", "pyarrow", "jaxlib"), ("*.h", "*.hpp", "*.hh"), (), "package"),
-    "cython": Domain(("numpy", "scipy", "pandas", "pyarrow"), ("*.pyx", "*.pxd", "*.pxi"), (), "package"),
+    "c_cpp": Domain(
+        ("numpy", "scipy", "pyarrow", "jaxlib"), ("*.h", "*.hpp", "*.hh"), (), "package"
+    ),
+    "cython": Domain(
+        ("numpy", "scipy", "pandas", "pyarrow"), ("*.pyx", "*.pxd", "*.pxi"), (), "package"
+    ),
     "docstrings": Domain(NUMERIC + JAX, ("*.py",), _TESTS + _GENERATED, "docstrings"),
-    "reference": Domain((STDLIB, *NUMERIC, *JAX, TEXTS), ("*/pydoc_data/topics.py", "*.md", "*.rst", "*.txt", "*/METADATA"),
-                        (*_LICENCE, *(p for p in _SITE if "pydoc" not in p), "*/test*/*", "*/data/*", "*/top_level.txt",
-                         "*/entry_points.txt"), "prose"),
+    "reference": Domain(
+        (STDLIB, *NUMERIC, *JAX, TEXTS),
+        ("*/pydoc_data/topics.py", "*.md", "*.rst", "*.txt", "*/METADATA"),
+        (
+            *_LICENCE,
+            *(p for p in _SITE if "pydoc" not in p),
+            "*/test*/*",
+            "*/data/*",
+            "*/top_level.txt",
+            "*/entry_points.txt",
+        ),
+        "prose",
+    ),
     "licences": Domain((STDLIB, TEXTS), _LICENCE, ("*.py", "*/test/*"), "plain"),
-    "tables": Domain(("numpy", "scipy", "matplotlib", "pandas"), ("*.csv", "*.json", "*.afm"), (), "plain"),
-    "generated": Domain((STDLIB, "jaxlib", "google", "pygments", "fontTools", "grain"),
-                        (*_GENERATED, "*/fontTools/unicodedata/*.py", "*/fontTools/agl.py", "*/pygments/lexers/_*.py",
-                         "*/pygments/unistring.py"),
-                        ("*/site-packages/*/test*/*",), "plain"),
-}  # fmt: skip
+    "tables": Domain(
+        ("numpy", "scipy", "matplotlib", "pandas"), ("*.csv", "*.json", "*.afm"), (), "plain"
+    ),
+    "generated": Domain(
+        (STDLIB, "jaxlib", "google", "pygments", "fontTools", "grain"),
+        (
+            *_GENERATED,
+            "*/fontTools/unicodedata/*.py",
+            "*/fontTools/agl.py",
+            "*/pygments/lexers/_*.py",
+            "*/pygments/unistring.py",
+        ),
+        ("*/site-packages/*/test*/*",),
+        "plain",
+    ),
+}
 PROCEDURAL = {"arithmetic": arithmetic.documents}
 NAMES = (*DOMAINS, *PROCEDURAL)
 
@@ -79,7 +164,9 @@ def available(names: tuple[str, ...] = ()) -> list[str]:
     """Domains to prepare: those named, or all that this installation carries. Raises UserError for a name unknown or absent."""
     for name in names:
         if name not in NAMES:
-            raise UserError(f"domains={name}: no such domain of the embedded corpus; {nearest(name, NAMES)}")
+            raise UserError(
+                f"domains={name}: no such domain of the embedded corpus; {nearest(name, NAMES)}"
+            )
         if name in DOMAINS and not _present(name):
             raise UserError(
                 f"domains={name}: this installation carries no such text (some systems leave it out); choose among {', '.join(available())}"
@@ -125,16 +212,23 @@ def _files(name: str) -> Iterator[tuple[str, Path]]:
     for package in domain.packages:
         for label, path in _distribution_files() if package == TEXTS else _package_files(package):
             full = f"/{label}"
-            if any(fnmatch.fnmatchcase(full, p) for p in domain.include) and not any(fnmatch.fnmatchcase(full, p) for p in domain.exclude):
+            if any(fnmatch.fnmatchcase(full, p) for p in domain.include) and not any(
+                fnmatch.fnmatchcase(full, p) for p in domain.exclude
+            ):
                 yield label, path
 
 
 def _package_files(package: str) -> Iterator[tuple[str, Path]]:
     for root in _roots(package):
         for folder, folders, files in os.walk(root):
-            folders[:] = sorted(f for f in folders if f not in ("__pycache__", "site-packages", "dist-packages"))
+            folders[:] = sorted(
+                f for f in folders if f not in ("__pycache__", "site-packages", "dist-packages")
+            )
             for file in sorted(files):
-                yield f"{package}/{Path(folder, file).relative_to(root).as_posix()}", Path(folder, file)
+                yield (
+                    f"{package}/{Path(folder, file).relative_to(root).as_posix()}",
+                    Path(folder, file),
+                )
 
 
 def _roots(package: str) -> list[Path]:

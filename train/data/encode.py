@@ -9,9 +9,18 @@ from stepladder.train.data.tokenizer import Tokenizer
 BATCH_BYTES = 1 << 20  # text encoded at once
 
 
-def encode(texts: Iterable[bytes], out: Path, domain: str, split: str, tokenizer: Tokenizer, advance: Callable[[float], None]) -> dict:
+def encode(
+    texts: Iterable[bytes],
+    out: Path,
+    domain: str,
+    split: str,
+    tokenizer: Tokenizer,
+    advance: Callable[[float], None],
+) -> dict:
     """Write `texts` (UTF-8) as the split's files; returns the manifest's entry. Nothing is committed when it raises."""
-    writer = SplitWriter(out, domain, split, dtype_name(tokenizer.vocab_size), tokenizer.eos, tokenizer.token_bytes)
+    writer = SplitWriter(
+        out, domain, split, dtype_name(tokenizer.vocab_size), tokenizer.eos, tokenizer.token_bytes
+    )
     try:
         for batch in _batches(texts):
             writer.write(tokenizer.encode_batch([data.decode("utf-8") for data in batch]))

@@ -116,7 +116,10 @@ def repeat_8(text: str) -> str | None:
 def repeat_some(text: str) -> str | None:
     """Repeat documents unevenly, as a crawl does: by hash a quarter once, an eighth twice, and so on to 8 times; drop the others."""
     draw = _random(text).random()
-    times = next((t for t, below in ((1, 8 / 32), (2, 12 / 32), (4, 14 / 32), (8, 15 / 32)) if draw < below), 0)
+    times = next(
+        (t for t, below in ((1, 8 / 32), (2, 12 / 32), (4, 14 / 32), (8, 15 / 32)) if draw < below),
+        0,
+    )
     return text * times if times else None
 
 
@@ -127,10 +130,24 @@ def _random(text: str) -> random.Random:
 FILTERS: dict[str, Step] = {
     step.__name__: step
     for step in (
-        min_length, max_line_length, printable, mostly_letters, no_repeated_lines, no_repeated_words,
-        word_length, stop_words, strip_trailing, collapse_blank_lines, lower_case, cut_500, noise_5, shuffle_half, repeat_8, repeat_some,
+        min_length,
+        max_line_length,
+        printable,
+        mostly_letters,
+        no_repeated_lines,
+        no_repeated_words,
+        word_length,
+        stop_words,
+        strip_trailing,
+        collapse_blank_lines,
+        lower_case,
+        cut_500,
+        noise_5,
+        shuffle_half,
+        repeat_8,
+        repeat_some,
     )
-}  # fmt: skip
+}
 
 
 def check(names: Sequence[str]) -> None:

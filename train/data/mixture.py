@@ -25,22 +25,34 @@ def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) ->
     names = [name for name, _ in weights]
     for name, weight in weights:
         if name not in domains:
-            raise UserError(f"weights.{name}={weight}: the store has no such domain; {nearest(name, domains)}")
+            raise UserError(
+                f"weights.{name}={weight}: the store has no such domain; {nearest(name, domains)}"
+            )
         if names.count(name) > 1:
-            raise UserError(f"weights.{name}={weight}: named {names.count(name)} times; name every domain once")
+            raise UserError(
+                f"weights.{name}={weight}: named {names.count(name)} times; name every domain once"
+            )
         if not weight >= 0:
-            raise UserError(f"weights.{name}={weight}: must not be negative; use 0 to leave a domain out")
+            raise UserError(
+                f"weights.{name}={weight}: must not be negative; use 0 to leave a domain out"
+            )
         if 0 < weight < 1 / UNITS:
-            raise UserError(f"weights.{name}={weight}: below the finest weight {1 / UNITS:.1e}; use 0 to leave the domain out")
+            raise UserError(
+                f"weights.{name}={weight}: below the finest weight {1 / UNITS:.1e}; use 0 to leave the domain out"
+            )
     total = sum(weight for _, weight in weights)
     if abs(total - 1) > 1e-6:
-        raise UserError(f"weights={total:.6g}: the weights sum to {total:.6g}, not 1; divide them by their sum")
+        raise UserError(
+            f"weights={total:.6g}: the weights sum to {total:.6g}, not 1; divide them by their sum"
+        )
 
 
 class Mixture:
     """Domain, draw and window of every example. `windows` is the number of windows of each domain of `weights`."""
 
-    def __init__(self, weights: tuple[tuple[str, float], ...], windows: dict[str, int], seed: int) -> None:
+    def __init__(
+        self, weights: tuple[tuple[str, float], ...], windows: dict[str, int], seed: int
+    ) -> None:
         used = [(name, weight) for name, weight in weights if weight > 0]
         self.domains = [name for name, _ in used]
         self.seed = seed
@@ -53,8 +65,12 @@ class Mixture:
         # The fraction of a block at which its left-over rows are taken: bit reversal spreads every run of blocks evenly.
         offset = np.array([int(f"{b:010b}"[::-1], 2) for b in range(PERIOD)])
         counts = whole + np.diff((edges[None, :] + offset[:, None]) // PERIOD, axis=1)
-        self._counts = counts  # [PERIOD, domains] rows of each domain in a block; every line sums to BLOCK
-        self._before = np.concatenate([np.zeros((1, len(used)), np.int64), np.cumsum(counts, axis=0)])
+        self._counts = (
+            counts  # [PERIOD, domains] rows of each domain in a block; every line sums to BLOCK
+        )
+        self._before = np.concatenate(
+            [np.zeros((1, len(used)), np.int64), np.cumsum(counts, axis=0)]
+        )
         self._block = functools.lru_cache(maxsize=4)(self._compute_block)
 
     def __getstate__(self) -> dict:
@@ -90,7 +106,10 @@ class Mixture:
     def _compute_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         counts = self._counts[block % PERIOD]
         key = mix(np.array([self.seed % (1 << 63), block], np.uint64))
-        order = np.argsort(mix(np.arange(BLOCK, dtype=np.uint64) ^ mix(key[:1] * np.uint64(3) + key[1:])), kind="stable")
+        order = np.argsort(
+            mix(np.arange(BLOCK, dtype=np.uint64) ^ mix(key[:1] * np.uint64(3) + key[1:])),
+            kind="stable",
+        )
         domain = np.empty(BLOCK, np.int16)
         window = np.empty(BLOCK, np.int64)
         first = np.concatenate([[0], np.cumsum(counts)])
@@ -103,7 +122,10 @@ class Mixture:
     def _window(self, d: int, draw: np.ndarray) -> np.ndarray:
         """Draws of a domain, int64 [n] -> windows, int64 [n]: every epoch is a permutation of its own."""
         epoch, k = np.divmod(draw, self._windows[d])
-        key = mix(mix(np.array([self._keys[d]]) + np.uint64(self.seed % (1 << 63))) + epoch.astype(np.uint64))
+        key = mix(
+            mix(np.array([self._keys[d]]) + np.uint64(self.seed % (1 << 63)))
+            + epoch.astype(np.uint64)
+        )
         return permute(k, self._windows[d], key)
 
 
@@ -119,14 +141,22 @@ def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) 
     return counts
 
 
-def epochs(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int, examples: int) -> dict[str, float]:
+def epochs(
+    store: Store, weights: tuple[tuple[str, float], ...], seq_len: int, examples: int
+) -> dict[str, float]:
     """Times every domain in use is seen in `examples` examples of `seq_len` tokens. Raises UserError for bad weights."""
     check_weights(weights, store.domains)
     have = windows(store, weights, seq_len)
     return {name: n / have[name] for name, n in Mixture(weights, have, 0).draws(examples).items()}
 
 
-def check_epochs(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int, examples: int, max_epochs: float) -> dict[str, float]:
+def check_epochs(
+    store: Store,
+    weights: tuple[tuple[str, float], ...],
+    seq_len: int,
+    examples: int,
+    max_epochs: float,
+) -> dict[str, float]:
     """`epochs`, refused with a UserError when one is above `max_epochs`."""
     seen = epochs(store, weights, seq_len, examples)
     for name, n in sorted(seen.items(), key=lambda item: -item[1]):
@@ -148,4 +178,6 @@ def _units(weights: np.ndarray) -> np.ndarray:
 
 
 def _key(name: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"))
+    return np.uint64(
+        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    )

@@ -17,7 +17,9 @@ from stepladder.train.data.mixture import check_weights
 from stepladder.train.data.store import Store
 
 HELD_OUT = 0.05  # of a domain's training tokens
-MAX_TOKENS = 1 << 25  # counted of a domain, from its start: enough for pairs, and a bound for corpora of any size
+MAX_TOKENS = (
+    1 << 25
+)  # counted of a domain, from its start: enough for pairs, and a bound for corpora of any size
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 BETAS = tuple(10.0 ** (k / 2) for k in range(-4, 11))
 _CHUNK = 1 << 22  # tokens read at once
@@ -38,7 +40,10 @@ class Pairs:
 
 def count(tokens: np.ndarray, vocabulary: int) -> Pairs:
     """Pairs of neighbouring tokens, int [n] (may be a memmap; it is read in parts)."""
-    parts = [_count_part(np.asarray(tokens[i : i + _CHUNK + 1], np.int64), vocabulary) for i in range(0, max(len(tokens) - 1, 0), _CHUNK)]
+    parts = [
+        _count_part(np.asarray(tokens[i : i + _CHUNK + 1], np.int64), vocabulary)
+        for i in range(0, max(len(tokens) - 1, 0), _CHUNK)
+    ]
     return merge(parts, [1.0] * len(parts))
 
 
@@ -54,7 +59,9 @@ def _count_part(tokens: np.ndarray, vocabulary: int) -> Pairs:
 
 def merge(parts: list[Pairs], scales: list[float]) -> Pairs:
     """The sum of `parts`, each times its scale."""
-    keys, inverse = np.unique(np.concatenate([np.empty(0, np.int64), *(p.keys for p in parts)]), return_inverse=True)
+    keys, inverse = np.unique(
+        np.concatenate([np.empty(0, np.int64), *(p.keys for p in parts)]), return_inverse=True
+    )
     values = np.concatenate([np.empty(0), *(p.counts * s for p, s in zip(parts, scales))])
     return Pairs(keys, np.bincount(inverse, weights=values, minlength=len(keys)))
 
@@ -71,26 +78,46 @@ class Model:
 
     def probabilities(self) -> np.ndarray:
         """p1, [V]."""
-        return (self.second_V + self.alpha) / (self.second_V.sum() + self.alpha * len(self.second_V))
+        return (self.second_V + self.alpha) / (
+            self.second_V.sum() + self.alpha * len(self.second_V)
+        )
 
     def unigram(self, text: Pairs) -> float:
         """Mean nats of the second tokens of `text`."""
-        return float(-(text.counts @ np.log(self.probabilities()[text.keys % len(self.second_V)])) / text.total)
+        return float(
+            -(text.counts @ np.log(self.probabilities()[text.keys % len(self.second_V)]))
+            / text.total
+        )
 
     def bigram(self, text: Pairs) -> float:
         """Mean nats of the second tokens of `text`, given the first."""
         a, b = np.divmod(text.keys, len(self.second_V))
         where = np.minimum(np.searchsorted(self.pairs.keys, text.keys), len(self.pairs.keys) - 1)
         seen = np.where(self.pairs.keys[where] == text.keys, self.pairs.counts[where], 0.0)
-        return float(-(text.counts @ np.log((seen + self.beta * self.probabilities()[b]) / (self.first_V[a] + self.beta))) / text.total)
+        return float(
+            -(
+                text.counts
+                @ np.log(
+                    (seen + self.beta * self.probabilities()[b]) / (self.first_V[a] + self.beta)
+                )
+            )
+            / text.total
+        )
 
 
-def fit(counted: dict[str, Pairs], held: dict[str, Pairs], weights: Mapping[str, float], vocabulary: int) -> Model:
+def fit(
+    counted: dict[str, Pairs], held: dict[str, Pairs], weights: Mapping[str, float], vocabulary: int
+) -> Model:
     """The mixture's model; smoothing from `held`, the text of the same domains that is not counted."""
     names = [name for name, weight in weights.items() if weight > 0]
     tokens = min(counted[name].total / weights[name] for name in names)
-    pairs = merge([counted[name] for name in names], [tokens * weights[name] / counted[name].total for name in names])
-    text = merge([held[name] for name in names], [weights[name] / held[name].total for name in names])
+    pairs = merge(
+        [counted[name] for name in names],
+        [tokens * weights[name] / counted[name].total for name in names],
+    )
+    text = merge(
+        [held[name] for name in names], [weights[name] / held[name].total for name in names]
+    )
     first_V = np.bincount(pairs.keys // vocabulary, weights=pairs.counts, minlength=vocabulary)
     second_V = np.bincount(pairs.keys % vocabulary, weights=pairs.counts, minlength=vocabulary)
     alpha = min(ALPHAS, key=lambda a: Model(pairs, first_V, second_V, a, 1.0).unigram(text))
@@ -98,7 +125,9 @@ def fit(counted: dict[str, Pairs], held: dict[str, Pairs], weights: Mapping[str,
     return Model(pairs, first_V, second_V, alpha, beta)
 
 
-def baselines(store: Store, recipes: Mapping[str, Mapping[str, float]], windows: Mapping[str, np.ndarray]) -> dict:
+def baselines(
+    store: Store, recipes: Mapping[str, Mapping[str, float]], windows: Mapping[str, np.ndarray]
+) -> dict:
     """{"unigram" and "bigram": {recipe: {domain: nats a token}}, "smoothing": {recipe: {"alpha", "beta"}}}.
 
     `recipes`: weights over the store's domains. `windows`: int [n, L + 1] of every validation domain; the last L tokens of each are scored,
@@ -108,7 +137,9 @@ def baselines(store: Store, recipes: Mapping[str, Mapping[str, float]], windows:
     for weights in recipes.values():
         check_weights(tuple(weights.items()), store.domains)
     counted, held = {}, {}
-    for name in sorted({name for weights in recipes.values() for name, weight in weights.items() if weight > 0}):
+    for name in sorted(
+        {name for weights in recipes.values() for name, weight in weights.items() if weight > 0}
+    ):
         tokens = store.tokens(name, "train")
         cut = max(int(len(tokens) * (1 - HELD_OUT)), 2)
         counted[name] = count(tokens[: min(cut, MAX_TOKENS)], V)

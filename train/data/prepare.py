@@ -15,11 +15,28 @@ import numpy as np
 
 from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import CorpusSpec, to_dict
-from stepladder.train.data import dedup, documents, embedded, filters, progress, select, split, variants
+from stepladder.train.data import (
+    dedup,
+    documents,
+    embedded,
+    filters,
+    progress,
+    select,
+    split,
+    variants,
+)
 from stepladder.train.data import tokenizer as tokenizers
 from stepladder.train.data.encode import encode
 from stepladder.train.data.spool import Spool, SpoolWriter
-from stepladder.train.data.store import MANIFEST, SPLITS, Store, close, dtype_name, write_atomic, write_manifest
+from stepladder.train.data.store import (
+    MANIFEST,
+    SPLITS,
+    Store,
+    close,
+    dtype_name,
+    write_atomic,
+    write_manifest,
+)
 
 WORK = ".work"
 TOKENIZER_BYTES = 20_000_000  # text a tokenizer is trained on, evenly over the domains
@@ -45,14 +62,20 @@ def check(corpus: CorpusSpec) -> None:
     variants.check(corpus)
     tokenizers.check(corpus.tokenizer)
     if not 0 < corpus.validation_fraction <= 0.5:
-        raise UserError(f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; e.g. 0.05")
+        raise UserError(
+            f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; e.g. 0.05"
+        )
     if not 0 <= corpus.max_mb_per_domain < float("inf"):
-        raise UserError(f"max_mb_per_domain={corpus.max_mb_per_domain}: must be 0 (no cap) or positive; e.g. 4")
+        raise UserError(
+            f"max_mb_per_domain={corpus.max_mb_per_domain}: must be 0 (no cap) or positive; e.g. 4"
+        )
     if corpus.seed < 0:
         raise UserError(f"seed={corpus.seed}: must not be negative; use 0")
     for domain, _ in corpus.sources:
         if not domain.replace("_", "").replace("-", "").isalnum():
-            raise UserError(f"sources.{domain}: a domain's name is letters, digits, - and _ only (it names files); rename it")
+            raise UserError(
+                f"sources.{domain}: a domain's name is letters, digits, - and _ only (it names files); rename it"
+            )
 
 
 def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
@@ -68,7 +91,11 @@ def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
     domains = {}
     for domain, spool in spools.items():
         counts = _encode(domain, spool, sides[domain], tokenizer, out, work, show)
-        dropped = {**spool.summary["filtered"], "capped": spool.summary["capped"], **facts[domain]["dropped"]}
+        dropped = {
+            **spool.summary["filtered"],
+            "capped": spool.summary["capped"],
+            **facts[domain]["dropped"],
+        }
         domains[domain] = {
             **counts,
             "overlap": facts[domain]["overlap"],
@@ -79,7 +106,12 @@ def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
     manifest = {
         "corpus": to_dict(corpus),
         "dtype": dtype_name(tokenizer.vocab_size),
-        "tokenizer": {"name": corpus.tokenizer, "hash": tokenizer.hash, "vocab_size": tokenizer.vocab_size, "eos": tokenizer.eos},
+        "tokenizer": {
+            "name": corpus.tokenizer,
+            "hash": tokenizer.hash,
+            "vocab_size": tokenizer.vocab_size,
+            "eos": tokenizer.eos,
+        },
         "versions": stamp["versions"],
         "max_overlap": split.MAX_OVERLAP,
         "domains": domains,
@@ -99,15 +131,23 @@ def _existing(corpus: CorpusSpec, out: Path) -> Store | None:
         return None
     store = Store.open(out)
     _same_spec(corpus, store.manifest["corpus"], out)
-    stamp = json.loads((out / "sources.json").read_text(encoding="utf-8")) if (out / "sources.json").is_file() else {"files": []}
+    stamp = (
+        json.loads((out / "sources.json").read_text(encoding="utf-8"))
+        if (out / "sources.json").is_file()
+        else {"files": []}
+    )
     for domain, path, size, mtime in stamp["files"]:
         file = Path(path)  # a source that is gone is no change: the store is complete without it
         if file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] != [size, mtime]:
-            raise UserError(f"sources.{domain}={path}: changed since {out} was prepared from it; choose another --out")
+            raise UserError(
+                f"sources.{domain}={path}: changed since {out} was prepared from it; choose another --out"
+            )
     known = {path for _, path, _, _ in stamp["files"]}
     for domain, path in _still_there(corpus):
         if path not in known:
-            raise UserError(f"sources.{domain}={path}: new since {out} was prepared; choose another --out")
+            raise UserError(
+                f"sources.{domain}={path}: new since {out} was prepared; choose another --out"
+            )
     shutil.rmtree(out / WORK, ignore_errors=True)  # killed between manifest and tidying
     return store
 
@@ -143,7 +183,11 @@ def _sources(corpus: CorpusSpec) -> tuple[list[str], dict[str, list[Path]]]:
 
 
 def _stamp(corpus: CorpusSpec, names: list[str], files: dict[str, list[Path]]) -> dict:
-    rows = [[d, str(p), p.stat().st_size, p.stat().st_mtime_ns] for d, paths in files.items() for p in paths]
+    rows = [
+        [d, str(p), p.stat().st_size, p.stat().st_mtime_ns]
+        for d, paths in files.items()
+        for p in paths
+    ]
     return {"files": rows, "versions": embedded.versions(names) if not files else {}}
 
 
@@ -156,14 +200,18 @@ def _work(corpus: CorpusSpec, out: Path, stamp: dict) -> Path:
         if have["stamp"] == stamp:
             return work
     elif not work.exists() and any(p.name != ".lock" for p in out.iterdir()):
-        raise UserError(f"out={out}: the folder holds other files and no token store; choose an empty or new folder")
+        raise UserError(
+            f"out={out}: the folder holds other files and no token store; choose an empty or new folder"
+        )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     write_atomic(plan, json.dumps({"corpus": to_dict(corpus), "stamp": stamp}))
     return work
 
 
-def _collect(corpus: CorpusSpec, domain: str, files: list[Path] | None, work: Path, show: bool) -> None:
+def _collect(
+    corpus: CorpusSpec, domain: str, files: list[Path] | None, work: Path, show: bool
+) -> None:
     cap = corpus.max_mb_per_domain * 1e6
     own = files is not None
     stream = documents.read(domain, files) if own else embedded.read(domain, cap, corpus.seed)
@@ -185,26 +233,36 @@ def _collect(corpus: CorpusSpec, domain: str, files: list[Path] | None, work: Pa
                     break
         if not kept:
             why = f" ({filtered})" if filtered else ""
-            raise UserError(f"sources.{domain}: no text is left{why}; give more text, or relax the filters {list(corpus.filters)}")
+            raise UserError(
+                f"sources.{domain}: no text is left{why}; give more text, or relax the filters {list(corpus.filters)}"
+            )
         writer.commit({"filtered": filtered})
     finally:
         writer.abandon()
 
 
-def _select(corpus: CorpusSpec, spools: dict[str, Spool], work: Path) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+def _select(
+    corpus: CorpusSpec, spools: dict[str, Spool], work: Path
+) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     saved = work / "select.npz"
     if not saved.is_file():
         sides, facts = select.select(corpus, spools, work)
         part = work / "select.part"
         with part.open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **{f"side.{d}": s for d, s in sides.items()})
+            np.savez(
+                file,
+                facts=np.array(json.dumps(facts)),
+                **{f"side.{d}": s for d, s in sides.items()},
+            )
             close(file)
         os.replace(part, saved)
     with np.load(saved) as body:
         return {d: body[f"side.{d}"] for d in spools}, json.loads(str(body["facts"]))
 
 
-def _tokenizer(corpus: CorpusSpec, spools: dict[str, Spool], sides: dict, out: Path, work: Path, show: bool) -> tokenizers.Tokenizer:
+def _tokenizer(
+    corpus: CorpusSpec, spools: dict[str, Spool], sides: dict, out: Path, work: Path, show: bool
+) -> tokenizers.Tokenizer:
     if not (work / "tokenizer.done").is_file():
 
         def texts() -> Iterator[str]:
@@ -224,11 +282,24 @@ def _tokenizer(corpus: CorpusSpec, spools: dict[str, Spool], sides: dict, out: P
     return tokenizers.load(out)
 
 
-def _encode(domain: str, spool: Spool, side: np.ndarray, tokenizer: tokenizers.Tokenizer, out: Path, work: Path, show: bool) -> dict:
+def _encode(
+    domain: str,
+    spool: Spool,
+    side: np.ndarray,
+    tokenizer: tokenizers.Tokenizer,
+    out: Path,
+    work: Path,
+    show: bool,
+) -> dict:
     done = work / f"{domain}.encoded"
     if not done.is_file():
-        with progress.bar(f"encode {domain}", float(spool.sizes[side < select.DROPPED].sum()), show) as advance:
-            counts = {name: encode(spool.texts(side == n), out, domain, name, tokenizer, advance) for n, name in enumerate(SPLITS)}
+        with progress.bar(
+            f"encode {domain}", float(spool.sizes[side < select.DROPPED].sum()), show
+        ) as advance:
+            counts = {
+                name: encode(spool.texts(side == n), out, domain, name, tokenizer, advance)
+                for n, name in enumerate(SPLITS)
+            }
         write_atomic(done, json.dumps(counts))
     return json.loads(done.read_text(encoding="utf-8"))
 
@@ -251,7 +322,9 @@ def _writable(out: Path) -> Iterator[None]:
         yield
     except OSError as e:
         reason = _DISK.get(e.errno, f"{e.strerror or e}; check the disk or choose another --out")
-        raise UserError(f"out={out}: {reason} (what is done is kept: the same command continues)") from e
+        raise UserError(
+            f"out={out}: {reason} (what is done is kept: the same command continues)"
+        ) from e
 
 
 @contextlib.contextmanager

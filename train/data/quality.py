@@ -49,7 +49,9 @@ def best(step: str, spool: Spool, wanted: np.ndarray) -> np.ndarray:
         raise UserError(f"filters={step}: no document to choose from; give the domain more text")
     scores = np.array([RANKED[step](data.decode("utf-8")) for data in spool.texts(wanted)])
     order = index[np.argsort(-scores, kind="stable")]
-    count = int(np.searchsorted(np.cumsum(spool.sizes[order]), SHARE * spool.sizes[index].sum())) + 1
+    count = (
+        int(np.searchsorted(np.cumsum(spool.sizes[order]), SHARE * spool.sizes[index].sum())) + 1
+    )
     chosen = np.zeros(len(wanted), bool)
     chosen[order[:count]] = True
     return chosen

@@ -16,7 +16,9 @@ DUPLICATE = 3  # dropped as a copy: text that a variant of the domain may still 
 NEAR_PASSES = {"none": (), "exact": ("exact",), "minhash": ("exact", "near")}
 
 
-def select(corpus: CorpusSpec, spools: dict[str, Spool], work: Path) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
+def select(
+    corpus: CorpusSpec, spools: dict[str, Spool], work: Path
+) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
     """Side of every document, uint8 [docs] per domain, and per domain {"dropped": {reason: documents}, "overlap": share}.
 
     Raises UserError when a domain is left without documents on one side.
@@ -37,17 +39,24 @@ def select(corpus: CorpusSpec, spools: dict[str, Spool], work: Path) -> tuple[di
     sides = {}
     for domain, spool in spools.items():
         mine = keep[place[domain]]
-        side = split.assign(spool.facts["group"], spool.sizes, mine, corpus.validation_fraction, corpus.seed, domain)
+        side = split.assign(
+            spool.facts["group"], spool.sizes, mine, corpus.validation_fraction, corpus.seed, domain
+        )
         away = np.where(spool.facts["kept"].astype(bool), np.uint8(DUPLICATE), np.uint8(DROPPED))
         sides[domain] = np.where(mine, side, away)
-    facts = {d: {"dropped": {r: int(m[place[d]].sum()) for r, m in reasons.items() if r != "capped"}} for d in spools}
+    facts = {
+        d: {"dropped": {r: int(m[place[d]].sum()) for r, m in reasons.items() if r != "capped"}}
+        for d in spools
+    }
     _overlap(spools, sides, facts)
     return sides, facts
 
 
 def near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
     """bool [documents of all spools]: the near duplicates among those in `keep`."""
-    together = work / "signatures"  # one file, mapped: signatures of millions of documents do not fit the memory bound
+    together = (
+        work / "signatures"
+    )  # one file, mapped: signatures of millions of documents do not fit the memory bound
     with together.open("wb") as out:
         for spool in spools.values():
             with spool.signatures.open("rb") as file:
@@ -67,7 +76,9 @@ def _forget(mapped: np.ndarray) -> None:
         base.base.madvise(mmap.MADV_DONTNEED)
 
 
-def _overlap(spools: dict[str, Spool], sides: dict[str, np.ndarray], facts: dict[str, dict]) -> None:
+def _overlap(
+    spools: dict[str, Spool], sides: dict[str, np.ndarray], facts: dict[str, dict]
+) -> None:
     """Drop validation documents that training covers too well, and record what overlap remains."""
     validation = {d: side == split.VALIDATION for d, side in sides.items()}
     texts = lambda: (t for d, s in spools.items() for t in s.texts(validation[d]))  # noqa: E731

@@ -37,7 +37,9 @@ def code(label: str, path: Path) -> Iterator[Document]:
         if lines[first][: node.col_offset].strip() or len(node.value.value) == 0:
             continue  # shares its line with code
         only = len(scope.body) == 1 and not isinstance(scope, ast.Module)
-        lines[first:last] = [" " * node.col_offset + "...\n" if only else ""] + [""] * (last - first - 1)
+        lines[first:last] = [" " * node.col_offset + "...\n" if only else ""] + [""] * (
+            last - first - 1
+        )
     yield from _pieces("".join(lines), group_of(label), label)
 
 
@@ -74,7 +76,9 @@ def prose(label: str, path: Path) -> Iterator[Document]:
         yield from _pieces(text, label, label)
 
 
-READERS: dict[str, Callable[[str, Path], Iterator[Document]]] = {r.__name__: r for r in (code, docstrings, package, plain, prose)}
+READERS: dict[str, Callable[[str, Path], Iterator[Document]]] = {
+    r.__name__: r for r in (code, docstrings, package, plain, prose)
+}
 
 
 def _read(path: Path) -> str | None:
@@ -105,7 +109,11 @@ def _parsed(path: Path) -> tuple[str, ast.Module | None]:
 
 def _docstrings(scope: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:
     first = scope.body[0] if scope.body else None
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+    if (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    ):
         yield scope, first
     for node in scope.body:
         if isinstance(node, _SCOPES):

@@ -11,13 +11,17 @@ from stepladder.configs.errors import UserError
 from stepladder.train.data import words
 
 GRAM = 13  # words
-MAX_OVERLAP = 0.2  # a validation document with a larger share of its 13-grams in training is dropped
+MAX_OVERLAP = (
+    0.2  # a validation document with a larger share of its 13-grams in training is dropped
+)
 MAX_GRAMS = 1 << 24  # validation 13-grams held at once (128 MB); above, an unbiased sample by hash
 
 TRAIN, VALIDATION = 0, 1
 
 
-def assign(group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: float, seed: int, domain: str) -> np.ndarray:
+def assign(
+    group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: float, seed: int, domain: str
+) -> np.ndarray:
     """Side of every document of a domain: uint64 [docs] group hashes, int [docs] bytes, bool [docs] kept -> uint8 [docs].
 
     Groups go to validation in hash order while they fit, until `fraction` of the bytes is reached. Raises UserError when there is
@@ -38,7 +42,9 @@ def assign(group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: floa
             chosen[g], total = True, total + sizes[g]
         if total >= target:
             break
-    if total < target / 2:  # only big groups were left: the smallest of them rather than next to nothing
+    if (
+        total < target / 2
+    ):  # only big groups were left: the smallest of them rather than next to nothing
         rest = order[~chosen[order]]
         if len(rest) > 1:
             chosen[rest[np.argmin(sizes[rest])]] = True
@@ -47,14 +53,18 @@ def assign(group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: floa
     return side
 
 
-def overlap(validation: Callable[[], Iterable[bytes]], validation_bytes: int, train: Iterable[bytes]) -> np.ndarray:
+def overlap(
+    validation: Callable[[], Iterable[bytes]], validation_bytes: int, train: Iterable[bytes]
+) -> np.ndarray:
     """Share of each validation document's distinct 13-grams that occur in training: float [validation docs].
 
     `validation` is called twice and must yield the same texts; `train` is streamed once.
     """
     keep_one_in = sampling(validation_bytes)
     sample = lambda text: sampled(text, keep_one_in)  # noqa: E731
-    held = np.unique(np.concatenate([np.empty(0, np.uint64), *(sample(text) for text in validation())]))
+    held = np.unique(
+        np.concatenate([np.empty(0, np.uint64), *(sample(text) for text in validation())])
+    )
     hit = np.zeros(len(held) + 1, bool)
     for text in train:
         found, where = find(held, sample(text))
@@ -68,7 +78,9 @@ def overlap(validation: Callable[[], Iterable[bytes]], validation_bytes: int, tr
 
 def sampling(validation_bytes: int) -> int:
     """One 13-gram in how many is looked at, so that MAX_GRAMS bound those of a validation side of this size."""
-    return max(1, -(-validation_bytes // (4 * MAX_GRAMS)))  # a word is above four bytes in nearly every text
+    return max(
+        1, -(-validation_bytes // (4 * MAX_GRAMS))
+    )  # a word is above four bytes in nearly every text
 
 
 def sampled(text: bytes, keep_one_in: int) -> np.ndarray:

@@ -18,7 +18,9 @@ FACTS = np.dtype([("end", "<u8"), ("group", "<u8"), ("exact", "<u8"), ("kept", "
 class SpoolWriter:
     """Collects one domain's documents below a cap; `commit` writes the marker last."""
 
-    def __init__(self, folder: Path, domain: str, cap_bytes: float, in_order: bool, minhash: bool) -> None:
+    def __init__(
+        self, folder: Path, domain: str, cap_bytes: float, in_order: bool, minhash: bool
+    ) -> None:
         """`in_order`: the cap takes the first documents (they come shuffled); otherwise those with the smallest content hash."""
         self._stem = folder / domain
         self._cap, self._in_order, self._minhash = cap_bytes, in_order, minhash
@@ -61,7 +63,9 @@ class SpoolWriter:
         with self._stem.with_suffix(".docs").open("wb") as file:
             file.write(facts.tobytes())
             close(file)
-        write_atomic(self._stem.with_suffix(".json"), json.dumps({**summary, "capped": self.capped}))
+        write_atomic(
+            self._stem.with_suffix(".json"), json.dumps({**summary, "capped": self.capped})
+        )
 
     def abandon(self) -> None:
         self._text.close()
@@ -108,4 +112,6 @@ class Spool:
 
 
 def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little"
+    )

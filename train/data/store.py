@@ -42,7 +42,9 @@ class Store:
         self._maps: dict[tuple[str, str], np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | os.PathLike, tokenizer: "tokenizers.Tokenizer | str | None" = None) -> "Store":
+    def open(
+        cls, path: str | os.PathLike, tokenizer: "tokenizers.Tokenizer | str | None" = None
+    ) -> "Store":
         """Open and check a store.
 
         `tokenizer` (an object, a name such as "bytes", or a hash) refuses a store made with another one. Raises UserError also when the
@@ -76,7 +78,9 @@ class Store:
         """Ids of a split: read-only memmap [tokens]."""
         key = (domain, split)
         if key not in self._maps:
-            self._maps[key] = np.memmap(self.path / f"{domain}.{split}.bin", DTYPES[self.manifest["dtype"]], "r")
+            self._maps[key] = np.memmap(
+                self.path / f"{domain}.{split}.bin", DTYPES[self.manifest["dtype"]], "r"
+            )
         return self._maps[key]
 
     def index(self, domain: str, split: str) -> np.ndarray:
@@ -86,10 +90,14 @@ class Store:
     def count(self, domain: str, split: str) -> int:
         """Tokens of a split, from the manifest. Raises UserError for an unknown domain, and for a variant's validation."""
         if domain not in self.manifest["domains"]:
-            raise UserError(f"domain={domain}: not in the store {self.path}; {nearest(domain, self.domains)}")
+            raise UserError(
+                f"domain={domain}: not in the store {self.path}; {nearest(domain, self.domains)}"
+            )
         entry = self.manifest["domains"][domain]
         if split not in splits(entry):
-            raise UserError(f"domain={domain}: a variant of {entry['base']} has no {split} text in {self.path}; use {entry['base']}")
+            raise UserError(
+                f"domain={domain}: a variant of {entry['base']} has no {split} text in {self.path}; use {entry['base']}"
+            )
         return entry[split]["tokens"]
 
     def tokenizer(self) -> "tokenizers.Tokenizer":
@@ -100,7 +108,9 @@ class Store:
 class SplitWriter:
     """Writes one domain's split beside its final name, hashing on the way; `commit` renames and returns the manifest's entry."""
 
-    def __init__(self, folder: Path, domain: str, split: str, dtype: str, eos: int, token_bytes: np.ndarray) -> None:
+    def __init__(
+        self, folder: Path, domain: str, split: str, dtype: str, eos: int, token_bytes: np.ndarray
+    ) -> None:
         self._bin = folder / f"{domain}.{split}.bin"
         self._idx = folder / f"{domain}.{split}.idx"
         self._type, self._eos = DTYPES[dtype], np.array([eos])
@@ -115,7 +125,9 @@ class SplitWriter:
         """Append documents, each int [tokens] without its end. Raises UserError for an id above the integer type."""
         for ids in documents:
             if len(ids) and int(ids.max()) > self._limit:
-                raise UserError(f"tokenizer: id {int(ids.max()):,} does not fit {self._type.name}; prepare with a vocabulary that does")
+                raise UserError(
+                    f"tokenizer: id {int(ids.max()):,} does not fit {self._type.name}; prepare with a vocabulary that does"
+                )
             data = np.concatenate([ids, self._eos]).astype(self._type).tobytes()
             self._file.write(data)
             self._hash.update(data)
@@ -135,15 +147,30 @@ class SplitWriter:
             close(file)
         for path in (self._idx, self._bin):
             os.replace(_part(path), path)
-        return {"tokens": self._tokens, "documents": len(rows), "bytes": int(rows[:, 1].sum()), "sha256": self._hash.hexdigest()}
+        return {
+            "tokens": self._tokens,
+            "documents": len(rows),
+            "bytes": int(rows[:, 1].sum()),
+            "sha256": self._hash.hexdigest(),
+        }
 
 
 def write_manifest(folder: Path, manifest: dict) -> None:
     """Commit the store: everything else must be in place. Adds format and fingerprint."""
     content = [manifest["tokenizer"]["hash"]]
-    content += [f"{d}.{s}:{e[s]['sha256']}" for d, e in sorted(manifest["domains"].items()) for s in splits(e)]
+    content += [
+        f"{d}.{s}:{e[s]['sha256']}"
+        for d, e in sorted(manifest["domains"].items())
+        for s in splits(e)
+    ]
     fingerprint = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
-    write_atomic(folder / MANIFEST, json.dumps({"format": FORMAT, "fingerprint": fingerprint, **manifest}, indent=1, sort_keys=True) + "\n")
+    write_atomic(
+        folder / MANIFEST,
+        json.dumps(
+            {"format": FORMAT, "fingerprint": fingerprint, **manifest}, indent=1, sort_keys=True
+        )
+        + "\n",
+    )
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -167,27 +194,40 @@ def _part(path: Path) -> Path:
 
 def _manifest(path: Path) -> dict:
     if not path.is_dir():
-        raise UserError(f"store={path}: no such folder; make one with `stepladder data prepare --out={path}`")
+        raise UserError(
+            f"store={path}: no such folder; make one with `stepladder data prepare --out={path}`"
+        )
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         unfinished = (path / ".work").is_dir()
-        what = "incomplete (preparation was interrupted); repeat the same `stepladder data prepare`" if unfinished else "not a token store"
+        what = (
+            "incomplete (preparation was interrupted); repeat the same `stepladder data prepare`"
+            if unfinished
+            else "not a token store"
+        )
         raise UserError(
-            f"store={path}: {what}" + ("" if unfinished else f" (no {MANIFEST}); make one with `stepladder data prepare`")
+            f"store={path}: {what}"
+            + ("" if unfinished else f" (no {MANIFEST}); make one with `stepladder data prepare`")
         ) from e
     except (OSError, ValueError) as e:
-        raise UserError(f"store={path}: {MANIFEST} cannot be read ({e}); prepare the store again in another folder") from e
+        raise UserError(
+            f"store={path}: {MANIFEST} cannot be read ({e}); prepare the store again in another folder"
+        ) from e
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise UserError(f"store={path}: format {found!r}, this version reads {FORMAT}; prepare the store again in another folder")
+        raise UserError(
+            f"store={path}: format {found!r}, this version reads {FORMAT}; prepare the store again in another folder"
+        )
     return manifest
 
 
 def _check_vocabulary(path: Path, manifest: dict) -> None:
     name, size = manifest["dtype"], manifest["tokenizer"]["vocab_size"]
     if name not in DTYPES or size - 1 > np.iinfo(DTYPES[name]).max:
-        raise UserError(f"store={path}: vocabulary {size:,} is larger than its integer type {name} holds; prepare the store again")
+        raise UserError(
+            f"store={path}: vocabulary {size:,} is larger than its integer type {name} holds; prepare the store again"
+        )
 
 
 def _check_tokenizer(path: Path, manifest: dict, tokenizer) -> None:
@@ -195,7 +235,9 @@ def _check_tokenizer(path: Path, manifest: dict, tokenizer) -> None:
         return
     have = manifest["tokenizer"]
     asked = tokenizer if isinstance(tokenizer, str) else tokenizer.hash
-    if asked not in ((have["name"], have["hash"]) if isinstance(tokenizer, str) else (have["hash"],)):
+    if asked not in (
+        (have["name"], have["hash"]) if isinstance(tokenizer, str) else (have["hash"],)
+    ):
         label = asked if isinstance(tokenizer, str) else f"{tokenizer.name} ({asked})"
         raise UserError(
             f"tokenizer={label}: the store {path} was made with {have['name']} ({have['hash']}); prepare another store for this tokenizer"
@@ -207,8 +249,13 @@ def _check_files(path: Path, manifest: dict) -> None:
     for domain, entry in manifest["domains"].items():
         for split in splits(entry):
             if entry[split]["tokens"] == 0:
-                raise UserError(f"store={path}: domain {domain} has no {split} tokens; prepare again with more text, or without it")
-            for suffix, want in ((".bin", entry[split]["tokens"] * width), (".idx", entry[split]["documents"] * 16)):
+                raise UserError(
+                    f"store={path}: domain {domain} has no {split} tokens; prepare again with more text, or without it"
+                )
+            for suffix, want in (
+                (".bin", entry[split]["tokens"] * width),
+                (".idx", entry[split]["documents"] * 16),
+            ):
                 file = path / f"{domain}.{split}{suffix}"
                 have = file.stat().st_size if file.is_file() else None
                 if have != want:

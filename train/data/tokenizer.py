@@ -43,7 +43,9 @@ class ByteTokenizer:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.name, "vocab_size": self.vocab_size, "eos": self.eos}) + "\n"
+        return (
+            json.dumps({"kind": self.name, "vocab_size": self.vocab_size, "eos": self.eos}) + "\n"
+        )
 
 
 class BpeTokenizer:
@@ -54,7 +56,9 @@ class BpeTokenizer:
 
         self._json = serialised
         self._tokenizer = Tokenizer.from_str(serialised)
-        self._tokenizer.encode_special_tokens = True  # the text "<|endofdocument|>" is text: only we end documents
+        self._tokenizer.encode_special_tokens = (
+            True  # the text "<|endofdocument|>" is text: only we end documents
+        )
         self.vocab_size = self._tokenizer.get_vocab_size()
         self.name = f"bpe:{self.vocab_size}"
         self.eos = self._tokenizer.token_to_id(END)
@@ -75,7 +79,9 @@ class BpeTokenizer:
         """int32 [vocab_size]: UTF-8 bytes of each id, 0 for the end of document."""
         sizes = np.zeros(self.vocab_size, np.int32)
         for token, i in self._tokenizer.get_vocab().items():
-            sizes[i] = 0 if i == self.eos else len(token)  # byte-level BPE writes one character a byte
+            sizes[i] = (
+                0 if i == self.eos else len(token)
+            )  # byte-level BPE writes one character a byte
         return sizes
 
     @property
@@ -104,12 +110,17 @@ def _train_bpe(size: str, texts: Iterable[str]) -> BpeTokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=int(size) - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False, min_frequency=2
+        vocab_size=int(size) - 1,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+        min_frequency=2,
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != int(size) - 1:
         have = tokenizer.get_vocab_size() + 1
-        raise UserError(f"tokenizer=bpe:{size}: the text yields {have} tokens only; ask for bpe:{have} or less, or give more text")
+        raise UserError(
+            f"tokenizer=bpe:{size}: the text yields {have} tokens only; ask for bpe:{have} or less, or give more text"
+        )
     tokenizer.add_special_tokens([END])
     return BpeTokenizer(tokenizer.to_str(pretty=True))
 
@@ -121,11 +132,15 @@ def check(name: str) -> None:
     """Raise UserError unless the name is "bytes" or "bpe:<vocabulary from 258>"."""
     kind, _, size = name.partition(":")
     if kind not in TOKENIZERS:
-        raise UserError(f"tokenizer={name}: no such tokenizer; {nearest(kind, TOKENIZERS)} (bytes, or bpe:<vocabulary>)")
+        raise UserError(
+            f"tokenizer={name}: no such tokenizer; {nearest(kind, TOKENIZERS)} (bytes, or bpe:<vocabulary>)"
+        )
     if kind == "bytes" and size:
         raise UserError(f"tokenizer={name}: bytes has a fixed vocabulary; write tokenizer=bytes")
     if kind == "bpe" and not (size.isascii() and size.isdigit() and 258 <= int(size) < 1 << 20):
-        raise UserError(f"tokenizer={name}: the vocabulary must be a number from 258 to {1 << 20:,}; e.g. bpe:4096")
+        raise UserError(
+            f"tokenizer={name}: the vocabulary must be a number from 258 to {1 << 20:,}; e.g. bpe:4096"
+        )
 
 
 def train(name: str, texts: Iterable[str]) -> Tokenizer:
@@ -143,7 +158,11 @@ def load(folder: Path) -> Tokenizer:
     """The tokenizer saved in a folder. Raises UserError when it is missing or damaged."""
     try:
         serialised = (folder / FILE).read_text(encoding="utf-8")
-        return ByteTokenizer() if json.loads(serialised).get("kind") == "bytes" else BpeTokenizer(serialised)
+        return (
+            ByteTokenizer()
+            if json.loads(serialised).get("kind") == "bytes"
+            else BpeTokenizer(serialised)
+        )
     except FileNotFoundError as e:
         raise UserError(f"store={folder}: {FILE} is missing; prepare the store again") from e
     except Exception as e:  # the Rust parser raises plain Exception

@@ -39,7 +39,9 @@ class Variant:
 
 
 def variants(corpus: CorpusSpec) -> list[Variant]:
-    return [Variant(name, base, tuple(steps), method) for name, base, steps, method in corpus.variants]
+    return [
+        Variant(name, base, tuple(steps), method) for name, base, steps, method in corpus.variants
+    ]
 
 
 def check(corpus: CorpusSpec) -> None:
@@ -47,13 +49,17 @@ def check(corpus: CorpusSpec) -> None:
     seen = {domain for domain, _ in corpus.sources} | set(corpus.domains)
     for variant in variants(corpus):
         if not variant.name.replace("_", "").replace("-", "").isalnum():
-            raise UserError(f"{variant.field}: a variant's name is letters, digits, - and _ only (it names files); rename it")
+            raise UserError(
+                f"{variant.field}: a variant's name is letters, digits, - and _ only (it names files); rename it"
+            )
         if variant.name in seen:
             raise UserError(f"{variant.field}: the name {variant.name} is taken; rename it")
         seen.add(variant.name)
         ranked = [step for step in variant.filters if step in quality.RANKED]
         if ranked and variant.filters.index(ranked[-1]) > 0:
-            raise UserError(f"{variant.field}: {ranked[-1]} ranks the domain's own text; name it first, and once")
+            raise UserError(
+                f"{variant.field}: {ranked[-1]} ranks the domain's own text; name it first, and once"
+            )
         filters.check([step for step in variant.filters if step not in quality.RANKED])
         dedup.check(variant.dedup)
 
@@ -64,10 +70,18 @@ class HeldOut:
     def __init__(self, spools: dict[str, Spool], sides: dict[str, np.ndarray]) -> None:
         self._spools, self._sides = spools, sides
         validation = {d: side == split.VALIDATION for d, side in sides.items()}
-        self._every = split.sampling(sum(int(s.sizes[validation[d]].sum()) for d, s in spools.items()))
+        self._every = split.sampling(
+            sum(int(s.sizes[validation[d]].sum()) for d, s in spools.items())
+        )
         texts = (text for d, s in spools.items() for text in s.texts(validation[d]))
-        self._grams = np.unique(np.concatenate([np.empty(0, np.uint64), *(split.sampled(text, self._every) for text in texts)]))
-        self._exact = np.unique(np.concatenate([s.facts["exact"][validation[d]] for d, s in spools.items()]))
+        self._grams = np.unique(
+            np.concatenate(
+                [np.empty(0, np.uint64), *(split.sampled(text, self._every) for text in texts)]
+            )
+        )
+        self._exact = np.unique(
+            np.concatenate([s.facts["exact"][validation[d]] for d, s in spools.items()])
+        )
 
     def candidates(self, domain: str) -> np.ndarray:
         """bool [documents]: what a variant of the domain may train on.
@@ -76,12 +90,20 @@ class HeldOut:
         documents were dropped for their overlap counts as held out) and that do not repeat validation text of any domain.
         """
         spool, side = self._spools[domain], self._sides[domain]
-        held_out = (side == split.VALIDATION) | ((side == select.DROPPED) & (spool.facts["kept"] == 1))
-        copies = (side == select.DUPLICATE) & ~np.isin(spool.facts["group"], spool.facts["group"][held_out])
+        held_out = (side == split.VALIDATION) | (
+            (side == select.DROPPED) & (spool.facts["kept"] == 1)
+        )
+        copies = (side == select.DUPLICATE) & ~np.isin(
+            spool.facts["group"], spool.facts["group"][held_out]
+        )
         copies &= ~np.isin(spool.facts["exact"], self._exact)
         for i, text in zip(np.flatnonzero(copies), spool.texts(copies.copy())):
-            mine = split.sampled(text, self._every)  # a copy too short for a 13-gram cannot be told from validation text: left out
-            copies[i] = len(mine) > 0 and split.find(self._grams, mine)[0].mean() <= split.MAX_OVERLAP
+            mine = split.sampled(
+                text, self._every
+            )  # a copy too short for a 13-gram cannot be told from validation text: left out
+            copies[i] = (
+                len(mine) > 0 and split.find(self._grams, mine)[0].mean() <= split.MAX_OVERLAP
+            )
         return (side == split.TRAIN) | copies
 
     def overlap(self, texts: Iterator[bytes]) -> float:
@@ -94,7 +116,13 @@ class HeldOut:
 
 
 def write_all(
-    corpus: CorpusSpec, spools: dict[str, Spool], sides: dict[str, np.ndarray], tokenizer: Tokenizer, out: Path, work: Path, show: bool
+    corpus: CorpusSpec,
+    spools: dict[str, Spool],
+    sides: dict[str, np.ndarray],
+    tokenizer: Tokenizer,
+    out: Path,
+    work: Path,
+    show: bool,
 ) -> dict[str, dict]:
     """The store's entry of every variant, written where it is not yet; training text only.
 
@@ -105,16 +133,25 @@ def write_all(
     entries = {}
     for variant in variants(corpus):
         if variant.name in spools:
-            raise UserError(f"{variant.field}: {variant.name} is a domain of the corpus; rename the variant")
+            raise UserError(
+                f"{variant.field}: {variant.name} is a domain of the corpus; rename the variant"
+            )
         if variant.base not in spools:
-            raise UserError(f"{variant.field}: the corpus has no domain {variant.base}; use one of {', '.join(spools)}")
+            raise UserError(
+                f"{variant.field}: the corpus has no domain {variant.base}; use one of {', '.join(spools)}"
+            )
         done = work / f"{variant.name}.variant"
         if not done.is_file():
             if not Spool.done(work, variant.name):
                 _collect(variant, spools[variant.base], candidates(variant.base), work, show)
-            entry = _write(variant, Spool(work, variant.name), held_out(), tokenizer, out, work, show)
+            entry = _write(
+                variant, Spool(work, variant.name), held_out(), tokenizer, out, work, show
+            )
             write_atomic(done, json.dumps(entry))
-            for suffix in (".txt", ".sig"):  # variants may be many times the corpus: their text need not wait for the last of them
+            for suffix in (
+                ".txt",
+                ".sig",
+            ):  # variants may be many times the corpus: their text need not wait for the last of them
                 (work / variant.name).with_suffix(suffix).unlink(missing_ok=True)
         entries[variant.name] = json.loads(done.read_text(encoding="utf-8"))
     return entries
@@ -131,7 +168,9 @@ def _collect(variant: Variant, spool: Spool, wanted: np.ndarray, work: Path, sho
     writer = SpoolWriter(work, variant.name, 0, in_order=True, minhash=variant.dedup == "minhash")
     kept = 0
     try:
-        with progress.bar(f"filter {variant.name}", float(spool.sizes[wanted].sum()), show) as advance:
+        with progress.bar(
+            f"filter {variant.name}", float(spool.sizes[wanted].sum()), show
+        ) as advance:
             for data in spool.texts(wanted):
                 text, reason = filters.apply(steps, data.decode("utf-8"))
                 advance(len(data))
@@ -141,16 +180,30 @@ def _collect(variant: Variant, spool: Spool, wanted: np.ndarray, work: Path, sho
                 writer.add(Document(text, "", ""))
                 kept += 1
         if not kept:
-            raise UserError(f"{variant.field}: no text is left ({dict(dropped)}); relax the filters, or leave the variant out")
+            raise UserError(
+                f"{variant.field}: no text is left ({dict(dropped)}); relax the filters, or leave the variant out"
+            )
         writer.commit({"filtered": {reason: n for reason, n in dropped.items() if n}})
     finally:
         writer.abandon()
 
 
-def _write(variant: Variant, spool: Spool, held_out: HeldOut, tokenizer: Tokenizer, out: Path, work: Path, show: bool) -> dict:
+def _write(
+    variant: Variant,
+    spool: Spool,
+    held_out: HeldOut,
+    tokenizer: Tokenizer,
+    out: Path,
+    work: Path,
+    show: bool,
+) -> dict:
     keep, dropped = np.ones(len(spool.facts), bool), dict(spool.summary["filtered"])
     for method in select.NEAR_PASSES[variant.dedup]:
-        copies = dedup.exact_duplicates(spool.facts["exact"]) if method == "exact" else select.near({variant.name: spool}, keep, work)
+        copies = (
+            dedup.exact_duplicates(spool.facts["exact"])
+            if method == "exact"
+            else select.near({variant.name: spool}, keep, work)
+        )
         dropped[f"{method}_duplicate"] = int((copies & keep).sum())
         keep &= ~copies
     with progress.bar(f"encode {variant.name}", float(spool.sizes[keep].sum()), show) as advance:

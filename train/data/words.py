@@ -7,7 +7,10 @@ import zlib
 
 import numpy as np
 
-_FOLD = bytes(ord(chr(c).lower()) if c < 128 and (chr(c).isalnum() or c == 95) else c if c >= 128 else 32 for c in range(256))
+_FOLD = bytes(
+    ord(chr(c).lower()) if c < 128 and (chr(c).isalnum() or c == 95) else c if c >= 128 else 32
+    for c in range(256)
+)
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
