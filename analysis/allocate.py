@@ -1,4 +1,6 @@
-"""Compute-optimal allocation: which N and D (and k) to buy, in closed form where a law has one, numerically for every law of N and D."""
+"""Compute-optimal allocation: which N and D (and k) to buy, in closed form where a law has one,
+numerically for every law of N and D.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +18,10 @@ _GRID = 400  # sizes in the numerical search
 
 @dataclass(frozen=True)
 class Allocation:
-    """Optimum at a budget. `intervals` (low, high at `level`) come from the refits of a bootstrap, when one was given."""
+    """Optimum at a budget.
+
+    `intervals` (low, high at `level`) come from the refits of a bootstrap, when one was given.
+    """
 
     law: str
     C: float
@@ -42,7 +47,10 @@ class Allocation:
         return frame
 
     def __str__(self) -> str:
-        head = f"law {self.law}, C = {self.C:.4g} FLOPs ({self.how}{f', {self.level:.0%} intervals' if self.intervals else ''})"
+        head = (
+            f"law {self.law}, C = {self.C:.4g} FLOPs "
+            f"({self.how}{f', {self.level:.0%} intervals' if self.intervals else ''})"
+        )
         return "\n".join(
             [
                 head,
@@ -77,7 +85,8 @@ CLOSED: dict[str, Callable] = {"chinchilla": _two_terms, "gadre": _two_terms}
 def allocate(
     fit: Fit, C: float, *, bootstrap: Bootstrap | None = None, level: float = 0.9, **given: float
 ) -> Allocation:
-    """The N and D of least loss with 6 N D = C. `given` are the law's other inputs (U of a repetition law, k, gamma).
+    """The N and D of least loss with 6 N D = C. `given` are the law's other inputs (U of a
+    repetition law, k, gamma).
 
     Raises UserError for a law without N and D, or without `given`.
     """
@@ -110,7 +119,8 @@ def allocate(
             )
             if not least <= value <= top:
                 notes.append(
-                    f"{name}* = {value:.3g} lies outside of the points' {least:.3g} to {top:.3g}: an extrapolation"
+                    f"{name}* = {value:.3g} lies outside of the points' {least:.3g} to {top:.3g}: "
+                    "an extrapolation"
                 )
     return Allocation(
         fit.law,
@@ -144,7 +154,9 @@ def _check(fit: Fit, c: float, given: Mapping[str, float]) -> None:
 def _search(
     fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]
 ) -> list[tuple[float, float, float]]:
-    """(N, D, loss) of each theta [K, P]: a grid in log N, then a parabola through the three points around its minimum."""
+    """(N, D, loss) of each theta [K, P]: a grid in log N, then a parabola through the three points
+    around its minimum.
+    """
     p = fit.problem
     centre = float(p.centre[p.law.inputs.index("N")])
     span = np.log(1e6)
@@ -172,7 +184,8 @@ def over_refits(
     level: float = 0.9,
     most: int = 400,
 ) -> pd.DataFrame:
-    """Any decision that is a function of the parameters (the three below, or one's own), with its interval over at most `most` refits.
+    """Any decision that is a function of the parameters (the three below, or one's own), with its
+    interval over at most `most` refits.
 
     Columns value, low, high, refused: the share of refits for which `decide` raised UserError.
     """
@@ -192,7 +205,8 @@ def over_refits(
 
 
 def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> dict[str, float]:
-    """Sardana (arXiv 2401.00448): least 6 N D + 2 N D_inf at a given loss under the Chinchilla law; returns N, D, flops and ratios to the unaware.
+    """Sardana (arXiv 2401.00448): least 6 N D + 2 N D_inf at a given loss under the Chinchilla law;
+    returns N, D, flops and ratios to the unaware.
 
     Raises UserError for a loss the law cannot reach.
     """
@@ -231,7 +245,9 @@ def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> d
 
 
 def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str, float]:
-    """T^2 approach 1 (arXiv 2604.01411): N, D, k of least loss with 6 N D = C and 2 N k = C_inf; one root in log N, by bisection."""
+    """T^2 approach 1 (arXiv 2604.01411): N, D, k of least loss with 6 N D = C and 2 N k = C_inf;
+    one root in log N, by bisection.
+    """
     p = params
     low, high = np.log(1.0), np.log(C_inf / 2)  # k of at least 1
     slope = lambda v: (  # noqa: E731
@@ -252,7 +268,9 @@ def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str
 
 
 def split_point(params: Mapping[str, float], T: float, m: float = 1.0) -> dict[str, float]:
-    """Split law h1 without offsets: D + m D2 = T of least loss; m = 1 for one expert, K for K experts that share a seed."""
+    """Split law h1 without offsets: D + m D2 = T of least loss; m = 1 for one expert, K for K
+    experts that share a seed.
+    """
     b, beta, b2, beta2 = (params[k] for k in ("B", "beta", "B2", "beta2"))
     share = 1 / (1 + np.exp(-np.linspace(-16, 16, 200_001)))
     d, d2 = share * T, (1 - share) * T / m

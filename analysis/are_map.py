@@ -1,4 +1,6 @@
-"""Maps of forecast error over (which sizes) x (how much of their training), and the cheapest cell below a wanted error."""
+"""Maps of forecast error over (which sizes) x (how much of their training), and the cheapest cell
+below a wanted error.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,8 @@ from stepladder.configs.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LEVELS = (
-    0.04,
-    0.10,
-    0.20,
-)  # arXiv 2410.11840: about the best one gets, ..., still separates many choices
+# arXiv 2410.11840: about the best one gets, ..., still separates many choices
+LEVELS = 0.04, 0.10, 0.20
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 _COLOURS = ("#0b3c5d", "#328cc1", "#8cc7d8", "#e4e7eb")  # below each level, and above all
 
@@ -35,7 +34,10 @@ _LABELS: dict[str, Callable] = {
 
 @dataclass(frozen=True)
 class AreMap:
-    """The map of one family: are, flops [rows, fractions], NaN where a cell is refused. `cells` has a row a cell, `cheapest` one a level."""
+    """The map of one family: are, flops [rows, fractions], NaN where a cell is refused.
+
+    `cells` has a row a cell, `cheapest` one a level.
+    """
 
     family: str
     target: str
@@ -62,19 +64,22 @@ def are_map(
 ) -> AreMap:
     """Back-test every (set of sizes, fraction) of one family, all in one batched fit.
 
-    points: as of `backtest`, one family. sets: "smallest" (the k smallest models), "window3" or "window4" (consecutive sizes). ARE is a
-    fraction, flops sum 6 N * last token over the models. Maps of arXiv 2410.11840. Raises UserError for another `sets` or two families.
+    points: as of `backtest`, one family. sets: "smallest" (the k smallest models), "window3" or
+    "window4" (consecutive sizes). ARE is a fraction, flops sum 6 N * last token over the models.
+    Maps of arXiv 2410.11840. Raises UserError for another `sets` or two families.
     """
     if sets not in _LABELS:
         raise UserError(f"sets={sets!r}: a map needs ordered sets; use one of {', '.join(_LABELS)}")
     if "family" in points and points["family"].nunique() != 1:
         raise UserError(
-            f"family: {points['family'].nunique()} families; a map is of one, as errors of different losses are not comparable"
+            f"family: {points['family'].nunique()} families; a map is of one, as errors of "
+            "different losses are not comparable"
         )
     cells = backtest(points, sets=sets, fractions=fractions, rules=rules).table()
     if not len(cells):
         raise UserError(
-            f"sets={sets!r}: the family has too few sizes for it; train more sizes or use 'smallest'"
+            f"sets={sets!r}: the family has too few sizes for it; train more sizes or use "
+            "'smallest'"
         )
     size = points.groupby("model", observed=True)["N"].first()
     names = {
@@ -95,10 +100,12 @@ def are_map(
 
 
 def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
-    """The cheapest identified cell below each level of ARE: one row a level, NaN where no cell is below it.
+    """The cheapest identified cell below each level of ARE: one row a level, NaN where no cell is
+    below it.
 
-    It is picked with the answer known, so `steady` says how much luck is in it: the share of the cells that cost as much or more and are
-    below the level too. `share` is its cost over that of the dearest cell.
+    It is picked with the answer known, so `steady` says how much luck is in it: the share of the
+    cells that cost as much or more and are below the level too. `share` is its cost over that of
+    the dearest cell.
     """
     rows = []
     for level in levels:
@@ -130,7 +137,9 @@ def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFr
 
 @_styled
 def draw(found: AreMap, title: str) -> Figure:
-    """The map in four shades, the ARE in per cent in each cell where there is room, the cheapest cell below each level ringed."""
+    """The map in four shades, the ARE in per cent in each cell where there is room, the cheapest
+    cell below each level ringed.
+    """
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch, Rectangle
 

@@ -1,7 +1,9 @@
-"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by how much the forecast missed.
+"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by how
+much the forecast missed.
 
-The words are those of arXiv 2410.11840. A *cell* is one forecast: a set of training models, a fraction of their training, one error.
-All cells, of all families, are jobs of one batched fit: they share their family's points and differ only in weights.
+The words are those of arXiv 2410.11840. A *cell* is one forecast: a set of training models, a
+fraction of their training, one error. All cells, of all families, are jobs of one batched fit: they
+share their family's points and differ only in weights.
 """
 
 import dataclasses
@@ -32,7 +34,10 @@ Sets = str | Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]]
 
 @dataclass(frozen=True)
 class Cell:
-    """One forecast. Errors are relative to the loss; every one is NaN where `reason` refuses the cell."""
+    """One forecast.
+
+    Errors are relative to the loss; every one is NaN where `reason` refuses the cell.
+    """
 
     family: str
     target: str  # the hidden models
@@ -50,9 +55,8 @@ class Cell:
     error: float  # the same mean with its sign: positive when the forecast is too high
     train_are: float
     params: Mapping[str, float]
-    at_bound: tuple[
-        str, ...
-    ]  # parameters on a bound of the solver's box (E and A together when borrowed)
+    # parameters on a bound of the solver's box (E and A together when borrowed)
+    at_bound: tuple[str, ...]
     best_seen: float  # ARE of the baselines
     most_compute: float
     power_law: float  # L = A / C^alpha, two parameters, least squares in logs, C = 6 N D
@@ -82,10 +86,12 @@ def backtest(
     fractions: Sequence[float] = (1.0,),
     rules: Rules = DEFAULT,
 ) -> Backtest:
-    """Forecast the hidden part of every family from every set of models and fraction of their training.
+    """Forecast the hidden part of every family from every set of models and fraction of their
+    training.
 
-    points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several families at once, family; one unit of loss a
-    family. sets: a key of SETS, or sets of models, or these by family. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
+    points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several
+    families at once, family; one unit of loss a family. sets: a key of SETS, or sets of models, or
+    these by family. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
     """
     return backtests(points, [rules], sets=sets, fractions=fractions)[0]
 
@@ -97,7 +103,9 @@ def backtests(
     sets: Sets = "all",
     fractions: Sequence[float] = (1.0,),
 ) -> list[Backtest]:
-    """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one batch."""
+    """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one
+    batch.
+    """
     for rules in many:
         check(points, rules)
     families = (
@@ -129,9 +137,11 @@ def _fitted_alike(rules: Rules) -> tuple:
 def choose(
     points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES
 ) -> tuple[Rules, tuple[float, ...]]:
-    """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE of each; the target is never seen.
+    """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE
+    of each; the target is never seen.
 
-    Rules that cannot be judged, because two training sizes are left, have NaN; when none can be judged the first is returned.
+    Rules that cannot be judged, because two training sizes are left, have NaN; when none can be
+    judged the first is returned.
     """
     inside = points[points["N"] < points["N"].max()]
     if inside["N"].nunique() < 2:
@@ -187,7 +197,8 @@ def _plan(
         groups = [tuple(group) for group in (sets[family] if isinstance(sets, Mapping) else sets)]
     for name in sorted({m for group in groups for m in group} - set(seen["model"])):
         raise UserError(
-            f"sets={name!r}: no model of family {family!r} with that name may train; {nearest(name, set(seen['model']))}"
+            f"sets={name!r}: no model of family {family!r} with that name may train; "
+            f"{nearest(name, set(seen['model']))}"
         )
     cells = tuple(
         (tuple(dict.fromkeys((*group, *always))), float(p)) for group in groups for p in fractions
@@ -258,21 +269,22 @@ def _different(values: np.ndarray) -> int:
 
 
 def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
-    """theta [K, 5] of every block's jobs: the one place that knows the solver. Few shapes, so that few programs are compiled."""
+    """theta [K, 5] of every block's jobs: the one place that knows the solver.
+
+    Few shapes, so that few programs are compiled.
+    """
     out, width = {}, 0
     for i in sorted(range(len(blocks)), key=lambda i: -len(blocks[i].y)):
         b = blocks[i]
         if not len(b.w):
             out[i] = np.zeros((0, 5))
             continue
-        if width == 0 or (
-            len(b.y) < width / 8 and width > 1024
-        ):  # a new shape is a new compilation: 2 s
+        # a new shape is a new compilation: 2 s
+        if width == 0 or (len(b.y) < width / 8 and width > 1024):
             width = len(b.y)
         pad = width - len(b.y)  # points of weight 0
-        logs = (
-            b.x * (0.0, 1.0) if rules.borrow else b.x
-        )  # the term of N is already subtracted: A' is one more constant
+        # the term of N is already subtracted: A' is one more constant
+        logs = b.x * (0.0, 1.0) if rules.borrow else b.x
         x, y, w = (
             np.pad(logs, ((0, pad), (0, 0))),
             np.pad(b.y, (0, pad), constant_values=1.0),
@@ -281,9 +293,8 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         # In log loss an error of dL is one of dL / L.
         starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
         jobs = np.repeat(w, starts.shape[1], 0)
-        delta = (
-            rules.delta if rules.objective == "huber_log" else 1e-3
-        )  # a squared objective has no threshold, only a scale
+        # a squared objective has no threshold, only a scale
+        delta = rules.delta if rules.objective == "huber_log" else 1e-3
         found = solve(
             LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1])
         )

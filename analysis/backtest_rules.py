@@ -1,4 +1,6 @@
-"""The choices of a back-test, each explicit: what is hidden, which models train, which of their rows, with which weights."""
+"""The choices of a back-test, each explicit: what is hidden, which models train, which of their
+rows, with which weights.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,10 @@ COLUMNS = ("model", "N", "D", "loss")
 
 @dataclass(frozen=True)
 class Rules:
-    """Every choice that moves a back-test's number. The defaults are the authors', except that no early part is cut (their cut is 1e10)."""
+    """Every choice that moves a back-test's number.
+
+    The defaults are the authors', except that no early part is cut (their cut is 1e10).
+    """
 
     hide: str = "target_end"  # a key of HIDE
     test_from: float = (
@@ -24,23 +29,28 @@ class Rules:
         0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
     )
     cut: float = 0.0  # tokens; training rows with tokens <= cut are dropped, hidden rows never
-    cut_share: float = 0.0  # the same, with tokens <= this share of the longest training run: needs no idea of a family's scale
-    strict: bool = True  # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
-    pool: str = "selected"  # T is the last token count over the "selected" models together, or of each model on its "own"
+    # the same, with tokens <= this share of the longest training run: needs no idea of a family's
+    # scale
+    cut_share: float = 0.0
+    # training rows with tokens < p T; False: tokens <= p T (strict and p = 1 drop the rows at T)
+    strict: bool = True
+    # T is the last token count over the "selected" models together, or of each model on its "own"
+    pool: str = "selected"
     weights: str = "rows"  # a key of WEIGHTS
     objective: str = "squared"  # a key of objective.OBJECTIVES
     delta: float = 1e-3  # Huber's threshold in log loss
-    borrow: tuple[float, float] | None = (
-        None  # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
-    )
+    # (A, alpha) of another family, in the units of N and the loss; fits E, B and beta only
+    borrow: tuple[float, float] | None = None
     fitter: str = "batched"  # a key of FITTERS
-    unidentified: str = "refuse"  # "report": fit cells that cannot identify the parameters too, and say why they cannot
+    # "report": fit cells that cannot identify the parameters too, and say why they cannot
+    unidentified: str = "refuse"
 
 
 DEFAULT = Rules()
 REFERENCE = Rules(cut=1e10, fitter="reference", unidentified="report")  # what arXiv 2410.11840 does
-# What `choose` chooses from: objective, weights of the models and early cut, the first where nothing can be judged. Chosen inside the training
-# models they beat the authors' fit on the public families that identify the law: benchmarks/colpret_methods.py.
+# What `choose` chooses from: objective, weights of the models and early cut, the first where
+# nothing can be judged. Chosen inside the training models they beat the authors' fit on the public
+# families that identify the law: benchmarks/colpret_methods.py.
 CANDIDATES = tuple(
     Rules(objective=objective, weights=weights, cut_share=share)
     for objective in ("squared", "squared_log", "huber_log")
@@ -76,7 +86,8 @@ def _end(points: pd.DataFrame, hidden: np.ndarray, rules: Rules) -> np.ndarray:
 HIDE: dict[str, Callable] = {
     "target_end": _target_end,  # the largest size is unseen; forecast its last 30 %
     "longest": _longest,  # the runs with the most tokens are unseen; forecast their last 30 %
-    "own_end": _own_end,  # the beginning of the target is seen too, in every cell; forecast its last 30 %
+    # the beginning of the target is seen too, in every cell; forecast its last 30 %
+    "own_end": _own_end,
 }
 
 # --- which models train: (model, N) from the smallest to the largest -> sets of models
@@ -101,7 +112,8 @@ SETS: dict[str, Callable] = {
     "one": lambda models: [(m,) for m, _ in models],
 }
 
-# --- weight of a training row: (tokens, number of training rows of its model) -> weight; scaled to mean 1 in every cell
+# --- weight of a training row: (tokens, number of training rows of its model) -> weight; scaled to
+# mean 1 in every cell
 
 WEIGHTS: dict[str, Callable] = {
     "rows": lambda d, count: np.ones_like(d),
@@ -112,7 +124,9 @@ WEIGHTS: dict[str, Callable] = {
 
 
 def check(points: pd.DataFrame, rules: Rules) -> None:
-    """Raises UserError for an unknown key, hidden rows that would be seen, a missing column or a bad value."""
+    """Raises UserError for an unknown key, hidden rows that would be seen, a missing column or a
+    bad value.
+    """
     tables = {
         "hide": HIDE,
         "weights": WEIGHTS,
@@ -126,20 +140,24 @@ def check(points: pd.DataFrame, rules: Rules) -> None:
             raise UserError(f"{field}={value!r}: unknown; {nearest(value, table)}")
     if not 0 < rules.known <= rules.test_from <= 1:
         raise UserError(
-            f"known={rules.known}, test_from={rules.test_from}: need 0 < known <= test_from <= 1, or hidden rows would be seen"
+            f"known={rules.known}, test_from={rules.test_from}: need 0 < known <= test_from <= 1, "
+            "or hidden rows would be seen"
         )
     if rules.fitter == "reference" and (rules.objective, rules.weights) != ("squared", "rows"):
         raise UserError(
-            f"fitter='reference': fits 'squared' and 'rows', not {rules.objective!r} and {rules.weights!r}; use 'batched'"
+            f"fitter='reference': fits 'squared' and 'rows', not {rules.objective!r} and "
+            f"{rules.weights!r}; use 'batched'"
         )
     if rules.borrow and rules.objective != "squared":
         raise UserError(
-            f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use objective='squared'"
+            f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use "
+            "objective='squared'"
         )
     for name in COLUMNS:
         if name not in points:
             raise UserError(
-                f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}"
+                f"column {name!r}: missing from the table; "
+                f"{nearest(name, map(str, points.columns))}"
             )
     bad = (
         ~(np.isfinite(points[["N", "D", "loss"]].astype(float)) & (points[["N", "D", "loss"]] > 0))
@@ -148,5 +166,6 @@ def check(points: pd.DataFrame, rules: Rules) -> None:
     )
     if bad.any():
         raise UserError(
-            f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove or mend that row"
+            f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove "
+            "or mend that row"
         )

@@ -1,4 +1,6 @@
-"""Bootstrap of a fit: resample rows or whole clusters (runs, seeds, problems), refit every resample from the optimum, in one batch."""
+"""Bootstrap of a fit: resample rows or whole clusters (runs, seeds, problems), refit every resample
+from the optimum, in one batch.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,11 @@ _MOST_VALUES = 64  # of an input: with more different ones a resample does not l
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """K refits. `params` has a row a refit, in the units of the data; `lost` resamples kept too few different inputs to identify the law."""
+    """K refits.
+
+    `params` has a row a refit, in the units of the data; `lost` resamples kept too few different
+    inputs to identify the law.
+    """
 
     fit: Fit
     params: pd.DataFrame
@@ -29,7 +35,9 @@ class Bootstrap:
 
     @property
     def stderr(self) -> dict[str, float]:
-        """Standard deviation of each parameter; of a heavy-tailed one (B) read `interval` or the spread of its logarithm."""
+        """Standard deviation of each parameter; of a heavy-tailed one (B) read `interval` or the
+        spread of its logarithm.
+        """
         return {k: float(v) for k, v in self.params.std(ddof=1).items()}
 
     def interval(self, level: float = 0.9) -> pd.DataFrame:
@@ -38,7 +46,9 @@ class Bootstrap:
         return self.params.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1)
 
     def predict(self, level: float = 0.9, **inputs: float) -> tuple[float, float, float]:
-        """(fit, low, high) of the law at one point: the error of the parameters, without the noise of a new run."""
+        """(fit, low, high) of the law at one point: the error of the parameters, without the noise
+        of a new run.
+        """
         many = self.fit.problem.predict(self.theta, **inputs)
         tail = (1 - level) / 2
         low, high = np.quantile(many, [tail, 1 - tail])
@@ -52,7 +62,10 @@ class Bootstrap:
     def __str__(self) -> str:
         said = f"{len(self.params)} refits of {self.clusters} resampled clusters"
         if self.lost or self.failed:
-            said += f"; left out: {self.lost} that lost too many different inputs, {self.failed} without a finite objective"
+            said += (
+                f"; left out: {self.lost} that lost too many different inputs, {self.failed} "
+                "without a finite objective"
+            )
         return f"{said}\n{self.to_frame().to_string(float_format=lambda v: f'{v:.5g}')}"
 
     def plot(self, kind: str = "ellipses", **options):
@@ -65,10 +78,12 @@ class Bootstrap:
 def bootstrap(
     fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence | None = None
 ) -> Bootstrap:
-    """Resample the points of `fit` with replacement, by rows, or by `clusters` (a name a point: run, seed, problem).
+    """Resample the points of `fit` with replacement, by rows, or by `clusters` (a name a point:
+    run, seed, problem).
 
-    A resample is a row of weights, made when its turn comes: memory does not grow with `resamples`. Raises UserError for clusters that do
-    not fit the points, or when most resamples cannot identify the law.
+    A resample is a row of weights, made when its turn comes: memory does not grow with `resamples`.
+    Raises UserError for clusters that do not fit the points, or when most resamples cannot identify
+    the law.
     """
     p, spec = fit.problem, objective(fit.objective)
     names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
@@ -79,9 +94,8 @@ def bootstrap(
     if resamples < 2:
         raise UserError(f"resamples={resamples}: needs 2 at least; 4000 is the published number")
     seen, index = p.w > 0, np.zeros(len(names), int)
-    label, index[seen] = np.unique(
-        names[seen], return_inverse=True
-    )  # a cluster whose points are all hidden is none
+    # a cluster whose points are all hidden is none
+    label, index[seen] = np.unique(names[seen], return_inverse=True)
     if len(label) < 2:
         raise UserError("clusters: one cluster only, nothing to resample; cluster by run or by row")
 
@@ -97,8 +111,9 @@ def bootstrap(
     kept = _identifying(p, weights, resamples)
     if len(kept) < max(2, resamples / 2):
         raise UserError(
-            f"clusters={len(label)}: {resamples - len(kept)} of {resamples} resamples lose sizes the law needs; resample rows, or use "
-            "`prediction_interval`, which simulates from the fit"
+            f"clusters={len(label)}: {resamples - len(kept)} of {resamples} resamples lose sizes "
+            "the law needs; resample rows, or use `prediction_interval`, which simulates from the "
+            "fit"
         )
     start = np.tile(np.array(fit.theta), (len(kept), 1))
     found = solve(
@@ -129,7 +144,9 @@ def bootstrap(
 
 
 def _identifying(p, weights, resamples: int) -> np.ndarray:
-    """Numbers of the resamples that keep as many different values of every input as the law needs."""
+    """Numbers of the resamples that keep as many different values of every input as the law
+    needs.
+    """
     few = {
         a.name: (a.distinct, np.unique(np.round(p.x[:, i], 6), return_inverse=True)[1])
         for i, a in enumerate(p.law.axes)

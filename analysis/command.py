@@ -1,4 +1,6 @@
-"""`stepladder fit`, `predict` and `recommend`: any table of runs -> parameters, intervals, allocation; as text or JSON."""
+"""`stepladder fit`, `predict` and `recommend`: any table of runs -> parameters, intervals,
+allocation; as text or JSON.
+"""
 
 import argparse
 import json
@@ -298,7 +300,8 @@ def predict(args: argparse.Namespace) -> int:
     keep_compiled()
     if args.group:
         raise UserError(
-            f"group={args.group}: predict takes one family; choose it with --where '{args.group}=...'"
+            f"group={args.group}: predict takes one family; choose it with --where "
+            f"'{args.group}=...'"
         )
     objective = "squared_log" if args.objective == "huber" else args.objective
     found = fit_law(
@@ -360,9 +363,8 @@ def _numbers(items: list[str], option: str) -> dict[str, float]:
 def laws() -> int:
     """Print name, formula, source and note of every law."""
     for law in LAWS.values():
-        if not (
-            law.name[-1].isdigit() and law.name[-2] == "_" and law.name[-1] != "2"
-        ):  # mixtures: one entry stands for every k
+        # mixtures: one entry stands for every k
+        if not (law.name[-1].isdigit() and law.name[-2] == "_" and law.name[-1] != "2"):
             print(
                 f"{law.name:<20} {law.formula}   [{law.source}]"
                 + (f"\n{'':<20} {law.note}" if law.note else "")

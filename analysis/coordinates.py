@@ -1,4 +1,6 @@
-"""Reads a coordinate check (train/coordinates.py): does what ten steps change in each activation grow with width or depth, or stay flat?"""
+"""Reads a coordinate check (train/coordinates.py): does what ten steps change in each activation
+grow with width or depth, or stay flat?
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from stepladder.configs.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2: half of that separates the two.
+# A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2:
+# half of that separates the two.
 FLAT = 0.25
 _NEEDED = ("axis", "learning_rate", "base_width", "base_depth", "rows")
 _DRAWN = {
@@ -31,9 +34,10 @@ _DRAWN = {
 class Check:
     """One coordinate check along `axis` ("width" or "depth").
 
-    rows: parametrization, width, depth, seed, step, name, role, size and change (mean |activation| and mean |its change since step 0|),
-    loss in nats a token. slopes: a row an activation, parametrisation and step: `slope` of log change, `size_slope` of log size against
-    log of the axis, means over seeds; `se` of `slope` from the scatter about the line (NaN for two sizes).
+    rows: parametrization, width, depth, seed, step, name, role, size and change (mean |activation|
+    and mean |its change since step 0|), loss in nats a token. slopes: a row an activation,
+    parametrisation and step: `slope` of log change, `size_slope` of log size against log of the
+    axis, means over seeds; `se` of `slope` from the scatter about the line (NaN for two sizes).
     """
 
     axis: str
@@ -54,7 +58,8 @@ class Check:
             worst = rows.loc[rows["slope"].abs().idxmax()]
             flat = abs(worst["slope"]) <= FLAT
             said[name] = (
-                f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of {worst['name']})"
+                f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of "
+                f"{worst['name']})"
             )
         return said
 
@@ -62,7 +67,10 @@ class Check:
         sizes = ", ".join(map(str, sorted(self.rows[self.axis].unique())))
         steps = sorted({1, int(self.slopes["step"].max())})
         lines = [
-            f"slope of log mean |change| against log {self.axis} ({sizes}), learning rate {self.learning_rate:g}"
+            (
+                f"slope of log mean |change| against log {self.axis} ({sizes}), learning rate "
+                f"{self.learning_rate:g}"
+            )
         ]
         lines.append(
             f"{'':14}{'':11}"
@@ -86,22 +94,28 @@ class Check:
 
 
 def read(workdir: str | Path, axis: str = "width") -> Check:
-    """The check that `stepladder coordinates` left in `workdir`. Raises UserError when there is none, or when it is not one."""
+    """The check that `stepladder coordinates` left in `workdir`.
+
+    Raises UserError when there is none, or when it is not one.
+    """
     path = Path(workdir) / schema.STUDIES / f"coordinates-{axis}.json"
     if not path.is_file():
         raise UserError(
-            f"workdir={workdir}: holds no {path.name}; run `stepladder coordinates --{axis}s=... --workdir={workdir}` first"
+            f"workdir={workdir}: holds no {path.name}; run `stepladder coordinates --{axis}s=... "
+            f"--workdir={workdir}` first"
         )
     try:
         body = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
-            f"workdir={workdir}: {path.name} is not JSON ({error}); run `stepladder coordinates` again"
+            f"workdir={workdir}: {path.name} is not JSON ({error}); run `stepladder coordinates` "
+            "again"
         ) from error
     missing = [name for name in _NEEDED if name not in body]
     if missing:
         raise UserError(
-            f"workdir={workdir}: {path.name} lacks {', '.join(missing)}; run `stepladder coordinates` again"
+            f"workdir={workdir}: {path.name} lacks {', '.join(missing)}; run `stepladder "
+            "coordinates` again"
         )
     rows = pd.DataFrame(body["rows"]).astype({"size": float, "change": float, "loss": float})
     base = {"width": body["base_width"], "depth": body["base_depth"]}
@@ -109,7 +123,9 @@ def read(workdir: str | Path, axis: str = "width") -> Check:
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0 (columns: see Check)."""
+    """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0
+    (columns: see Check).
+    """
     mean = (
         rows[rows["step"] > 0]
         .groupby(["parametrization", "name", "step", axis], sort=False)[["size", "change"]]
@@ -149,7 +165,9 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 
 @_styled
 def draw(check: Check) -> Figure:
-    """A panel an activation: its mean |change| after the last step against the axis, a line a parametrisation."""
+    """A panel an activation: its mean |change| after the last step against the axis, a line a
+    parametrisation.
+    """
     from matplotlib.figure import Figure
 
     rows = check.rows[check.rows["step"] == check.rows["step"].max()]

@@ -1,4 +1,7 @@
-"""An HTML page that needs no other file: the style, and the pieces every report is made of. Every value passes through `escape`."""
+"""An HTML page that needs no other file: the style, and the pieces every report is made of.
+
+Every value passes through `escape`.
+"""
 
 from html import escape
 
@@ -39,8 +42,10 @@ details summary{cursor:pointer;color:var(--muted)}
 def document(title: str, body: str) -> str:
     """The whole page; `body` is HTML, made of the pieces below."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main>{body}</main></body></html>\n"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main>{body}</main>"
+        "</body></html>\n"
     )
 
 
@@ -62,7 +67,9 @@ def missing(what: list[str]) -> str:
 
 
 def left_out(rows: list[dict]) -> str:
-    """Everything that was excluded (run_id, step, domain, reason): the reasons with their counts, and all of it folded below."""
+    """Everything that was excluded (run_id, step, domain, reason): the reasons with their counts,
+    and all of it folded below.
+    """
     if not rows:
         return "<p>Nothing was left out.</p>"
     counts: dict[str, int] = {}
@@ -93,7 +100,10 @@ def table(head: list[str], rows: list[list[str]]) -> str:
         "<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>"
         for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+        "</div>"
+    )
 
 
 def number(value: float | None) -> str:

@@ -1,8 +1,10 @@
-"""Chinchilla's Approach 1: the lower envelope of training curves over compute, and power laws through its winners (arXiv 2203.15556).
+"""Chinchilla's Approach 1: the lower envelope of training curves over compute, and power laws
+through its winners (arXiv 2203.15556).
 
-On a log grid of C the run with the lowest loss there gives N* and D*. Points where the winner has no smaller, or no larger, size to
-compete with are dropped and listed: the optimum may lie beyond the sizes that were trained. A point in the middle of a decaying schedule
-is worse than a run that ends there, which favours small models: give runs with a constant rate, or several horizons a size.
+On a log grid of C the run with the lowest loss there gives N* and D*. Points where the winner has
+no smaller, or no larger, size to compete with are dropped and listed: the optimum may lie beyond
+the sizes that were trained. A point in the middle of a decaying schedule is worse than a run that
+ends there, which favours small models: give runs with a constant rate, or several horizons a size.
 """
 
 import dataclasses
@@ -26,7 +28,9 @@ _EDGES = {
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring points of the C grid with one winner: C from low to high (FLOPs), points, run, N, and why it was dropped ('' if kept)."""
+    """Neighbouring points of the C grid with one winner: C from low to high (FLOPs), points, run,
+    N, and why it was dropped ('' if kept).
+    """
 
     low: float
     high: float
@@ -38,7 +42,8 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Envelope:
-    """Kept points (C, N*, D*, loss, run), all stretches from small to large C, and the power laws; intervals are over resampled runs.
+    """Kept points (C, N*, D*, loss, run), all stretches from small to large C, and the power laws;
+    intervals are over resampled runs.
 
     failed: share of the resamples whose envelope has too few sizes for a power law.
     """
@@ -69,11 +74,15 @@ class Envelope:
 
     def __str__(self) -> str:
         lines = [
-            f"lower envelope of training curves (arXiv 2203.15556), {self.level:.0%} intervals over runs"
+            (
+                f"lower envelope of training curves (arXiv 2203.15556), {self.level:.0%} intervals "
+                "over runs"
+            )
         ]
         for s in self.stretches:
             lines.append(
-                f"  C {s.low:.4g} to {s.high:.4g}  {s.points:>4} points  N {s.N:.4g}  {s.refused or s.run}"
+                f"  C {s.low:.4g} to {s.high:.4g}  {s.points:>4} points  N {s.N:.4g}  "
+                f"{s.refused or s.run}"
             )
         return "\n".join(
             [*lines, f"  {self.N}", f"  {self.D}"] + [f"  note: {note}" for note in self.notes]
@@ -83,10 +92,12 @@ class Envelope:
 def envelope(
     curves: pd.DataFrame, *, grid: int = 1500, level: float = 0.9, draws: int = 300, seed: int = 0
 ) -> Envelope:
-    """The envelope of a table with columns run, C (FLOPs so far), N, D (tokens so far), loss: one row a checkpoint.
+    """The envelope of a table with columns run, C (FLOPs so far), N, D (tokens so far), loss: one
+    row a checkpoint.
 
-    Curves are interpolated in ln loss over ln C and never extended. Raises UserError for a missing column, a bad value, a run of several
-    sizes, or fewer than three sizes that win between the edges.
+    Curves are interpolated in ln loss over ln C and never extended. Raises UserError for a missing
+    column, a bad value, a run of several sizes, or fewer than three sizes that win between the
+    edges.
     """
     runs, sizes, c, loss, tokens = _curves(curves, grid)
     winner, edge = _winners(loss, sizes)
@@ -95,8 +106,9 @@ def envelope(
     winning = np.unique(sizes[winner[kept]])
     if len(winning) < _SIZES:
         raise UserError(
-            f"sizes={len(winning)}: only that many of {len(np.unique(sizes))} sizes win between the smallest and the largest; {_SIZES} are "
-            f"needed: train sizes closer together, or longer"
+            f"sizes={len(winning)}: only that many of {len(np.unique(sizes))} sizes win between "
+            f"the smallest and the largest; {_SIZES} are needed: train sizes closer together, or "
+            "longer"
         )
     at = np.flatnonzero(kept)
     n_star, d_star = sizes[winner[at]], np.exp(tokens[winner[at], at])
@@ -116,7 +128,10 @@ def envelope(
         law = power_law(c[at], star, names=("C", name))
         laws.append(_with_interval(law, c, sampled[k, good], level) if good.sum() > 1 else law)
     notes = [
-        f"{failed:.0%} of the resamples leave fewer than {_SIZES} sizes on the envelope; the intervals are of the others"
+        (
+            f"{failed:.0%} of the resamples leave fewer than {_SIZES} sizes on the envelope; the "
+            "intervals are of the others"
+        )
     ] * (failed > 0.05)
     lost = sorted(set(runs) - {s.run for s in stretches})
     notes += (
@@ -143,7 +158,9 @@ def envelope(
 def _curves(
     table: pd.DataFrame, grid: int
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Names [R], N [R], C grid [G], ln loss [R, G] and ln D [R, G], NaN outside of a run's own range of C."""
+    """Names [R], N [R], C grid [G], ln loss [R, G] and ln D [R, G], NaN outside of a run's own
+    range of C.
+    """
     for name in _COLUMNS:
         if name not in table:
             raise UserError(
@@ -154,7 +171,8 @@ def _curves(
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"column {_COLUMNS[column + 1]!r}={values[row, column]}: not a positive finite number (row {table.index[row]}); mend it"
+            f"column {_COLUMNS[column + 1]!r}={values[row, column]}: not a positive finite number "
+            f"(row {table.index[row]}); mend it"
         )
     ends = np.log([values[:, 0].min(), values[:, 0].max()])
     log_c = np.linspace(*ends, grid)
@@ -163,7 +181,8 @@ def _curves(
         group = group.sort_values("C")
         if group["N"].nunique() > 1:
             raise UserError(
-                f"run={name}: {group['N'].nunique()} different N; give every size its own name in column 'run'"
+                f"run={name}: {group['N'].nunique()} different N; give every size its own name in "
+                "column 'run'"
             )
         x = np.log(group["C"].to_numpy(float))
         inside = (log_c >= x[0] - 1e-12) & (log_c <= x[-1] + 1e-12)
@@ -208,7 +227,9 @@ def _stretches(
 
 
 def _with_interval(law: PowerLaw, c: np.ndarray, log_y: np.ndarray, level: float) -> PowerLaw:
-    """The law of the observed envelope with the intervals of the resampled ones, whose points of the grid differ from its own."""
+    """The law of the observed envelope with the intervals of the resampled ones, whose points of
+    the grid differ from its own.
+    """
     where = np.isfinite(log_y).any(0)
     spread = power_law(
         c[where],

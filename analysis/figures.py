@@ -1,4 +1,7 @@
-"""The report's figures, as functions that return a matplotlib Figure. One colour for the target, one scale from light to dark for sizes."""
+"""The report's figures, as functions that return a matplotlib Figure.
+
+One colour for the target, one scale from light to dark for sizes.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,9 @@ def _styled(draw):
 
 @_styled
 def svg(figure: Figure, label: str) -> str:
-    """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its accessible name."""
+    """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its
+    accessible name.
+    """
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -83,7 +88,11 @@ def size_colours(ns: list[float]) -> dict[float, str]:
 
 @_styled
 def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | None = None) -> Figure:
-    """Training loss (lines) and final decayed evaluations (dots) against tokens, a colour a size; the target in red. No sweeps."""
+    """Training loss (lines) and final decayed evaluations (dots) against tokens, a colour a size;
+    the target in red.
+
+    No sweeps.
+    """
     figure, axes = _axes(8.6, 4.6)
     shown = train[~train["role"].isin(["sweep"])]
     colours = size_colours([n for r, n in zip(shown["run_id"], shown["N"]) if r != target_run])
@@ -137,7 +146,9 @@ def extrapolation(
     low: float | None = None,
     high: float | None = None,
 ) -> Figure:
-    """Final losses against D with the law through each size, and the band of the parameters along D at the target's N."""
+    """Final losses against D with the law through each size, and the band of the parameters along D
+    at the target's N.
+    """
     figure, axes = _axes(8.6, 4.6)
     colours = size_colours(list(points["N"]))
     for n, rows in points.groupby("N", sort=True):
@@ -206,7 +217,9 @@ def extrapolation(
 
 @_styled
 def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figure:
-    """Lines of equal forecast loss over N and D, with the proxies and the target: how far out it lies."""
+    """Lines of equal forecast loss over N and D, with the proxies and the target: how far out it
+    lies.
+    """
     figure, axes = _axes(5.2, 4.0)
     high_n, high_d = (max([points[k].max(), *([target[k]] if target else [])]) for k in ("N", "D"))
     n = np.geomspace(points["N"].min() / 1.6, high_n * 1.6, 80)
@@ -240,7 +253,9 @@ def contours(points: pd.DataFrame, predict, target: dict | None = None) -> Figur
 
 @_styled
 def residuals(points: pd.DataFrame, predict) -> Figure:
-    """100 ln(loss / law) against N, a shade a duration: structure here is what the law does not describe."""
+    """100 ln(loss / law) against N, a shade a duration: structure here is what the law does not
+    describe.
+    """
     figure, axes = _axes(5.2, 4.0)
     miss = 100 * np.log(
         points["loss"].to_numpy(float)
@@ -274,7 +289,9 @@ def residuals(points: pd.DataFrame, predict) -> Figure:
 
 @_styled
 def learning_rates(curves: list[dict]) -> Figure:
-    """Final loss against learning rate for each curve (dicts of learning_rate.Curve), each with its optimum and interval."""
+    """Final loss against learning rate for each curve (dicts of learning_rate.Curve), each with its
+    optimum and interval.
+    """
     figure, axes = _axes(8.6, 4.0)
     colours = size_colours([c["N"] for c in curves])
     styles = {d: s for d, s in zip(sorted({c["D"] for c in curves}), ("-", "--", ":", "-."))}

@@ -1,4 +1,6 @@
-"""Fit one law to a table of points: several starts, one program, and a plain account of what the points do and do not identify."""
+"""Fit one law to a table of points: several starts, one program, and a plain account of what the
+points do and do not identify.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -15,13 +17,17 @@ from stepladder.analysis.solve import solve
 from stepladder.analysis.starts import starts as starts_of
 from stepladder.configs.errors import UserError, nearest
 
-_RANK = 1e-7  # singular value over the largest, below which a direction of parameter space does not change any prediction
+# singular value over the largest, below which a direction of parameter space does not change any
+# prediction
+_RANK = 1e-7
 _WEAK = 0.7  # standard error of a log-parameter above which it is not known to within a factor of 2
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A problem in centred, scaled units: x [n, inputs], y [n], w [n]; `fixed` are parameters held at values in the units of the data."""
+    """A problem in centred, scaled units: x [n, inputs], y [n], w [n]; `fixed` are parameters held
+    at values in the units of the data.
+    """
 
     law: Law
     x: np.ndarray
@@ -42,11 +48,15 @@ class Prepared:
         return self.law.natural(theta, np.array(self.centre), self.scale)
 
     def predict(self, theta: np.ndarray, **inputs: float | np.ndarray) -> np.ndarray:
-        """Output of one theta [P] at arrays of inputs, or of many [K, P] at one point: [K]. Raises UserError when an input is missing."""
+        """Output of one theta [P] at arrays of inputs, or of many [K, P] at one point: [K].
+
+        Raises UserError when an input is missing.
+        """
         for name in self.law.inputs:
             if name not in inputs:
                 raise UserError(
-                    f"target={sorted(inputs)}: the law {self.law.name} needs {name}; add {name}=<number>"
+                    f"target={sorted(inputs)}: the law {self.law.name} needs {name}; add "
+                    f"{name}=<number>"
                 )
         raw = np.broadcast_arrays(*(np.asarray(inputs[name], float) for name in self.law.inputs))
         x = self.law.enter(np.stack([v.ravel() for v in raw], 1), np.array(self.centre))
@@ -62,7 +72,8 @@ class Prepared:
 class Fit:
     """A fitted law.
 
-    `params` are in the units of the data; `log_se` are relative standard errors (of ln|parameter|), linearised at the optimum.
+    `params` are in the units of the data; `log_se` are relative standard errors (of ln|parameter|),
+    linearised at the optimum.
     """
 
     law: str
@@ -71,22 +82,21 @@ class Fit:
     tau: float  # of the quantile
     value: float  # the objective, summed over points
     params: Mapping[str, float]
-    log_se: Mapping[
-        str, float
-    ]  # inf where not identified; a resampling interval is better wherever there is one
-    residual_sd: float  # of log output (of the output for an objective in its unit), with points - rank in the denominator
+    # inf where not identified; a resampling interval is better wherever there is one
+    log_se: Mapping[str, float]
+    # of log output (of the output for an objective in its unit), with points - rank in the
+    # denominator
+    residual_sd: float
     points: int
     distinct: Mapping[str, int]
     rank: int
     condition: float  # of the Jacobian in log-parameters
-    unidentified: tuple[
-        str, ...
-    ]  # parameters that can move together without changing any prediction at the points
+    # parameters that can move together without changing any prediction at the points
+    unidentified: tuple[str, ...]
     at_bound: tuple[str, ...]
     fixed: tuple[str, ...]  # parameters that were given, not fitted
-    minima: tuple[
-        tuple[float, int], ...
-    ]  # distinct minima: (objective, number of starts that ended there)
+    # distinct minima: (objective, number of starts that ended there)
+    minima: tuple[tuple[float, int], ...]
     converged: bool
     starts: int
     notes: tuple[str, ...]
@@ -94,9 +104,8 @@ class Fit:
     scale: float  # of the output
     theta: tuple[float, ...]  # parameters in centred, scaled units, positive ones as logarithms
     problem: Prepared = field(repr=False, compare=False)
-    thetas: tuple[tuple[float, ...], ...] = field(
-        repr=False, compare=False, default=()
-    )  # of the distinct minima
+    # of the distinct minima
+    thetas: tuple[tuple[float, ...], ...] = field(repr=False, compare=False, default=())
 
     def predict(self, **inputs: float | np.ndarray) -> np.ndarray:
         """Output at the law's inputs, e.g. `fit.predict(N=1e6, D=2e7)`; arrays broadcast."""
@@ -104,7 +113,9 @@ class Fit:
 
     @property
     def residuals(self) -> np.ndarray:
-        """prediction - output of every point [n]: of logs, or in the unit of the output, as the objective has it."""
+        """prediction - output of every point [n]: of logs, or in the unit of the output, as the
+        objective has it.
+        """
         spec, p = objective_of(self.objective), self.problem
         r = spec.transform(np, p.law.function(np, np.array(self.theta), p.x)) - spec.transform(
             np, p.y
@@ -146,7 +157,8 @@ class Fit:
             error = "held" if name in self.fixed else f"relative s.e. {self.log_se[name]:.3g}"
             lines.append(f"  {name:<6} {value:>12.6g}   {error}")
         lines.append(
-            f"  {self.objective} {self.value:.6g}, residual s.d. {self.residual_sd:.3g}, rank {self.rank}, condition {self.condition:.3g}"
+            f"  {self.objective} {self.value:.6g}, residual s.d. {self.residual_sd:.3g}, rank "
+            f"{self.rank}, condition {self.condition:.3g}"
         )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -158,7 +170,9 @@ class Fit:
 
 
 def from_dict(body: Mapping) -> Fit:
-    """A fit that predicts, from what `to_dict` wrote (of this version or an older one); its points are not in it."""
+    """A fit that predicts, from what `to_dict` wrote (of this version or an older one); its points
+    are not in it.
+    """
     law, centre, scale = LAWS[body["law"]], tuple(body["centre"]), float(body["scale"])
     fixed = {name: float(body["params"][name]) for name in body.get("fixed", ())}
     if fixed:
@@ -189,7 +203,8 @@ def prepare(
 ) -> Prepared:
     """Check a table and centre it.
 
-    Raises UserError for an unknown law or parameter, a missing column, a bad value, or too few points or different inputs.
+    Raises UserError for an unknown law or parameter, a missing column, a bad value, or too few
+    points or different inputs.
     """
     if law not in LAWS:
         raise UserError(f"law={law!r}: unknown; {nearest(law, LAWS)}")
@@ -202,7 +217,8 @@ def prepare(
     for name in columns:
         if name not in points:
             raise UserError(
-                f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}"
+                f"column {name!r}: missing from the table; "
+                f"{nearest(name, map(str, points.columns))}"
             )
     values = points[columns].to_numpy(float)
     least = np.array(
@@ -214,24 +230,27 @@ def prepare(
     if not good.all():
         row, column = np.argwhere(~good)[0]
         raise UserError(
-            f"column {columns[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); remove or "
-            f"mend that row"
+            f"column {columns[column]!r}={values[row, column]}: not a positive finite number (row "
+            f"{points.index[row]}); remove or mend that row"
         )
     raw, y = values[:, : len(spec.inputs)], values[:, len(spec.inputs)]
     w = values[:, -1] if weights else np.ones(len(values))
-    # Different up to one part in a million: D of two runs that differ by rounding of a step is one D to a law.
+    # Different up to one part in a million: D of two runs that differ by rounding of a step is one
+    # D to a law.
     distinct = {name: _distinct(raw[w > 0, i]) for i, name in enumerate(spec.inputs)}
     if unidentified == "refuse":
         free = len(spec.parameters) - len(fixed)
         if (w > 0).sum() < free:
             raise UserError(
-                f"points={(w > 0).sum()}: law {law} has {free} free parameters; add runs, fix some or fit a smaller law"
+                f"points={(w > 0).sum()}: law {law} has {free} free parameters; add runs, fix some "
+                "or fit a smaller law"
             )
         for a in spec.axes:
             if distinct[a.name] < a.distinct and not fixed:
                 raise UserError(
-                    f"{a.name}: {distinct[a.name]} different values; law {law} needs {a.distinct}; train other sizes or durations, fix "
-                    f"parameters from another fit, or unidentified='report'"
+                    f"{a.name}: {distinct[a.name]} different values; law {law} needs {a.distinct}; "
+                    "train other sizes or durations, fix parameters from another fit, or "
+                    "unidentified='report'"
                 )
     if not (w > 0).any():
         raise UserError(f"points=0: nothing to fit with law {law}; add finished runs")
@@ -255,7 +274,8 @@ def _check_fixed(law: Law, fixed: dict[str, float]) -> None:
     for name, value in fixed.items():
         if name not in law.parameters:
             raise UserError(
-                f"fixed.{name}={value}: law {law.name} has no such parameter; {nearest(name, law.parameters)}"
+                f"fixed.{name}={value}: law {law.name} has no such parameter; "
+                f"{nearest(name, law.parameters)}"
             )
         positive = law.params[law.parameters.index(name)].positive
         if not np.isfinite(value) or (positive and value <= 0):
@@ -284,11 +304,13 @@ def fit(
     fixed: Mapping[str, float] | None = None,
     starts: str = "spread",
 ) -> Fit:
-    """Fit `law` to the columns of its inputs and its output (`loss` names another column); `weights` names a column of weights a point.
+    """Fit `law` to the columns of its inputs and its output (`loss` names another column);
+    `weights` names a column of weights a point.
 
-    The default is Hoffmann's objective (arXiv 2203.15556): Huber at 1e-3 on log loss, summed. `fixed` holds parameters at given values, e.g.
-    borrowed from another family. `unidentified="report"` fits even where points cannot identify the parameters and says which; the
-    default refuses with a UserError.
+    The default is Hoffmann's objective (arXiv 2203.15556): Huber at 1e-3 on log loss, summed.
+    `fixed` holds parameters at given values, e.g. borrowed from another family.
+    `unidentified="report"` fits even where points cannot identify the parameters and says which;
+    the default refuses with a UserError.
     """
     problem = prepare(
         points, law, loss=loss, weights=weights, unidentified=unidentified, fixed=fixed
@@ -316,7 +338,8 @@ def fit_prepared(
     found = found.take(which.ravel())
     if not np.isfinite(found.value).any():
         raise UserError(
-            f"law={p.law.name}: no start has a finite objective; check the units of the columns or fit a smaller law"
+            f"law={p.law.name}: no start has a finite objective; check the units of the columns or "
+            "fit a smaller law"
         )
     best = int(np.argmin(found.value))
     return describe(
@@ -330,7 +353,9 @@ def fit_prepared(
 
 
 def threshold(spec: Objective, delta: float) -> float:
-    """The solver divides by delta^2; a squared objective has no threshold, and 1e-3 puts it at order one all the same."""
+    """The solver divides by delta^2; a squared objective has no threshold, and 1e-3 puts it at
+    order one all the same.
+    """
     if not delta > 0:
         raise UserError(f"delta={delta}: must be positive; 1e-3 is the published value")
     return delta if spec.name == "huber_log" else 1e-3
@@ -357,9 +382,8 @@ def describe(
     residual = (spec.transform(np, prediction) - spec.transform(np, p.y))[keep]
     slope = jacobian(p.law, theta, p.x)[:, free] / (prediction[:, None] if spec.log else 1.0)
     weighted = slope[keep] * np.sqrt(p.w[keep])[:, None]
-    square = np.pad(
-        weighted, ((0, max(0, free.sum() - len(weighted))), (0, 0))
-    )  # fewer points than parameters: directions without a point
+    # fewer points than parameters: directions without a point
+    square = np.pad(weighted, ((0, max(0, free.sum() - len(weighted))), (0, 0)))
     _, singular, directions = np.linalg.svd(square, full_matrices=False)
     rank = int((singular > _RANK * singular[0]).sum())
     lost = np.zeros(len(names))
@@ -414,7 +438,9 @@ def describe(
 def _covariance(
     weighted: np.ndarray, residual: np.ndarray, spec: Objective, delta: float, sd: float
 ) -> np.ndarray:
-    """Of theta: s^2 (J'J)^+; for Huber the sandwich, psi clipped at delta and the bread from its quadratic part."""
+    """Of theta: s^2 (J'J)^+; for Huber the sandwich, psi clipped at delta and the bread from its
+    quadratic part.
+    """
     if spec.name != "huber_log":
         return sd**2 * np.linalg.pinv(weighted.T @ weighted, rcond=_RANK**2, hermitian=True)
     bread = np.linalg.pinv(
@@ -427,7 +453,9 @@ def _covariance(
 
 
 def _relative_slope(p: Prepared, theta: np.ndarray) -> np.ndarray:
-    """d ln|natural parameter| / d theta [P, P] by central differences: errors are quoted for A and B as printed, not at the centre."""
+    """d ln|natural parameter| / d theta [P, P] by central differences: errors are quoted for A and
+    B as printed, not at the centre.
+    """
     columns = []
     for unit in np.eye(len(theta)) * 1e-6:
         up, down = (
@@ -441,7 +469,9 @@ def _relative_slope(p: Prepared, theta: np.ndarray) -> np.ndarray:
 def _minima(
     p: Prepared, thetas: np.ndarray, values: np.ndarray, converged: np.ndarray
 ) -> list[tuple[float, int, np.ndarray]]:
-    """Distinct converged minima: objective values more than 1e-4 apart, or predictions at the points that differ by more than 1e-4."""
+    """Distinct converged minima: objective values more than 1e-4 apart, or predictions at the
+    points that differ by more than 1e-4.
+    """
     seen: list[list] = []
     for k in np.argsort(values):
         if not (converged[k] and np.isfinite(values[k])):
@@ -467,8 +497,8 @@ def _notes(fit: Fit) -> tuple[str, ...]:
         )
     if fit.unidentified:
         notes.append(
-            f"not identified: {', '.join(fit.unidentified)} can move together without changing any prediction at the points (rank "
-            f"{fit.rank} of {len(fit.params) - len(fit.fixed)})"
+            f"not identified: {', '.join(fit.unidentified)} can move together without changing any "
+            f"prediction at the points (rank {fit.rank} of {len(fit.params) - len(fit.fixed)})"
         )
     weak = [
         n
@@ -477,17 +507,19 @@ def _notes(fit: Fit) -> tuple[str, ...]:
     ]
     if weak:
         notes.append(
-            f"weakly identified: {', '.join(weak)} {'is' if len(weak) == 1 else 'are'} not known to within a factor of 2"
+            f"weakly identified: {', '.join(weak)} {'is' if len(weak) == 1 else 'are'} not known "
+            "to within a factor of 2"
         )
     if fit.at_bound:
         notes.append(
-            f"at a bound: {', '.join(fit.at_bound)}; the points ask for a value outside of the allowed box, so its error is not to be "
-            f"trusted"
+            f"at a bound: {', '.join(fit.at_bound)}; the points ask for a value outside of the "
+            "allowed box, so its error is not to be trusted"
         )
     if len(fit.minima) > 1:
         others = ", ".join(f"{v:.6g} ({c} starts)" for v, c in fit.minima[1:4])
         notes.append(
-            f"{len(fit.minima)} distinct minima; reported is the lowest, the others have {fit.objective} {others}"
+            f"{len(fit.minima)} distinct minima; reported is the lowest, the others have "
+            f"{fit.objective} {others}"
         )
     if not fit.converged:
         notes.append("the best start had not converged after the allowed number of iterations")

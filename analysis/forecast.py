@@ -1,10 +1,13 @@
-"""Forecast a target's final loss from finished proxies: point, interval, back-test, baselines, and what is identified.
+"""Forecast a target's final loss from finished proxies: point, interval, back-test, baselines, and
+what is identified.
 
-What the interval contains. `level` of the simulated worlds of resample.py: the error of the fitted parameters at the target, plus the
-noise of the target's own run, both with the noise level itself unknown (Student-like tails). Not in it: a law of the wrong shape. For
-that there is a floor: the interval is never narrower than the error the same procedure makes when the largest proxy size is
-hidden and forecast from the others, times the target's distance beyond the proxies over that size's distance beyond the rest (in
-log N, which is what hiding a size hides; at least 1). A floor is no probability statement; `interval["binding"]` says which of the two was wider.
+What the interval contains. `level` of the simulated worlds of resample.py: the error of the fitted
+parameters at the target, plus the noise of the target's own run, both with the noise level itself
+unknown (Student-like tails). Not in it: a law of the wrong shape. For that there is a floor: the
+interval is never narrower than the error the same procedure makes when the largest proxy size is
+hidden and forecast from the others, times the target's distance beyond the proxies over that size's
+distance beyond the rest (in log N, which is what hiding a size hides; at least 1). A floor is no
+probability statement; `interval["binding"]` says which of the two was wider.
 """
 
 import dataclasses
@@ -29,7 +32,9 @@ COLUMNS = ("run_id", "root", "size", "role", "step", "N", "D", "C", "loss", "los
 
 @dataclass(frozen=True)
 class Forecast:
-    """Losses in nats per token; `interval` says what the interval is made of (standard deviations and floor in log loss)."""
+    """Losses in nats per token; `interval` says what the interval is made of (standard deviations
+    and floor in log loss).
+    """
 
     target: dict[str, float]
     prediction: float
@@ -38,9 +43,8 @@ class Forecast:
     level: float
     interval: dict
     fit: Fit
-    parameters: dict[
-        str, tuple[float, float]
-    ]  # interval of each parameter at `level`, from the simulated ladders
+    # interval of each parameter at `level`, from the simulated ladders
+    parameters: dict[str, tuple[float, float]]
     identified: tuple[str, ...]
     baselines: tuple[dict, ...]
     backtest: tuple[dict, ...]  # one entry a hidden size, the largest first
@@ -48,10 +52,10 @@ class Forecast:
     excluded: tuple[dict, ...]
     n: str
     seed: int
-    allocation: dict  # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
-    band: dict[
-        str, list
-    ]  # prediction and interval of the parameters along D at the target's N, for the figure
+    # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
+    allocation: dict
+    # prediction and interval of the parameters along D at the target's N, for the figure
+    band: dict[str, list]
 
     def to_dict(self) -> dict:
         """JSON-able: NaN and infinity become None."""
@@ -60,7 +64,10 @@ class Forecast:
     def __str__(self) -> str:
         t = ", ".join(f"{k} = {v:.4g}" for k, v in self.target.items())
         lines = [
-            f"forecast at {t}: {self.prediction:.4f} [{self.low:.4f}, {self.high:.4f}] nats per token ({self.level:.0%})",
+            (
+                f"forecast at {t}: {self.prediction:.4f} [{self.low:.4f}, {self.high:.4f}] nats "
+                f"per token ({self.level:.0%})"
+            ),
             str(self.fit),
         ]
         lines += [f"  {b['name']:<22} {b['prediction']:.4f}" for b in self.baselines]
@@ -78,11 +85,12 @@ def forecast(
     resamples: int = 512,
     domain: str = "all",
 ) -> Forecast:
-    """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the proxies.
+    """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the
+    proxies.
 
-    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally root, size, seed). The fit is least
-    squares in log loss: about 20 final losses with small, even noise, where Huber at 1e-3 would act as least absolute deviations and
-    waste them.
+    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally
+    root, size, seed). The fit is least squares in log loss: about 20 final losses with small, even
+    noise, where Huber at 1e-3 would act as least absolute deviations and waste them.
     Raises UserError when the points cannot identify the law.
     """
     if not 0 < level < 1:
@@ -96,14 +104,16 @@ def forecast(
     p = prepare(points, "chinchilla")
     if len(points) <= len(p.law.parameters):
         raise UserError(
-            f"points={len(points)}: as many as parameters, so the noise is unknown; add at least one more finished run"
+            f"points={len(points)}: as many as parameters, so the noise is unknown; add at least "
+            "one more finished run"
         )
     fit, backtest = _fit_and_backtest(p, points, objective)
     rng = np.random.default_rng(seed)
     draws = resample.simulate(p, fit, points["root"].to_numpy(str), resamples=resamples, rng=rng)
     if len(draws.theta) < resamples / 2:
         raise UserError(
-            f"resamples={resamples}: {draws.dropped} refits have no finite objective, so there is no interval; add proxies of other sizes"
+            f"resamples={resamples}: {draws.dropped} refits have no finite objective, so there is "
+            "no interval; add proxies of other sizes"
         )
     errors, moved = resample.errors_at(p, fit, draws, target, rng)
     prediction = float(fit.predict(N=target["N"], D=target["D"]))
@@ -172,7 +182,9 @@ def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.Da
 
 
 def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tuple[Fit, list[dict]]:
-    """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of them are one program."""
+    """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of
+    them are one program.
+    """
     hidden = [
         n
         for n in sorted(points["N"].unique(), reverse=True)
@@ -226,7 +238,9 @@ def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
 
 
 def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict]) -> float | None:
-    """Half width in log loss; None when the largest size could not be hidden (fewer than four sizes)."""
+    """Half width in log loss; None when the largest size could not be hidden (fewer than four
+    sizes).
+    """
     largest = next((b for b in backtest if b["largest"]), None)
     if largest is None:
         return None

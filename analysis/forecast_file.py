@@ -1,4 +1,6 @@
-"""forecast.json: what was forecast for a target, written before the target's step 0 and never again."""
+"""forecast.json: what was forecast for a target, written before the target's step 0 and never
+again.
+"""
 
 import datetime
 import json
@@ -12,12 +14,17 @@ from stepladder.configs.files import write_atomic
 
 
 def read_forecasts(workdir: str | Path) -> list[dict]:
-    """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none. Raises UserError when it cannot be read."""
+    """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none.
+
+    Raises UserError when it cannot be read.
+    """
     return _read(workdir)["forecasts"]
 
 
 def read_refusals(workdir: str | Path) -> list[dict]:
-    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc, reason}."""
+    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc,
+    reason}.
+    """
     return _read(workdir)["refused"]
 
 
@@ -62,10 +69,12 @@ def write_forecast(
     level: float = 0.9,
     n: str = "params_total",
 ) -> dict:
-    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one already there is returned as it is.
+    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one
+    already there is returned as it is.
 
-    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises UserError when the target has metrics
-    already (it would be no forecast), or when the proxies identify no law.
+    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises
+    UserError when the target has metrics already (it would be no forecast), or when the proxies
+    identify no law.
     """
     workdir = Path(workdir)
     body = _read(workdir)
@@ -79,7 +88,8 @@ def write_forecast(
     )
     if begun:
         raise UserError(
-            f"target={target_run_id}: has {begun} metric rows already; a forecast is written before step 0, use a new target"
+            f"target={target_run_id}: has {begun} metric rows already; a forecast is written "
+            "before step 0, use a new target"
         )
     made = forecast(runs, target, seed=seed, level=level)
     entry = {

@@ -1,4 +1,6 @@
-"""Where a new run will fall: prediction intervals from simulated tables, and profiles of one parameter."""
+"""Where a new run will fall: prediction intervals from simulated tables, and profiles of one
+parameter.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +18,11 @@ from stepladder.configs.errors import UserError
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one point: fit and interval. `parameter_sd` and `noise_sd` are in logs of the output; `beyond` says how far outside of the points."""
+    """Of one point: fit and interval.
+
+    `parameter_sd` and `noise_sd` are in logs of the output; `beyond` says how far outside of the
+    points.
+    """
 
     inputs: dict[str, float]
     value: float
@@ -48,21 +54,25 @@ def prediction_interval(
     seed: int = 0,
     clusters: Sequence | None = None,
 ) -> list[Prediction]:
-    """For every row of `inputs` (columns of the law's inputs) an interval for the output of one new run.
+    """For every row of `inputs` (columns of the law's inputs) an interval for the output of one new
+    run.
 
-    Tables are simulated from the fitted law and its residual noise, of unknown size (Student's tails), and refitted (resample.py). The law is
-    taken to hold: a wrong form is not in it, so hold a size out. Raises UserError without a degree of freedom.
+    Tables are simulated from the fitted law and its residual noise, of unknown size (Student's
+    tails), and refitted (resample.py). The law is taken to hold: a wrong form is not in it, so hold
+    a size out. Raises UserError without a degree of freedom.
     """
     p = fit.problem
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     if fit.points <= fit.rank:
         raise UserError(
-            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point"
+            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least "
+            "one more point"
         )
     if fit.objective.startswith("quantile"):
         raise UserError(
-            f"objective={fit.objective!r}: a quantile has no noise to simulate; fit with 'squared_log', or bootstrap the quantile"
+            f"objective={fit.objective!r}: a quantile has no noise to simulate; fit with "
+            "'squared_log', or bootstrap the quantile"
         )
     table = pd.DataFrame(
         inputs
@@ -72,7 +82,8 @@ def prediction_interval(
     for name in p.law.inputs:
         if name not in table:
             raise UserError(
-                f"inputs={sorted(map(str, table.columns))}: law {fit.law} needs {name}; add {name}=<number>"
+                f"inputs={sorted(map(str, table.columns))}: law {fit.law} needs {name}; add "
+                f"{name}=<number>"
             )
     rng = np.random.default_rng(seed)
     names = (
@@ -84,7 +95,10 @@ def prediction_interval(
     loose = [*fit.unidentified, *fit.at_bound]
     notes = (
         (
-            f"{', '.join(dict.fromkeys(loose))} not determined by the points: beyond them the interval may be too short",
+            (
+                f"{', '.join(dict.fromkeys(loose))} not determined by the points: beyond them the "
+                "interval may be too short"
+            ),
         )
         if loose
         else ()
@@ -93,9 +107,8 @@ def prediction_interval(
     for row in table[list(p.law.inputs)].to_dict("records"):
         errors, moved = resample.errors_at(p, fit, draws, row, rng)
         value = float(fit.predict(**row))
-        below, above = np.quantile(
-            errors, [(1 - level) / 2, (1 + level) / 2], method="weibull"
-        )  # unbiased in the tails of few draws
+        # unbiased in the tails of few draws
+        below, above = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2], method="weibull")
         logs = {
             a.name: (a.kind in ("log", "raw"), p.x[:, i].max() + p.centre[i])
             for i, a in enumerate(p.law.axes)
@@ -119,13 +132,15 @@ def prediction_interval(
 
 @dataclass(frozen=True)
 class Profile:
-    """The objective with one parameter held at a grid of values and all others refitted; the interval by likelihood ratio (F)."""
+    """The objective with one parameter held at a grid of values and all others refitted; the
+    interval by likelihood ratio (F).
+    """
 
     parameter: str
     level: float
-    low: (
-        float | None
-    )  # None: the interval has no end within the grid, so the points do not bound the parameter on this side
+    # None: the interval has no end within the grid, so the points do not bound the parameter on
+    # this side
+    low: float | None
     high: float | None
     limit: float  # of the ratio
     frame: pd.DataFrame  # value, objective, ratio: objective over the least one
@@ -144,24 +159,29 @@ class Profile:
 def profile(
     fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, steps: int = 161
 ) -> Profile:
-    """Profile one parameter over `width` linearised standard errors to both sides (of its logarithm where it is positive), in one batch.
+    """Profile one parameter over `width` linearised standard errors to both sides (of its logarithm
+    where it is positive), in one batch.
 
-    Only for squared objectives, whose value is a sum of squares with Gaussian noise: sum / least sum <= 1 + F / (points - rank). Raises UserError.
+    Only for squared objectives, whose value is a sum of squares with Gaussian noise: sum / least
+    sum <= 1 + F / (points - rank). Raises UserError.
     """
     from scipy.stats import f as f_distribution
 
     p, spec = fit.problem, objective(fit.objective)
     if parameter not in p.law.parameters or parameter in fit.fixed:
         raise UserError(
-            f"parameter={parameter!r}: not a free one; use one of {', '.join(n for n in p.law.parameters if n not in fit.fixed)}"
+            f"parameter={parameter!r}: not a free one; use one of "
+            f"{', '.join(n for n in p.law.parameters if n not in fit.fixed)}"
         )
     if spec.name not in ("squared", "squared_log"):
         raise UserError(
-            f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, or bootstrap"
+            f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, "
+            "or bootstrap"
         )
     if fit.points <= fit.rank:
         raise UserError(
-            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least one more point"
+            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least "
+            "one more point"
         )
     i, value = p.law.parameters.index(parameter), fit.params[parameter]
     positive = p.law.params[i].positive
@@ -183,7 +203,8 @@ def profile(
     ratio = cost / min(fit.value, cost.min())
     limit = 1 + f_distribution.ppf(level, 1, fit.points - fit.rank) / (fit.points - fit.rank)
     middle = int(np.argmin(ratio))
-    # The root is nearly a straight line on either side of the optimum, where the sum of squares is a parabola.
+    # The root is nearly a straight line on either side of the optimum, where the sum of squares is
+    # a parabola.
     root, mark = np.sqrt(np.maximum(ratio - 1, 0)), np.sqrt(limit - 1)
     below, above = np.flatnonzero(root[:middle] > mark), np.flatnonzero(root[middle:] > mark)
     low = _crossing(grid, root, mark, below[-1], below[-1] + 1) if len(below) else None

@@ -1,8 +1,10 @@
-"""Chinchilla's Approach 2: the minimum of each isoFLOP profile, then power laws N* ~ C^a and D* ~ C^b through them (arXiv 2203.15556).
+"""Chinchilla's Approach 2: the minimum of each isoFLOP profile, then power laws N* ~ C^a and D* ~
+C^b through them (arXiv 2203.15556).
 
-Within one budget loss against ln N is nearly a parabola, whose minimum is N*; D* follows from the line of ln D on ln N of the same points.
-A parabola is not the law: on a wide or lopsided profile it moves N* (2603.22339). The other method interpolates, takes the median
-over noisy copies of the points, and weights each budget by how well its minimum is known (Porian et al., 2406.19146).
+Within one budget loss against ln N is nearly a parabola, whose minimum is N*; D* follows from the
+line of ln D on ln N of the same points. A parabola is not the law: on a wide or lopsided profile it
+moves N* (2603.22339). The other method interpolates, takes the median over noisy copies of the
+points, and weights each budget by how well its minimum is known (Porian et al., 2406.19146).
 """
 
 import dataclasses
@@ -23,7 +25,10 @@ _MAJORITY = 0.5  # of the draws must have a minimum, else the observed one is an
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * x^exponent. Intervals are (low, high) over resampled points, None where there are none."""
+    """y = coefficient * x^exponent.
+
+    Intervals are (low, high) over resampled points, None where there are none.
+    """
 
     x: str
     y: str
@@ -44,7 +49,10 @@ class PowerLaw:
             if self.exponent_interval is None
             else " ({:.4f} to {:.4f})".format(*self.exponent_interval)
         )
-        return f"{self.y} = {self.coefficient:.5g} {self.x}^{self.exponent:.5f}{span}   R2 {self.r2:.5f}, {self.points} points"
+        return (
+            f"{self.y} = {self.coefficient:.5g} {self.x}^{self.exponent:.5f}{span}   R2 "
+            f"{self.r2:.5f}, {self.points} points"
+        )
 
 
 def power_law(
@@ -56,14 +64,16 @@ def power_law(
     draws: np.ndarray | None = None,
     level: float = 0.9,
 ) -> PowerLaw:
-    """Weighted least squares of ln y on ln x [m]; `draws` [K, m] are resampled y, NaN where a draw has none.
+    """Weighted least squares of ln y on ln x [m]; `draws` [K, m] are resampled y, NaN where a draw
+    has none.
 
     Raises UserError with fewer than 3 points, as any two lie on a line.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3:
         raise UserError(
-            f"points={len(x)}: a power law of {names[1]} in {names[0]} needs 3 to be tested at all; add budgets"
+            f"points={len(x)}: a power law of {names[1]} in {names[0]} needs 3 to be tested at "
+            "all; add budgets"
         )
     w = np.ones(len(x)) if weights is None else np.asarray(weights, float)
     slope, intercept = (float(v[0]) for v in _lines(np.log(x), np.log(y)[None], w))
@@ -82,7 +92,9 @@ def power_law(
 
 
 def _lines(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and intercept [K] of each row of y [K, m]; NaN entries have no weight, and a row with fewer than 3 others gives NaN."""
+    """Slope and intercept [K] of each row of y [K, m]; NaN entries have no weight, and a row with
+    fewer than 3 others gives NaN.
+    """
     seen = np.isfinite(y)
     w = w * seen / w.mean()
     y = np.where(seen, y, 0.0)
@@ -99,7 +111,9 @@ def _lines(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.
 
 
 class _Located(NamedTuple):
-    """Per row: ln N*, loss there, curvature (loss per squared ln N; NaN if interpolated), why there is no minimum ('' if there is)."""
+    """Per row: ln N*, loss there, curvature (loss per squared ln N; NaN if interpolated), why there
+    is no minimum ('' if there is).
+    """
 
     log_n: np.ndarray
     loss: np.ndarray
@@ -133,10 +147,11 @@ def _parabola(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Located:
 
 
 def _akima(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Located:
-    """The lowest point of Akima's interpolation of ln loss on a grid of ln N; x [n] ascending and different, y [K, n]."""
-    from scipy.interpolate import (
-        Akima1DInterpolator,
-    )  # jax depends on scipy; imported where it is used
+    """The lowest point of Akima's interpolation of ln loss on a grid of ln N; x [n] ascending and
+    different, y [K, n].
+    """
+    # jax depends on scipy; imported where it is used
+    from scipy.interpolate import Akima1DInterpolator
 
     grid = np.linspace(x[0], x[-1], (len(x) - 1) * _GRID)
     curve = Akima1DInterpolator(x, np.log(y), axis=1)(grid)
@@ -153,7 +168,11 @@ def _akima(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> _Located:
 
 @dataclass(frozen=True)
 class Method:
-    """How a minimum is found. `median`: N* and loss are medians over the draws; `weighted`: budgets weigh 1 / s.e.^2 in the power laws."""
+    """How a minimum is found.
+
+    `median`: N* and loss are medians over the draws; `weighted`: budgets weigh 1 / s.e.^2 in the
+    power laws.
+    """
 
     name: str
     locate: Callable[[np.ndarray, np.ndarray, np.ndarray], _Located]
@@ -189,10 +208,12 @@ DUPLICATES = {"refuse": None, "best": _best, "mean": _mean, "keep": _keep}
 
 @dataclass(frozen=True)
 class Minimum:
-    """One budget: C (FLOPs; geometric mean of its points), N*, D*, loss there, their intervals over the draws, or why it was refused.
+    """One budget: C (FLOPs; geometric mean of its points), N*, D*, loss there, their intervals over
+    the draws, or why it was refused.
 
-    se_log_n: standard error of ln N*. failed: share of the draws that have no minimum within the sizes; in the intervals these count as the
-    nearer end, so that an interval that reaches the end says "or beyond".
+    se_log_n: standard error of ln N*. failed: share of the draws that have no minimum within the
+    sizes; in the intervals these count as the nearer end, so that an interval that reaches the end
+    says "or beyond".
     """
 
     C: float
@@ -211,9 +232,11 @@ class Minimum:
 
 @dataclass(frozen=True)
 class Isoflop:
-    """All minima, smallest budget first, and the power laws of those that were not refused (None with fewer than 3).
+    """All minima, smallest budget first, and the power laws of those that were not refused (None
+    with fewer than 3).
 
-    leave_one_out: (C left out, exponent of N* without it): Approach 2 depends on its points more than its intervals show.
+    leave_one_out: (C left out, exponent of N* without it): Approach 2 depends on its points more
+    than its intervals show.
     """
 
     minima: tuple[Minimum, ...]
@@ -247,7 +270,10 @@ class Isoflop:
 
     def __str__(self) -> str:
         lines = [
-            f"isoFLOP minima by {self.method} (arXiv {METHODS[self.method].source}), {self.level:.0%} intervals"
+            (
+                f"isoFLOP minima by {self.method} (arXiv {METHODS[self.method].source}), "
+                f"{self.level:.0%} intervals"
+            )
         ]
         for m in self.minima:
             found = (
@@ -260,16 +286,20 @@ class Isoflop:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def plot(self, kind: str = "isoflop", **options):
-        """A matplotlib Figure: profiles, minima and N* against C; give `points` to have them drawn too (plots.py)."""
+        """A matplotlib Figure: profiles, minima and N* against C; give `points` to have them drawn
+        too (plots.py).
+        """
         from stepladder.analysis import plots
 
         return plots.plot(self, kind, **options)
 
 
 def budgets(c: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
-    """Number the budgets [n] of nearly equal C [n], smallest first: a gap wider than `tolerance` (relative) starts a new one.
+    """Number the budgets [n] of nearly equal C [n], smallest first: a gap wider than `tolerance`
+    (relative) starts a new one.
 
-    Raises UserError when a chain of small gaps runs over more than three times the tolerance: these are no isoFLOP groups.
+    Raises UserError when a chain of small gaps runs over more than three times the tolerance: these
+    are no isoFLOP groups.
     """
     log_c = np.log(np.asarray(c, float))
     order = np.argsort(log_c, kind="stable")
@@ -279,7 +309,8 @@ def budgets(c: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
         low, high = (np.exp(f(log_c[index == k])) for f in (np.min, np.max))
         if high / low > 1 + 3 * tolerance:
             raise UserError(
-                f"tolerance={tolerance}: budgets from {low:.4g} to {high:.4g} run into one another; use a smaller tolerance or a column 'budget'"
+                f"tolerance={tolerance}: budgets from {low:.4g} to {high:.4g} run into one "
+                "another; use a smaller tolerance or a column 'budget'"
             )
     return index
 
@@ -298,11 +329,14 @@ def isoflop(
     draws: int = 1000,
     seed: int = 0,
 ) -> Isoflop:
-    """Minima and power laws of a table with N, D, loss and C (FLOPs) or `budget`, which goes first and must be exact.
+    """Minima and power laws of a table with N, D, loss and C (FLOPs) or `budget`, which goes first
+    and must be exact.
 
-    resample: "noise" adds Gaussian noise of s.d. `noise` (loss units; for the parabola None takes it from the pooled residuals, Student's t),
-    "points" draws points of a budget with replacement. duplicates: what to do with two points of one N in a budget.
-    Raises UserError for an unknown option, a missing column or a bad value; what is wrong with one budget is in its `refused`.
+    resample: "noise" adds Gaussian noise of s.d. `noise` (loss units; for the parabola None takes
+    it from the pooled residuals, Student's t), "points" draws points of a budget with replacement.
+    duplicates: what to do with two points of one N in a budget.
+    Raises UserError for an unknown option, a missing column or a bad value; what is wrong with one
+    budget is in its `refused`.
     """
     for field, value, known in (
         ("method", method, METHODS),
@@ -316,8 +350,9 @@ def isoflop(
         noise is None or resample != "noise" or duplicates == "keep" or weights
     ):
         raise UserError(
-            "method='akima': interpolation has no residuals, weights or repeated N; give noise=<s.d. of loss between seeds>, "
-            "resample='noise', duplicates='best' or 'mean', and no weights"
+            "method='akima': interpolation has no residuals, weights or repeated N; give "
+            "noise=<s.d. of loss between seeds>, resample='noise', duplicates='best' or 'mean', "
+            "and no weights"
         )
     table = _checked(points, weights)
     table["group"] = (
@@ -376,7 +411,8 @@ def isoflop(
     wide = np.exp(table.groupby("group")["C"].agg(lambda c: np.log(c.max() / c.min())).max()) - 1
     if wide > 1e-3:
         notes.append(
-            f"budgets hold compute that differs by up to {wide:.1%}; losses are not corrected for it"
+            f"budgets hold compute that differs by up to {wide:.1%}; losses are not corrected for "
+            "it"
         )
     return Isoflop(
         tuple(minima),
@@ -402,14 +438,16 @@ def _checked(points: pd.DataFrame, weights: str | None) -> pd.DataFrame:
     for name in names:
         if name not in points:
             raise UserError(
-                f"column {name!r}: missing from the table; {nearest(name, map(str, points.columns))}"
+                f"column {name!r}: missing from the table; "
+                f"{nearest(name, map(str, points.columns))}"
             )
     values = points[names].to_numpy(float)
     bad = ~(np.isfinite(values) & (values > 0))
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise UserError(
-            f"column {names[column]!r}={values[row, column]}: not a positive finite number (row {points.index[row]}); mend it"
+            f"column {names[column]!r}={values[row, column]}: not a positive finite number (row "
+            f"{points.index[row]}); mend it"
         )
     table = pd.DataFrame(values[:, :4], columns=["C", "N", "D", "loss"])
     return table.assign(w=values[:, 4] if weights else 1.0)
@@ -435,7 +473,9 @@ def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.Da
 
 
 def _pooled(groups: list[pd.DataFrame]) -> tuple[float | None, int | None]:
-    """Standard deviation of one loss of weight 1 about the parabolas of all budgets, and its degrees of freedom."""
+    """Standard deviation of one loss of weight 1 about the parabolas of all budgets, and its
+    degrees of freedom.
+    """
     square, freedom = 0.0, 0
     for g in groups:
         x, root = np.log(g["N"]) - np.log(g["N"]).mean(), np.sqrt(g["w"])
@@ -457,7 +497,9 @@ def _minimum(
     draws: int,
     rng: np.random.Generator,
 ):
-    """A Minimum, and draws of (ln N*, ln D*) [2, K] with NaN where a draw has none; None for no draws."""
+    """A Minimum, and draws of (ln N*, ln D*) [2, K] with NaN where a draw has none; None for no
+    draws.
+    """
     minimum = Minimum(C=float(group["C"].iloc[0]), points=len(group), refused=refused)
     if refused:
         return minimum, None
@@ -489,7 +531,8 @@ def _minimum(
                 refused=f"{failed:.0%} of the draws have no minimum: it is lost in the noise",
             ), None
         ends = [(1 - level) / 2, (1 + level) / 2]
-        # A draw without a minimum counts as the end of the range that it points to; one that is not convex points to neither, so to both.
+        # A draw without a minimum counts as the end of the range that it points to; one that is not
+        # convex points to neither, so to both.
         lost = np.where(
             np.isnan(found.log_n),
             np.where(np.arange(draws) % 2 == 0, x.min(), x.max()),

@@ -1,8 +1,10 @@
-"""What a scaling law is: a pure function of a few parameters and inputs, with all that a fit must know about it.
+"""What a scaling law is: a pure function of a few parameters and inputs, with all that a fit must
+know about it.
 
-A fit never sees raw inputs. Counts enter as ln(value / unit), the output as output / scale, unit and scale being typical values of the
-points, so that every parameter is of order one, nothing depends on the units of the table, and a term's coefficient is nearly
-uncorrelated with its exponent. `rescale` undoes it; since changes of units form a group, it also goes the other way.
+A fit never sees raw inputs. Counts enter as ln(value / unit), the output as output / scale, unit
+and scale being typical values of the points, so that every parameter is of order one, nothing
+depends on the units of the table, and a term's coefficient is nearly uncorrelated with its
+exponent. `rescale` undoes it; since changes of units form a group, it also goes the other way.
 """
 
 from collections.abc import Callable
@@ -15,7 +17,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter, `start` and `bounds` in centred units. The solver sees the logarithm of a positive one."""
+    """A parameter, `start` and `bounds` in centred units.
+
+    The solver sees the logarithm of a positive one.
+    """
 
     name: str
     start: tuple[float, float]  # where starts are drawn from
@@ -25,21 +30,28 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Input:
-    """An input column. A law sees ln(v / unit) of a "log", ln v of a "raw", v / unit of a "linear" (which may be 0), v of a "share" in [0, 1]."""
+    """An input column.
+
+    A law sees ln(v / unit) of a "log", ln v of a "raw", v / unit of a "linear" (which may be 0), v
+    of a "share" in [0, 1].
+    """
 
     name: str
     distinct: int = 2  # different values without which the parameters cannot be identified
     kind: str = "log"
-    unit: str = ""  # inputs with the same unit (say, two token counts) share one centre; empty is a unit of its own
+    # inputs with the same unit (say, two token counts) share one centre; empty is a unit of its own
+    unit: str = ""
     falls: bool = False  # whether the output falls (never rises) in it, all else equal
 
 
 @dataclass(frozen=True)
 class Law:
-    """output = function(xp, p, *inputs), `p` with one attribute a parameter, `xp` numpy or jax.numpy.
+    """output = function(xp, p, *inputs), `p` with one attribute a parameter, `xp` numpy or
+    jax.numpy.
 
-    rescale: (p, c, s) -> the parameters that change when p belongs to inputs v / exp(c.<unit>) and output / s, as a dict in the units of v.
-    linear: parameters in which the output is linear when the others are given; their starts are least-squares solves.
+    rescale: (p, c, s) -> the parameters that change when p belongs to inputs v / exp(c.<unit>) and
+    output / s, as a dict in the units of v. linear: parameters in which the output is linear when
+    the others are given; their starts are least-squares solves.
     """
 
     name: str
@@ -94,7 +106,9 @@ class Law:
         )
 
     def natural(self, theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, Any]:
-        """Parameters in the units of the data, from theta [P] or [S, P]; `centre` [inputs] are the logs of the units."""
+        """Parameters in the units of the data, from theta [P] or [S, P]; `centre` [inputs] are the
+        logs of the units.
+        """
         return self._moved(
             self.values(np, np.asarray(theta, float)), np.asarray(centre, float), scale
         )
@@ -108,7 +122,9 @@ class Law:
         return values | self.rescale(SimpleNamespace(**values), units, scale)
 
     def centre(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Log of the unit of every input [inputs], from raw values [n, inputs]: geometric mean of a log input, mean of a linear one."""
+        """Log of the unit of every input [inputs], from raw values [n, inputs]: geometric mean of a
+        log input, mean of a linear one.
+        """
         logs: dict[str, list[float]] = {}
         for i, a in enumerate(self.axes):
             v, w = values[weights > 0, i], weights[weights > 0]
@@ -135,7 +151,9 @@ class Law:
         )
 
     def starts(self, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """theta [draws, P]: nonlinear parameters spread evenly over their ranges, linear ones by least squares (variable projection)."""
+        """theta [draws, P]: nonlinear parameters spread evenly over their ranges, linear ones by
+        least squares (variable projection).
+        """
         curved = [p for p in self.params if p.name not in self.linear]
         spread = halton(self.draws, len(curved)) if curved else np.zeros((1, 0))
         values = {}
@@ -151,7 +169,9 @@ class Law:
     def projected(
         self, curved: dict[str, Any], x: np.ndarray, y: np.ndarray, w: np.ndarray
     ) -> dict[str, Any]:
-        """`curved`, the nonlinear parameters, with the linear ones at their least-squares values."""
+        """`curved`, the nonlinear parameters, with the linear ones at their least-squares
+        values.
+        """
         straight = [p for p in self.params if p.name not in curved]
         if not straight:
             return curved
@@ -172,7 +192,9 @@ class Law:
 
 
 def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float) -> Law:
-    """The same law with the parameters `names` taken in the units of the data and starting at the values given, so that they can be held."""
+    """The same law with the parameters `names` taken in the units of the data and starting at the
+    values given, so that they can be held.
+    """
 
     def centred(values: dict[str, Any]) -> dict[str, Any]:
         given = law._moved(values, centre, scale) | {name: values[name] for name in names}
@@ -202,7 +224,9 @@ def in_units(law: Law, names: dict[str, float], centre: np.ndarray, scale: float
 
 
 def exp(value: Any) -> Any:
-    """numpy's or jax's, whichever `value` belongs to: a law's `rescale` runs on floats and inside of a compiled fit."""
+    """numpy's or jax's, whichever `value` belongs to: a law's `rescale` runs on floats and inside
+    of a compiled fit.
+    """
     return _of(value).exp(value)
 
 
@@ -220,7 +244,9 @@ def _of(value: Any) -> Any:
 
 
 def jacobian(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no compilation for a single point."""
+    """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no
+    compilation for a single point.
+    """
     step = 1e-30
     columns = [
         np.broadcast_to(law.function(np, theta + 1j * step * unit, x).imag / step, len(x))
@@ -243,7 +269,9 @@ def halton(count: int, dimensions: int) -> np.ndarray:
 
 
 def _bounded(design: np.ndarray, right: np.ndarray, least: np.ndarray) -> np.ndarray:
-    """Least squares with every coefficient at or above `least`: those below are fixed there, the others solved again."""
+    """Least squares with every coefficient at or above `least`: those below are fixed there, the
+    others solved again.
+    """
     value, fixed = np.where(np.isfinite(least), least, 0.0), np.zeros(design.shape[1], bool)
     while not fixed.all():
         value[~fixed] = np.linalg.lstsq(

@@ -1,4 +1,6 @@
-"""Learning-rate curves: final loss against learning rate of runs that differ in nothing else but the seeds, each with its optimum."""
+"""Learning-rate curves: final loss against learning rate of runs that differ in nothing else but
+the seeds, each with its optimum.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,17 +15,21 @@ from stepladder.analysis.rate_points import RatePoints, join, rate_points, why
 
 LEAST_RATES = 3
 _MEDIAN_OF_SQUARE = 0.4549  # median of a squared standard normal
-_MEDIAN_WORTH = 0.37  # a variance from the median of squares is as well known as one from the mean of this share of them
+# a variance from the median of squares is as well known as one from the mean of this share of them
+_MEDIAN_WORTH = 0.37
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One setting: learning rates, mean final losses (nats per token) over `seeds` runs each, and the optimum or why there is none.
+    """One setting: learning rates, mean final losses (nats per token) over `seeds` runs each, and
+    the optimum or why there is none.
 
-    A rate where a run diverged is in `diverged` (rate, diverged runs, runs) and not in `rates`: the mean of the survivors would be too low.
-    low, high: interval of the optimum (rate_optimum.py) from `noise`, the standard deviation of one run in nats per token; `noise_source`
-    says whether repeated seeds tell it, the evaluation's standard error, or the misfit of the curves. curvature: nats per token per
-    squared natural log of the rate. settings: the other columns of rate_points.SETTINGS.
+    A rate where a run diverged is in `diverged` (rate, diverged runs, runs) and not in `rates`: the
+    mean of the survivors would be too low. low, high: interval of the optimum (rate_optimum.py)
+    from `noise`, the standard deviation of one run in nats per token; `noise_source` says whether
+    repeated seeds tell it, the evaluation's standard error, or the misfit of the curves. curvature:
+    nats per token per squared natural log of the rate. settings: the other columns of
+    rate_points.SETTINGS.
     """
 
     size: str
@@ -56,10 +62,12 @@ class Curve:
 def curves(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Curve], pd.DataFrame]:
-    """Curves of every setting with at least three rates, smallest N first, and what was left out (run_id, step, domain, reason).
+    """Curves of every setting with at least three rates, smallest N first, and what was left out
+    (run_id, step, domain, reason).
 
-    Points are final decayed losses of all roles but the target: a proxy joins the curve of its sweep when it differs in nothing but the
-    rate and the seeds (rate_points.SETTINGS, those that the source has); a cooldown branch never does.
+    Points are final decayed losses of all roles but the target: a proxy joins the curve of its
+    sweep when it differs in nothing but the rate and the seeds (rate_points.SETTINGS, those that
+    the source has); a cooldown branch never does.
     """
     points = rate_points(source)
     groups, few = [], []
@@ -77,16 +85,20 @@ def curves(
 
 
 def _by_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """Index learning_rate ascending: mean, count and var of the loss, runs and how many of them diverged."""
+    """Index learning_rate ascending: mean, count and var of the loss, runs and how many of them
+    diverged.
+    """
     grouped = rows.groupby("learning_rate")
     table = grouped["loss"].agg(["mean", "count", "var"]).sort_index()
     return table.assign(runs=grouped.size(), lost=grouped["diverged"].sum())
 
 
 def _shared_noise(tables: list[pd.DataFrame]) -> tuple[float, float]:
-    """Variance of one run from the misfits of all curves, and its degrees of freedom: the last resort of curves without seeds.
+    """Variance of one run from the misfits of all curves, and its degrees of freedom: the last
+    resort of curves without seeds.
 
-    The median over curves, for a few that break up at a large rate would set the mean; each has one degree of freedom.
+    The median over curves, for a few that break up at a large rate would set the mean; each has one
+    degree of freedom.
     """
     alive = [_alive(table) for table in tables]
     each = [
@@ -115,7 +127,8 @@ def _noise(
     variance, count = shared
     known = rows["loss_se"].astype(float).dropna() if "loss_se" in rows else rows["loss"].iloc[:0]
     if len(known):
-        # Two lower bounds: windows of the evaluation alone, and how far points are from their curves. The larger one is nearer.
+        # Two lower bounds: windows of the evaluation alone, and how far points are from their
+        # curves. The larger one is nearer.
         se = float(known.median())
         if count >= 3 and variance > se**2:
             return (
@@ -142,7 +155,10 @@ def _curve(
     beyond = lost.index[lost.index > rates[-1]].min() if len(rates) else np.nan
     if len(rates) < LEAST_RATES:
         body = {
-            "refused": f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: add smaller rates"
+            "refused": (
+                f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: add "
+                "smaller rates"
+            )
         }
         fields = dict.fromkeys(("rate", "low", "high", "loss", "curvature")) | body
     else:

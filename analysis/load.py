@@ -1,4 +1,7 @@
-"""Read the records of a working directory into tables. JSON only: no jax, no checkpoint is opened, and every exclusion is listed."""
+"""Read the records of a working directory into tables.
+
+JSON only: no jax, no checkpoint is opened, and every exclusion is listed.
+"""
 
 import json
 import math
@@ -82,7 +85,8 @@ _POINT = (
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *schema.FIELDS[schema.TRAIN])
 _TIMING = ("run_id", "role", "size", "N", "step", *schema.FIELDS[schema.TIMING])
 EXCLUDED = ("run_id", "step", "domain", "reason")
-# Terminal and unfinished states that the reader is told about; points of `diverged` and `failed` runs never enter a fit.
+# Terminal and unfinished states that the reader is told about; points of `diverged` and `failed`
+# runs never enter a fit.
 STATE_REASONS = {
     schema.DIVERGED: "run diverged",
     schema.FAILED: "run failed",
@@ -95,10 +99,11 @@ STATE_REASONS = {
 class Runs:
     """A working directory's records.
 
-    runs: a row a run. N is the parameter count named by `n`; D are the planned tokens (the parent's included); train_flops = D times the
-    counted FLOPs per token, train_flops_6nd = 6 N_non-embedding D as recorded.
-    points: a row per (run, step, domain) evaluation: N, D tokens seen, C train FLOPs so far, loss in nats per token, loss_se,
-    bits_per_byte.
+    runs: a row a run. N is the parameter count named by `n`; D are the planned tokens (the parent's
+    included); train_flops = D times the counted FLOPs per token, train_flops_6nd = 6
+    N_non-embedding D as recorded.
+    points: a row per (run, step, domain) evaluation: N, D tokens seen, C train FLOPs so far, loss
+    in nats per token, loss_se, bits_per_byte.
     train: training rows; timing: wall-clock rows (seconds); excluded: run_id, step, domain, reason.
     """
 
@@ -114,21 +119,26 @@ class Runs:
         states = (
             ", ".join(f"{c} {s}" for s, c in self.runs["state"].value_counts().items()) or "none"
         )
-        return f"{len(self.runs)} runs ({states}), {len(self.points)} evaluations, {len(self.excluded)} exclusions in {self.workdir}"
+        return (
+            f"{len(self.runs)} runs ({states}), {len(self.points)} evaluations, "
+            f"{len(self.excluded)} exclusions in {self.workdir}"
+        )
 
 
 def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
     """Read `<workdir>/runs/*`.
 
-    `n` is the count used as N in every fit: all parameters (the default, embeddings included) or `params_non_embedding`. Raises UserError
-    when the directory does not exist or `n` is unknown. Whatever cannot be read is listed in `excluded`.
+    `n` is the count used as N in every fit: all parameters (the default, embeddings included) or
+    `params_non_embedding`. Raises UserError when the directory does not exist or `n` is unknown.
+    Whatever cannot be read is listed in `excluded`.
     """
     if n not in COUNTS:
         raise UserError(f"n={n!r}: unknown parameter count; use one of {', '.join(COUNTS)}")
     root = _path(workdir)
     if not root.exists():
         raise UserError(
-            f"workdir={str(workdir)!r}: does not exist; run `stepladder run --workdir={workdir}` first"
+            f"workdir={str(workdir)!r}: does not exist; run `stepladder run --workdir={workdir}` "
+            "first"
         )
     excluded: list[dict] = []
     folders = (
@@ -191,7 +201,9 @@ _DTYPES = {
 
 
 def _table(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
-    """A table of `columns` with the same types whether it has rows or not (an empty mask of objects would select columns)."""
+    """A table of `columns` with the same types whether it has rows or not (an empty mask of objects
+    would select columns).
+    """
     table = pd.DataFrame(rows, columns=list(columns))
     return table.astype({name: kind for name, kind in _DTYPES.items() if name in columns})
 
@@ -311,7 +323,9 @@ def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
 
 
 def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
-    """Rows of all metric parts in order of step; of a step written twice the last attempt stands and the earlier one is listed."""
+    """Rows of all metric parts in order of step; of a step written twice the last attempt stands
+    and the earlier one is listed.
+    """
     metrics = folder / schema.METRICS
     parts = []
     for path in (
@@ -326,7 +340,8 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
     kept: dict[tuple, dict] = {}
     timing: list[dict] = []
     begins = parts[0][0][0] if parts else 0
-    # A later attempt covers its steps (first, last] again from its own `first`: it comes later in this order.
+    # A later attempt covers its steps (first, last] again from its own `first`: it comes later in
+    # this order.
     for (first, last), path in parts:
         seen: set[tuple] = set()
         for row in _lines(path, run_id, excluded):
@@ -334,7 +349,8 @@ def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
                 timing.append(row)
                 continue
             key = (row["kind"], row["step"], row.get("domain", ""))
-            # The step a record begins at (0, or the parent's) belongs to its first part: no other part could hold it.
+            # The step a record begins at (0, or the parent's) belongs to its first part: no other
+            # part could hold it.
             if not (first < row["step"] <= last or row["step"] == first == begins):
                 excluded.append(
                     _reason(
@@ -382,9 +398,9 @@ def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
             if row["kind"] == schema.EVAL and not {"domain", "loss", "decayed"} <= row.keys():
                 raise ValueError("evaluation without domain, loss or decayed")
         except (ValueError, TypeError) as error:
-            cut = (
-                number == len(lines)
-            )  # no newline after it: the part is being written at this moment, or its writer was killed
+            # no newline after it: the part is being written at this moment, or its writer was
+            # killed
+            cut = number == len(lines)
             excluded.append(
                 _reason(
                     run_id,
@@ -423,7 +439,9 @@ def _point(run: dict, row: dict) -> dict:
 
 
 def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
-    """`root` is the oldest ancestor: a trunk and its branches share their noise, and resampling keeps them together."""
+    """`root` is the oldest ancestor: a trunk and its branches share their noise, and resampling
+    keeps them together.
+    """
     parents = {r["run_id"]: r["parent"] for r in runs}
     for run in runs:
         root, seen = run["run_id"], set()
@@ -435,7 +453,8 @@ def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
             excluded.append(
                 _reason(
                     run["parent"],
-                    f"parent of {run['run_id']} has no readable record: the branch stands, its trunk does not",
+                    f"parent of {run['run_id']} has no readable record: the branch stands, its "
+                    "trunk does not",
                 )
             )
     roots = {r["run_id"]: r["root"] for r in runs}

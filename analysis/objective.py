@@ -11,8 +11,8 @@ from stepladder.configs.errors import UserError, nearest
 class Objective:
     """sum_i w_i rho(residual_i), residual = transform(prediction) - transform(output).
 
-    rho: (xp, residual, delta, tau) -> cost. `deltas`: for an objective with kinks, the smoothing it is approached with, coarse to fine; the
-    value reported is that of the limit, `exact`.
+    rho: (xp, residual, delta, tau) -> cost. `deltas`: for an objective with kinks, the smoothing it
+    is approached with, coarse to fine; the value reported is that of the limit, `exact`.
     """
 
     name: str
@@ -43,7 +43,9 @@ def _square(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
 
 
 def _smooth_quantile(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
-    """The check function of the residual prediction - output: tau where the output lies above, 1 - tau below; quadratic within delta."""
+    """The check function of the residual prediction - output: tau where the output lies above, 1 -
+    tau below; quadratic within delta.
+    """
     side = xp.where(r < 0, tau, 1 - tau)
     size = abs(r)
     return 2 * side * xp.where(size <= delta, 0.5 * r * r / delta, size - 0.5 * delta)

@@ -1,4 +1,7 @@
-"""The report's page: sections from the results, as HTML without anything outside of the file. Every value passes through `escape`."""
+"""The report's page: sections from the results, as HTML without anything outside of the file.
+
+Every value passes through `escape`.
+"""
 
 from html import escape
 
@@ -17,7 +20,10 @@ _PHASES = {
 
 
 def page(results: dict, drawn: dict[str, str]) -> str:
-    """The whole document. `drawn`: figure name -> inline SVG; a figure that is not there is left out."""
+    """The whole document.
+
+    `drawn`: figure name -> inline SVG; a figure that is not there is left out.
+    """
     body = "".join(section(results, drawn) for section in _SECTIONS)
     return document(f"stepladder: {results['workdir']}", body)
 
@@ -28,7 +34,8 @@ def _head(results: dict, drawn: dict) -> str:
         or "no runs"
     )
     out = (
-        f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; {states} &middot; '
+        f'<h1>Train small, decide big</h1><p class="sub">{escape(results["workdir"])} &middot; '
+        f"{states} &middot; "
         f"{escape(results['generated_utc'])}</p>"
     )
     return (
@@ -63,12 +70,20 @@ def _hero(entry: dict) -> str:
         if truth is not None
         else f'<p class="note">No truth yet: {escape(entry["truth_reason"])}.</p>'
     )
-    about = f"Target {entry['target_run_id']}: N = {human(t['N'])} parameters, D = {human(t['D'])} tokens, C = {t['C']:.3g} training FLOPs."
-    return f'<div class="hero"><div class="tiles">{shown}</div>{_number_line(entry)}<p class="note">{escape(about)}</p>{pending}</div>'
+    about = (
+        f"Target {entry['target_run_id']}: N = {human(t['N'])} parameters, D = {human(t['D'])} "
+        f"tokens, C = {t['C']:.3g} training FLOPs."
+    )
+    return (
+        f'<div class="hero"><div class="tiles">{shown}</div>{_number_line(entry)}'
+        f'<p class="note">{escape(about)}</p>{pending}</div>'
+    )
 
 
 def _number_line(entry: dict) -> str:
-    """The interval as a bar, forecast and truth on it, the baselines as ticks below, on one scale of loss."""
+    """The interval as a bar, forecast and truth on it, the baselines as ticks below, on one scale
+    of loss.
+    """
     marks = [
         (b["name"], b["prediction"]) for b in entry["baselines"] if b["prediction"] is not None
     ]
@@ -85,7 +100,10 @@ def _number_line(entry: dict) -> str:
     x0, x1, x = at(entry["low"]), at(entry["high"]), at(entry["prediction"])
     parts = [
         '<line x1="20" x2="880" y1="40" y2="40" stroke="#cbd2d9" stroke-width="2"/>',
-        f'<rect x="{x0:.1f}" y="29" width="{x1 - x0:.1f}" height="22" rx="5" fill="#c8384f" opacity=".2"/>',
+        (
+            f'<rect x="{x0:.1f}" y="29" width="{x1 - x0:.1f}" height="22" rx="5" fill="#c8384f" '
+            'opacity=".2"/>'
+        ),
         f'<line x1="{x:.1f}" x2="{x:.1f}" y1="26" y2="54" stroke="#c8384f" stroke-width="3"/>',
         f'<text x="{x:.1f}" y="18" text-anchor="middle" fill="#c8384f">forecast</text>',
     ]
@@ -97,7 +115,8 @@ def _number_line(entry: dict) -> str:
         near = abs(y - x) < 75  # the two words would touch
         where = (y + (46 if y >= x else -46), 18) if near else (y, 18)
         parts.append(
-            f'<text x="{where[0]:.1f}" y="{where[1]}" text-anchor="middle" fill="#1f2933">truth</text>'
+            f'<text x="{where[0]:.1f}" y="{where[1]}" text-anchor="middle" '
+            'fill="#1f2933">truth</text>'
         )
     placed: list[tuple[float, int]] = []
     for name, value in sorted(marks, key=lambda m: m[1]):
@@ -110,10 +129,12 @@ def _number_line(entry: dict) -> str:
         placed.append((spot, row))
         anchor = "start" if spot < 90 else "end" if spot > 810 else "middle"
         parts.append(
-            f'<line x1="{spot:.1f}" x2="{spot:.1f}" y1="34" y2="46" stroke="#616e7c" stroke-width="2"/>'
+            f'<line x1="{spot:.1f}" x2="{spot:.1f}" y1="34" y2="46" stroke="#616e7c" '
+            'stroke-width="2"/>'
         )
         parts.append(
-            f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">{escape(name)} {value:.3f}</text>'
+            f'<text x="{spot:.1f}" y="{72 + 17 * row}" text-anchor="{anchor}" fill="#616e7c">'
+            f"{escape(name)} {value:.3f}</text>"
         )
     height = 82 + 17 * max((r for _, r in placed), default=0)
     label = escape(
@@ -121,8 +142,8 @@ def _number_line(entry: dict) -> str:
         quote=True,
     )
     return (
-        f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" style="width:100%;font:13px '
-        f'system-ui,sans-serif">{"".join(parts)}</svg>'
+        f'<svg viewBox="0 0 900 {height}" role="img" aria-label="{label}" '
+        f'style="width:100%;font:13px system-ui,sans-serif">{"".join(parts)}</svg>'
     )
 
 
@@ -146,7 +167,10 @@ def _before(results: dict, drawn: dict) -> str:
             else "it has not started"
         )
         if e["target_created"] and e["target_created"] < e["written_utc"]:
-            begun += ", which is EARLIER than the forecast: the clocks disagree, or this entry is no forecast"
+            begun += (
+                ", which is EARLIER than the forecast: the clocks disagree, or this entry is no "
+                "forecast"
+            )
         i = e["interval"]
         floor = (
             "no back-test was possible, so there is no floor"
@@ -156,16 +180,16 @@ def _before(results: dict, drawn: dict) -> str:
         out += (
             f"<p>Written <b>{escape(e['written_utc'])}</b> for the target with spec hash "
             f"<code>{escape(e['target_spec_hash'][:16])}</code>; {begun}. "
-            f"The entry stands in <code>forecast.json</code> and is never overwritten. It used {len(e['points'])} final, decayed "
-            f"losses of the proxies "
-            f"and nothing of the target; decayed and undecayed evaluations are never mixed.</p>"
-            f"<p>The {e['level']:.0%} interval holds the error of the fitted parameters ({i['parameter_sd']:.2%}, one standard "
-            f"deviation at the target) "
-            f"and the noise of one more run ({i['noise_sd']:.2%}), from {i['resamples']} simulated ladders that were refitted, with "
-            f"the noise level itself "
-            f"uncertain ({i['freedom']} degrees of freedom, {i['clusters']} independent trunks). A law of the wrong shape is not in "
-            f"it; for that it is never "
-            f"narrower than the error made on the hidden largest proxy: {floor}. Wider here: {escape(i['binding'])}.</p>"
+            "The entry stands in <code>forecast.json</code> and is never overwritten. It used "
+            f"{len(e['points'])} final, decayed losses of the proxies and nothing of the target; "
+            "decayed and undecayed evaluations are never mixed.</p>"
+            f"<p>The {e['level']:.0%} interval holds the error of the fitted parameters "
+            f"({i['parameter_sd']:.2%}, one standard deviation at the target) and the noise of one "
+            f"more run ({i['noise_sd']:.2%}), from {i['resamples']} simulated ladders that were "
+            f"refitted, with the noise level itself uncertain ({i['freedom']} degrees of freedom, "
+            f"{i['clusters']} independent trunks). A law of the wrong shape is not in it; for that "
+            f"it is never narrower than the error made on the hidden largest proxy: {floor}. Wider "
+            f"here: {escape(i['binding'])}.</p>"
         )
     return f"<h2>How the forecast was made, before step 0 of the target</h2>{out}" if out else ""
 
@@ -211,10 +235,10 @@ def _law(results: dict, drawn: dict) -> str:
         else "parameters without embeddings"
     )
     facts = (
-        f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the loss, condition number "
-        f"{law['condition'] or float('nan'):.3g}, "
-        f"{law['starts']} starts, {len(law['minima'])} distinct {'minimum' if len(law['minima']) == 1 else 'minima'}. N counts {count}; D "
-        f"is tokens; loss is nats per token."
+        f"{law['points']} points, residual standard deviation {law['residual_sd']:.2%} of the "
+        f"loss, condition number {law['condition'] or float('nan'):.3g}, {law['starts']} starts, "
+        f"{len(law['minima'])} distinct {'minimum' if len(law['minima']) == 1 else 'minima'}. N "
+        f"counts {count}; D is tokens; loss is nats per token."
     )
     known = "".join(f"<li>{escape(s)}</li>" for s in (*entry.get("identified", ()), *law["notes"]))
     known = f"<h3>What is and what is not identified</h3><ul>{known}</ul>" if known else ""
@@ -222,12 +246,15 @@ def _law(results: dict, drawn: dict) -> str:
     return (
         f"<h2>The law</h2><p>{escape(law['formula'])} (arXiv "
         f"{escape(law['source'])})</p>{table(['parameter', 'value#', 'interval'], rows)}"
-        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_allocation(entry)}{figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
+        f'<p class="note">{escape(facts)}</p>{_undecayed(results)}{known}{_allocation(entry)}'
+        f'{figure(drawn, "extrapolation")}<div class="pair">{pair}</div>'
     )
 
 
 def _allocation(entry: dict) -> str:
-    """What the law would have bought for the target's compute; nothing for a forecast of an older version."""
+    """What the law would have bought for the target's compute; nothing for a forecast of an older
+    version.
+    """
     found = entry.get("allocation")
     if not found:
         return ""
@@ -246,20 +273,26 @@ def _allocation(entry: dict) -> str:
         )
     ]
     return (
-        f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>{table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
-        '<p class="note">Closed form of the fitted law; an interval wider than the range of the proxies says that they do not settle it.</p>'
+        f"<h3>What the law would buy for 6 N D = {found['C']:.3g} FLOPs</h3>"
+        f"{table(['', 'optimum#', 'interval#', 'the target#'], rows)}"
+        '<p class="note">Closed form of the fitted law; an interval wider than the range of the '
+        "proxies says that they do not settle it.</p>"
     )
 
 
 def _undecayed(results: dict) -> str:
-    """The same law through intermediate checkpoints at full learning rate, kept apart from the final losses."""
+    """The same law through intermediate checkpoints at full learning rate, kept apart from the
+    final losses.
+    """
     law = results.get("law_undecayed")
     if law is None:
         return ""
     values = ", ".join(f"{name} = {value:.4g}" for name, value in law["params"].items())
     return (
-        f'<p class="note">Kept apart: the same law through the {law["points"]} undecayed intermediate checkpoints gives {escape(values)} '
-        f"(residual standard deviation {law['residual_sd']:.2%}); they lie higher and take no part in the forecast.</p>"
+        f'<p class="note">Kept apart: the same law through the {law["points"]} undecayed '
+        f"intermediate checkpoints gives {escape(values)} "
+        f"(residual standard deviation {law['residual_sd']:.2%}); they lie higher and take no part "
+        "in the forecast.</p>"
     )
 
 
@@ -282,7 +315,10 @@ def _backtest(results: dict, drawn: dict) -> str:
         + table(
             ["hidden size", "N#", "points#", "mean absolute error#", "forecast minus truth#"], rows
         )
-        + '<p class="note">Only the largest is an extrapolation like the target\'s; the others show how much single sizes matter.</p>'
+        + (
+            '<p class="note">Only the largest is an extrapolation like the target\'s; the others '
+            "show how much single sizes matter.</p>"
+        )
     )
 
 
@@ -300,7 +336,10 @@ def _rates(results: dict, drawn: dict) -> str:
         ]
         for c in curves
     ]
-    return f"<h2>Learning-rate curves</h2>{figure(drawn, 'learning_rate')}{table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
+    return (
+        f"<h2>Learning-rate curves</h2>{figure(drawn, 'learning_rate')}"
+        f"{table(['size', 'D#', 'optimum#', '90% interval', ''], rows)}"
+    )
 
 
 def _trained(results: dict, drawn: dict) -> str:
@@ -340,15 +379,21 @@ def _trained(results: dict, drawn: dict) -> str:
     ]
     main, sweep = ([x for x in rows if (x[1] == "sweep") == s] for s in (False, True))
     more = (
-        f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>{table(head, sweep)}</details>"
+        (
+            f"<details><summary>{len(sweep)} runs of the learning-rate sweep</summary>"
+            f"{table(head, sweep)}</details>"
+        )
         if sweep
         else ""
     )
     note = (
-        "FLOPs counts every matrix product of training, attention and unembedding included; 6ND leaves embeddings out. A "
-        "branch's D includes its parent's."
+        "FLOPs counts every matrix product of training, attention and unembedding included; 6ND "
+        "leaves embeddings out. A branch's D includes its parent's."
     )
-    return f'<h2>What was trained</h2>{figure(drawn, "loss_curves")}{table(head, main) if main else ""}{more}<p class="note">{note}</p>'
+    return (
+        f"<h2>What was trained</h2>{figure(drawn, 'loss_curves')}"
+        f'{table(head, main) if main else ""}{more}<p class="note">{note}</p>'
+    )
 
 
 def _domains(results: dict, drawn: dict) -> str:
@@ -384,7 +429,10 @@ def _time(results: dict, drawn: dict) -> str:
         return ""
     ordered = sorted(timing["shares"].items(), key=lambda kv: -kv[1])
     bar = "".join(
-        f'<div style="width:{100 * share:.2f}%;background:{_PHASES.get(phase, "#9aa5b1")}" title="{escape(phase)}"></div>'
+        (
+            f'<div style="width:{100 * share:.2f}%;background:{_PHASES.get(phase, "#9aa5b1")}" '
+            f'title="{escape(phase)}"></div>'
+        )
         for phase, share in ordered
     )
     rows = [[phase, f"{timing['seconds'][phase]:.1f}", f"{share:.1%}"] for phase, share in ordered]
@@ -396,8 +444,9 @@ def _time(results: dict, drawn: dict) -> str:
         table(["size", "N#", "tokens a second#", "MFU#"], speed) if speed else ""
     )
     return (
-        f'<h2>Where the time went</h2><p>{timing["total"]:.0f} seconds: {escape(timing["of"])}.{_goodput(timing)}</p><div class="share">{bar}</div><div '
-        f'class="pair">{tables}</div>'
+        f"<h2>Where the time went</h2><p>{timing['total']:.0f} seconds: "
+        f'{escape(timing["of"])}.{_goodput(timing)}</p><div class="share">{bar}</div>'
+        f'<div class="pair">{tables}</div>'
     )
 
 
@@ -409,7 +458,10 @@ def _goodput(timing: dict) -> str:
         if timing["lost_steps"]
         else ""
     )
-    return f" Goodput, the share of all runs' time in steps that count: {timing['goodput']:.1%}{again}."
+    return (
+        " Goodput, the share of all runs' time in steps that count: "
+        f"{timing['goodput']:.1%}{again}."
+    )
 
 
 def _excluded(results: dict, drawn: dict) -> str:
@@ -422,8 +474,8 @@ def _excluded(results: dict, drawn: dict) -> str:
 def _again(results: dict, drawn: dict) -> str:
     command = f"stepladder report --workdir={results['workdir']}"
     return (
-        f"<h2>To make this page again</h2><pre>{escape(command)}</pre><p class='note'>Every number on it stands in "
-        f"<code>results.json</code> beside it.</p>"
+        f"<h2>To make this page again</h2><pre>{escape(command)}</pre>"
+        "<p class='note'>Every number on it stands in <code>results.json</code> beside it.</p>"
     )
 
 

@@ -1,4 +1,6 @@
-"""Every figure of a fitted object by name: what `fit.plot("contours")` draws and `stepladder fit --figures` writes."""
+"""Every figure of a fitted object by name: what `fit.plot("contours")` draws and `stepladder fit
+--figures` writes.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,10 @@ PLOTS = {
 
 
 def plot(thing: Any, kind: str, **options: Any) -> Figure:
-    """What `thing.plot(kind, **options)` calls. Raises UserError for a kind that is not one of the type of `thing`."""
+    """What `thing.plot(kind, **options)` calls.
+
+    Raises UserError for a kind that is not one of the type of `thing`.
+    """
     mine = [name for name, entry in PLOTS.items() if isinstance(thing, entry.of)]
     if kind not in mine:
         raise UserError(
@@ -66,7 +71,9 @@ def plot(thing: Any, kind: str, **options: Any) -> Figure:
 
 
 def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path]:
-    """Every plot of the fit, and of the bootstrap where there is one, that its law allows, as FOLDER/<name>.svg."""
+    """Every plot of the fit, and of the bootstrap where there is one, that its law allows, as
+    FOLDER/<name>.svg.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     things, options = {Fit: fit, Bootstrap: bootstrap}, {"extrapolation": {"bootstrap": bootstrap}}

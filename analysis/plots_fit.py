@@ -39,12 +39,10 @@ _UNITS = {
     "batch": "tokens",
 }
 _COUNTS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
-_MOST_CURVES = 6  # of an extrapolation: one for every size where there are few, else sizes spread over the range
-_SIMULATED, _GRID, _SPREAD = (
-    400,
-    40,
-    80,
-)  # simulated tables of a band; values along its curve; values along each side of a plane
+# of an extrapolation: one for every size where there are few, else sizes spread over the range
+_MOST_CURVES = 6
+# simulated tables of a band; values along its curve; values along each side of a plane
+_SIMULATED, _GRID, _SPREAD = 400, 40, 80
 _LEVELS = 11  # lines of equal output
 
 
@@ -98,9 +96,11 @@ def no_line(fit: Fit) -> str:
 
 @_styled
 def residuals(fit: Fit) -> Figure:
-    """Output above the law against each input, with two residual s.d.: structure here is what the law does not describe.
+    """Output above the law against each input, with two residual s.d.: structure here is what the
+    law does not describe.
 
-    Per cent (100 ln) where the objective is of logs, else in the unit of the output. Points of weight 0 are hollow.
+    Per cent (100 ln) where the objective is of logs, else in the unit of the output. Points of
+    weight 0 are hollow.
     """
     if no_points(fit):
         raise UserError(f"points=0: {no_points(fit)}")
@@ -139,10 +139,11 @@ def residuals(fit: Fit) -> Figure:
 
 @_styled
 def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float) -> Figure:
-    """Lines of equal output over N and D, the points, and the compute-optimal path where the law has it in closed form.
+    """Lines of equal output over N and D, the points, and the compute-optimal path where the law
+    has it in closed form.
 
-    target: {"N": ..., "D": ...}, marked. given: the law's other inputs, by default those of the largest point. Raises UserError for a law
-    without N and D.
+    target: {"N": ..., "D": ...}, marked. given: the law's other inputs, by default those of the
+    largest point. Raises UserError for a law without N and D.
     """
     if no_plane(fit):
         raise UserError(f"law={fit.law!r}: {no_plane(fit)}")
@@ -158,10 +159,8 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
         sides[name] = np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SPREAD)
     n, d = sides["N"], sides["D"]
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
-    low, high = (
-        plane.min(),
-        np.quantile(plane, 0.97),
-    )  # the steep corner of small N and D would take most of the lines
+    # the steep corner of small N and D would take most of the lines
+    low, high = plane.min(), np.quantile(plane, 0.97)
     levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, _LEVELS + 1)[
         1:
     ]
@@ -237,16 +236,19 @@ def extrapolation(
     level: float = 0.9,
     seed: int = 0,
 ) -> Figure:
-    """Output against the law's last logarithmic input: points, the law through some sizes, and in red the forecast with its band.
+    """Output against the law's last logarithmic input: points, the law through some sizes, and in
+    red the forecast with its band.
 
-    The band is the error of the parameters over the refits of `bootstrap`; without one, where a new run falls (tables simulated from the
-    fit). at: the inputs to forecast, by default those of the largest point with ten times the last. Raises UserError.
+    The band is the error of the parameters over the refits of `bootstrap`; without one, where a new
+    run falls (tables simulated from the fit). at: the inputs to forecast, by default those of the
+    largest point with ten times the last. Raises UserError.
     """
     if no_line(fit):
         raise UserError(f"law={fit.law!r}: {no_line(fit)}")
     if bootstrap is not None and bootstrap.fit.law != fit.law:
         raise UserError(
-            f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this fit"
+            f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this "
+            "fit"
         )
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
@@ -305,7 +307,9 @@ def extrapolation(
 
 
 def _sizes(axes: Axes, fit: Fit, points: pd.DataFrame, along: str, others: list[str]) -> None:
-    """The points, a shade for each different setting (up to 1 %) of the other inputs, and the law through some of these."""
+    """The points, a shade for each different setting (up to 1 %) of the other inputs, and the law
+    through some of these.
+    """
     with np.errstate(divide="ignore"):
         settings = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
     ranked = sorted(set(settings))
@@ -339,7 +343,11 @@ def _refits(
 
 
 def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:
-    """[2, n]: the intervals of `prediction_interval`, with the same draws at every point, so that the band is smooth. None without noise."""
+    """[2, n]: the intervals of `prediction_interval`, with the same draws at every point, so that
+    the band is smooth.
+
+    None without noise.
+    """
     if fit.points <= fit.rank:
         return None
     p = fit.problem
@@ -363,7 +371,9 @@ def _named(values: Mapping[str, float] | pd.Series) -> str:
 
 
 def _farthest(law: Law, points: pd.DataFrame) -> Any:
-    """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0 counting as the least above it."""
+    """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0
+    counting as the least above it.
+    """
     counts = points.loc[
         points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)
     ]

@@ -1,4 +1,6 @@
-"""Figures of Approach 2: the profile of each budget with its minimum, and how the compute-optimal size grows."""
+"""Figures of Approach 2: the profile of each budget with its minimum, and how the compute-optimal
+size grows.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH = 4.0  # a parabola without its points has no ends: drawn to this factor on either side, about as wide as profiles are
+# a parabola without its points has no ends: drawn to this factor on either side, about as wide as
+# profiles are
+_WIDTH = 4.0
 _MOST_REASONS = 4
 _STAR = {
     "fmt": "D",
@@ -32,14 +36,17 @@ _STAR = {
 
 @_styled
 def isoflop(result: Isoflop, points: pd.DataFrame | None = None) -> Figure:
-    """The parabola of each budget with its minimum, and N* against C with the power law; refused budgets are marked and say why.
+    """The parabola of each budget with its minimum, and N* against C with the power law; refused
+    budgets are marked and say why.
 
-    points: the table given to `isoflop`, to be drawn too. Raises UserError when there is nothing to draw.
+    points: the table given to `isoflop`, to be drawn too. Raises UserError when there is nothing to
+    draw.
     """
     good = [m for m in result.minima if not m.refused]
     if not good and points is None:
         raise UserError(
-            f"points=None: all {len(result.minima)} budgets were refused, so there is no minimum to draw; give the points"
+            f"points=None: all {len(result.minima)} budgets were refused, so there is no minimum "
+            "to draw; give the points"
         )
     figure, several = panels(2 if good else 1, most=2, width=4.8)
     _profiles(several[0], result, points)
@@ -132,7 +139,9 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
 def _away(
     middle: float | np.ndarray, intervals: list[tuple[float, float] | None]
 ) -> np.ndarray | None:
-    """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where there are no intervals."""
+    """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where
+    there are no intervals.
+    """
     if any(i is None for i in intervals):
         return None
     return np.abs(np.array(intervals).T - middle)

@@ -1,4 +1,6 @@
-"""Figures of what the points leave open: the refits of a bootstrap in pairs of parameters, the profile of one parameter."""
+"""Figures of what the points leave open: the refits of a bootstrap in pairs of parameters, the
+profile of one parameter.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ def _varying(bootstrap: Bootstrap) -> list[str]:
 
 @_styled
 def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
-    """The refits in every pair of free parameters, the fit in red, the ellipse that holds `level` of them, and their correlation r.
+    """The refits in every pair of free parameters, the fit in red, the ellipse that holds `level`
+    of them, and their correlation r.
 
-    A positive parameter is drawn, and its ellipse made, in logs. Raises UserError with fewer than two parameters that vary.
+    A positive parameter is drawn, and its ellipse made, in logs. Raises UserError with fewer than
+    two parameters that vary.
     """
     from matplotlib.figure import Figure
 
@@ -86,7 +90,9 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
 
 
 def _ellipse(cloud: np.ndarray, level: float) -> np.ndarray:
-    """[181, 2]: shaped as the covariance of the cloud [K, 2], of the size that holds `level` of it, as tails of refits are rarely Gaussian."""
+    """[181, 2]: shaped as the covariance of the cloud [K, 2], of the size that holds `level` of it,
+    as tails of refits are rarely Gaussian.
+    """
     middle, spread = cloud.mean(0), np.cov(cloud.T)
     away = cloud - middle
     distance = np.sqrt(np.einsum("ki,ij,kj->k", away, np.linalg.pinv(spread, hermitian=True), away))
@@ -100,7 +106,9 @@ def _ellipse(cloud: np.ndarray, level: float) -> np.ndarray:
 
 @_styled
 def profile(found: Profile) -> Figure:
-    """The objective over its least value against the held parameter, with the profile interval shaded up to the grid's end if it has none."""
+    """The objective over its least value against the held parameter, with the profile interval
+    shaded up to the grid's end if it has none.
+    """
     figure, axes = _axes(5.8, 4.0)
     value, ratio = (found.frame[name].to_numpy() for name in ("value", "ratio"))
     low, high = (

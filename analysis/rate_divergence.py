@@ -1,4 +1,6 @@
-"""Where training breaks: the largest learning rate at which every seed survives and the smallest at which one diverges, and its law in N."""
+"""Where training breaks: the largest learning rate at which every seed survives and the smallest at
+which one diverges, and its law in N.
+"""
 
 from dataclasses import dataclass
 
@@ -16,9 +18,11 @@ EXCESS = 1.0  # nats per token
 
 @dataclass(frozen=True)
 class Boundary:
-    """The bracket of one setting: the boundary lies between `survives` and `diverges` (either may be None: add rates on that side).
+    """The bracket of one setting: the boundary lies between `survives` and `diverges` (either may
+    be None: add rates on that side).
 
-    lost: diverged runs and runs at `diverges`; `survivors`: runs at `survives`. mixed: rates above `diverges` at which every seed survived.
+    lost: diverged runs and runs at `diverges`; `survivors`: runs at `survives`. mixed: rates above
+    `diverges` at which every seed survived.
     """
 
     size: str
@@ -35,7 +39,9 @@ class Boundary:
 
 @dataclass(frozen=True)
 class BoundaryLaw:
-    """lr_max = rate (N / centre)^a through the brackets, rate and a as (value, low, high); the brackets used, and what was left out."""
+    """lr_max = rate (N / centre)^a through the brackets, rate and a as (value, low, high); the
+    brackets used, and what was left out.
+    """
 
     centre: float
     rate: tuple[float, float, float]
@@ -52,8 +58,9 @@ class BoundaryLaw:
 def boundaries(points: RatePoints, *, above: float = 0.0, excess: float = EXCESS) -> list[Boundary]:
     """The bracket of every setting with two rates or more.
 
-    A run broke when its record says that it diverged, when it ends `above` nats per token over its initial loss, or `excess` over the
-    lowest mean loss of its setting: it lived, and learned nothing of use.
+    A run broke when its record says that it diverged, when it ends `above` nats per token over its
+    initial loss, or `excess` over the lowest mean loss of its setting: it lived, and learned
+    nothing of use.
     """
     return [
         _boundary(rows, points.settings, above, excess)
@@ -107,15 +114,17 @@ def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: flo
 
 
 def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) -> BoundaryLaw:
-    """ln lr_max on ln N over three or more closed brackets; the boundary may lie anywhere in its bracket, and brackets are resampled.
+    """ln lr_max on ln N over three or more closed brackets; the boundary may lie anywhere in its
+    bracket, and brackets are resampled.
 
     Raises UserError with fewer brackets or one size.
     """
     closed = [b for b in found if b.survives is not None and b.diverges is not None]
     if len(closed) < LEAST_BRACKETS or len({b.N for b in closed}) < LEAST_BRACKETS:
         raise UserError(
-            f"brackets={len(closed)} of {len({b.N for b in closed})} sizes: the law needs {LEAST_BRACKETS} sizes with a surviving and a "
-            f"diverging rate; add rates until something diverges"
+            f"brackets={len(closed)} of {len({b.N for b in closed})} sizes: the law needs "
+            f"{LEAST_BRACKETS} sizes with a surviving and a diverging rate; add rates until "
+            "something diverges"
         )
     x = np.log([b.N for b in closed])
     low, high = np.log([b.survives for b in closed]), np.log([b.diverges for b in closed])

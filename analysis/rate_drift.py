@@ -1,4 +1,7 @@
-"""Does the best learning rate stay put as models grow? Its slope in the width (or N, or D), per parametrisation, and which drifts less."""
+"""Does the best learning rate stay put as models grow?
+
+Its slope in the width (or N, or D), per parametrisation, and which drifts less.
+"""
 
 from dataclasses import dataclass
 
@@ -14,10 +17,12 @@ _SURE = 0.95
 
 @dataclass(frozen=True)
 class Drift:
-    """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the smallest to the largest: (value, low, high).
+    """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the
+    smallest to the largest: (value, low, high).
 
-    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression; held_slope: the slope in them. scatter:
-    s.d. of ln lr* beyond the optima's own intervals. draws: of the slope.
+    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression;
+    held_slope: the slope in them. scatter: s.d. of ln lr* beyond the optima's own intervals. draws:
+    of the slope.
     """
 
     parametrization: str
@@ -36,7 +41,9 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of two parametrisations drifts less: |slope of `other`| - |slope of `first`| as (value, low, high), and its probability > 0."""
+    """Which of two parametrisations drifts less: |slope of `other`| - |slope of `first`| as (value,
+    low, high), and its probability > 0.
+    """
 
     first: str
     other: str
@@ -50,10 +57,12 @@ class Comparison:
 def drifts(
     found: list[Curve], axis: str = "width", *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Drift], tuple[str, ...]]:
-    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more, and why the others have none.
+    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more, and
+    why the others have none.
 
-    Weighted least squares of ln lr* on ln axis, weights from the optima's intervals and their scatter around the line. Where the other of N
-    (or width) and D moves on its own over the optima, it is held fixed. Raises UserError for an unknown axis.
+    Weighted least squares of ln lr* on ln axis, weights from the optima's intervals and their
+    scatter around the line. Where the other of N (or width) and D moves on its own over the optima,
+    it is held fixed. Raises UserError for an unknown axis.
     """
     if axis not in AXES:
         raise UserError(f"axis={axis!r}: unknown; use one of {', '.join(AXES)}")
@@ -78,7 +87,10 @@ def drifts(
         ]
         if len({at(c, axis) for c in good}) < 2:
             notes.append(
-                f"{name}: {len({at(c, axis) for c in good})} values of {axis} have an optimum, a drift needs two; add sizes"
+                (
+                    f"{name}: {len({at(c, axis) for c in good})} values of {axis} have an optimum, "
+                    "a drift needs two; add sizes"
+                )
                 + "".join(f"; {r}" for r in refused)
             )
             continue
@@ -91,7 +103,9 @@ def drifts(
 def compare(
     found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9
 ) -> list[Comparison]:
-    """For every recipe that has both parametrisations, and for all together: does `first` drift less than `other`, or is it not settled?"""
+    """For every recipe that has both parametrisations, and for all together: does `first` drift
+    less than `other`, or is it not settled?
+    """
     pairs = []
     for recipe in sorted({d.recipe for d in found}):
         mine = {d.parametrization: d for d in found if d.recipe == recipe}
@@ -121,7 +135,10 @@ def _compare(
         if winner
         else f"not settled whether {first} drifts less than {other}"
     )
-    verdict = f"{said} with {axis}{f' ({recipe})' if recipe else ''}: probability {probability:.3f} that {first} does"
+    verdict = (
+        f"{said} with {axis}{f' ({recipe})' if recipe else ''}: probability {probability:.3f} that "
+        f"{first} does"
+    )
     return Comparison(
         first, other, recipe, axis, (value, float(low), float(high)), probability, verdict
     )
@@ -196,7 +213,9 @@ def _drift(
 
 
 def _scatter(design: np.ndarray, y: np.ndarray, sd: np.ndarray) -> float:
-    """S.d. beyond the optima's own that makes the weighted squares of the residuals as large as their degrees of freedom; 0 if they are not."""
+    """S.d. beyond the optima's own that makes the weighted squares of the residuals as large as
+    their degrees of freedom; 0 if they are not.
+    """
     freedom = len(y) - design.shape[1]
     if freedom < 1:
         return 0.0

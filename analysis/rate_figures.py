@@ -1,4 +1,6 @@
-"""Figures of the learning-rate study: curves with their optima, the drift, the cost of a wrong rate, where runs break, the law in N and D."""
+"""Figures of the learning-rate study: curves with their optima, the drift, the cost of a wrong
+rate, where runs break, the law in N and D.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,11 @@ def kind_of(curve: Curve | Boundary) -> str:
 
 @_styled
 def curves(found: list[Curve]) -> Figure:
-    """Final loss above each curve's lowest against learning rate, a panel a recipe and parametrisation, a colour a size; optima in red.
+    """Final loss above each curve's lowest against learning rate, a panel a recipe and
+    parametrisation, a colour a size; optima in red.
 
-    Of more than eight curves in a panel the largest and smallest sizes and durations are drawn, evenly spaced; a cross is a rate where a
-    run diverged.
+    Of more than eight curves in a panel the largest and smallest sizes and durations are drawn,
+    evenly spaced; a cross is a rate where a run diverged.
     """
     from matplotlib.figure import Figure
 
@@ -116,7 +119,9 @@ def curves(found: list[Curve]) -> Figure:
 
 @_styled
 def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
-    """lr* with its interval against the axis of the drifts, and the line of each parametrisation and recipe."""
+    """lr* with its interval against the axis of the drifts, and the line of each parametrisation
+    and recipe.
+    """
     figure, axes = _axes(7.4, 4.2)
     for k, d in enumerate(drifts):
         colour, mark = _KINDS[k % len(_KINDS)], _MARKS[k % len(_MARKS)]
@@ -171,7 +176,9 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
 
 @_styled
 def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
-    """Loss lost on average over the rates tried, against N, a colour a recipe and parametrisation."""
+    """Loss lost on average over the rates tried, against N, a colour a recipe and
+    parametrisation.
+    """
     figure, axes = _axes(7.4, 3.8)
     kinds = list(dict.fromkeys(kind_of(c) for c, _ in pairs))
     for k, kind in enumerate(kinds):
@@ -204,7 +211,9 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
 
 @_styled
 def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
-    """The bracket of every setting between the largest surviving and the smallest diverging rate, against N; the law where there is one."""
+    """The bracket of every setting between the largest surviving and the smallest diverging rate,
+    against N; the law where there is one.
+    """
     figure, axes = _axes(7.4, 3.8)
     kinds = list(dict.fromkeys(map(kind_of, found)))
     for k, kind in enumerate(kinds):
@@ -247,7 +256,10 @@ def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
 
 @_styled
 def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figure:
-    """Left: lines of equal lr* of the rule over N and D, with the optima. Right: optima with intervals against the rule (and `published`)."""
+    """Left: lines of equal lr* of the rule over N and D, with the optima.
+
+    Right: optima with intervals against the rule (and `published`).
+    """
     from matplotlib.figure import Figure
 
     good = [c for c in found if c.optimum is not None]

@@ -1,17 +1,25 @@
-"""The best learning rate of one curve: a parabola through the points near the lowest, in the log of the rate, with an interval."""
+"""The best learning rate of one curve: a parabola through the points near the lowest, in the log of
+the rate, with an interval.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 _DRAWS = 1000
-_GRID = 0.1  # of the grid's step, the error of a cubic through five points of losses like e^z - z at the worst place of the minimum
-_FAR = 12.0  # a parabola's second neighbour lies up to 9 times as high above the vertex as the first; beyond this it is no parabola
+# of the grid's step, the error of a cubic through five points of losses like e^z - z at the worst
+# place of the minimum
+_GRID = 0.1
+# a parabola's second neighbour lies up to 9 times as high above the vertex as the first; beyond
+# this it is no parabola
+_FAR = 12.0
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """lr* with its interval, the loss there (nats per token) and the curvature (nats per token per squared ln rate); or why not."""
+    """lr* with its interval, the loss there (nats per token) and the curvature (nats per token per
+    squared ln rate); or why not.
+    """
 
     rate: float | None = None
     low: float | None = None
@@ -32,12 +40,16 @@ def optimum(
     seed: int = 0,
     beyond: float | None = None,
 ) -> Optimum:
-    """The minimum of a curve through the lowest point and two neighbours on each side: rates ascending, mean losses of `counts` runs.
+    """The minimum of a curve through the lowest point and two neighbours on each side: rates
+    ascending, mean losses of `counts` runs.
 
-    The curve is a parabola in ln rate, with a cubic term where that is larger than its standard error: losses rise faster above the best
-    rate than below it. The interval repeats all of it on losses redrawn with `noise` (the s.d. of one run, itself known from `freedom`
-    degrees of freedom), so it holds the choice of the lowest point and of the curve, and a tenth of the grid's step for its shape. `beyond` is the smallest rate above these at which
-    runs diverged. Refused at the edge of the grid, where the curve is not convex, and where its minimum is outside of the points.
+    The curve is a parabola in ln rate, with a cubic term where that is larger than its standard
+    error: losses rise faster above the best rate than below it. The interval repeats all of it on
+    losses redrawn with `noise` (the s.d. of one run, itself known from `freedom` degrees of
+    freedom), so it holds the choice of the lowest point and of the curve, and a tenth of the grid's
+    step for its shape. `beyond` is the smallest rate above these at which runs diverged. Refused at
+    the edge of the grid, where the curve is not convex, and where its minimum is outside of the
+    points.
     """
     x, best = np.log(rates), int(np.argmin(losses))
     if best in (0, len(x) - 1):
@@ -47,13 +59,18 @@ def optimum(
     if not curvature > 0:
         return Optimum(
             curvature=curvature,
-            refused="the losses near the minimum are not convex in log learning rate: add seeds or rates",
+            refused=(
+                "the losses near the minimum are not convex in log learning rate: add seeds or "
+                "rates"
+            ),
         )
     window = _window(x, losses[None], np.array([best]))[0]
     if not x[window][0] <= found[0] <= x[window][-1]:
         return Optimum(
             curvature=curvature,
-            refused=f"the curve's minimum ({rate:.3g}) lies outside of its points: add rates around it",
+            refused=(
+                f"the curve's minimum ({rate:.3g}) lies outside of its points: add rates around it"
+            ),
         )
     if noise is None:
         return Optimum(rate, None, None, float(bottom[0]), curvature)
@@ -62,9 +79,11 @@ def optimum(
 
 
 def misfit(rates: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> tuple[float, int]:
-    """Squared misfit of a cubic around the lowest point, of one run's loss (nats^2 per token^2), and its degrees of freedom.
+    """Squared misfit of a cubic around the lowest point, of one run's loss (nats^2 per token^2),
+    and its degrees of freedom.
 
-    Pooled over curves it is the noise where no seed is repeated; a parabola's would be the skew of the curves as well.
+    Pooled over curves it is the noise where no seed is repeated; a parabola's would be the skew of
+    the curves as well.
     """
     x, best = np.log(rates), int(np.argmin(losses))
     window = _window(x, losses[None], np.array([best]))
@@ -82,12 +101,17 @@ def _edge(rates: np.ndarray, best: int, beyond: float | None) -> str:
     if best == 0:
         return f"optimum at the smallest rate tried, {rates[0]:.3g}: add smaller rates"
     if beyond is not None:
-        return f"optimum at the largest rate that survives, {rates[-1]:.3g} ({beyond:.3g} diverges): add rates between the two"
+        return (
+            f"optimum at the largest rate that survives, {rates[-1]:.3g} ({beyond:.3g} diverges): "
+            "add rates between the two"
+        )
     return f"optimum at the largest rate tried, {rates[-1]:.3g}: add larger rates"
 
 
 def _window(x: np.ndarray, y: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """bool [K, R]: the lowest point of each row of y [K, R] and up to two neighbours a side, without points far off a parabola."""
+    """bool [K, R]: the lowest point of each row of y [K, R] and up to two neighbours a side,
+    without points far off a parabola.
+    """
     gap = np.abs(np.arange(len(x))[None] - best[:, None])
     above = y - np.take_along_axis(y, best[:, None], 1)
     near = np.where(gap == 1, above, 0).max(1, keepdims=True)
@@ -97,7 +121,8 @@ def _window(x: np.ndarray, y: np.ndarray, best: np.ndarray) -> np.ndarray:
 def _coefficients(
     z: np.ndarray, y: np.ndarray, counts: np.ndarray, window: np.ndarray, cubic: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted least squares of y [K, R] on 1, z, z^2, z^3 (z [R] or [K, R]) within `window`, z^3 only where `cubic` [K]: [K, 4].
+    """Weighted least squares of y [K, R] on 1, z, z^2, z^3 (z [R] or [K, R]) within `window`, z^3
+    only where `cubic` [K]: [K, 4].
 
     And the standard error of the cubic coefficient for a noise of one, [K].
     """
@@ -115,7 +140,9 @@ def _coefficients(
 def _minimum(
     x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., a number, [K], or None when unknown."""
+    """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., a
+    number, [K], or None when unknown.
+    """
     window, z = _window(x, y, best), x[None] - x[best][:, None]
     fit, _ = _coefficients(z, y, counts, window, np.zeros(len(y), bool))
     if noise is not None:
@@ -150,11 +177,12 @@ def _interval(
     inner = np.clip(best, 1, len(x) - 2)
     at, curvature, _ = _minimum(x, y, counts, inner, noise)
     at = at + rng.uniform(-_GRID, _GRID, _DRAWS) * (x[inner + 1] - x[inner - 1]) / 2
-    if (
-        len(x) == 3
-    ):  # no fourth point tells how skewed the curve is: up to e^z, whose cubic term is a third of its square
+    # no fourth point tells how skewed the curve is: up to e^z, whose cubic term is a third of its
+    # square
+    if len(x) == 3:
         at = at + rng.uniform(-1, 1, _DRAWS) / 6 * (x[1] - x[0]) * (x[2] - x[1])
-    # A draw without a minimum inside counts as the point it leans to: the edge of the grid is all that is known then.
+    # A draw without a minimum inside counts as the point it leans to: the edge of the grid is all
+    # that is known then.
     good = (curvature > 0) & (best == inner) & np.isfinite(at)
     at = np.where(good, np.clip(at, x[inner - 1], x[inner + 1]), x[best])
     low, high = np.exp(np.quantile(at, [(1 - level) / 2, (1 + level) / 2]))

@@ -23,15 +23,16 @@ def verdict(found: RateStudy) -> list[str]:
     sure = sum(c.optimum is not None for c in found.chosen)
     lost = int(found.points.frame["diverged"].sum())
     out = [
-        f"{sure} of {len(found.chosen)} learning-rate curves have an optimum inside of their grid; {len(found.points.frame)} runs, {lost} "
-        f"diverged, {len(found.excluded)} left out (reasons in the report)"
+        f"{sure} of {len(found.chosen)} learning-rate curves have an optimum inside of their grid; "
+        f"{len(found.points.frame)} runs, {lost} diverged, {len(found.excluded)} left out (reasons "
+        "in the report)"
     ]
     for d in found.drifts:
         name = " ".join(w for w in (d.parametrization, d.recipe) if w) or "all runs"
         held = f", {' and '.join(d.held)} held" if d.held else ""
         out.append(
-            f"{name}: the best rate moves as {d.axis}^{_span(d.slope)}{held}, by a factor {_span(d.factor)} from {d.axis} "
-            f"{human(d.span[0])} to {human(d.span[1])}"
+            f"{name}: the best rate moves as {d.axis}^{_span(d.slope)}{held}, by a factor "
+            f"{_span(d.factor)} from {d.axis} {human(d.span[0])} to {human(d.span[1])}"
         )
     out += [c.verdict for c in found.comparisons]
     if found.rule is not None:
@@ -41,13 +42,15 @@ def verdict(found: RateStudy) -> list[str]:
             or "no intervals: as many optima as coefficients"
         )
         out.append(
-            f"through the optima: lr* = {found.rule.c:.4g} N^{found.rule.a:.4f} D^{found.rule.b:.4f} ({said})"
+            f"through the optima: lr* = {found.rule.c:.4g} N^{found.rule.a:.4f} "
+            f"D^{found.rule.b:.4f} ({said})"
         )
     if found.near is not None:
         n = found.near
         said = ", ".join(f"{k} {_span(v)}" for k, v in n.rate.items())
         out.append(
-            f"through the {n.runs} runs within {n.within:.2%} of the best of their {n.cells} (N, D): lr {said}"
+            f"through the {n.runs} runs within {n.within:.2%} of the best of their {n.cells} (N, "
+            f"D): lr {said}"
         )
         if n.batch:
             out.append(
@@ -57,7 +60,9 @@ def verdict(found: RateStudy) -> list[str]:
     law = found.boundary_law
     if law is not None:
         out.append(
-            f"runs begin to diverge at {_span(law.rate)} for N = {human(law.centre)}, and as N^{_span(law.a)} ({law.brackets} brackets; {len(law.notes)} settings have none and are left out)"
+            f"runs begin to diverge at {_span(law.rate)} for N = {human(law.centre)}, and as "
+            f"N^{_span(law.a)} ({law.brackets} brackets; {len(law.notes)} settings have none and "
+            "are left out)"
         )
     return [*out, *(f"missing: {what}" for what in found.missing)]
 
@@ -69,9 +74,11 @@ def body(found: RateStudy, drawn: dict[str, str]) -> str:
     words = verdict(found)
     listed = "".join(f"<li>{escape(s)}</li>" for s in words if not s.startswith("missing: "))
     return (
-        f'<h1>Which learning rate?</h1><p class="sub">{escape(str(found.points.source))} &middot; {len(found.points.frame)} runs</p>'
-        f"{hero(words[0], tiles)}{missing(found.missing)}<h2>What was found</h2><ul>{listed}</ul>{_curves(found, drawn)}{_drift(found, drawn)}"
-        f"{_rule(found, drawn)}{_cost(found, drawn)}{_broken(found, drawn)}<h2>Left out, and why</h2>{_left(found)}"
+        f'<h1>Which learning rate?</h1><p class="sub">{escape(str(found.points.source))} &middot; '
+        f"{len(found.points.frame)} runs</p>"
+        f"{hero(words[0], tiles)}{missing(found.missing)}<h2>What was found</h2>"
+        f"<ul>{listed}</ul>{_curves(found, drawn)}{_drift(found, drawn)}{_rule(found, drawn)}"
+        f"{_cost(found, drawn)}{_broken(found, drawn)}<h2>Left out, and why</h2>{_left(found)}"
     )
 
 
@@ -115,13 +122,17 @@ def _curves(found: RateStudy, drawn: dict) -> str:
         else ""
     )
     note = (
-        "A curve is made of runs that differ in the learning rate and the seeds alone; the optimum is the minimum of a curve through the "
-        "lowest point and two neighbours on each side, in ln rate. The interval holds noise, the choice of the lowest point and the shape."
+        "A curve is made of runs that differ in the learning rate and the seeds alone; the optimum "
+        "is the minimum of a curve through the lowest point and two neighbours on each side, in ln "
+        "rate. The interval holds noise, the choice of the lowest point and the shape."
     )
     notes = "".join(
         f'<p class="note">{escape(n)}.</p>' for n in (*found.notes, *found.points.notes)
     )
-    return f'<h2>Loss against learning rate</h2>{figure(drawn, "curves")}<p class="note">{note}</p>{notes}{table(head, shown)}{folded}'
+    return (
+        f"<h2>Loss against learning rate</h2>{figure(drawn, 'curves')}"
+        f'<p class="note">{note}</p>{notes}{table(head, shown)}{folded}'
+    )
 
 
 def _row(c) -> list[str]:
@@ -194,8 +205,14 @@ def _rule(found: RateStudy, drawn: dict) -> str:
         ]
     if not rows and found.rule is None:
         return ""
-    note = "Red marks, where the sizes are its own: the published 1.79 N^-.713 D^.307 (arXiv 2503.04715), whose N has no embeddings."
-    return f'<h2>The law in N and D</h2>{figure(drawn, "plane")}<p class="note">{escape(note)}</p>{table(["through", "", "value and interval"], rows)}'
+    note = (
+        "Red marks, where the sizes are its own: the published 1.79 N^-.713 D^.307 (arXiv "
+        "2503.04715), whose N has no embeddings."
+    )
+    return (
+        f"<h2>The law in N and D</h2>{figure(drawn, 'plane')}"
+        f'<p class="note">{escape(note)}</p>{table(["through", "", "value and interval"], rows)}'
+    )
 
 
 def _cost(found: RateStudy, drawn: dict) -> str:
@@ -225,11 +242,14 @@ def _cost(found: RateStudy, drawn: dict) -> str:
         )
     same = len({s.rates for _, s in pairs}) == 1
     note = (
-        "Mean over the rates of min(loss, initial loss) - lowest (arXiv 2309.14322); a diverged run counts as its initial loss. "
-        + (
-            ""
-            if same
-            else "The rates tried differ between the rows, and only sensitivities over the same rates compare."
+        "Mean over the rates of min(loss, initial loss) - lowest (arXiv 2309.14322); a "
+        "diverged run counts as its initial loss. "
+    ) + (
+        ""
+        if same
+        else (
+            "The rates tried differ between the rows, and only sensitivities over the same "
+            "rates compare."
         )
     )
     head = [
@@ -243,7 +263,10 @@ def _cost(found: RateStudy, drawn: dict) -> str:
         "diverged",
         "",
     ]
-    return f'<h2>What a wrong rate costs</h2>{figure(drawn, "sensitivity")}<p class="note">{escape(note)}</p>{table(head, rows)}'
+    return (
+        f"<h2>What a wrong rate costs</h2>{figure(drawn, 'sensitivity')}"
+        f'<p class="note">{escape(note)}</p>{table(head, rows)}'
+    )
 
 
 def _broken(found: RateStudy, drawn: dict) -> str:
@@ -275,8 +298,14 @@ def _broken(found: RateStudy, drawn: dict) -> str:
         "seeds",
         "",
     ]
-    note = f"A run counts as diverged when its record says so, or it ends above its initial loss or {EXCESS:g} nat above the lowest of its setting."
-    return f'<h2>Where runs diverge</h2>{figure(drawn, "divergence")}<p class="note">{escape(note)}</p>{table(head, rows)}'
+    note = (
+        "A run counts as diverged when its record says so, or it ends above its initial loss or "
+        f"{EXCESS:g} nat above the lowest of its setting."
+    )
+    return (
+        f"<h2>Where runs diverge</h2>{figure(drawn, 'divergence')}"
+        f'<p class="note">{escape(note)}</p>{table(head, rows)}'
+    )
 
 
 def _left(found: RateStudy) -> str:

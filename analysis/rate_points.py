@@ -1,4 +1,6 @@
-"""Final losses with their learning rates, of a workdir or of anyone's table: diverged runs are data here, and what is left out is listed."""
+"""Final losses with their learning rates, of a workdir or of anyone's table: diverged runs are data
+here, and what is left out is listed.
+"""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +18,8 @@ from stepladder.analysis.table_file import extension, read_file
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
-# What two runs must share to lie on one curve, where the source has it; they differ in the rate and the seeds alone.
+# What two runs must share to lie on one curve, where the source has it; they differ in the rate and
+# the seeds alone.
 SETTINGS = (
     "N",
     "D",
@@ -55,7 +58,8 @@ _NUMBERS = (
     "seq_len",
     "step",
 )
-# Beside its own name, compared without case, spaces and signs; N, D and loss have theirs in table_columns.ALIASES.
+# Beside its own name, compared without case, spaces and signs; N, D and loss have theirs in
+# table_columns.ALIASES.
 _NAMES = {
     "learning_rate": ("lr", "peak_lr", "max_lr", "peak_learning_rate"),
     "batch_size": ("bs", "batch"),
@@ -76,8 +80,9 @@ _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "na
 class RatePoints:
     """A row a run.
 
-    frame: run_id, learning_rate, loss (nats per token; NaN where diverged), diverged, size, and those of SETTINGS, loss_se, seed,
-    initial_loss (nats per token), vocab_size and seq_len that the source has. excluded: run_id, step, domain, reason.
+    frame: run_id, learning_rate, loss (nats per token; NaN where diverged), diverged, size, and
+    those of SETTINGS, loss_se, seed, initial_loss (nats per token), vocab_size and seq_len that the
+    source has. excluded: run_id, step, domain, reason.
     """
 
     source: str
@@ -100,10 +105,12 @@ def rate_points(
     *,
     columns: Mapping[str, str] | None = None,
 ) -> RatePoints:
-    """Points of a workdir's records, of a table (CSV, TSV, JSON, JSON lines, Parquet) or of a DataFrame.
+    """Points of a workdir's records, of a table (CSV, TSV, JSON, JSON lines, Parquet) or of a
+    DataFrame.
 
-    A table needs N, D, learning_rate and loss, by these or usual names; `columns` maps names to its columns, e.g. {"loss": "val loss"}. A
-    run is diverged when its state says so, a column `diverged` does, or its loss is infinite. Raises UserError.
+    A table needs N, D, learning_rate and loss, by these or usual names; `columns` maps names to its
+    columns, e.g. {"loss": "val loss"}. A run is diverged when its state says so, a column
+    `diverged` does, or its loss is infinite. Raises UserError.
     """
     if isinstance(source, RatePoints):
         return source
@@ -152,7 +159,8 @@ def _of_runs(runs: Runs) -> RatePoints:
     excluded = join(
         excluded, why(frame[branch], "a cooldown branch: its rate was tuned for the trunk")
     )
-    # Evaluations of diverged runs before they diverged are listed as left out, while the run itself is in: it lost.
+    # Evaluations of diverged runs before they diverged are listed as left out, while the run itself
+    # is in: it lost.
     excluded = excluded.assign(
         reason=excluded["reason"].replace(
             "run diverged", "before the run diverged: the run counts as diverged"
@@ -176,7 +184,8 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
     for wanted in mapping:
         if wanted not in known:
             raise UserError(
-                f"columns={wanted}={mapping[wanted]}: nothing here is called {wanted!r}; known: {', '.join(sorted(known))}"
+                f"columns={wanted}={mapping[wanted]}: nothing here is called {wanted!r}; known: "
+                f"{', '.join(sorted(known))}"
             )
     mapping |= {w: c for w in known if w not in mapping and (c := _usual(w, table)) is not None}
     data = Columns(table, name, mapping)
@@ -205,7 +214,8 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
     kept = frame.drop(index=list(reasons)).reset_index(drop=True)
     if not len(kept):
         raise UserError(
-            f"source={name}: no row is left, {len(excluded)} excluded, first: {excluded['reason'].iloc[0]}; mend the table"
+            f"source={name}: no row is left, {len(excluded)} excluded, first: "
+            f"{excluded['reason'].iloc[0]}; mend the table"
         )
     return RatePoints(
         name, kept.assign(loss=kept["loss"].where(~kept["diverged"])), excluded, tuple(data.notes)
@@ -220,7 +230,8 @@ def _usual(wanted: str, table: pd.DataFrame) -> str | None:
     found = [c for c in map(str, table.columns) if plain(c) in names]
     if len(found) > 1:
         raise UserError(
-            f"columns: {' and '.join(map(repr, found))} could both be {wanted}; say columns {wanted}={found[0]!r}"
+            f"columns: {' and '.join(map(repr, found))} could both be {wanted}; say columns "
+            f"{wanted}={found[0]!r}"
         )
     return found[0] if found else None
 
@@ -233,14 +244,18 @@ def _diverged(frame: pd.DataFrame, column: str, table: pd.DataFrame) -> np.ndarr
         said = table[column].astype(str).str.strip().str.lower()
         for i in np.flatnonzero(~said.isin(_TRUE | _FALSE)):
             raise UserError(
-                f"column {column!r}={table[column].iloc[i]!r}: neither true nor false (row {i}); write true or false"
+                f"column {column!r}={table[column].iloc[i]!r}: neither true nor false (row {i}); "
+                "write true or false"
             )
         lost |= said.isin(_TRUE).to_numpy()
     return lost
 
 
 def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
-    """Row -> why it cannot be used. A loss that is missing is not taken for a divergence: nobody said so."""
+    """Row -> why it cannot be used.
+
+    A loss that is missing is not taken for a divergence: nobody said so.
+    """
     reasons: dict[int, str] = {}
     for name in ("N", "D", "learning_rate"):
         values = frame[name].to_numpy()
@@ -259,7 +274,8 @@ def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
     if "state" in frame:
         for i in np.flatnonzero(~frame["state"].isin(["", schema.DONE, schema.DIVERGED])):
             reasons.setdefault(int(i), f"state is {frame['state'].iloc[i]}")
-    # One run listed twice would count twice and narrow every interval; without a name its settings and loss tell it.
+    # One run listed twice would count twice and narrow every interval; without a name its settings
+    # and loss tell it.
     same = [c for c in frame if c != "run_id" or not frame["run_id"].str.startswith("row ").all()]
     for i in np.flatnonzero(frame[same].duplicated() & ~frame["diverged"]):
         reasons.setdefault(int(i), "an exact duplicate of an earlier row")

@@ -1,4 +1,6 @@
-"""How the best learning rate moves with N and D: lr* = c N^a D^b through optima, or with the batch through the runs near the best."""
+"""How the best learning rate moves with N and D: lr* = c N^a D^b through optima, or with the batch
+through the runs near the best.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +13,9 @@ from stepladder.configs.errors import UserError
 
 @dataclass(frozen=True)
 class Rule:
-    """log lr* = log c + a log N + b log D; `se` of (log c, a, b), residual s.d. in log lr, used points, sentence for a config."""
+    """log lr* = log c + a log N + b log D; `se` of (log c, a, b), residual s.d. in log lr, used
+    points, sentence for a config.
+    """
 
     c: float
     a: float
@@ -27,7 +31,9 @@ class Rule:
         return float(self.c * n**self.a * d**self.b)
 
     def spans(self, level: float = 0.9) -> dict[str, tuple[float, float, float]]:
-        """ln c, a, b -> (value, low, high) by Student's t; nothing without standard errors, no interval of a fixed b."""
+        """ln c, a, b -> (value, low, high) by Student's t; nothing without standard errors, no
+        interval of a fixed b.
+        """
         from scipy.stats import t
 
         if self.residual_sd is None:
@@ -48,15 +54,18 @@ class Rule:
 
 
 def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
-    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum; `fixed_b` fixes the exponent of D.
+    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum; `fixed_b`
+    fixes the exponent of D.
 
-    Raises UserError with fewer optima than coefficients, or when D is tied to N over the optima (only a + b k would be known).
+    Raises UserError with fewer optima than coefficients, or when D is tied to N over the optima
+    (only a + b k would be known).
     """
     good = [c for c in found if c.optimum is not None]
     free = 2 if fixed_b is not None else 3
     if len(good) < free:
         raise UserError(
-            f"optima={len(good)}: the rule has {free} coefficients; sweep more sizes or durations (refused: {len(found) - len(good)})"
+            f"optima={len(good)}: the rule has {free} coefficients; sweep more sizes or durations "
+            f"(refused: {len(found) - len(good)})"
         )
     x = np.log([[c.N, c.D] for c in good])
     y = np.log([c.optimum for c in good])
@@ -69,7 +78,8 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
     )
     if singular[-1] < 1e-3:
         raise UserError(
-            "D: a fixed power of N (or constant) over the optima, so N and D cannot be told apart; sweep a second duration, or give fixed_b"
+            "D: a fixed power of N (or constant) over the optima, so N and D cannot be told apart; "
+            "sweep a second duration, or give fixed_b"
         )
     beta = np.linalg.lstsq(design, y, rcond=None)[0]
     freedom = len(good) - free
@@ -94,7 +104,9 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
 
 
 def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
-    """Of curves that differ in the batch size alone the one with the lowest loss at its optimum, and a note on the others."""
+    """Of curves that differ in the batch size alone the one with the lowest loss at its optimum,
+    and a note on the others.
+    """
     best: dict[tuple, Curve] = {}
     for curve in found:
         key = (
@@ -117,10 +129,12 @@ def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class NearBest:
-    """Power laws of the runs close to the best of their cell: lr = e^(ln c) N^a D^b, batch = e^(ln c) D^b (tokens).
+    """Power laws of the runs close to the best of their cell: lr = e^(ln c) N^a D^b, batch = e^(ln
+    c) D^b (tokens).
 
-    Each coefficient is (value, low, high, s.d.), by resampling of `resampled`; batch is empty where all runs have one. cells: different (N,
-    D); runs: how many are within `within` of their cell's lowest loss; lost: resamples that could not tell N from D.
+    Each coefficient is (value, low, high, s.d.), by resampling of `resampled`; batch is empty where
+    all runs have one. cells: different (N, D); runs: how many are within `within` of their cell's
+    lowest loss; lost: resamples that could not tell N from D.
     """
 
     rate: dict[str, tuple[float, float, float, float]]
@@ -144,10 +158,12 @@ def near_best(
     draws: int = 1000,
     seed: int = 0,
 ) -> NearBest:
-    """One regression over all runs whose loss is less than `within` above the best of their cell (arXiv 2503.04715, .25 %).
+    """One regression over all runs whose loss is less than `within` above the best of their cell
+    (arXiv 2503.04715, .25 %).
 
-    `resample`: "rows" is the authors' bootstrap; the runs of one cell share its best run, so "cells" is the honest one, and wider. Raises
-    UserError with too few cells, or when D is tied to N over them.
+    `resample`: "rows" is the authors' bootstrap; the runs of one cell share its best run, so
+    "cells" is the honest one, and wider. Raises UserError with too few cells, or when D is tied to
+    N over them.
     """
     if resample not in ("cells", "rows"):
         raise UserError(f"resample={resample!r}: use 'cells' or 'rows'")
@@ -161,14 +177,16 @@ def near_best(
     number = int(cells.max()) + 1
     if number < 4:
         raise UserError(
-            f"cells={number}: three coefficients need at least 4 different (N, D); sweep more sizes or durations"
+            f"cells={number}: three coefficients need at least 4 different (N, D); sweep more "
+            "sizes or durations"
         )
     logs = np.log(near[["N", "D"]].to_numpy(float))
     centre = logs.mean(0)
     x = np.column_stack([np.ones(len(near)), logs - centre])
     if not _told_apart(x):
         raise UserError(
-            "D: a fixed power of N (or constant) over the cells, so N and D cannot be told apart; sweep a second duration"
+            "D: a fixed power of N (or constant) over the cells, so N and D cannot be told apart; "
+            "sweep a second duration"
         )
     several = "batch_size" in near and near["batch_size"].nunique() > 1
     unit = "tokens" if "seq_len" in near else "the table's own unit"

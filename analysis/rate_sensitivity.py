@@ -1,4 +1,6 @@
-"""What a wrong learning rate costs: Wortsman's sensitivity (arXiv 2309.14322), where a run that diverged is worth the loss it began with."""
+"""What a wrong learning rate costs: Wortsman's sensitivity (arXiv 2309.14322), where a run that
+diverged is worth the loss it began with.
+"""
 
 from dataclasses import dataclass
 
@@ -10,10 +12,12 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """E over the rates of min(l, l0) - l*, nats per token, with an interval over seeds; or why there is none.
+    """E over the rates of min(l, l0) - l*, nats per token, with an interval over seeds; or why
+    there is none.
 
-    rates: (lowest, highest, how many); initial_loss l0 in nats per token and where it is from; diverged: runs counted as l0. interval says
-    what the interval holds. Only sensitivities over the same rates compare.
+    rates: (lowest, highest, how many); initial_loss l0 in nats per token and where it is from;
+    diverged: runs counted as l0. interval says what the interval holds. Only sensitivities over the
+    same rates compare.
     """
 
     value: float | None
@@ -29,13 +33,17 @@ class Sensitivity:
 
 
 def sensitivity(losses: np.ndarray, initial_loss: float) -> float:
-    """Mean over losses [rates] (nats per token; not finite where the run diverged) of min(l, l0) - l*, l* the lowest of them."""
+    """Mean over losses [rates] (nats per token; not finite where the run diverged) of min(l, l0) -
+    l*, l* the lowest of them.
+    """
     capped = np.where(np.isfinite(losses), np.minimum(losses, initial_loss), initial_loss)
     return float((capped - capped.min()).mean())
 
 
 def initial_loss(rows: pd.DataFrame) -> tuple[float | None, str]:
-    """l0 of runs of one setting: their evaluation at step 0, else ln(vocabulary): a fresh model's guess is about uniform."""
+    """l0 of runs of one setting: their evaluation at step 0, else ln(vocabulary): a fresh model's
+    guess is about uniform.
+    """
     if "initial_loss" in rows and rows["initial_loss"].notna().any():
         return float(rows["initial_loss"].median()), "measured at initialisation"
     if "vocab_size" in rows and rows["vocab_size"].notna().any():
@@ -46,9 +54,11 @@ def initial_loss(rows: pd.DataFrame) -> tuple[float | None, str]:
 def sensitivity_of(
     rows: pd.DataFrame, noise: float | None, *, level: float = 0.9, seed: int = 0
 ) -> Sensitivity:
-    """Sensitivity of runs of one setting (a group of rate_points): seeds are averaged at each rate before the lowest is taken.
+    """Sensitivity of runs of one setting (a group of rate_points): seeds are averaged at each rate
+    before the lowest is taken.
 
-    The interval resamples at each rate which of its seeds diverged, and draws the others with `noise`, the s.d. of one run's loss.
+    The interval resamples at each rate which of its seeds diverged, and draws the others with
+    `noise`, the s.d. of one run's loss.
     """
     l0, origin = initial_loss(rows)
     capped = rows.assign(capped=np.where(rows["diverged"], np.nan, rows["loss"]))
@@ -61,7 +71,10 @@ def sensitivity_of(
         "diverged": int(rows["diverged"].sum()),
     }
     if l0 is None:
-        why = "the loss at initialisation is unknown: add a column initial_loss (nats per token) or vocab_size"
+        why = (
+            "the loss at initialisation is unknown: add a column initial_loss (nats per token) or "
+            "vocab_size"
+        )
         return Sensitivity(None, None, None, **about, interval="", refused=why)
     if rows["diverged"].all():
         return Sensitivity(
@@ -92,7 +105,8 @@ def sensitivity_of(
         drawn.append(np.where(np.isnan(again), l0, np.minimum(noisy, l0)).mean(1))
     table = np.stack(drawn, 1)
     spread = (table - table.min(1, keepdims=True)).mean(1)
-    # Redrawn around noisy losses, the lowest of the rates is lower again: the draws are moved back to the value by their median.
+    # Redrawn around noisy losses, the lowest of the rates is lower again: the draws are moved back
+    # to the value by their median.
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) - np.median(spread) + value
     return Sensitivity(
         value,

@@ -1,4 +1,6 @@
-"""The learning-rate study: curves, optima, their drift and law, what a wrong rate costs and where runs break; numbers, verdict, page."""
+"""The learning-rate study: curves, optima, their drift and law, what a wrong rate costs and where
+runs break; numbers, verdict, page.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -18,13 +20,17 @@ from stepladder.analysis.rate_sensitivity import Sensitivity, sensitivity_of
 from stepladder.analysis.studies import write_study, write_table
 from stepladder.configs.errors import UserError
 
-# arXiv 2503.04715, drawn beside a rule for comparison: N without embeddings, D in tokens, fitted from 60M parameters.
+# arXiv 2503.04715, drawn beside a rule for comparison: N without embeddings, D in tokens, fitted
+# from 60M parameters.
 STEP_LAW, _STEP_LAW_FROM = Rule(1.79, -0.713, 0.307, {}, None, 0, ()), 6e7
 
 
 @dataclass(frozen=True)
 class RateStudy:
-    """Everything the study says. curves: all of them; chosen: of those that differ in the batch size alone the best, which the rest is about.
+    """Everything the study says.
+
+    curves: all of them; chosen: of those that differ in the batch size alone the best, which the
+    rest is about.
 
     missing: what cannot be said and why.
     """
@@ -84,7 +90,8 @@ class RateStudy:
 def study(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
 ) -> RateStudy:
-    """All of the study, of a workdir, a table or a DataFrame (rate_points.py says what they need); raises UserError when nothing can be read.
+    """All of the study, of a workdir, a table or a DataFrame (rate_points.py says what they need);
+    raises UserError when nothing can be read.
 
     What the points do not support stands in `missing`, with what to add.
     """
@@ -109,7 +116,8 @@ def study(
     rule = law = near = None
     if len(kinds) > 1:
         missing.append(
-            f"rule: {len(kinds)} recipes or parametrisations have different ones; filter the table to one, or see the drift of each"
+            f"rule: {len(kinds)} recipes or parametrisations have different ones; filter the table "
+            "to one, or see the drift of each"
         )
     else:
         rule = _try(lambda: fit_rule(chosen), "rule through the optima", missing)
@@ -153,7 +161,9 @@ def study(
 def _drifts(
     chosen: list[Curve], level: float, seed: int
 ) -> tuple[list[Drift], list[Comparison], list[str]]:
-    """With the width where the source has several, else with N; and with D where it moves on its own."""
+    """With the width where the source has several, else with N; and with D where it moves on its
+    own.
+    """
     if not chosen:
         return [], [], []
     widths = {w for c in chosen if (w := float(c.settings.get("width", np.nan))) == w}
@@ -176,7 +186,9 @@ def _try(make, what: str, missing: list[str]):
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page of a workdir or a table, and of a workdir its runs as a table; see studies.Study."""
+    """Write the study's page of a workdir or a table, and of a workdir its runs as a table; see
+    studies.Study.
+    """
     found = study(table if workdir is None else workdir)
     drawn = found.figures()
     results = found.to_dict()

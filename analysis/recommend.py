@@ -1,7 +1,9 @@
-"""Which ladder to train for a compute budget, a target and a wanted error: the cheapest one that, simulated from a law, keeps the error.
+"""Which ladder to train for a compute budget, a target and a wanted error: the cheapest one that,
+simulated from a law, keeps the error.
 
-The promise is as good as the law. Where it holds, nine ladders of ten keep it; on public families of undecayed checkpoints, where it holds
-roughly, about three of four did, and none in t5-pile with its three sizes (benchmarks/recommend_check.py).
+The promise is as good as the law. Where it holds, nine ladders of ten keep it; on public families
+of undecayed checkpoints, where it holds roughly, about three of four did, and none in t5-pile with
+its three sizes (benchmarks/recommend_check.py).
 """
 
 import dataclasses
@@ -36,10 +38,13 @@ _SURE = 1.645  # normal quantile of the 95 % upper limit of a simulated quantile
 
 @dataclass(frozen=True)
 class Option:
-    """A simulated candidate. Error: |forecast / loss - 1| at the target, the loss being that of one new run, noise and all.
+    """A simulated candidate.
 
-    `p90` is its 90th percentile over the simulated worlds, `p90_high` the upper 95 % limit of that, which is what is held against the
-    wanted error: the cheapest of many candidates is also the luckiest of them.
+    Error: |forecast / loss - 1| at the target, the loss being that of one new run, noise and all.
+
+    `p90` is its 90th percentile over the simulated worlds, `p90_high` the upper 95 % limit of that,
+    which is what is held against the wanted error: the cheapest of many candidates is also the
+    luckiest of them.
     """
 
     ladder: Candidate
@@ -51,14 +56,18 @@ class Option:
 
     def __str__(self) -> str:
         return (
-            f"{self.flops:.3g} FLOPs ({self.share_of_target:.2%} of the target's), error {self.mean:.2%} on average, {self.p90:.2%} at the "
-            f"90th percentile (at most {self.p90_high:.2%}): {self.ladder}"
+            f"{self.flops:.3g} FLOPs ({self.share_of_target:.2%} of the target's), error "
+            f"{self.mean:.2%} on average, {self.p90:.2%} at the 90th percentile (at most "
+            f"{self.p90_high:.2%}): {self.ladder}"
         )
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The ladder to train. `reached`: it is within the wanted error; if not, it is the best within the budget."""
+    """The ladder to train.
+
+    `reached`: it is within the wanted error; if not, it is the best within the budget.
+    """
 
     budget: float
     target: tuple[float, float]
@@ -66,9 +75,8 @@ class Recommendation:
     reached: bool
     best: Option
     runner_ups: tuple[Option, ...]
-    needed: (
-        Option | None
-    )  # the cheapest that is within the wanted error at any budget below the target's own compute
+    # the cheapest that is within the wanted error at any budget below the target's own compute
+    needed: Option | None
     law: str
     params: Mapping[str, float]
     source: str
@@ -81,7 +89,9 @@ class Recommendation:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a run of the recommended ladder: N, D, start (of a cooldown, in tokens), seeds, FLOPs, what."""
+        """One row a run of the recommended ladder: N, D, start (of a cooldown, in tokens), seeds,
+        FLOPs, what.
+        """
         return self.best.ladder.runs()
 
     def to_frame(self) -> pd.DataFrame:
@@ -116,8 +126,14 @@ class Recommendation:
     def __str__(self) -> str:
         n, d = self.target
         lines = [
-            f"target N = {n:.4g}, D = {d:.4g} ({6 * n * d:.3g} FLOPs); budget {self.budget:.3g}; wanted error {self.wanted:.3g}",
-            f"{self.source}, noise {self.noise:.2%} of the loss; {len(self.options)} ladders simulated {self.draws} times each",
+            (
+                f"target N = {n:.4g}, D = {d:.4g} ({6 * n * d:.3g} FLOPs); budget "
+                f"{self.budget:.3g}; wanted error {self.wanted:.3g}"
+            ),
+            (
+                f"{self.source}, noise {self.noise:.2%} of the loss; {len(self.options)} ladders "
+                f"simulated {self.draws} times each"
+            ),
             (
                 "recommended: "
                 if self.reached
@@ -162,13 +178,16 @@ def recommend(
     draws: int = 200,
     seed: int = 0,
 ) -> Recommendation:
-    """Which ladder forecasts the loss of the target (N, D) within `error` (0.04 = 4 %) for the least FLOPs, at most `budget`.
+    """Which ladder forecasts the loss of the target (N, D) within `error` (0.04 = 4 %) for the
+    least FLOPs, at most `budget`.
 
-    source: the law that is simulated: a fit (its residuals are the noise), a bootstrap (so that the law's own error counts), constants by
-    name with `law`, or None for the published ones. noise: s.d. of log loss of a run, of whose variance the part `shared` is common to a trunk
-    and its branches. shares: of the target's own training that may be part of the ladder. smallest: N of the smallest proxy allowed (that of
-    the fit, else 1e6). Raises UserError for bad numbers, or when even the cheapest ladder is over the budget. Protocol: arXiv 2410.11840,
-    cooldowns: 2405.18392.
+    source: the law that is simulated: a fit (its residuals are the noise), a bootstrap (so that the
+    law's own error counts), constants by name with `law`, or None for the published ones. noise:
+    s.d. of log loss of a run, of whose variance the part `shared` is common to a trunk and its
+    branches. shares: of the target's own training that may be part of the ladder. smallest: N of
+    the smallest proxy allowed (that of the fit, else 1e6). Raises UserError for bad numbers, or
+    when even the cheapest ladder is over the budget. Protocol: arXiv 2410.11840, cooldowns:
+    2405.18392.
     """
     smallest = _smallest(source) if smallest is None else smallest
     n, d = _checked(budget, target, error, shares, smallest, draws)
@@ -176,21 +195,22 @@ def recommend(
     many = candidates((n, d), smallest=smallest, shares=shares)
     if not many:
         raise UserError(
-            f"target={n:.4g},{d:.4g}: too small for three proxies below it with {smallest:.3g} parameters or more that cost less than it "
-            "does; name a larger target or lower smallest"
+            f"target={n:.4g},{d:.4g}: too small for three proxies below it with {smallest:.3g} "
+            "parameters or more that cost less than it does; name a larger target or lower smallest"
         )
     kept, refused = screen(truth, many)
     if not kept:
         raise UserError(
-            f"target={n:.4g},{d:.4g}: none of {len(many)} ladders identifies the law ({', '.join(refused)}); lower smallest"
+            f"target={n:.4g},{d:.4g}: none of {len(many)} ladders identifies the law "
+            f"({', '.join(refused)}); lower smallest"
         )
     design, seeds = design_of(kept)
     errors = simulated_errors(truth, design, seeds, draws=draws, seed=seed)
     options = tuple(_option(c, e) for c, e in zip(kept, errors))
     if options[0].flops > budget:
         raise UserError(
-            f"budget={budget:.4g}: the cheapest ladder costs {options[0].flops:.4g} FLOPs ({options[0].ladder}); raise the budget, or lower "
-            "smallest"
+            f"budget={budget:.4g}: the cheapest ladder costs {options[0].flops:.4g} FLOPs "
+            f"({options[0].ladder}); raise the budget, or lower smallest"
         )
     within = [o for o in options if o.flops <= budget]
     good = [o for o in within if o.p90_high <= error]
@@ -241,7 +261,8 @@ def _checked(
         raise UserError(f"budget={budget}: must be a positive number of FLOPs, e.g. 1e19")
     if len(target) != 2:
         raise UserError(
-            f"target={','.join(map(str, target))}: must be two numbers, parameters and tokens, e.g. 1e9,2e10"
+            f"target={','.join(map(str, target))}: must be two numbers, parameters and tokens, "
+            "e.g. 1e9,2e10"
         )
     n, d = map(float, target)
     if not (np.isfinite(n) and np.isfinite(d) and n > 0 and d > 0):
@@ -264,8 +285,9 @@ def screen(
 ) -> tuple[list[Candidate], dict[str, int]]:
     """The candidates worth simulating, cheapest first, and how many were refused for which reason.
 
-    Layers of those that no cheaper one beats in linearised error, until there are `most`. It looks at neither budget nor wanted error, so
-    that a larger budget chooses from a larger set of the very same numbers and never does worse.
+    Layers of those that no cheaper one beats in linearised error, until there are `most`. It looks
+    at neither budget nor wanted error, so that a larger budget chooses from a larger set of the
+    very same numbers and never does worse.
     """
     spread, reasons = linear_errors(truth, *design_of(many))
     refused: dict[str, int] = {}
@@ -311,33 +333,40 @@ def _notes(
         floor = _SURE * truth.noise
         if needed:
             out.append(
-                f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x the budget): {needed.ladder}"
+                f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x "
+                f"the budget): {needed.ladder}"
             )
         elif error < floor:
             out.append(
-                f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the 90th percentile"
+                f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the "
+                "90th percentile"
             )
         else:
             least = min(options, key=lambda o: o.p90_high)
             out.append(
-                f"no simulated ladder that costs less than the target reaches it; the best is {least}"
+                "no simulated ladder that costs less than the target reaches it; the best is "
+                f"{least}"
             )
     if budget >= 6 * n * d:
         out.append(
-            f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no error"
+            f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no "
+            "error"
         )
     if best.ladder.share:
         out.append(
-            f"{best.ladder.share:.0%} of the target's training is counted, but all except its decay is kept when the target is trained on"
+            f"{best.ladder.share:.0%} of the target's training is counted, but all except its "
+            "decay is kept when the target is trained on"
         )
     for reason, count in refused.items():
         out.append(f"{count} of {made} candidates refused: {reason}")
     if made - sum(refused.values()) > len(options):
         out.append(
-            f"{len(options)} of {made} candidates simulated: those that hardly any other beats in both cost and linearised error"
+            f"{len(options)} of {made} candidates simulated: those that hardly any other beats in "
+            "both cost and linearised error"
         )
     out.append(
-        f"law {truth.law.name} is taken to hold from the smallest proxy to the target, at well-tuned decayed runs; where it bends, so does the promise"
+        f"law {truth.law.name} is taken to hold from the smallest proxy to the target, at "
+        "well-tuned decayed runs; where it bends, so does the promise"
     )
     if truth.refits is None:
         out.append(

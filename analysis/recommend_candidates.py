@@ -1,4 +1,6 @@
-"""Ladders that could be trained for a target, and what each costs: the candidates a recommendation chooses from."""
+"""Ladders that could be trained for a target, and what each costs: the candidates a recommendation
+chooses from.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -7,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-# The choices. Sizes stand on one grid of half octaves below the target, so that candidates share points and a simulation of all is small.
+# The choices. Sizes stand on one grid of half octaves below the target, so that candidates share
+# points and a simulation of all is small.
 SIZES = (3, 4, 5, 6)
 OCTAVES = tuple(range(1, 11))  # the largest proxy is target / 2^octaves
 SPACINGS = (1, 2, 4)  # half octaves between sizes: factors of 1.41, 2 and 4
@@ -29,7 +32,9 @@ TARGET = -1  # the trunk of the target itself
 
 @dataclass(frozen=True)
 class Candidate:
-    """One ladder: every size is trained to every horizon (multiples of 20 tokens a parameter), `seeds` times; one trunk a size and seed."""
+    """One ladder: every size is trained to every horizon (multiples of 20 tokens a parameter),
+    `seeds` times; one trunk a size and seed.
+    """
 
     target: tuple[float, float]  # N, D
     sizes: tuple[float, ...]  # N, from the largest
@@ -38,10 +43,12 @@ class Candidate:
     share: float  # of the target's training, ending in a decayed branch of its trunk
 
     def runs(self) -> pd.DataFrame:
-        """One row a run: N, D, start (D where it leaves its trunk), seeds, FLOPs of all its seeds, what.
+        """One row a run: N, D, start (D where it leaves its trunk), seeds, FLOPs of all its seeds,
+        what.
 
-        The longest horizon is the trunk, which ends decayed. A shorter one pays for its decay alone. The target's branch pays for the
-        trunk up to its start too, although that part is not lost when the target is trained to its end.
+        The longest horizon is the trunk, which ends decayed. A shorter one pays for its decay
+        alone. The target's branch pays for the trunk up to its start too, although that part is not
+        lost when the target is trained to its end.
         """
         rows = []
         for n, h in itertools.product(self.sizes, sorted(self.horizons, reverse=True)):
@@ -75,13 +82,18 @@ class Candidate:
         sizes = ", ".join(f"{n:.3g}" for n in self.sizes)
         horizons = ", ".join(f"{h * CHINCHILLA:g}" for h in self.horizons)
         extra = f", and {self.share:.0%} of the target's training" if self.share else ""
-        return f"{len(self.sizes)} sizes ({sizes}) at {horizons} tokens a parameter, {self.seeds} seed{'s' * (self.seeds > 1)}{extra}"
+        return (
+            f"{len(self.sizes)} sizes ({sizes}) at {horizons} tokens a parameter, {self.seeds} "
+            f"seed{'s' * (self.seeds > 1)}{extra}"
+        )
 
 
 def candidates(
     target: tuple[float, float], *, smallest: float, shares: Sequence[float] = SHARES
 ) -> list[Candidate]:
-    """Every combination of the choices whose sizes are all `smallest` parameters or more and that costs less than the target, cheapest first."""
+    """Every combination of the choices whose sizes are all `smallest` parameters or more and that
+    costs less than the target, cheapest first.
+    """
     n, d = target
     out = []
     for octaves, count, spacing in itertools.product(OCTAVES, SIZES, SPACINGS):
@@ -96,7 +108,11 @@ def candidates(
 
 @dataclass(frozen=True)
 class Design:
-    """Points [n] of all candidates together: N, D and trunk (a number; points of one trunk share a part of their noise). `target` is N, D."""
+    """Points [n] of all candidates together: N, D and trunk (a number; points of one trunk share a
+    part of their noise).
+
+    `target` is N, D.
+    """
 
     N: np.ndarray
     D: np.ndarray
@@ -105,7 +121,9 @@ class Design:
 
 
 def design_of(many: Sequence[Candidate]) -> tuple[Design, np.ndarray]:
-    """The union of the candidates' points, and which candidate trains which point with how many seeds: int [candidates, n]."""
+    """The union of the candidates' points, and which candidate trains which point with how many
+    seeds: int [candidates, n].
+    """
     column: dict[tuple[float, float], int] = {}
     trunk: dict[float, int] = {}
     trunks, rows = [], []

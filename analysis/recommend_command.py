@@ -1,4 +1,6 @@
-"""`stepladder recommend`: which ladder to train, from published constants, given ones, a table of runs or a workdir."""
+"""`stepladder recommend`: which ladder to train, from published constants, given ones, a table of
+runs or a workdir.
+"""
 
 import argparse
 import json
@@ -6,14 +8,8 @@ import json
 from stepladder.analysis.command import add_table_arguments, keep_compiled, read
 from stepladder.configs.errors import UserError
 
-_COLUMNS = (
-    "n",
-    "d",
-    "loss",
-    "where",
-    "units",
-    "derive",
-)  # options of the table that are offered here too
+# options of the table that are offered here too
+_COLUMNS = "n", "d", "loss", "where", "units", "derive"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,7 +100,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Say which ladder to train for a target. Example: stepladder recommend --budget=1e19 --target=1e9,2e10 --error=4%"""
+    """Say which ladder to train for a target.
+
+    Example: stepladder recommend --budget=1e19 --target=1e9,2e10 --error=4%
+    """
     from stepladder.analysis.forecast import plain
     from stepladder.analysis.recommend import recommend
 
@@ -148,7 +147,8 @@ def _source(args: argparse.Namespace):
         for name in (*_COLUMNS, "bootstrap"):
             if getattr(args, name):
                 raise UserError(
-                    f"{name}={getattr(args, name)}: belongs to a table; name it with --from=TABLE or --workdir=DIR"
+                    f"{name}={getattr(args, name)}: belongs to a table; name it with --from=TABLE "
+                    "or --workdir=DIR"
                 )
         constants = [v.partition("=") for v in args.constants or []]
         return None, {
@@ -159,9 +159,8 @@ def _source(args: argparse.Namespace):
 
     options = argparse.ArgumentParser()
     add_table_arguments(options)
-    filled = options.parse_args(
-        [table]
-    )  # the options of a table that are not offered here keep their defaults
+    # the options of a table that are not offered here keep their defaults
+    filled = options.parse_args([table])
     vars(filled).update({name: getattr(args, name) for name in (*_COLUMNS, "law")})
     points = read(filled)
     found = fit(points.frame, args.law, objective="squared_log", loss="loss")

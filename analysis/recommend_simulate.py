@@ -1,4 +1,6 @@
-"""How far a ladder's forecast will miss, by simulation from a law: every ladder and every simulated draw is a job of one batched fit."""
+"""How far a ladder's forecast will miss, by simulation from a law: every ladder and every simulated
+draw is a job of one batched fit.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +29,9 @@ _RANK = 1e-7  # as in fit.py
 
 @dataclass(frozen=True)
 class Truth:
-    """The world that is simulated: a law, its parameters in natural units, and the noise of log loss (s.d. of one run)."""
+    """The world that is simulated: a law, its parameters in natural units, and the noise of log
+    loss (s.d. of one run).
+    """
 
     law: Law
     params: Mapping[str, float]
@@ -46,9 +50,11 @@ def truth_of(
     noise: float | None = None,
     shared: float = SHARED,
 ) -> Truth:
-    """The world of a fit (its residuals give the noise), of a bootstrap (every draw has its own refit), of constants, or the published one.
+    """The world of a fit (its residuals give the noise), of a bootstrap (every draw has its own
+    refit), of constants, or the published one.
 
-    Raises UserError for a law that is not of N and D alone, a missing constant, or a noise that is unknown or no number.
+    Raises UserError for a law that is not of N and D alone, a missing constant, or a noise that is
+    unknown or no number.
     """
     refits = (
         {k: source.params[k].to_numpy(float) for k in source.params}
@@ -62,7 +68,8 @@ def truth_of(
     spec = LAWS[name]
     if sorted(spec.inputs) != ["D", "N"] or spec.output != "loss":
         raise UserError(
-            f"law={name!r}: its inputs are {', '.join(spec.inputs)}; a ladder needs a law of N and D alone, e.g. chinchilla"
+            f"law={name!r}: its inputs are {', '.join(spec.inputs)}; a ladder needs a law of N and "
+            "D alone, e.g. chinchilla"
         )
     if isinstance(found, Fit):
         params, said = (
@@ -82,17 +89,20 @@ def truth_of(
         )
     else:
         raise UserError(
-            f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use {', '.join(PUBLISHED)}"
+            f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use "
+            f"{', '.join(PUBLISHED)}"
         )
     noise = NOISE if noise is None else noise
     if set(params) != set(spec.parameters):
         raise UserError(
-            f"constants={sorted(params)}: law {name} has {', '.join(spec.parameters)}; give each of them once"
+            f"constants={sorted(params)}: law {name} has {', '.join(spec.parameters)}; give each "
+            "of them once"
         )
     for p in spec.params:
         if not np.isfinite(params[p.name]) or (p.positive and params[p.name] <= 0):
             raise UserError(
-                f"constants.{p.name}={params[p.name]}: must be a {'positive ' * p.positive}finite number"
+                f"constants.{p.name}={params[p.name]}: must be a {'positive ' * p.positive}finite "
+                "number"
             )
     if not 0 < noise < 1:
         raise UserError(
@@ -108,7 +118,8 @@ def _residual_sd(fit: Fit) -> float:
     p = fit.problem
     if fit.points <= fit.rank:
         raise UserError(
-            f"noise: unknown, the fit has as many parameters as points ({fit.points}); give noise, e.g. 0.005"
+            f"noise: unknown, the fit has as many parameters as points ({fit.points}); give noise, "
+            "e.g. 0.005"
         )
     residual = np.log(p.law.function(np, np.array(fit.theta), p.x)) - np.log(p.y)
     return float(
@@ -118,7 +129,9 @@ def _residual_sd(fit: Fit) -> float:
 
 @dataclass(frozen=True)
 class _World:
-    """The design in centred units: x [n, 2], at [1, 2] the target; theta [P] and many [K, P], the parameters of the simulated worlds."""
+    """The design in centred units: x [n, 2], at [1, 2] the target; theta [P] and many [K, P], the
+    parameters of the simulated worlds.
+    """
 
     x: np.ndarray
     at: np.ndarray
@@ -141,9 +154,11 @@ def _world(truth: Truth, design: Design) -> _World:
 
 
 def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """S.d. of ln(forecast / loss) of each ladder [C], the law linearised at the truth; and why a ladder is refused, or nothing.
+    """S.d. of ln(forecast / loss) of each ladder [C], the law linearised at the truth; and why a
+    ladder is refused, or nothing.
 
-    Milliseconds for thousands of ladders: it says which of them are worth simulating. NaN where refused.
+    Milliseconds for thousands of ladders: it says which of them are worth simulating. NaN where
+    refused.
     """
     world, law, rho = _world(truth, design), truth.law, truth.shared
     slope = jacobian(law, world.theta, world.x) / law.function(np, world.theta, world.x)[:, None]
@@ -158,9 +173,8 @@ def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.n
         reasons.append(_unfit(law, design, i, singular))
         if reasons[-1]:
             continue
-        weight = w * (
-            j @ np.linalg.solve((j * w[:, None]).T @ j, pull)
-        )  # of each point's noise in the forecast
+        # of each point's noise in the forecast
+        weight = w * (j @ np.linalg.solve((j * w[:, None]).T @ j, pull))
         same = design.trunk[i][:, None] == design.trunk[i][None, :]
         cover = (rho * same + (1 - rho) * np.eye(len(i))) / w
         out[c] = truth.noise * np.sqrt(
@@ -171,7 +185,10 @@ def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.n
 
 def _unfit(law: Law, design: Design, i: np.ndarray, singular: np.ndarray) -> str:
     if len(i) <= len(law.params):
-        return f"no more than {len(law.params)} points, as many as law {law.name} has parameters, so nothing is left to judge the noise"
+        return (
+            f"no more than {len(law.params)} points, as many as law {law.name} has parameters, so "
+            "nothing is left to judge the noise"
+        )
     for a in law.axes:
         if len(np.unique(np.round(np.log(getattr(design, a.name)[i]), 6))) < a.distinct:
             return f"fewer than {a.distinct} different {a.name}"
@@ -185,9 +202,10 @@ def simulated_errors(
 ) -> np.ndarray:
     """|forecast / loss - 1| at the target, of each ladder in each simulated world: [C, draws].
 
-    seeds int [C, n]: how many runs of each point a ladder trains. The loss forecast is that of one new run, with its noise; every fit is
-    least squares on log loss from the true parameters, over all points with the weights of the ladder. All ladders meet the same noise, so
-    their differences are less noisy than their errors. A fit without a finite objective has error inf.
+    seeds int [C, n]: how many runs of each point a ladder trains. The loss forecast is that of one
+    new run, with its noise; every fit is least squares on log loss from the true parameters, over
+    all points with the weights of the ladder. All ladders meet the same noise, so their differences
+    are less noisy than their errors. A fit without a finite objective has error inf.
     """
     world, law, rng = _world(truth, design), truth.law, np.random.default_rng(seed)
     noise, last = _noise(truth, design, int(seeds.max()), draws, rng)
@@ -224,9 +242,12 @@ def _at(law: Law, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _noise(
     truth: Truth, design: Design, most: int, draws: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of log loss: [most, draws, n], of the mean of the first 1, 2, .. seeds, and [draws] of the target's own end.
+    """Noise of log loss: [most, draws, n], of the mean of the first 1, 2, ..
 
-    Least squares on the mean of some seeds, weighted by their number, is least squares on all of them: seeds need no points of their own.
+    seeds, and [draws] of the target's own end.
+
+    Least squares on the mean of some seeds, weighted by their number, is least squares on all of
+    them: seeds need no points of their own.
     """
     trunks, index = np.unique(np.append(design.trunk, TARGET), return_inverse=True)
     a, b = np.sqrt(truth.shared) * truth.noise, np.sqrt(1 - truth.shared) * truth.noise

@@ -1,7 +1,9 @@
-"""Reference mode: the fit of arXiv 2410.11840 as its authors run it, one start of SciPy's trust region, and whatever that start leads to.
+"""Reference mode: the fit of arXiv 2410.11840 as its authors run it, one start of SciPy's trust
+region, and whatever that start leads to.
 
-It exists to reproduce their numbers, also where the points do not identify the law: then the answer depends on the start and on rounding
-(two correct builds of SciPy differ), so such cells are flagged, and `analysis.backtest` refuses them.
+It exists to reproduce their numbers, also where the points do not identify the law: then the answer
+depends on the start and on rounding (two correct builds of SciPy differ), so such cells are
+flagged, and `analysis.backtest` refuses them.
 """
 
 import warnings
@@ -9,22 +11,19 @@ from collections.abc import Mapping
 
 import numpy as np
 
-START = {
-    "a": 6.255414,
-    "b": 7.3049974,
-    "e": 0.6254804,
-    "alpha": 0.3526596,
-    "beta": 0.3526596,
-}  # A = e^a, B = e^b, E = e^e
+# A = e^a, B = e^b, E = e^e
+START = {"a": 6.255414, "b": 7.3049974, "e": 0.6254804, "alpha": 0.3526596, "beta": 0.3526596}
 BORROWED = (float(np.exp(START["a"])), START["alpha"])  # (A, alpha) where one model alone is fitted
 
 
 def reference_fit(
     n: np.ndarray, d: np.ndarray, loss: np.ndarray, *, borrow: tuple[float, float] | None = None
 ) -> Mapping[str, float] | None:
-    """a, b, e, alpha, beta of least squares in loss units from the authors' start, exponents >= 0; None where SciPy gives up.
+    """a, b, e, alpha, beta of least squares in loss units from the authors' start, exponents >= 0;
+    None where SciPy gives up.
 
-    n, d, loss: [rows], parameters, tokens seen and loss in any unit. borrow: (A, alpha) that stay fixed (one model).
+    n, d, loss: [rows], parameters, tokens seen and loss in any unit. borrow: (A, alpha) that stay
+    fixed (one model).
     arXiv 2410.11840.
     """
     from scipy.optimize import OptimizeWarning, curve_fit
@@ -39,9 +38,8 @@ def reference_fit(
 
     lower = [0.0 if name in ("alpha", "beta") else -np.inf for name in free]
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter(
-            "ignore", OptimizeWarning
-        )  # no covariance: these cells are flagged by the number of sizes instead
+        # no covariance: these cells are flagged by the number of sizes instead
+        warnings.simplefilter("ignore", OptimizeWarning)
         try:
             start = [START[name] for name in free]
             found, _ = curve_fit(
@@ -61,9 +59,11 @@ def reference_predict(params: Mapping[str, float], n: np.ndarray, d: np.ndarray)
 def reference_thetas(
     logs: np.ndarray, loss: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float, borrow=None
 ) -> np.ndarray:
-    """`reference_fit` of the points with w > 0 of every row of w [K, n], as theta [K, 5] of the law `chinchilla` in centred units.
+    """`reference_fit` of the points with w > 0 of every row of w [K, n], as theta [K, 5] of the law
+    `chinchilla` in centred units.
 
-    logs: ln N and ln D [n, 2]; loss [n], less the borrowed term where there is one. NaN where SciPy gave up.
+    logs: ln N and ln D [n, 2]; loss [n], less the borrowed term where there is one. NaN where SciPy
+    gave up.
     """
     (n, d), unit = np.exp(logs).T, np.log(scale)
     theta = np.full((len(w), 5), np.nan)

@@ -1,4 +1,6 @@
-"""Write the report of a working directory: index.html, which needs no other file, results.json with every number on it, figures/."""
+"""Write the report of a working directory: index.html, which needs no other file, results.json with
+every number on it, figures/.
+"""
 
 import json
 from pathlib import Path
@@ -12,10 +14,11 @@ from stepladder.configs.files import write_atomic
 
 
 def report(workdir: str | Path, out: str | Path | None = None, *, n: str = "params_total") -> Path:
-    """Write `<out>/index.html` and `<out>/results.json` (out: `<workdir>/report`) and return the page's path.
+    """Write `<out>/index.html` and `<out>/results.json` (out: `<workdir>/report`) and return the
+    page's path.
 
-    Works with whatever is there: what is missing is named on the page. Raises UserError when `workdir` does not exist or `out` is
-    unwritable.
+    Works with whatever is there: what is missing is named on the page. Raises UserError when
+    `workdir` does not exist or `out` is unwritable.
     """
     collected = collect(workdir, n=n)
     folder = Path(out) if out else Path(workdir) / "report"

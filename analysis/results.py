@@ -1,4 +1,6 @@
-"""Everything the report says, as one JSON-able dictionary: results.json is this, and the page only draws it."""
+"""Everything the report says, as one JSON-able dictionary: results.json is this, and the page only
+draws it.
+"""
 
 import dataclasses
 import datetime
@@ -52,7 +54,9 @@ class Collected:
 
 
 def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
-    """Load a workdir and work out what can be said about it now; what cannot stands in `missing`, each with its reason."""
+    """Load a workdir and work out what can be said about it now; what cannot stands in `missing`,
+    each with its reason.
+    """
     runs = load(workdir, n=n)
     proxies, left = final_points(runs)
     missing: list[str] = []
@@ -62,12 +66,16 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
     targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
     refused = read_refusals(workdir)
     missing += [
-        f"forecast of {r['target_run_id']}: refused at {r['written_utc']}, before its step 0: {r['reason']}"
+        (
+            f"forecast of {r['target_run_id']}: refused at {r['written_utc']}, before its step 0: "
+            f"{r['reason']}"
+        )
         for r in refused
     ]
     if not entries and not refused:
         missing.append(
-            "forecast: none was written yet; `stepladder run` writes it once all proxies are done, before the target starts"
+            "forecast: none was written yet; `stepladder run` writes it once all proxies are done, "
+            "before the target starts"
         )
     if not targets:
         missing.append("target: has no record yet")
@@ -123,7 +131,9 @@ def law_of(results: dict) -> Fit | None:
 
 
 def ends(curves_found: list[dict]) -> list[dict]:
-    """The learning-rate curves at the smallest and the largest size (its longest duration each): the two that bracket the rule."""
+    """The learning-rate curves at the smallest and the largest size (its longest duration each):
+    the two that bracket the rule.
+    """
     if not curves_found:
         return []
     sizes = sorted({c["N"] for c in curves_found})
@@ -135,7 +145,9 @@ def ends(curves_found: list[dict]) -> list[dict]:
 
 
 def _with_truth(entry: dict, runs: Runs) -> dict:
-    """The entry with the target's final loss, error and coverage, or the reason why there is no truth yet."""
+    """The entry with the target's final loss, error and coverage, or the reason why there is no
+    truth yet.
+    """
     run = runs.runs[runs.runs["run_id"] == entry["target_run_id"]]
     points = runs.points[(runs.points["run_id"] == entry["target_run_id"]) & runs.points["decayed"]]
     state = run["state"].iloc[0] if len(run) else schema.PENDING
@@ -189,7 +201,8 @@ def _with_truth(entry: dict, runs: Runs) -> dict:
 
 
 def _timing(runs: Runs, workdir: Path) -> dict:
-    """Seconds by phase: of the last `run` command where it left its times, else summed over the runs' own rows.
+    """Seconds by phase: of the last `run` command where it left its times, else summed over the
+    runs' own rows.
 
     Rows of phase `window` carry throughput and overlap the phases, so they are no part of the sum.
     """

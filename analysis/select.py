@@ -1,4 +1,6 @@
-"""Which points a law of final losses may see: one decayed point a run, and a reason for every other one."""
+"""Which points a law of final losses may see: one decayed point a run, and a reason for every other
+one.
+"""
 
 import pandas as pd
 
@@ -13,9 +15,11 @@ ROLE_REASONS = {
 
 
 def checkpoint_points(runs: Runs, *, domain: str = "all") -> pd.DataFrame:
-    """Undecayed evaluations of finished proxies on `domain`: intermediate checkpoints at full learning rate, a law of their own.
+    """Undecayed evaluations of finished proxies on `domain`: intermediate checkpoints at full
+    learning rate, a law of their own.
 
-    They lie above the law of final losses (no decay yet) and never enter it; the fit through them shows what the decay is worth.
+    They lie above the law of final losses (no decay yet) and never enter it; the fit through them
+    shows what the decay is worth.
     """
     points = runs.points[
         (runs.points["domain"] == domain)
@@ -32,11 +36,13 @@ def checkpoint_points(runs: Runs, *, domain: str = "all") -> pd.DataFrame:
 def final_points(
     runs: Runs, *, domain: str = "all", roles: dict[str, str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The last decayed evaluation of every finished run on `domain`, and what was left out (run_id, step, domain, reason).
+    """The last decayed evaluation of every finished run on `domain`, and what was left out (run_id,
+    step, domain, reason).
 
-    Decayed and undecayed points are never mixed: under a decaying schedule an unfinished run is worse than a finished one of the same
-    tokens. `roles` maps the roles to leave out to the reason; None is `ROLE_REASONS`, {} keeps every role. Runs that are not done are
-    left out too: a diverged run says nothing about the law, and a running one may still be replaced.
+    Decayed and undecayed points are never mixed: under a decaying schedule an unfinished run is
+    worse than a finished one of the same tokens. `roles` maps the roles to leave out to the reason;
+    None is `ROLE_REASONS`, {} keeps every role. Runs that are not done are left out too: a diverged
+    run says nothing about the law, and a running one may still be replaced.
     """
     roles = ROLE_REASONS if roles is None else roles
     points = runs.points[runs.points["domain"] == domain]

@@ -1,11 +1,14 @@
-"""The solver: damped Newton (Levenberg-Marquardt damping) on a queue of small robust least-squares problems, in one program.
+"""The solver: damped Newton (Levenberg-Marquardt damping) on a queue of small robust least-squares
+problems, in one program.
 
-Every job has its own start, its own losses and weights over shared inputs, and its own set of free parameters: starts, bootstrap
-resamples, back-tests (a hidden point has weight 0) and profiles (a held parameter) are all jobs. A chunk of jobs takes a few iterations
-in one compiled call; the finished leave it and the next in the queue take their places, so nobody waits for the slowest, memory
-is that of a chunk, and any number of jobs is the same executable. Derivatives are exact, by autodiff. With the plain Gauss-Newton matrix
-Huber at delta = 1e-3 converges linearly, since nearly all of its points lie on the straight parts; the exact Hessian is what reaches
-the published optimum.
+Every job has its own start, its own losses and weights over shared inputs, and its own set of free
+parameters: starts, bootstrap resamples, back-tests (a hidden point has weight 0) and profiles (a
+held parameter) are all jobs. A chunk of jobs takes a few iterations in one compiled call; the
+finished leave it and the next in the queue take their places, so nobody waits for the slowest,
+memory is that of a chunk, and any number of jobs is the same executable. Derivatives are exact, by
+autodiff. With the plain Gauss-Newton matrix Huber at delta = 1e-3 converges linearly, since nearly
+all of its points lie on the straight parts; the exact Hessian is what reaches the published
+optimum.
 """
 
 import contextlib
@@ -29,9 +32,8 @@ MOST_JOBS = 256  # in a chunk
 FARTHEST = 1.0  # change of a log-parameter in one step
 PAD = 32  # points are padded to a multiple
 
-Rows = (
-    np.ndarray | Callable[[np.ndarray], np.ndarray]
-)  # [K, n] or [n], or a function of job numbers [m] -> [m, n]
+# [K, n] or [n], or a function of job numbers [m] -> [m, n]
+Rows = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Solution:
 
 @contextlib.contextmanager
 def float64() -> Iterator[None]:
-    """float64 on the CPU inside of the block only: no process-wide flag changes, and a training accelerator is left alone."""
+    """float64 on the CPU inside of the block only: no process-wide flag changes, and a training
+    accelerator is left alone.
+    """
     import jax
 
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -74,8 +78,9 @@ def solve(
 ) -> Solution:
     """Minimise every job.
 
-    x [n, inputs] centred; y, w output / scale and weights, [K, n], [n] for all jobs alike, or a function of job numbers (so that 4,000
-    resamples of a million points never exist at once); theta0 [K, P]; free [K, P] False holds a parameter at its start.
+    x [n, inputs] centred; y, w output / scale and weights, [K, n], [n] for all jobs alike, or a
+    function of job numbers (so that 4,000 resamples of a million points never exist at once);
+    theta0 [K, P]; free [K, P] False holds a parameter at its start.
     """
     theta0 = np.asarray(theta0, float)
     free = np.ones(theta0.shape, bool) if free is None else np.broadcast_to(free, theta0.shape)
@@ -155,7 +160,10 @@ class _Queue:
     def _chunks(
         self, waiting: Iterator[int], theta0: np.ndarray, delta: float
     ) -> Iterator[tuple[np.ndarray, dict]]:
-        """Yield finished jobs and their state. `waiting` is shared by the threads: a range's iterator hands out each number once."""
+        """Yield finished jobs and their state.
+
+        `waiting` is shared by the threads: a range's iterator hands out each number once.
+        """
         job = np.full(self.size, -1)
         y, w, free, state = self._idle(theta0.shape[1])
         while True:
@@ -186,7 +194,9 @@ class _Queue:
 
 
 def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
-    """The first pass evaluates the start itself (a zero step from an infinite cost): the program then holds one copy of the derivatives."""
+    """The first pass evaluates the start itself (a zero step from an infinite cost): the program
+    then holds one copy of the derivatives.
+    """
     p, k = theta.shape
     unit = np.tile(np.eye(p)[:, :, None], (1, 1, k))
     return {
@@ -212,8 +222,8 @@ CURVED = (
 def program(law: Law, objective_name: str) -> Callable:
     """The compiled step: STEPS iterations of a chunk of jobs.
 
-    Jobs are the last axis of every array (theta [P, jobs], y and w [n, jobs]): a law is elementwise, so it needs no vmap, and sums over
-    points run across jobs in vector registers.
+    Jobs are the last axis of every array (theta [P, jobs], y and w [n, jobs]): a law is
+    elementwise, so it needs no vmap, and sums over points run across jobs in vector registers.
     """
     import jax
     import jax.numpy as jnp
@@ -231,9 +241,8 @@ def program(law: Law, objective_name: str) -> Callable:
             values = {p.name: jnp.exp(t) if p.positive else t for p, t in zip(law.params, parts)}
             return law.call(jnp, SimpleNamespace(**values), *columns)
 
-        def slope(
-            function, a
-        ):  # by one parameter at a time: what does not depend on it stays a symbolic zero
+        # by one parameter at a time: what does not depend on it stays a symbolic zero
+        def slope(function, a):
             def of(part, parts):
                 return function((*parts[:a], part, *parts[a + 1 :]))
 
@@ -246,7 +255,8 @@ def program(law: Law, objective_name: str) -> Callable:
         per = 1 / f if objective.log else jnp.ones_like(f)
         first = [slope(predict, a)(parts) * per for a in range(size)]
         r = objective.transform(jnp, f) - target
-        # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances stop early.
+        # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances
+        # stop early.
         rho = lambda r: objective.rho(jnp, r, delta, tau) / delta**2  # noqa: E731
         one = jnp.ones_like(r)
         cost, pull = jax.jvp(rho, (r,), (one,))
@@ -285,9 +295,8 @@ def program(law: Law, objective_name: str) -> Callable:
             )
 
         newton, definite = _eliminate(jnp, damped(hessian), -gradient * loose)
-        safe, _ = _eliminate(
-            jnp, damped(majorant), -gradient * loose
-        )  # never indefinite, and downhill from far away
+        # never indefinite, and downhill from far away
+        safe, _ = _eliminate(jnp, damped(majorant), -gradient * loose)
         step = jnp.where(definite, newton, safe)
         step = jnp.where(jnp.isfinite(step), step, 0.0)
         step = step * jnp.minimum(
@@ -297,7 +306,8 @@ def program(law: Law, objective_name: str) -> Callable:
         moved = jnp.max(jnp.abs(proposal - theta), axis=0)
         new = evaluate(proposal, x, target, w, delta, tau)
         better = new[0] < value
-        # Nielsen's rule: damping follows how well the model foretold the gain, and grows ever faster while steps fail.
+        # Nielsen's rule: damping follows how well the model foretold the gain, and grows ever
+        # faster while steps fail.
         foretold = 0.5 * jnp.sum(
             step * (state["damping"] * diagonal * step - gradient * loose), axis=0
         )
@@ -310,13 +320,13 @@ def program(law: Law, objective_name: str) -> Callable:
         )
         growth = jnp.where(better, 4.0, 2 * state["growth"])
         small = better & (value - new[0] <= 1e-13 * value)
-        sure = definite & (
-            state["damping"] < 1e-2
-        )  # a Newton step: when it gains nothing, the next gains nothing either
+        # a Newton step: when it gains nothing, the next gains nothing either
+        sure = definite & (state["damping"] < 1e-2)
         quiet = jnp.where(
             small, state["quiet"] + jnp.where(sure, 2, 1), jnp.where(better, 0, state["quiet"])
         )
-        # Done: the step is below float64's resolution, or accepted steps gain nothing any more, or no step helps.
+        # Done: the step is below float64's resolution, or accepted steps gain nothing any more, or
+        # no step helps.
         done = (state["iteration"] > 0) & ((moved < 1e-11) | (quiet >= 3) | (damping > 1e14))
         moved_on = {
             k: jnp.where(better, a, b)
@@ -341,9 +351,11 @@ def program(law: Law, objective_name: str) -> Callable:
 
 
 def _eliminate(xp: Any, matrix: Any, right: Any) -> tuple[Any, Any]:
-    """Solve matrix [P, P, jobs] @ step = right [P, jobs], and say for which jobs every pivot was positive.
+    """Solve matrix [P, P, jobs] @ step = right [P, jobs], and say for which jobs every pivot was
+    positive.
 
-    Unrolled over the few parameters, so that it is plain arithmetic across jobs: LAPACK takes one small matrix at a time.
+    Unrolled over the few parameters, so that it is plain arithmetic across jobs: LAPACK takes one
+    small matrix at a time.
     """
     size = len(matrix)
     rows = xp.concatenate([matrix, right[:, None]], axis=1)

@@ -38,7 +38,9 @@ def _hoffmann(
 def _projected(
     law: Law, x: np.ndarray, y: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float
 ) -> np.ndarray:
-    """The same grid with A, B and E replaced by their least-squares values: of the 4,500 only the 25 pairs of exponents stay different."""
+    """The same grid with A, B and E replaced by their least-squares values: of the 4,500 only the
+    25 pairs of exponents stay different.
+    """
     grid = _hoffmann(law, x, y, w, centre, scale)
     exponents, which = np.unique(grid[:, 3:], axis=0, return_inverse=True)
     curved = [dict(zip(("alpha", "beta"), np.exp(pair))) for pair in exponents]

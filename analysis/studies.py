@@ -17,11 +17,12 @@ from stepladder.configs.files import write_atomic
 
 @dataclass(frozen=True)
 class Study:
-    """One question asked of a set of records: `run(workdir, table, out)` writes <out>/index.html, results.json and figures/.
+    """One question asked of a set of records: `run(workdir, table, out)` writes <out>/index.html,
+    results.json and figures/.
 
-    Exactly one of workdir and table is given, the other is None; a table is a file, or a DataFrame where the caller renamed its columns.
-    `run` returns the page it wrote. results.json holds, beside the numbers,
-    "verdict": the sentences that the command prints.
+    Exactly one of workdir and table is given, the other is None; a table is a file, or a DataFrame
+    where the caller renamed its columns. `run` returns the page it wrote. results.json holds,
+    beside the numbers, "verdict": the sentences that the command prints.
     """
 
     run: Callable[[Path | None, Path | pd.DataFrame | None, Path], Path]
@@ -36,20 +37,24 @@ def run_study(
     *,
     columns: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a study's page (out: `<workdir>/report/<name>`, of a table `report/<name>`) and return its path.
+    """Write a study's page (out: `<workdir>/report/<name>`, of a table `report/<name>`) and return
+    its path.
 
-    `columns` maps names of the study to columns of the table, e.g. {"loss": "smooth loss"}, or to a number, the same in all rows.
-    Raises UserError for an unknown study or column, and unless exactly one of `workdir` and `table` is given.
+    `columns` maps names of the study to columns of the table, e.g. {"loss": "smooth loss"}, or to a
+    number, the same in all rows. Raises UserError for an unknown study or column, and unless
+    exactly one of `workdir` and `table` is given.
     """
     if name not in STUDIES:
         raise UserError(f"study={name!r}: unknown; {nearest(name, STUDIES)}")
     if (workdir is None) == (table is None):
         raise UserError(
-            f"workdir={workdir}, table={table}: give one of them: --workdir=DIR for records, --table=FILE for a table of someone's runs"
+            f"workdir={workdir}, table={table}: give one of them: --workdir=DIR for records, "
+            "--table=FILE for a table of someone's runs"
         )
     if columns and table is None:
         raise UserError(
-            f"column={','.join(columns)}: names columns of a table; add --table=FILE, or leave it out"
+            f"column={','.join(columns)}: names columns of a table; add --table=FILE, or leave it "
+            "out"
         )
     return STUDIES[name].run(
         workdir,
@@ -69,7 +74,8 @@ def _renamed(table: Path, columns: Mapping[str, str]) -> pd.DataFrame:
             names[name] = float(constant)
         else:
             raise UserError(
-                f"column={name}={column}: no such column in {table}, and no number; {nearest(column, map(str, frame.columns))}"
+                f"column={name}={column}: no such column in {table}, and no number; "
+                f"{nearest(column, map(str, frame.columns))}"
             )
     frame = frame.drop(columns=[c for c in columns.values() if c in frame]).assign(**names)
     frame.attrs["source"] = str(table)
@@ -79,9 +85,11 @@ def _renamed(table: Path, columns: Mapping[str, str]) -> pd.DataFrame:
 def write_study(
     out: Path, title: str, body: str, results: Mapping, drawn: Mapping[str, str], verdict: list[str]
 ) -> Path:
-    """Write <out>/index.html (`body`: HTML of document.py's pieces), results.json with `verdict` first, and figures/NAME.svg of `drawn`.
+    """Write <out>/index.html (`body`: HTML of document.py's pieces), results.json with `verdict`
+    first, and figures/NAME.svg of `drawn`.
 
-    Numbers that are not finite become null. Raises UserError naming `out` when it cannot be written.
+    Numbers that are not finite become null. Raises UserError naming `out` when it cannot be
+    written.
     """
     for name, svg in drawn.items():
         write_atomic(out / "figures" / f"{name}.svg", svg, sync=False, field="out")
@@ -92,7 +100,10 @@ def write_study(
 
 
 def write_table(out: Path, name: str, frame: pd.DataFrame) -> Path:
-    """<out>/NAME.csv.gz, which `report --table=` reads: what to keep or send of a workdir. Equal frames give equal bytes."""
+    """<out>/NAME.csv.gz, which `report --table=` reads: what to keep or send of a workdir.
+
+    Equal frames give equal bytes.
+    """
     path = out / f"{name}.csv.gz"
     write_atomic(path, gzip.compress(frame.to_csv(index=False).encode(), mtime=0), field="out")
     return path
@@ -113,10 +124,12 @@ def _proxy_transfer(workdir: Path | None, table: Path | pd.DataFrame | None, out
 STUDIES: dict[str, Study] = {
     "learning_rate": Study(
         _learning_rate,
-        "which learning rate is best, how does it move with the scale, and what does a wrong one cost?",
+        "which learning rate is best, how does it move with the scale, and what does a wrong one "
+        "cost?",
     ),
     "proxy_transfer": Study(
         _proxy_transfer,
-        "do small runs rank data recipes as tuned targets do, and does a reduced learning rate help?",
+        "do small runs rank data recipes as tuned targets do, and does a reduced learning rate "
+        "help?",
     ),
 }

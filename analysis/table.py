@@ -1,4 +1,6 @@
-"""Any table of runs to clean points for a fit: whatever is left out is listed, and whatever looks wrong is refused by name."""
+"""Any table of runs to clean points for a fit: whatever is left out is listed, and whatever looks
+wrong is refused by name.
+"""
 
 import operator
 import re
@@ -16,12 +18,12 @@ from stepladder.analysis.table_file import extension, read_file, refuse_empty
 from stepladder.configs.errors import UserError, nearest
 
 DUPLICATES = ("refuse", "drop", "keep")
-# A column with values on both sides of (low, high) was probably written in two units: 70 and 7e9 are not both numbers of parameters.
+# A column with values on both sides of (low, high) was probably written in two units: 70 and 7e9
+# are not both numbers of parameters.
 _TWO_UNITS = {"N": (1e3, 1e6), "D": (1e3, 1e6), "C": (1e6, 1e12)}
-_GAP, _SIDE = (
-    2.0,
-    0.05,
-)  # losses in two units: two clusters this factor apart, each with this share of the rows and two of them at least
+# losses in two units: two clusters this factor apart, each with this share of the rows and two of
+# them at least
+_GAP, _SIDE = 2.0, 0.05
 _LN_VOCABULARY = 12.5  # nats a token of a uniform guess over 270,000 tokens
 _COMPARE = {
     "<=": operator.le,
@@ -39,8 +41,9 @@ _FILTER = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|!=|==|=|<|>)\s*([^<>=!]+?)\s*")
 class Points:
     """Clean points.
 
-    frame: a row a point, indexed by its row in the source (from 0, the header not counted; a DataFrame's own index; a workdir's run id):
-    the inputs, "loss" and, when asked for, "group". excluded: row, reason. counts: rows left after each step, in order.
+    frame: a row a point, indexed by its row in the source (from 0, the header not counted; a
+    DataFrame's own index; a workdir's run id): the inputs, "loss" and, when asked for, "group".
+    excluded: row, reason. counts: rows left after each step, in order.
     """
 
     source: str
@@ -56,7 +59,10 @@ class Points:
     def __str__(self) -> str:
         numeric = [name for name in self.frame.columns if name != "group"]
         ranges = [
-            f"{n} {self.frame[n].min():.4g} to {self.frame[n].max():.4g} ({self.frame[n].nunique()} different)"
+            (
+                f"{n} {self.frame[n].min():.4g} to {self.frame[n].max():.4g} "
+                f"({self.frame[n].nunique()} different)"
+            )
             for n in numeric
         ]
         lines = [f"{len(self.frame)} points from {self.source}: {', '.join(ranges)}"]
@@ -77,7 +83,8 @@ class Points:
                 f" and {len(rows) - 10} more (all of them in .excluded)" if len(rows) > 10 else ""
             )
             lines.append(
-                f"  left out, {reason}: {'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows[:10]))}{more}"
+                f"  left out, {reason}: {'row' if len(rows) == 1 else 'rows'} "
+                f"{', '.join(map(str, rows[:10]))}{more}"
             )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -98,20 +105,25 @@ def read_points(
     units_checked: bool = False,
     domain: str = "all",
 ) -> Points:
-    """Read a CSV, TSV, JSON or JSON-lines file (each also .gz), a Parquet file, a DataFrame, or the decayed points of a workdir.
+    """Read a CSV, TSV, JSON or JSON-lines file (each also .gz), a Parquet file, a DataFrame, or the
+    decayed points of a workdir.
 
-    `columns` maps names to the source's columns, e.g. {"N": "Model Size"} (of a workdir {"N": "params_non_embedding"}); unmapped names are
-    found by `ALIASES`, and missing ones of N, D, C from the other two by C = 6 N D. `units` gives a column's factor or a name of `UNITS`.
-    `derive` maps new columns to expressions, e.g. {"D": "batch * steps"}; `where` holds filters such as "loss<5" or "family=opt";
-    `drop_highest` then leaves out so many of the highest losses, over all groups (arXiv 2404.10102 drops 5). Bad values, exact duplicates
-    and columns in two units are refused unless `drop_bad`, `duplicates` ("drop", "keep"), `units_checked` say otherwise. Raises UserError.
+    `columns` maps names to the source's columns, e.g. {"N": "Model Size"} (of a workdir {"N":
+    "params_non_embedding"}); unmapped names are found by `ALIASES`, and missing ones of N, D, C
+    from the other two by C = 6 N D. `units` gives a column's factor or a name of `UNITS`. `derive`
+    maps new columns to expressions, e.g. {"D": "batch * steps"}; `where` holds filters such as
+    "loss<5" or "family=opt"; `drop_highest` then leaves out so many of the highest losses, over all
+    groups (arXiv 2404.10102 drops 5). Bad values, exact duplicates and columns in two units are
+    refused unless `drop_bad`, `duplicates` ("drop", "keep"), `units_checked` say otherwise. Raises
+    UserError.
     """
     inputs, where = _tuple(inputs), _tuple(where)
     if duplicates not in DUPLICATES:
         raise UserError(f"duplicates={duplicates!r}: unknown; use one of {', '.join(DUPLICATES)}")
     if not inputs or len({*inputs, output}) <= len(inputs):
         raise UserError(
-            f"inputs={','.join(inputs)}: not different names beside the output {output!r}; give e.g. N,D"
+            f"inputs={','.join(inputs)}: not different names beside the output {output!r}; give "
+            "e.g. N,D"
         )
     where = tuple(expression.strip() for expression in where)
     mapping, derive, units = (
@@ -196,24 +208,31 @@ def _refuse_unused(option: str, given: Mapping, known: set[str], texts: Iterable
 
 
 def _refuse_shared(data: Columns, needed: list[str]) -> None:
-    """One column under two names is a slip of the mapping: the fit of a column by itself is perfect."""
+    """One column under two names is a slip of the mapping: the fit of a column by itself is
+    perfect.
+    """
     read = [name for name in needed if name not in data.derived]
     for i, name in enumerate(read):
         for other in read[:i]:
             if data.labels[name] == data.labels[other]:
                 raise UserError(
-                    f"columns={other}={data.labels[name]}: also read as {name}; name another column for one of them"
+                    f"columns={other}={data.labels[name]}: also read as {name}; name another "
+                    "column for one of them"
                 )
 
 
 def _open(
     source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str
 ) -> tuple[pd.DataFrame, str, _Rows]:
-    """The raw table, its name, and the rows to begin with. Of a workdir the mapping's parameter count is used up here."""
+    """The raw table, its name, and the rows to begin with.
+
+    Of a workdir the mapping's parameter count is used up here.
+    """
     excluded: list[tuple] = []
     if not isinstance(source, (str, Path, pd.DataFrame)):
         raise UserError(
-            f"source={_short(source)}: of type {type(source).__name__}, not a table; give a file, a workdir or a pandas DataFrame"
+            f"source={_short(source)}: of type {type(source).__name__}, not a table; give a file, "
+            "a workdir or a pandas DataFrame"
         )
     if isinstance(source, pd.DataFrame):
         table, name = (
@@ -225,7 +244,8 @@ def _open(
             runs = load(source, n=mapping.pop("N") if mapping.get("N") in COUNTS else COUNTS[0])
         except ImportError as error:  # the client of a bucket
             raise UserError(
-                f"source={str(source)!r}: {str(error).splitlines()[0]}; install it, or copy the workdir here"
+                f"source={str(source)!r}: {str(error).splitlines()[0]}; install it, or copy the "
+                "workdir here"
             ) from None
         used, left = final_points(runs, domain=domain)
         table, name = used.set_index("run_id", drop=False).rename_axis(None), str(source)
@@ -237,7 +257,10 @@ def _open(
                 )
         if not len(table):
             raise UserError(
-                f"source={name!r}: no rows: no decayed evaluation of a finished run on domain {domain!r}, {len(excluded)} exclusions"
+                (
+                    f"source={name!r}: no rows: no decayed evaluation of a finished run on domain "
+                    f"{domain!r}, {len(excluded)} exclusions"
+                )
                 + (f", first {excluded[0][0]}: {excluded[0][1]}" if excluded else "")
                 + "; finish runs, see `stepladder status`"
             )
@@ -252,11 +275,15 @@ def _open(
 
 
 def _filter(data: Columns, rows: _Rows, expression: str, needed: list[str]) -> None:
-    """Keep the rows where `expression` holds. A missing entry of a column of the fit stays, to be refused as what it is."""
+    """Keep the rows where `expression` holds.
+
+    A missing entry of a column of the fit stays, to be refused as what it is.
+    """
     match = _FILTER.fullmatch(expression)
     if not match:
         raise UserError(
-            f"where={expression!r}: not <column><op><value> with one of {' '.join(_COMPARE)}; e.g. loss<5 or family=opt"
+            f"where={expression!r}: not <column><op><value> with one of {' '.join(_COMPARE)}; e.g. "
+            "loss<5 or family=opt"
         )
     column, sign, wanted = match.groups()
     values, text, raw = data.any(column)
@@ -275,17 +302,20 @@ def _filter(data: Columns, rows: _Rows, expression: str, needed: list[str]) -> N
     elif sign in ("=", "==", "!="):
         if not text:
             raise UserError(
-                f"where={expression!r}: column {column!r} holds numbers and {wanted!r} is none; give a number"
+                f"where={expression!r}: column {column!r} holds numbers and {wanted!r} is none; "
+                "give a number"
             )
         entries = np.array([str(v) for v in raw], object)
         passes = _COMPARE[sign](entries, wanted).astype(bool)
         if sign != "!=" and not passes.any():
             raise UserError(
-                f"where={expression!r}: no row of {data.source} has it; {nearest(wanted, set(entries))}"
+                f"where={expression!r}: no row of {data.source} has it; "
+                f"{nearest(wanted, set(entries))}"
             )
     else:
         raise UserError(
-            f"where={expression!r}: column {column!r} holds text or {wanted!r} is no number; compare text with = or !="
+            f"where={expression!r}: column {column!r} holds text or {wanted!r} is no number; "
+            "compare text with = or !="
         )
     passes = np.where(present, passes, column in needed)
     rows.drop(
@@ -324,8 +354,8 @@ def _bad_values(
         label, value, kind = what[first]
         more = f" and {len(what) - 1} more rows with bad values" if len(what) > 1 else ""
         raise UserError(
-            f"column {label!r}={_short(value)}: {kind} (row {rows.index[first]}{more}); mend the table, or --drop-bad (drop_bad=True) "
-            f"leaves such rows out and lists them"
+            f"column {label!r}={_short(value)}: {kind} (row {rows.index[first]}{more}); mend the "
+            "table, or --drop-bad (drop_bad=True) leaves such rows out and lists them"
         )
     if drop:
 
@@ -343,7 +373,9 @@ def _short(value: object) -> str:
 
 
 def _duplicates(frame: pd.DataFrame, rows: _Rows, how: str) -> None:
-    """Rows equal in inputs, loss and group: one run listed twice would count twice and narrow every interval."""
+    """Rows equal in inputs, loss and group: one run listed twice would count twice and narrow every
+    interval.
+    """
     kept = frame[rows.kept]
     place = pd.Series(np.flatnonzero(rows.kept), kept.index)
     again = kept.duplicated().to_numpy()
@@ -358,8 +390,9 @@ def _duplicates(frame: pd.DataFrame, rows: _Rows, how: str) -> None:
             f"{n}={v:g}" if n != "group" else f"group={v}" for n, v in frame.iloc[row].items()
         )
         raise UserError(
-            f"row {rows.index[row]}: {values} is an exact duplicate of row {rows.index[first[row]]} ({len(first)} such rows); "
-            f"--drop-duplicates (duplicates='drop') keeps the first of each, --keep-duplicates (duplicates='keep') all"
+            f"row {rows.index[row]}: {values} is an exact duplicate of row "
+            f"{rows.index[first[row]]} ({len(first)} such rows); --drop-duplicates "
+            "(duplicates='drop') keeps the first of each, --keep-duplicates (duplicates='keep') all"
         )
     out = np.isin(np.arange(len(frame)), list(first))
     rows.drop("after drop-duplicates", out, lambda i: f"duplicate: of row {rows.index[first[i]]}")
@@ -381,7 +414,8 @@ def _highest(loss: np.ndarray, rows: _Rows, count: int) -> None:
 
 def _refuse_constant(frame: pd.DataFrame, labels: Mapping[str, str]) -> None:
     for name, label in labels.items():
-        # Equal up to one part in a million, as in `fit`: D of runs that differ by the rounding of a step is one D.
+        # Equal up to one part in a million, as in `fit`: D of runs that differ by the rounding of a
+        # step is one D.
         if np.ptp(np.log(frame[name])) < 1e-6:
             what = "one size only" if name == "N" else "constant"
             fix = (
@@ -390,12 +424,15 @@ def _refuse_constant(frame: pd.DataFrame, labels: Mapping[str, str]) -> None:
                 else f"add runs with other {name}, or leave it out of inputs"
             )
             raise UserError(
-                f"column {label!r}={frame[name].iloc[0]:g}: {what} in all {len(frame)} rows left; {fix}"
+                f"column {label!r}={frame[name].iloc[0]:g}: {what} in all {len(frame)} rows left; "
+                f"{fix}"
             )
 
 
 def _suspicious(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
-    """Refuses a column that seems to mix two units; gives a note on one that seems to be in another unit throughout."""
+    """Refuses a column that seems to mix two units; gives a note on one that seems to be in another
+    unit throughout.
+    """
     notes = []
     override = "or --units-checked (units_checked=True) if they are right"
     for name, (low, high) in _TWO_UNITS.items():
@@ -403,12 +440,15 @@ def _suspicious(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
         small, large = values[values < low], values[values > high]
         if len(small) and len(large):
             raise UserError(
-                f"column {labels[name]!r}={small.iloc[0]:g} (row {small.index[0]}) and {large.iloc[0]:g} (row {large.index[0]}): looks "
-                f"like two units ({len(small)} rows below {low:g}, {len(large)} above {high:g}); write all of them in one, {override}"
+                f"column {labels[name]!r}={small.iloc[0]:g} (row {small.index[0]}) and "
+                f"{large.iloc[0]:g} (row {large.index[0]}): looks like two units ({len(small)} "
+                f"rows below {low:g}, {len(large)} above {high:g}); write all of them in one, "
+                f"{override}"
             )
         if len(values) and len(small) == len(values):
             notes.append(
-                f"every {name} is below {low:g}: in millions or billions? then say units {name}=billions"
+                f"every {name} is below {low:g}: in millions or billions? then say units "
+                f"{name}=billions"
             )
     # Families may each have their own unit; within one it is a mistake.
     for _, loss in (
@@ -417,7 +457,8 @@ def _suspicious(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
         _refuse_two_scales(loss.sort_values(), labels["loss"], override)
     if frame["loss"].min() > _LN_VOCABULARY:
         notes.append(
-            f"every loss is above {_LN_VOCABULARY} nats: perplexities? then say units loss=perplexity"
+            f"every loss is above {_LN_VOCABULARY} nats: perplexities? then say units "
+            "loss=perplexity"
         )
     return notes
 
@@ -429,7 +470,8 @@ def _refuse_two_scales(loss: pd.Series, label: str, override: str) -> None:
     if cut and ratio[cut - 1] >= _GAP and min(cut, len(loss) - cut) >= max(2, _SIDE * len(loss)):
         below, above = loss.iloc[cut - 1], loss.iloc[cut]
         raise UserError(
-            f"column {label!r}={below:g} (row {loss.index[cut - 1]}) and {above:g} (row {loss.index[cut]}): looks like two units, "
-            f"e.g. nats and perplexity ({cut} rows up to {below:g}, {len(loss) - cut} from {above:g}); convert one kind, keep one by a "
-            f"filter such as loss<{np.sqrt(below * above):.3g}, {override}"
+            f"column {label!r}={below:g} (row {loss.index[cut - 1]}) and {above:g} (row "
+            f"{loss.index[cut]}): looks like two units, e.g. nats and perplexity ({cut} rows up to "
+            f"{below:g}, {len(loss) - cut} from {above:g}); convert one kind, keep one by a filter "
+            f"such as loss<{np.sqrt(below * above):.3g}, {override}"
         )

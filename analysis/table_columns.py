@@ -1,4 +1,6 @@
-"""Which column is N, D, C or the loss, and its numbers: by the caller's mapping, by a usual name, or from the other two."""
+"""Which column is N, D, C or the loss, and its numbers: by the caller's mapping, by a usual name,
+or from the other two.
+"""
 
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +12,8 @@ import pandas as pd
 
 from stepladder.configs.errors import UserError, nearest
 
-# Names taken without being told, compared without case, spaces and signs; only when exactly one column fits.
+# Names taken without being told, compared without case, spaces and signs; only when exactly one
+# column fits.
 ALIASES = {
     "N": (
         "N",
@@ -53,8 +56,9 @@ UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class Columns:
-    """The columns asked for so far: float `values` [rows] (NaN where there is no number), `labels` their names in the source, `text` the
-    entries that are no numbers by position, `notes` what was decided without being told."""
+    """The columns asked for so far: float `values` [rows] (NaN where there is no number), `labels`
+    their names in the source, `text` the entries that are no numbers by position, `notes` what was
+    decided without being told."""
 
     table: pd.DataFrame
     source: str
@@ -67,7 +71,10 @@ class Columns:
     derived: set[str] = field(default_factory=set)
 
     def find(self, name: str) -> bool:
-        """Whether `name` has a column of its own, read on the first call. Raises UserError when two columns could be it."""
+        """Whether `name` has a column of its own, read on the first call.
+
+        Raises UserError when two columns could be it.
+        """
         if name not in self.values:
             column = self._named(name)
             if column is None:
@@ -80,14 +87,18 @@ class Columns:
         return True
 
     def need(self, name: str) -> tuple[str, ...]:
-        """Make sure of `name`, deriving it when it must; returns the names it was derived from. Raises UserError."""
+        """Make sure of `name`, deriving it when it must; returns the names it was derived from.
+
+        Raises UserError.
+        """
         if self.find(name):
             return ()
         one, two, formula, function = DERIVED.get(name, ("", "", "", None))
         if function is None or not (self.find(one) and self.find(two)):
             also = f", nor of {one} and {two} to derive it from" if function else ""
             raise UserError(
-                f"columns: {self.source} has no column of {name}{also}; {nearest(name, map(str, self.table.columns))}; say columns {name}=<column>"
+                f"columns: {self.source} has no column of {name}{also}; "
+                f"{nearest(name, map(str, self.table.columns))}; say columns {name}=<column>"
             )
         with np.errstate(all="ignore"):  # zeros and infinities are refused by name later
             self._derived(name, function(self.values[one], self.values[two]), formula)
@@ -109,12 +120,16 @@ class Columns:
         except Exception as error:  # whatever pandas makes of a user's expression
             said = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"derive={name}={expression}: cannot be computed ({said}); use columns of {self.source}, +-*/**, log, exp; quote names with spaces in `"
+                f"derive={name}={expression}: cannot be computed ({said}); use columns of "
+                f"{self.source}, +-*/**, log, exp; quote names with spaces in `"
             ) from None
         self._derived(name, result, expression)
 
     def any(self, name: str) -> tuple[np.ndarray, dict[int, Any], pd.Series]:
-        """Values, text and raw entries of a column by its name here or in the source. Raises UserError with the nearest name."""
+        """Values, text and raw entries of a column by its name here or in the source.
+
+        Raises UserError with the nearest name.
+        """
         if (
             name in self.values
             or name in self.mapping
@@ -131,7 +146,8 @@ class Columns:
             return self.values[name], self.text[name], raw
         if name not in self.table:
             raise UserError(
-                f"column {name!r}: not in {self.source}; {nearest(name, {*map(str, self.table.columns), *self.values})}"
+                f"column {name!r}: not in {self.source}; "
+                f"{nearest(name, {*map(str, self.table.columns), *self.values})}"
             )
         return *numbers(self.table[name]), self.table[name]
 
@@ -141,7 +157,8 @@ class Columns:
     def _derived(self, name: str, values: np.ndarray, formula: str) -> None:
         if name in self.units:
             raise UserError(
-                f"units={name}={self.units[name]}: {name} is derived, not read; give the units of the columns in {formula}"
+                f"units={name}={self.units[name]}: {name} is derived, not read; give the units of "
+                f"the columns in {formula}"
             )
         self.values[name], self.labels[name], self.text[name] = values, name, {}
         self.derived.add(name)
@@ -153,7 +170,8 @@ class Columns:
         if name in self.mapping:
             if self.mapping[name] not in names:
                 raise UserError(
-                    f"columns={name}={self.mapping[name]}: no such column in {self.source}; {nearest(str(self.mapping[name]), names)}"
+                    f"columns={name}={self.mapping[name]}: no such column in {self.source}; "
+                    f"{nearest(str(self.mapping[name]), names)}"
                 )
             return names[self.mapping[name]]
         usual = {_plain(alias) for alias in ALIASES.get(name, ())}
@@ -167,7 +185,8 @@ class Columns:
             return names[name]
         if len(fitting) > 1:
             raise UserError(
-                f"columns: {' and '.join(map(repr, fitting))} of {self.source} could both be {name}; say columns {name}={fitting[0]!r}"
+                f"columns: {' and '.join(map(repr, fitting))} of {self.source} could both be "
+                f"{name}; say columns {name}={fitting[0]!r}"
             )
         if fitting:
             self.notes.append(f"{name} is column {fitting[0]!r}")
@@ -191,13 +210,18 @@ def convert(name: str, values: np.ndarray, unit: str | float) -> np.ndarray:
             return UNITS[unit](values)
     if not (np.isfinite(factor) and factor > 0):
         raise UserError(
-            f"units={name}={unit}: not a positive factor; give e.g. 1e9 or one of {', '.join(UNITS)}"
+            f"units={name}={unit}: not a positive factor; give e.g. 1e9 or one of "
+            f"{', '.join(UNITS)}"
         )
     return values * factor
 
 
 def numbers(column: pd.Series) -> tuple[np.ndarray, dict[int, Any]]:
-    """float [rows], NaN where missing or no number; and the entries that are no numbers by position. Truth values are no numbers."""
+    """float [rows], NaN where missing or no number; and the entries that are no numbers by
+    position.
+
+    Truth values are no numbers.
+    """
     if (
         pd.api.types.is_numeric_dtype(column)
         and not pd.api.types.is_bool_dtype(column)

@@ -1,4 +1,6 @@
-"""One file of anyone's runs to a raw table: formats by extension, and nothing repaired on the way."""
+"""One file of anyone's runs to a raw table: formats by extension, and nothing repaired on the
+way.
+"""
 
 import csv
 import gzip
@@ -30,7 +32,8 @@ _UNREADABLE = (
 def _delimited(separator: str) -> Callable[[bytes], pd.DataFrame]:
     def read(body: bytes) -> pd.DataFrame:
         text = body.decode("utf-8-sig")
-        # pandas would rename a repeated name, and shift or cut rows longer than the header: both are mistakes of the file.
+        # pandas would rename a repeated name, and shift or cut rows longer than the header: both
+        # are mistakes of the file.
         header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
         _refuse_repeated(header)
         if len(header) == 1 and (other := next((c for c in ";\t,|" if c in header[0]), "")):
@@ -92,7 +95,11 @@ def extension(path: str | Path) -> str:
 
 
 def read_file(path: str | Path | pd.DataFrame) -> pd.DataFrame:
-    """The raw table; a DataFrame is one already (attrs["source"]: its name). Raises UserError for a missing, unreadable or empty file, an unknown extension, or a column name given twice."""
+    """The raw table; a DataFrame is one already (attrs["source"]: its name).
+
+    Raises UserError for a missing, unreadable or empty file, an unknown extension, or a column name
+    given twice.
+    """
     if isinstance(path, pd.DataFrame):
         return refuse_empty(path, str(path.attrs.get("source", "the DataFrame")))
     known = ", ".join((*READERS, ".gz of each"))
@@ -102,7 +109,8 @@ def read_file(path: str | Path | pd.DataFrame) -> pd.DataFrame:
         raise UserError(f"source={str(path)!r}: does not exist; give a {known} file or a workdir")
     if not extension(path):
         raise UserError(
-            f"source={str(path)!r}: unknown extension {Path(path).suffix!r}; use one of {known}, or a workdir"
+            f"source={str(path)!r}: unknown extension {Path(path).suffix!r}; use one of {known}, "
+            "or a workdir"
         )
     try:
         body = Path(path).read_bytes()
@@ -111,12 +119,14 @@ def read_file(path: str | Path | pd.DataFrame) -> pd.DataFrame:
         )
     except ImportError:
         raise UserError(
-            f"source={str(path)!r}: reading Parquet needs pyarrow; pip install pyarrow, or save the table as CSV"
+            f"source={str(path)!r}: reading Parquet needs pyarrow; pip install pyarrow, or save "
+            "the table as CSV"
         ) from None
     except _UNREADABLE as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"source={str(path)!r}: unreadable as {extension(path)} ({said}); mend the file or its extension"
+            f"source={str(path)!r}: unreadable as {extension(path)} ({said}); mend the file or its "
+            "extension"
         ) from None
     return refuse_empty(table, str(path))
 

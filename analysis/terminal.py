@@ -1,10 +1,14 @@
-"""The forecast, its interval and the truth side by side with the baselines, as plain text for a terminal."""
+"""The forecast, its interval and the truth side by side with the baselines, as plain text for a
+terminal.
+"""
 
 _WIDTH = 56
 
 
 def summary(results: dict) -> str:
-    """A few lines for every forecast in `results` (what `results.collect` returns, or results.json), and what is missing."""
+    """A few lines for every forecast in `results` (what `results.collect` returns, or
+    results.json), and what is missing.
+    """
     lines: list[str] = []
     for entry in results["forecasts"]:
         lines += [*_entry(entry), ""]
@@ -20,7 +24,8 @@ def summary(results: dict) -> str:
         or "none"
     )
     lines.append(
-        f"runs: {states}; excluded evaluations and runs: {len(results['excluded'])} (reasons in the report)"
+        f"runs: {states}; excluded evaluations and runs: {len(results['excluded'])} (reasons in "
+        "the report)"
     )
     lines += [f"missing: {what}" for what in results["missing"]]
     return "\n".join(lines)
@@ -39,7 +44,10 @@ def _entry(entry: dict) -> list[str]:
     values = [v for _, middle, low, high, _ in rows for v in (middle, low, high) if v is not None]
     left, right = min(values), max(values)
     spread = (right - left) or 1.0
-    head = f"target {entry['target_run_id']}: N = {target['N']:.4g}, D = {target['D']:.4g}, C = {target['C']:.4g} FLOPs"
+    head = (
+        f"target {entry['target_run_id']}: N = {target['N']:.4g}, D = {target['D']:.4g}, C = "
+        f"{target['C']:.4g} FLOPs"
+    )
     lines = [
         head,
         f"forecast written {entry['written_utc']} for spec {entry['target_spec_hash'][:12]}",
@@ -61,8 +69,8 @@ def _entry(entry: dict) -> list[str]:
     if truth is not None:
         lines += [
             "",
-            f"truth {truth:.4f} is {'inside' if entry['covered'] else 'OUTSIDE'} the {entry['level']:.0%} interval; error "
-            f"{entry['error']:+.2%}",
+            f"truth {truth:.4f} is {'inside' if entry['covered'] else 'OUTSIDE'} the "
+            f"{entry['level']:.0%} interval; error {entry['error']:+.2%}",
         ]
     else:
         lines += ["", f"no truth yet: {entry['truth_reason']}"]

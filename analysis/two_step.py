@@ -1,4 +1,6 @@
-"""The two-step ladder (arXiv 2412.04403): task loss from (N, D), then accuracy from task loss; intervals resample runs for both at once."""
+"""The two-step ladder (arXiv 2412.04403): task loss from (N, D), then accuracy from task loss;
+intervals resample runs for both at once.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -12,13 +14,16 @@ from stepladder.analysis.laws import LAWS
 from stepladder.analysis.solve import solve
 from stepladder.configs.errors import UserError, nearest
 
-# How accuracy enters a second step and comes back, by the output of its law: Gadre's form (2403.08540) is of the error.
+# How accuracy enters a second step and comes back, by the output of its law: Gadre's form
+# (2403.08540) is of the error.
 ACCURACY = {"Acc": lambda v: v, "Err": lambda v: 1 - v}
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one point: task loss and accuracy, each with an interval for one new run (parameters and noise of both steps)."""
+    """Of one point: task loss and accuracy, each with an interval for one new run (parameters and
+    noise of both steps).
+    """
 
     inputs: dict[str, float]
     loss: float
@@ -39,8 +44,8 @@ class Accuracy:
     def __str__(self) -> str:
         where = ", ".join(f"{k} = {v:.4g}" for k, v in self.inputs.items())
         lines = [
-            f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}] ({self.level:.0%}) at {where}, from task loss {self.loss:.5g} "
-            f"[{self.loss_low:.5g}, {self.loss_high:.5g}]"
+            f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}] ({self.level:.0%}) at "
+            f"{where}, from task loss {self.loss:.5g} [{self.loss_low:.5g}, {self.loss_high:.5g}]"
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -58,10 +63,12 @@ class TwoStep:
     def predict(
         self, *, level: float = 0.9, resamples: int = 1000, seed: int = 0, **inputs: float
     ) -> Accuracy:
-        """Task loss and accuracy at the inputs of the first law, e.g. `found.predict(N=7e9, D=4e12)`.
+        """Task loss and accuracy at the inputs of the first law, e.g. `found.predict(N=7e9,
+        D=4e12)`.
 
-        Every resample draws runs with replacement, refits both steps with it and sends the new run's noise through them. Raises UserError
-        for a missing input or when most resamples cannot identify a step.
+        Every resample draws runs with replacement, refits both steps with it and sends the new
+        run's noise through them. Raises UserError for a missing input or when most resamples cannot
+        identify a step.
         """
         if not 0 < level < 1:
             raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
@@ -101,7 +108,8 @@ class TwoStep:
         ):
             if beyond:
                 notes.append(
-                    f"task loss {loss:.4g} lies beyond the {end} of the second step ({value_there:.4g}): the curve is extrapolated"
+                    f"task loss {loss:.4g} lies beyond the {end} of the second step "
+                    f"({value_there:.4g}): the curve is extrapolated"
                 )
         return Accuracy(
             inputs,
@@ -126,7 +134,9 @@ class TwoStep:
         return out if np.ndim(loss) else out[0]
 
     def _weights(self, resamples: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-        """Weights [K, n] of the points of both steps from the same resampled runs, without those that lose what a law needs."""
+        """Weights [K, n] of the points of both steps from the same resampled runs, without those
+        that lose what a law needs.
+        """
         names = np.unique(np.concatenate(self.runs))
         counts = (
             np.random.default_rng(seed)
@@ -144,7 +154,8 @@ class TwoStep:
                 keep &= seen.sum(1) >= axis.distinct
         if keep.sum() < resamples / 2:
             raise UserError(
-                f"runs={len(names)}: {resamples - keep.sum()} of {resamples} resamples lose sizes or durations that a step needs; add runs"
+                f"runs={len(names)}: {resamples - keep.sum()} of {resamples} resamples lose sizes "
+                "or durations that a step needs; add runs"
             )
         return (many[0][keep], many[1][keep]), int(resamples - keep.sum())
 
@@ -178,12 +189,14 @@ def two_step(
     accuracy: str = "accuracy",
     run: str | None = None,
 ) -> TwoStep:
-    """Fit both steps: `law` of task loss to `points` (its inputs and `loss`), `second` to (`loss`, `accuracy`) of `pairs`, or of `points`.
+    """Fit both steps: `law` of task loss to `points` (its inputs and `loss`), `second` to (`loss`,
+    `accuracy`) of `pairs`, or of `points`.
 
-    loss: of the task, e.g. bits per byte of the correct answer; accuracy in (0, 1). pairs: usually the same runs with their intermediate
-    checkpoints. run: the column that names runs, in both tables; without it every point is one. second: "sigmoid" (arXiv 2412.04403) or
-    "gadre_error" (2403.08540), or any law of L alone. Least squares on log loss, then on accuracy. Raises UserError for bad tables and for
-    accuracy that does not rise as the loss falls.
+    loss: of the task, e.g. bits per byte of the correct answer; accuracy in (0, 1). pairs: usually
+    the same runs with their intermediate checkpoints. run: the column that names runs, in both
+    tables; without it every point is one. second: "sigmoid" (arXiv 2412.04403) or "gadre_error"
+    (2403.08540), or any law of L alone. Least squares on log loss, then on accuracy. Raises
+    UserError for bad tables and for accuracy that does not rise as the loss falls.
     """
     if second not in LAWS or LAWS[second].inputs != ("L",) or LAWS[second].output not in ACCURACY:
         known = [n for n, one in LAWS.items() if one.inputs == ("L",) and one.output in ACCURACY]
@@ -192,14 +205,16 @@ def two_step(
         )
     if law in LAWS and LAWS[law].output != "loss":
         raise UserError(
-            f"law={law!r}: gives {LAWS[law].output}, not a loss; use e.g. chinchilla for the first step"
+            f"law={law!r}: gives {LAWS[law].output}, not a loss; use e.g. chinchilla for the first "
+            "step"
         )
     if pairs is None and run is None:
         points = points.assign(run=np.arange(len(points)).astype(str))
         run = "run"
     elif run is None:
         raise UserError(
-            "run: not named; with two tables name the column of runs, so that both steps resample the same ones"
+            "run: not named; with two tables name the column of runs, so that both steps resample "
+            "the same ones"
         )
     table = points if pairs is None else pairs
     for where, frame, names in (
@@ -209,7 +224,8 @@ def two_step(
         for name in names:
             if name not in frame:
                 raise UserError(
-                    f"column {name!r}: missing from {where}; {nearest(name, map(str, frame.columns))}"
+                    f"column {name!r}: missing from {where}; "
+                    f"{nearest(name, map(str, frame.columns))}"
                 )
     _check_accuracy(table, loss, accuracy)
     first = fit(points, law, objective="squared_log", loss=loss)
@@ -228,13 +244,15 @@ def two_step(
     alone = set(table[run]) - set(points[run])
     if alone:
         notes.append(
-            f"{len(alone)} runs of the second step have no point in the first: {', '.join(map(str, sorted(alone)[:5]))}"
+            f"{len(alone)} runs of the second step have no point in the first: "
+            f"{', '.join(map(str, sorted(alone)[:5]))}"
         )
     runs = points[run].astype(str).to_numpy(), table[run].astype(str).to_numpy()
     for step, one in (("points", first), ("pairs", found)):
         if one.points <= one.rank:
             raise UserError(
-                f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is unknown; add runs"
+                f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is "
+                "unknown; add runs"
             )
     return TwoStep(
         first, found, runs, (float(curve["L"].min()), float(curve["L"].max())), tuple(notes)
@@ -247,15 +265,17 @@ def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
     if bad.any():
         hint = "; in percent? divide by 100" if np.nanmax(values) > 1 else ""
         raise UserError(
-            f"column {accuracy!r}={values[bad][0]:g}: must lie between 0 and 1 (row {table.index[bad.argmax()]}){hint}"
+            f"column {accuracy!r}={values[bad][0]:g}: must lie between 0 and 1 (row "
+            f"{table.index[bad.argmax()]}){hint}"
         )
     if not (np.isfinite(losses) & (losses > 0)).all():
         return  # the fit names the row
     ranks = [pd.Series(v).rank().to_numpy() for v in (losses, values)]
     if np.ptp(values) < 1e-9 or (np.ptp(losses) > 0 and np.corrcoef(*ranks)[0, 1] >= 0):
         raise UserError(
-            f"column {accuracy!r}={values.min():.3g} to {values.max():.3g}: does not rise as the loss falls, so there is no second step to "
-            "fit; the models are at chance, or this is the error (use 1 - error)"
+            f"column {accuracy!r}={values.min():.3g} to {values.max():.3g}: does not rise as the "
+            "loss falls, so there is no second step to fit; the models are at chance, or this is "
+            "the error (use 1 - error)"
         )
 
 
@@ -276,6 +296,10 @@ def _refit(found: Fit, weights: np.ndarray) -> np.ndarray:
 
 
 def _short(found: Fit, runs: np.ndarray) -> float:
-    """Resampled refits spread too little by about sqrt(1 - parameters / runs): a run pulls the fit towards itself. Its inverse."""
+    """Resampled refits spread too little by about sqrt(1 - parameters / runs): a run pulls the fit
+    towards itself.
+
+    Its inverse.
+    """
     count = len(np.unique(runs))
     return float(np.sqrt(count / max(count - found.rank, 1)))

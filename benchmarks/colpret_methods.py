@@ -1,10 +1,14 @@
-"""Which way of fitting forecasts real families best: `STEPLADDER_DATA=DIR python benchmarks/colpret_methods.py [--json] [--figures]`.
+"""Which way of fitting forecasts real families best: `STEPLADDER_DATA=DIR python
+benchmarks/colpret_methods.py [--json] [--figures]`.
 
-Table colpret of arXiv 2410.11840. (a) its 28 families in the authors' mode and in ours; (b) objective x weights x early cut on the 9
-families that identify the law, the cut chosen by back-testing inside the training models; (c) coverage of two kinds of 90 % interval.
-Five of the nine are Pythia's, so the interval over families is too short. With three training sizes (t5-pile, pythia-intervention) nothing
-can be judged inside; there the first candidate, least squares, stands, so the difference there is of the cut alone.
---figures rewrites docs/colpret-*.svg. Errors are relative and are compared within a family only: units differ between families.
+Table colpret of arXiv 2410.11840. (a) its 28 families in the authors' mode and in ours; (b)
+objective x weights x early cut on the 9 families that identify the law, the cut chosen by
+back-testing inside the training models; (c) coverage of two kinds of 90 % interval. Five of the
+nine are Pythia's, so the interval over families is too short. With three training sizes (t5-pile,
+pythia-intervention) nothing can be judged inside; there the first candidate, least squares, stands,
+so the difference there is of the cut alone.
+--figures rewrites docs/colpret-*.svg. Errors are relative and are compared within a family only:
+units differ between families.
 """
 
 import argparse
@@ -51,7 +55,9 @@ def load() -> pd.DataFrame:
 
 
 def usable(curves: pd.DataFrame) -> list[str]:
-    """Families with two sizes or more below the largest that were trained past the authors' cut: the paper's 28."""
+    """Families with two sizes or more below the largest that were trained past the authors' cut:
+    the paper's 28.
+    """
     rows = curves[curves["D"] > LEAST_SQUARES.cut]
     return [
         f
@@ -69,7 +75,9 @@ def without_target(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def families_table(curves: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """(a) One row a family: ARE in the authors' mode, in ours with the same cut, and of the three baselines."""
+    """(a) One row a family: ARE in the authors' mode, in ours with the same cut, and of the three
+    baselines.
+    """
     points = curves[curves["family"].isin(names)]
     theirs, ours = by_family(points, REFERENCE), by_family(points, LEAST_SQUARES)
     columns = ours[["sizes", "n_train", "are", "best_seen", "most_compute", "power_law", "reason"]]
@@ -77,7 +85,9 @@ def families_table(curves: pd.DataFrame, names: list[str]) -> pd.DataFrame:
 
 
 def search(points: pd.DataFrame) -> pd.DataFrame:
-    """Every objective x weights x share: ARE of the target, and `inner`, the ARE when the largest training size is hidden instead."""
+    """Every objective x weights x share: ARE of the target, and `inner`, the ARE when the largest
+    training size is hidden instead.
+    """
     rows = []
     found, inner = (backtests(p, CANDIDATES) for p in (points, without_target(points)))
     for rules, outer, within in zip(CANDIDATES, found, inner):
@@ -97,7 +107,9 @@ def search(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def blind(table: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of each family, the one with the lowest inner error; the first where none could be judged."""
+    """Of the rows of each family, the one with the lowest inner error; the first where none could
+    be judged.
+    """
     return table.loc[
         [
             t["inner"].idxmin() if t["inner"].notna().any() else t.index[0]
@@ -107,13 +119,16 @@ def blind(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def methods(table: pd.DataFrame, base: pd.Series, resamples: int = 10_000) -> pd.DataFrame:
-    """(b) Mean ARE of each method over families, and its mean difference from least squares with a 90 % bootstrap interval over families."""
+    """(b) Mean ARE of each method over families, and its mean difference from least squares with a
+    90 % bootstrap interval over families.
+    """
     chosen = {
         f"{o}, {w}": blind(t)["are"]
         for (o, w), t in table.groupby(["objective", "weights"], sort=False)
     }
     named = pd.DataFrame(chosen)
-    # Which of the 12 is itself a choice made with the answers in sight: leave a family out, choose on the others, judge on it.
+    # Which of the 12 is itself a choice made with the answers in sight: leave a family out, choose
+    # on the others, judge on it.
     named["objective and weights chosen on the other families"] = [
         row[named.drop(index=f).mean().idxmin()] for f, row in named.iterrows() if f in named.index
     ]
@@ -136,10 +151,13 @@ def methods(table: pd.DataFrame, base: pd.Series, resamples: int = 10_000) -> pd
 
 
 def coverage(points: pd.DataFrame, rules: Rules, resamples: int = 200) -> pd.DataFrame:
-    """(c) Does the interval hold the loss of the target's last row? ln(loss / forecast) and two 90 % intervals a family.
+    """(c) Does the interval hold the loss of the target's last row?
 
-    models: refit on the models of a bootstrap sample (each once, samples with under 3 sizes left out), plus the scatter of the training
-    rows. rolling: hide size k + 1 of the training sizes behind the k smallest, k = 3 ..; t quantile times the root mean square of those.
+    ln(loss / forecast) and two 90 % intervals a family.
+
+    models: refit on the models of a bootstrap sample (each once, samples with under 3 sizes left
+    out), plus the scatter of the training rows. rolling: hide size k + 1 of the training sizes
+    behind the k smallest, k = 3 ..; t quantile times the root mean square of those.
     """
     rng, rows = np.random.default_rng(0), []
     for family, mine in points.groupby("family", sort=False):
@@ -220,8 +238,8 @@ def main() -> None:
         return
     are = 100 * table["reference"]
     print(
-        f"{len(table)} families, authors' mode: mean {are.mean():.2f} %, median {are.median():.2f} %, "
-        f"{(are < 4).mean():.0%} below 4 %, {(are < 20).mean():.0%} below 20 %\n"
+        f"{len(table)} families, authors' mode: mean {are.mean():.2f} %, median {are.median():.2f} "
+        f"%, {(are < 4).mean():.0%} below 4 %, {(are < 20).mean():.0%} below 20 %\n"
     )
     with pd.option_context(
         "display.width",
@@ -238,7 +256,8 @@ def main() -> None:
                 print(f"{name}\n{part.to_string()}\n")
         for name, part in maps.items():
             print(
-                f"docs/colpret-{name}.svg, {part['bytes']} bytes\n{pd.DataFrame(part['cheapest']).to_string()}\n"
+                f"docs/colpret-{name}.svg, {part['bytes']} bytes\n"
+                f"{pd.DataFrame(part['cheapest']).to_string()}\n"
             )
 
 

@@ -1,9 +1,12 @@
-"""How often 90 % prediction intervals hold, law by law: `python benchmarks/coverage.py [--laws chinchilla,gadre] [--trials 200] [--json]`.
+"""How often 90 % prediction intervals hold, law by law: `python benchmarks/coverage.py [--laws
+chinchilla,gadre] [--trials 200] [--json]`.
 
-Per trial: a table drawn from the law with 1 % noise, one fit, one interval at each of several new runs, which have noise of their own: some
-inside of the points, some with every input beyond them by up to a factor of 2 (a share stays a share). Coverage is the part of new runs
-inside of their interval; its standard error comes from the spread between trials, whose new runs share one fit. An interval takes its law
-to hold, and here it does: this says whether the statistics are right, not whether a law is.
+Per trial: a table drawn from the law with 1 % noise, one fit, one interval at each of several new
+runs, which have noise of their own: some inside of the points, some with every input beyond them by
+up to a factor of 2 (a share stays a share). Coverage is the part of new runs inside of their
+interval; its standard error comes from the spread between trials, whose new runs share one fit. An
+interval takes its law to hold, and here it does: this says whether the statistics are right, not
+whether a law is.
 """
 
 import argparse
@@ -23,19 +26,17 @@ from stepladder.analysis.laws import LAWS
 from stepladder.configs.errors import UserError
 
 LEVEL, LEAST, MOST = 0.9, 0.85, 0.95
-RANGE = {
-    "log": (-2.0, 2.0),
-    "raw": (0.3, 1.2),
-    "linear": (0.15, 3.0),
-    "share": (0.05, 0.95),
-}  # of centred inputs
+# of centred inputs
+RANGE = {"log": (-2.0, 2.0), "raw": (0.3, 1.2), "linear": (0.15, 3.0), "share": (0.05, 0.95)}
 # A mixture law is the same code for every number of domains: one number each.
 NAMES = [n for n in LAWS if not (n.startswith(("shukor", "ye")) and not n.endswith("3"))]
 
 
 @dataclass
 class Row:
-    """`inside`, `beyond`: coverage; `width` the median interval over that of the noise alone, which no interval can be narrower than."""
+    """`inside`, `beyond`: coverage; `width` the median interval over that of the noise alone, which
+    no interval can be narrower than.
+    """
 
     law: str
     parameters: int
@@ -182,8 +183,9 @@ def text(row: Row) -> str:
         if n
     ]
     return (
-        f"| {row.law} | {row.parameters} | {row.points} | {row.trials} | {row.inside:.1%} ± {row.inside_se:.1%} | {row.beyond:.1%} ± "
-        f"{row.beyond_se:.1%} | {row.inside_width:.2f} | {row.beyond_width:.2f} | {'; '.join(notes)} |"
+        f"| {row.law} | {row.parameters} | {row.points} | {row.trials} | {row.inside:.1%} ± "
+        f"{row.inside_se:.1%} | {row.beyond:.1%} ± {row.beyond_se:.1%} | {row.inside_width:.2f} | "
+        f"{row.beyond_width:.2f} | {'; '.join(notes)} |"
     )
 
 
@@ -211,15 +213,16 @@ def main() -> None:
     unknown = [n for n in names if n not in LAWS]
     if unknown:
         parser.error(f"--laws={unknown[0]}: unknown; one of {', '.join(LAWS)}")
-    warnings.filterwarnings(
-        "ignore", category=RuntimeWarning
-    )  # far starts overflow; the solver leaves them out
+    # far starts overflow; the solver leaves them out
+    warnings.filterwarnings("ignore", category=RuntimeWarning)
     if not options.json:
         print(
-            f"{options.objective}, noise {options.noise:.2%}, {LEVEL:.0%} intervals of {options.resamples} simulated tables\n"
+            f"{options.objective}, noise {options.noise:.2%}, {LEVEL:.0%} intervals of "
+            f"{options.resamples} simulated tables\n"
         )
         print(
-            "| law | parameters | points | trials | coverage inside | coverage beyond | width inside | width beyond | said |"
+            "| law | parameters | points | trials | coverage inside | coverage beyond | width "
+            "inside | width beyond | said |"
         )
         print("|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in names:

@@ -1,7 +1,10 @@
-"""How good the demo's forecast is: the whole demo from several seeds. `python benchmarks/demo_seeds.py ROOT [--seeds 5] [--json]`.
+"""How good the demo's forecast is: the whole demo from several seeds.
 
-ROOT/seed-K are ordinary workdirs, made when missing (about five minutes each on two cores); seed K means config.seed = 10 K, which moves
-the initialisations and the order of the data of proxies and target.
+`python benchmarks/demo_seeds.py ROOT [--seeds 5] [--json]`.
+
+ROOT/seed-K are ordinary workdirs, made when missing (about five minutes each on two cores); seed K
+means config.seed = 10 K, which moves the initialisations and the order of the data of proxies and
+target.
 """
 
 import argparse
@@ -66,13 +69,15 @@ def main() -> None:
     for r in rows:
         base = " | ".join(f"{r['baselines'][n]:+.2%}" for n in names)
         print(
-            f"| {r['seed']} | {r['forecast']:.4f} | {r['low']:.4f} to {r['high']:.4f} | {r['truth']:.4f} | {r['error']:+.2%} | "
-            f"{'yes' if r['covered'] else 'no'} | {base} | {r['seconds']:.0f} s | {r['steps_share']:.0%} |"
+            f"| {r['seed']} | {r['forecast']:.4f} | {r['low']:.4f} to {r['high']:.4f} | "
+            f"{r['truth']:.4f} | {r['error']:+.2%} | {'yes' if r['covered'] else 'no'} | {base} | "
+            f"{r['seconds']:.0f} s | {r['steps_share']:.0%} |"
         )
     errors = np.array([r["error"] for r in rows])
     print(
-        f"\nmean absolute error {np.abs(errors).mean():.2%}, bias {errors.mean():+.2%}, mean width {np.mean([r['width'] for r in rows]):.2%}, "
-        f"coverage {sum(r['covered'] for r in rows)}/{len(rows)}; "
+        f"\nmean absolute error {np.abs(errors).mean():.2%}, bias {errors.mean():+.2%}, mean width "
+        f"{np.mean([r['width'] for r in rows]):.2%}, coverage "
+        f"{sum(r['covered'] for r in rows)}/{len(rows)}; "
         + ", ".join(f"{n} {np.mean([abs(r['baselines'][n]) for r in rows]):.2%}" for n in names)
     )
 

@@ -1,4 +1,6 @@
-"""Draw docs/fit-cost.svg from fit_cost.csv, the table that `fit_vs_scipy.py --only scaling` printed: `python benchmarks/fit_cost.py`."""
+"""Draw docs/fit-cost.svg from fit_cost.csv, the table that `fit_vs_scipy.py --only scaling`
+printed: `python benchmarks/fit_cost.py`.
+"""
 
 from pathlib import Path
 

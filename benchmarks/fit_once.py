@@ -1,4 +1,7 @@
-"""One fit and its refits in this process, timed from its first line: the part of `fit_vs_scipy.py` that is ours. Prints one JSON line.
+"""One fit and its refits in this process, timed from its first line: the part of `fit_vs_scipy.py`
+that is ours.
+
+Prints one JSON line.
 
 python benchmarks/fit_once.py POINTS.csv --starts hoffmann --resamples 4000
 """

@@ -1,13 +1,15 @@
-"""The batched fit against SciPy: 4,500 starts and 4,000 bootstrap refits of the Chinchilla law, and what more points and refits cost.
+"""The batched fit against SciPy: 4,500 starts and 4,000 bootstrap refits of the Chinchilla law, and
+what more points and refits cost.
 
     export STEPLADDER_DATA=...                       the folder with chinchilla/svg_extracted_data.csv
     python benchmarks/fit_vs_scipy.py                the table of BENCHMARKS.md (minutes: the references run in full)
     python benchmarks/fit_vs_scipy.py --quick        references reduced and scaled linearly, said in the table
     python benchmarks/fit_vs_scipy.py --only ours scaling --json
 
-Ours is timed from outside: a fresh process from its start to its end, so interpreter, imports, compilation (persistent cache off), all
-starts and all refits count, and it is never scaled. The references (`scipy_fit.py`) are timed inside of their processes, without imports,
-on one BLAS thread and `--processes` processes. Which of them is the fair one is the reader's choice: all are printed.
+Ours is timed from outside: a fresh process from its start to its end, so interpreter, imports,
+compilation (persistent cache off), all starts and all refits count, and it is never scaled. The
+references (`scipy_fit.py`) are timed inside of their processes, without imports, on one BLAS thread
+and `--processes` processes. Which of them is the fair one is the reader's choice: all are printed.
 """
 
 import argparse
@@ -40,14 +42,14 @@ PAIRS = {
 }
 SIZES, COUNTS = (240, 1_000, 10_000, 100_000, 1_000_000), (500, 1000, 2000, 4000, 8000)
 QUICK = {"starts": 100, "resamples": 80}
-LIMIT_SECONDS, LIMIT_MEMORY = (
-    900,
-    0.8,
-)  # of one process; a share of the memory that was free when it began
+# of one process; a share of the memory that was free when it began
+LIMIT_SECONDS, LIMIT_MEMORY = 900, 0.8
 
 
 def ours(points: pd.DataFrame, *words: str) -> dict:
-    """What `fit_once.py` said, and the wall seconds of its whole process; {"failed": why} when it did not end well."""
+    """What `fit_once.py` said, and the wall seconds of its whole process; {"failed": why} when it
+    did not end well.
+    """
     # No cache from an earlier process: compilation is part of the time.
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | {
         "JAX_ENABLE_COMPILATION_CACHE": "false"
@@ -71,7 +73,10 @@ def ours(points: pd.DataFrame, *words: str) -> dict:
                     child.kill()
                     child.wait()
                     return {
-                        "failed": f"stopped after {elapsed:.0f} s: over {LIMIT_SECONDS} s or {memory / 2**20:.1f} GiB"
+                        "failed": (
+                            f"stopped after {elapsed:.0f} s: over {LIMIT_SECONDS} s or "
+                            f"{memory / 2**20:.1f} GiB"
+                        )
                     }
                 time.sleep(0.01)
             wall = time.perf_counter() - begin
@@ -85,7 +90,9 @@ def ours(points: pd.DataFrame, *words: str) -> dict:
 
 
 def _kib(path: str, field: str) -> int:
-    """A field of a /proc file, 0 when the process has ended or there is no /proc (then without a limit)."""
+    """A field of a /proc file, 0 when the process has ended or there is no /proc (then without a
+    limit).
+    """
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:
@@ -95,7 +102,9 @@ def _kib(path: str, field: str) -> int:
 
 
 def references(quick: bool, processes: int) -> list[dict]:
-    """The rows of `scipy_fit.measure`, scaled linearly to the full size where they ran less of it."""
+    """The rows of `scipy_fit.measure`, scaled linearly to the full size where they ran less of
+    it.
+    """
     counts = (
         ["--starts", str(QUICK["starts"]), "--resamples", str(QUICK["resamples"])]
         if quick
@@ -120,7 +129,9 @@ def references(quick: bool, processes: int) -> list[dict]:
 
 
 def replicated(points: pd.DataFrame, count: int, params: dict, noise: float) -> pd.DataFrame:
-    """`count` points near the given ones: N and D moved by 1 %, the loss from the law with the points' own noise."""
+    """`count` points near the given ones: N and D moved by 1 %, the loss from the law with the
+    points' own noise.
+    """
     rng = np.random.default_rng(count)
     base = points.iloc[rng.integers(0, len(points), count)]
     n, d = (
@@ -136,7 +147,9 @@ def slope(x: list[float], y: list[float]) -> float | None:
 
 
 def scaling(points: pd.DataFrame, sizes: tuple[int, ...], counts: tuple[int, ...]) -> dict:
-    """Wall seconds of a fit (default starts) by points, and of a bootstrap of the 240 by resamples; first call and compiled."""
+    """Wall seconds of a fit (default starts) by points, and of a bootstrap of the 240 by resamples;
+    first call and compiled.
+    """
     well = scipy_fit.well_started(points)
     law = (
         well.params["E"]
@@ -195,7 +208,8 @@ def show(body: dict) -> None:
     print(", ".join(f"{k} {v}" for k, v in body["machine"].items()))
     if body["machine"]["load"] > 0.5:
         print(
-            "other work was running on this machine: CPU seconds stand, wall seconds are upper bounds"
+            "other work was running on this machine: CPU seconds stand, wall seconds are upper "
+            "bounds"
         )
     for run in body["ours"]:
         if "failed" in run:
@@ -203,14 +217,19 @@ def show(body: dict) -> None:
             continue
         refit = run["refits"][0]
         print(
-            f"ours, fresh process: {run['wall_seconds']:.2f} s wall, {run['cpu_seconds']:.2f} s CPU (imports {run['import_seconds']:.2f}, "
-            f"fit from {run['starts']} starts {run['fit_seconds']:.2f}, {refit['rows']} refits {refit['seconds']:.2f}; first calls, "
-            f"compilation included), {run['peak_gib']:.2f} GiB; objective {run['value']:.11g}; s.e. "
+            f"ours, fresh process: {run['wall_seconds']:.2f} s wall, {run['cpu_seconds']:.2f} s "
+            f"CPU (imports {run['import_seconds']:.2f}, fit from {run['starts']} starts "
+            f"{run['fit_seconds']:.2f}, {refit['rows']} refits {refit['seconds']:.2f}; first "
+            f"calls, compilation included), {run['peak_gib']:.2f} GiB; objective "
+            f"{run['value']:.11g}; s.e. "
             + ", ".join(f"{k} {v:.4g}" for k, v in refit["se"].items())
         )
     if body["references"]:
         print(
-            "\n| SciPy reference | fits run | wall s | CPU s | short | objective | s.e. A, B, E, alpha, beta |\n|---"
+            (
+                "\n| SciPy reference | fits run | wall s | CPU s | short | objective | s.e. A, B, "
+                "E, alpha, beta |\n|---"
+            )
             + "|---" * 6
             + "|"
         )
@@ -226,21 +245,25 @@ def show(body: dict) -> None:
                 else ""
             )
             print(
-                f"| {r['reference']} | {r['fits']} | {r['full_wall_seconds']:.2f}{scaled} | {r['full_cpu_seconds']:.2f} | {r['short']:.1%} | "
+                f"| {r['reference']} | {r['fits']} | {r['full_wall_seconds']:.2f}{scaled} | "
+                f"{r['full_cpu_seconds']:.2f} | {r['short']:.1%} | "
                 f"{'' if 'bootstrap' in r['reference'] else format(r['value'], '.11g')} | {se} |"
             )
         print(
-            "\n| a fit and 4,000 refits | wall s | CPU s | wall over ours | CPU over ours |\n|---|---|---|---|---|"
+            "\n| a fit and 4,000 refits | wall s | CPU s | wall over ours | CPU over ours |\n"
+            "|---|---|---|---|---|"
         )
         for r in body["compare"]:
             ratios = " | ".join(
                 "-" if r[k] is None else f"{r[k]:.1f}" for k in ("wall_ratio", "cpu_ratio")
             )
             print(
-                f"| {r['reference']}{', SCALED' if r['scaled'] else ''} | {r['wall_seconds']:.2f} | {r['cpu_seconds']:.2f} | {ratios} |"
+                f"| {r['reference']}{', SCALED' if r['scaled'] else ''} | {r['wall_seconds']:.2f} "
+                f"| {r['cpu_seconds']:.2f} | {ratios} |"
             )
         print(
-            "short: refits above the lowest objective found for the same resample by more than 1e-6 of it; starts that miss the best fit by so much"
+            "short: refits above the lowest objective found for the same resample by more than "
+            "1e-6 of it; starts that miss the best fit by so much"
         )
     if body["scaling"]:
         s = body["scaling"]

@@ -1,12 +1,15 @@
-"""MFU of a 100M and a 1B model in bfloat16 at sequence length 2048 on the accelerator at hand, through the program and loop of `run`.
+"""MFU of a 100M and a 1B model in bfloat16 at sequence length 2048 on the accelerator at hand,
+through the program and loop of `run`.
 
 python benchmarks/gpu_mfu.py                       a table, about ten minutes on one GPU
 python benchmarks/gpu_mfu.py --case 1b:32:4:none   SIZE:BATCH:MICRO-BATCHES:REMAT, may be repeated; 0 and auto: what fits
 python benchmarks/gpu_mfu.py --tiny --json         the same path in small, anywhere
 
-MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16 peak of train/devices.py; on CPU over what a
-float32 GEMM reaches. The same steps run twice, once with a checkpoint after each third of them: what the loop takes longer is what the saves
-cost (it stands still for the copy, and shares the machine with the writing), and --every seconds between them make it a share of wall time.
+MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16
+peak of train/devices.py; on CPU over what a float32 GEMM reaches. The same steps run twice, once
+with a checkpoint after each third of them: what the loop takes longer is what the saves cost (it
+stands still for the copy, and shares the machine with the writing), and --every seconds between
+them make it a share of wall time.
 """
 
 import argparse
@@ -75,7 +78,9 @@ def seconds_of(call: Callable, repeats: int = 3) -> float:
 
 
 def parts_of(spec: RunSpec, machine: Machine, step: float) -> dict[str, float]:
-    """Seconds of a step: forward (as in evaluation), backward, and what is left: optimizer, gradient norm, metrics."""
+    """Seconds of a step: forward (as in evaluation), backward, and what is left: optimizer,
+    gradient norm, metrics.
+    """
     own = program(spec, machine)
     params = own.init(own.put(traced(spec)))["params"]
     windows = own.put_windows(np.zeros((1, own.eval_batch, spec.data.seq_len + 1), np.int32))
@@ -146,11 +151,16 @@ def table(results: list[dict]) -> str:
     for r in results:
         parts = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in r["parts"].items())
         lines += [
-            f"{r['case']:20} {1e3 * r['step_seconds']:9.1f} ms/step {r['tokens_per_second']:12,.0f} tokens/s   MFU {r['mfu']:.1%}   "
-            f"memory {r['memory_peak_gib']:.1f} GiB (planned {r['memory_planned_gib']:.1f})",
-            f"    {parts}; executed {r['executed_over_counted']:.2f}x the counted FLOPs; attention {r['attention']} {r['kernels'] or ''}",
-            f"    host waits for the device {r['host_wait']:.0%} of the time; a checkpoint costs {r['save_seconds']:.2f} s, "
-            f"{r['save_overhead']:.2%} of the wall time; compiled in {r['compile_seconds']:.0f} s",
+            f"{r['case']:20} {1e3 * r['step_seconds']:9.1f} ms/step "
+            f"{r['tokens_per_second']:12,.0f} tokens/s   MFU {r['mfu']:.1%}   memory "
+            f"{r['memory_peak_gib']:.1f} GiB (planned {r['memory_planned_gib']:.1f})",
+            (
+                f"    {parts}; executed {r['executed_over_counted']:.2f}x the counted FLOPs; "
+                f"attention {r['attention']} {r['kernels'] or ''}"
+            ),
+            f"    host waits for the device {r['host_wait']:.0%} of the time; a checkpoint costs "
+            f"{r['save_seconds']:.2f} s, {r['save_overhead']:.2%} of the wall time; compiled in "
+            f"{r['compile_seconds']:.0f} s",
         ]
     return "\n".join(lines)
 

@@ -1,4 +1,6 @@
-"""Tokens/s of the input pipeline alone: `python benchmarks/input_pipeline.py [--json] [--store=DIR]`."""
+"""Tokens/s of the input pipeline alone: `python benchmarks/input_pipeline.py [--json]
+[--store=DIR]`.
+"""
 
 import argparse
 import json
@@ -31,7 +33,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument(
         "--store",
-        help="a prepared store; default: the embedded corpus at 1 MB a domain, prepared for the measurement",
+        help=(
+            "a prepared store; default: the embedded corpus at 1 MB a domain, prepared for the "
+            "measurement"
+        ),
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +51,8 @@ def main() -> None:
         return
     for row in rows:
         print(
-            f"{row['batch_size']:4d} x {row['seq_len']:5d}  {row['tokens_per_second'] / 1e6:8.1f} M tokens/s"
+            f"{row['batch_size']:4d} x {row['seq_len']:5d}  {row['tokens_per_second'] / 1e6:8.1f} "
+            "M tokens/s"
         )
 
 

@@ -1,9 +1,12 @@
-"""A 24-run rung as a pack against the ways without one: after one another, two processes, vmapped. One command, ratios of one call.
+"""A 24-run rung as a pack against the ways without one: after one another, two processes, vmapped.
+
+One command, ratios of one call.
 
     python benchmarks/packs.py [--sizes=6k,25k,84k,200k] [--steps=200] [--repeats=3] [--json]
 
-Whole commands with a warm compilation cache and a prepared corpus: interpreter, imports, evaluation and checkpoints are in the wall time.
-Every round runs all ways once, so that a busy machine slows them alike; the figures are medians over the rounds.
+Whole commands with a warm compilation cache and a prepared corpus: interpreter, imports, evaluation
+and checkpoints are in the wall time. Every round runs all ways once, so that a busy machine slows
+them alike; the figures are medians over the rounds.
 """
 
 import argparse

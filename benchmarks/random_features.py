@@ -1,14 +1,19 @@
-"""The toy check of arXiv 2512.24503's theorem: `python benchmarks/random_features.py [--trials 200] [--figure FILE.svg] [--json]`.
+"""The toy check of arXiv 2512.24503's theorem: `python benchmarks/random_features.py [--trials 200]
+[--figure FILE.svg] [--json]`.
 
-Does a small random-feature model at a small learning rate order two training sets as the infinitely wide one does? Features
-phi(x) = relu(W x) / sqrt(m), one pass of plain SGD from zero on least squares, width m in 2^5 .. 2^12, learning rate over 7 decades. Set A
-has clean labels and a shifted input distribution, B the validation's inputs and some labels of the wrong sign. Truth (ours): the order of
-the validation errors of ridge regression on the same examples in the kernel limit, the arc-cosine kernel of order 1 (m -> infinity of these
-features). Reported: P[order correct] over the trials at each (m, rate) with Wilson's 95 % interval, beside the share that always naming the
-commoner winner would get. Every trial draws its own problem and features; both sets share the features. An overflow counts as wrong.
+Does a small random-feature model at a small learning rate order two training sets as the infinitely
+wide one does? Features phi(x) = relu(W x) / sqrt(m), one pass of plain SGD from zero on least
+squares, width m in 2^5 .. 2^12, learning rate over 7 decades. Set A has clean labels and a shifted
+input distribution, B the validation's inputs and some labels of the wrong sign. Truth (ours): the
+order of the validation errors of ridge regression on the same examples in the kernel limit, the
+arc-cosine kernel of order 1 (m -> infinity of these features). Reported: P[order correct] over the
+trials at each (m, rate) with Wilson's 95 % interval, beside the share that always naming the
+commoner winner would get. Every trial draws its own problem and features; both sets share the
+features. An overflow counts as wrong.
 
-What it shows is not only the theorem's promise: the pass is of a fixed length, so at the smallest rates a model has taken one small step
-along the gradient, and its order is that of the alignments, which need not be that of the best losses of the class.
+What it shows is not only the theorem's promise: the pass is of a fixed length, so at the smallest
+rates a model has taken one small step along the gradient, and its order is that of the alignments,
+which need not be that of the best losses of the class.
 """
 
 import argparse
@@ -23,16 +28,16 @@ import numpy as np
 WIDTHS = tuple(2**k for k in range(5, 13))
 RATES = tuple(float(r) for r in np.logspace(-5, 2, 15))
 DIMENSION, EXAMPLES, VALIDATION, BATCH = 8, 512, 256, 8
-SHIFT, NOISE = (
-    3.0,
-    0.25,
-)  # largest shift of A's inputs, in their own SD; largest share of B's labels with the wrong sign
+# largest shift of A's inputs, in their own SD; largest share of B's labels with the wrong sign
+SHIFT, NOISE = 3.0, 0.25
 RIDGE = 1e-3
 
 
 @dataclass
 class Cell:
-    """P[order correct] at one width and rate: share of `trials`, Wilson's 95 % interval, trials whose SGD overflowed (counted as wrong)."""
+    """P[order correct] at one width and rate: share of `trials`, Wilson's 95 % interval, trials
+    whose SGD overflowed (counted as wrong).
+    """
 
     width: int
     rate: float
@@ -44,13 +49,16 @@ class Cell:
 
 
 def draw(trials: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """`trials` problems: a smooth truth of x, inputs on the sphere; A is shifted along a direction, B has labels of the wrong sign."""
+    """`trials` problems: a smooth truth of x, inputs on the sphere; A is shifted along a direction,
+    B has labels of the wrong sign.
+    """
     w = rng.standard_normal((trials, DIMENSION))
     truth = lambda x: np.tanh(np.einsum("tnd,td->tn", x, w) / 2)  # noqa: E731
     sphere = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     away = rng.standard_normal((trials, 1, DIMENSION))
     away /= np.linalg.norm(away, axis=-1, keepdims=True)
-    # How far A is shifted and how noisy B is differ between trials: the truth is A in some and B in others.
+    # How far A is shifted and how noisy B is differ between trials: the truth is A in some and B in
+    # others.
     strength = rng.uniform(0, SHIFT, (trials, 1, 1)) * math.sqrt(DIMENSION)
     wrong = rng.uniform(0, NOISE, (trials, 1))
     a, b, v = rng.standard_normal((3, trials, EXAMPLES, DIMENSION))
@@ -66,7 +74,9 @@ def draw(trials: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """E[relu(w.x) relu(w.y)] for standard normal w and unit x, y: the arc-cosine kernel of order 1, halved."""
+    """E[relu(w.x) relu(w.y)] for standard normal w and unit x, y: the arc-cosine kernel of order 1,
+    halved.
+    """
     cosine = np.clip(x @ np.swapaxes(y, -1, -2), -1, 1)
     angle = np.arccos(cosine)
     return (np.sqrt(1 - cosine**2) + (np.pi - angle) * cosine) / (2 * np.pi)
@@ -83,7 +93,11 @@ def limit(problem: dict[str, np.ndarray], side: str) -> np.ndarray:
 def sgd(
     problem: dict[str, np.ndarray], side: str, features: np.ndarray, rates: np.ndarray
 ) -> np.ndarray:
-    """Validation error [trials, rates] after one pass of SGD from zero; `features`: W [trials, m, d]. Overflow is infinite."""
+    """Validation error [trials, rates] after one pass of SGD from zero; `features`: W [trials, m,
+    d].
+
+    Overflow is infinite.
+    """
     phi = lambda x: (
         np.maximum(x @ np.swapaxes(features, 1, 2), 0).astype(np.float32)
         / np.float32(math.sqrt(features.shape[1]))
@@ -105,7 +119,9 @@ def sgd(
 def run(
     trials: int, widths=WIDTHS, rates=RATES, seed: int = 0, chunk: int = 8
 ) -> tuple[list[Cell], dict]:
-    """All cells, and facts of the problems: share in which A is truly better, median gap of the truth."""
+    """All cells, and facts of the problems: share in which A is truly better, median gap of the
+    truth.
+    """
     rng = np.random.default_rng(seed)
     right = np.zeros((len(widths), len(rates)))
     lost = np.zeros((len(widths), len(rates)), int)
@@ -138,9 +154,8 @@ def wilson(count: float, of: int, z: float = 1.959964) -> tuple[float, float]:
         (count + z * z / 2) / (of + z * z),
         z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
     )
-    return max(0.0, min(middle - half, count / of)), min(
-        1.0, max(middle + half, count / of)
-    )  # rounding at 0 and 1
+    # rounding at 0 and 1
+    return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))
 
 
 def figure(cells: list[Cell]):
@@ -198,7 +213,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({**facts, "cells": [asdict(c) for c in cells]}, indent=1))
     else:
         print(
-            f"{facts['trials']} trials, A truly better in {facts['a_better']:.0%}, median gap {facts['median_gap']:.4f}, {facts['seconds']} s"
+            f"{facts['trials']} trials, A truly better in {facts['a_better']:.0%}, median gap "
+            f"{facts['median_gap']:.4f}, {facts['seconds']} s"
         )
         print("P[order correct] by width (rows) and learning rate (columns)")
         print(" " * 6 + "".join(f"{r:8.0e}" for r in RATES))

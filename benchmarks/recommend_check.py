@@ -1,13 +1,19 @@
-"""Does a recommended ladder keep its promise on real families? `STEPLADDER_DATA=DIR python benchmarks/recommend_check.py [--json]`.
+"""Does a recommended ladder keep its promise on real families?
 
-Table colpret of arXiv 2410.11840, the families whose smaller models identify the law. Of each, the law and its noise are fitted to the
-models below the largest, which stays unseen: its last checkpoint is the target. Promised is the 90th percentile of the error in worlds
-simulated from that law for the very points; realised is the error of a fit to their real losses. Two questions:
-(a) the recommended ladder, every size of it replaced by the nearest model there is, every horizon by that model's nearest checkpoint;
-(b) every ladder there is (windows of 3 to 6 consecutive sizes x checkpoints x 30 % of the target or not): how many keep their promise (90 %
-should, if the law held), does the promise rank them, and what of the cheapest that is promised to be within the wanted error.
-A family is one target, so its rows in (b) are not independent. What cannot be judged is printed: seeds (one run a model), cooldowns
-(the checkpoints are undecayed), sets that collapse onto too few models.
+`STEPLADDER_DATA=DIR python benchmarks/recommend_check.py [--json]`.
+
+Table colpret of arXiv 2410.11840, the families whose smaller models identify the law. Of each, the
+law and its noise are fitted to the models below the largest, which stays unseen: its last
+checkpoint is the target. Promised is the 90th percentile of the error in worlds simulated from that
+law for the very points; realised is the error of a fit to their real losses. Two questions:
+(a) the recommended ladder, every size of it replaced by the nearest model there is, every horizon
+by that model's nearest checkpoint; (b) every ladder there is (windows of 3 to 6 consecutive sizes x
+checkpoints x 30 % of the target or not): how many keep their promise (90 % should, if the law
+held), does the promise rank them, and what of the cheapest that is promised to be within the wanted
+error.
+A family is one target, so its rows in (b) are not independent. What cannot be judged is printed:
+seeds (one run a model), cooldowns (the checkpoints are undecayed), sets that collapse onto too few
+models.
 """
 
 import argparse
@@ -48,7 +54,9 @@ def nearest(rows: pd.DataFrame, column: str, value: float) -> int:
 
 
 def stand_ins(ladder: Candidate, rows: pd.DataFrame, target: pd.Series) -> tuple[list[int], float]:
-    """The nearest available rows of a ladder, and the factor in N or D by which the farthest of them is off."""
+    """The nearest available rows of a ladder, and the factor in N or D by which the farthest of
+    them is off.
+    """
     below, kept, off = rows[rows["N"] < target["N"]], {}, [1.0]
     wanted = [(below, n, h * CHINCHILLA * n) for n in ladder.sizes for h in ladder.horizons]
     if ladder.share:
@@ -84,7 +92,9 @@ def available(rows: pd.DataFrame, target: pd.Series) -> list[list[int]]:
 def judge(
     ladders: list[list[int]], rows: pd.DataFrame, target: pd.Series, truth: Truth, draws: int
 ) -> pd.DataFrame:
-    """One row a ladder: models, points, flops, promised, realised, reason (why it cannot identify the law, or nothing)."""
+    """One row a ladder: models, points, flops, promised, realised, reason (why it cannot identify
+    the law, or nothing).
+    """
     used = rows.loc[sorted({i for mine in ladders for i in mine})]
     weights = np.array([np.isin(used.index, mine) for mine in ladders]).astype(int)
     trunk = np.where(used["model"] == target["model"], TARGET, pd.factorize(used["model"])[0])
@@ -115,7 +125,9 @@ def judge(
 
 
 def forecasts(used: pd.DataFrame, weights: np.ndarray, target: pd.Series) -> np.ndarray:
-    """Loss of the target from fits to real losses, one a row of weights [C, n]; least squares on log loss, the best of 12 starts."""
+    """Loss of the target from fits to real losses, one a row of weights [C, n]; least squares on
+    log loss, the best of 12 starts.
+    """
     p = prepare(used, unidentified="report")
     starts = p.law.starts(p.x, p.y, p.w)[:12]
     found = solve(
@@ -210,8 +222,8 @@ def main() -> None:
         )
         return
     print(
-        f"(a) recommended for {args.wanted:.0%} within {args.share:.0%} of the target's compute; p90 of the ladder itself, promised and "
-        "realised with its stand-ins"
+        f"(a) recommended for {args.wanted:.0%} within {args.share:.0%} of the target's compute; "
+        "p90 of the ladder itself, promised and realised with its stand-ins"
     )
     with pd.option_context(
         "display.width",
@@ -228,11 +240,13 @@ def main() -> None:
             print(f"  {name}: {line['ladder']}")
         fair = table[table["reason"] == ""]
         print(
-            f"kept: {int(fair['kept'].sum())} of the {len(fair)} that can be judged\n\n(b) every ladder there is\n{sets.to_string()}"
+            f"kept: {int(fair['kept'].sum())} of the {len(fair)} that can be judged\n\n(b) every "
+            f"ladder there is\n{sets.to_string()}"
         )
         print(f"kept, mean over families: {sets['kept'].mean():.2f}\n")
     print(
-        f"not judged, {len(left)} families: the law is not identified by their smaller models, or no ladder fits"
+        f"not judged, {len(left)} families: the law is not identified by their smaller models, or "
+        "no ladder fits"
     )
     for reason in sorted(set(left.values())):
         print(f"  {', '.join(n for n, r in left.items() if r == reason)}: {reason}")

@@ -1,6 +1,8 @@
-"""The constants of configs/rule.py from our own sweep: `python benchmarks/rule_sweep.py [WORKDIR ...] [--json]`.
+"""The constants of configs/rule.py from our own sweep: `python benchmarks/rule_sweep.py [WORKDIR
+...] [--json]`.
 
-With workdirs of configs/sweep.py it rewrites benchmarks/rule_sweep.csv (one line a run) first; without, it reads the committed file.
+With workdirs of configs/sweep.py it rewrites benchmarks/rule_sweep.csv (one line a run) first;
+without, it reads the committed file.
 """
 
 import argparse
@@ -52,7 +54,9 @@ def collect(workdirs: list[Path]) -> pd.DataFrame:
 
 
 def cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The runs of the rate grid, with the cell (size, D, batch) each belongs to; a cell is one learning-rate curve."""
+    """The runs of the rate grid, with the cell (size, D, batch) each belongs to; a cell is one
+    learning-rate curve.
+    """
     decay, warmup = table["weight_decay"] * table["steps"], table["warmup_steps"] / table["steps"]
     main = table[
         table["loss"].notna()
@@ -67,10 +71,11 @@ def cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_rate(main: pd.DataFrame, near: float = 0.06) -> dict:
-    """ln loss = offset of the cell + k (ln rate - ln rate*)^2 over all curves at once, ln rate* linear in ln N, ln D and ln batch.
+    """ln loss = offset of the cell + k (ln rate - ln rate*)^2 over all curves at once, ln rate*
+    linear in ln N, ln D and ln batch.
 
-    One curvature for all and runs within `near` of their cell's best: one curve alone has 4 or 5 runs of one seed, and its vertex is noise.
-    Standard errors from the Jacobian and the residuals.
+    One curvature for all and runs within `near` of their cell's best: one curve alone has 4 or 5
+    runs of one seed, and its vertex is noise. Standard errors from the Jacobian and the residuals.
     """
     best = main.groupby("cell")["loss"].transform("min")
     used = main[main["loss"] < best * (1 + near)]

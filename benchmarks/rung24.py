@@ -1,4 +1,5 @@
-"""A rung of 24 runs for benchmarks/packs.py: eight learning rates x three seeds of one size; `SIZE/I/K` is the I-th of K parts of it.
+"""A rung of 24 runs for benchmarks/packs.py: eight learning rates x three seeds of one size;
+`SIZE/I/K` is the I-th of K parts of it.
 
 stepladder run --config=benchmarks/rung24.py:25k --workdir=W
 """

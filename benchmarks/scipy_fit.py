@@ -4,10 +4,12 @@
     python benchmarks/scipy_fit.py                      a reduced version of every reference, and what the full one would take
     python benchmarks/scipy_fit.py --full --processes 2
 
-The law L = E + A / N^alpha + B / D^beta (arXiv 2203.15556), fitted by Huber at 1e-3 on log loss, summed. `grid` and `bootstrap` follow
-the replication (arXiv 2404.10102): raw logs, SciPy's default tolerances, L-BFGS-B from 4,500 starts, BFGS for every resample. Our
-version is the kinder one: logs of the data are taken once, and "analytic" gradients cost about one evaluation, where the replication
-has finite differences in the grid and autograd in the bootstrap. `well_started` is what a careful person writes with the same library.
+The law L = E + A / N^alpha + B / D^beta (arXiv 2203.15556), fitted by Huber at 1e-3 on log loss,
+summed. `grid` and `bootstrap` follow the replication (arXiv 2404.10102): raw logs, SciPy's default
+tolerances, L-BFGS-B from 4,500 starts, BFGS for every resample. Our version is the kinder one: logs
+of the data are taken once, and "analytic" gradients cost about one evaluation, where the
+replication has finite differences in the grid and autograd in the bootstrap. `well_started` is what
+a careful person writes with the same library.
 """
 
 import argparse
@@ -27,7 +29,8 @@ import pandas as pd
 from scipy.optimize import minimize, nnls
 
 DELTA = 1e-3
-# Starts of (a, b, e, alpha, beta) = (ln A, ln B, ln E, ...), in the order of the replication's loops.
+# Starts of (a, b, e, alpha, beta) = (ln A, ln B, ln E, ...), in the order of the replication's
+# loops.
 STARTS = np.array(
     [
         (a, b, e, alpha, beta)
@@ -45,7 +48,8 @@ HOFFMANN = np.array([6.0073404, 6.0179186, 0.5267228, 0.33917084, 0.2849083])
 _NAMES = ("A", "B", "E", "alpha", "beta")
 GRADIENTS = ("analytic", "finite")
 WELL = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0)  # exponents of the 36 starts of `well_started`
-# Of an objective of order 1e3: tighter only adds line searches at float64's resolution, the values agree to 1e-12.
+# Of an objective of order 1e3: tighter only adds line searches at float64's resolution, the values
+# agree to 1e-12.
 WELL_OPTIONS = {"gtol": 1e-2}
 
 
@@ -53,8 +57,9 @@ WELL_OPTIONS = {"gtol": 1e-2}
 class Reference:
     """What a reference found and cost.
 
-    params and value (summed Huber, in log loss) are of the best fit that SciPy calls successful, of all fits when none is; theta [fits, 5]
-    are (ln A, ln B, ln E, alpha, beta) of every fit; failed counts fits that SciPy does not call successful.
+    params and value (summed Huber, in log loss) are of the best fit that SciPy calls successful, of
+    all fits when none is; theta [fits, 5] are (ln A, ln B, ln E, alpha, beta) of every fit; failed
+    counts fits that SciPy does not call successful.
     """
 
     params: dict[str, float]
@@ -108,7 +113,9 @@ def huber_gradient(
 
 
 def _residual(theta: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """ln prediction - ln loss by log-sum-exp, and the three terms and their sum, all relative to the largest term."""
+    """ln prediction - ln loss by log-sum-exp, and the three terms and their sum, all relative to
+    the largest term.
+    """
     a, b, e, alpha, beta = theta
     of_n, of_d = a - alpha * logs[:, 0], b - beta * logs[:, 1]
     top = np.maximum(np.maximum(of_n, of_d), e)
@@ -124,7 +131,10 @@ def grid(
     starts: np.ndarray = STARTS,
     processes: int = 1,
 ) -> Reference:
-    """L-BFGS-B from every start, SciPy's default tolerances, as in arXiv 2404.10102. `points`: columns N, D, loss."""
+    """L-BFGS-B from every start, SciPy's default tolerances, as in arXiv 2404.10102.
+
+    `points`: columns N, D, loss.
+    """
     return _solve(_batch(points, starts, None, "L-BFGS-B", gradients, 1.0, {}), processes)
 
 
@@ -137,7 +147,9 @@ def bootstrap(
     *,
     processes: int = 1,
 ) -> Reference:
-    """BFGS from `start` for every table of rows drawn with replacement, SciPy's default tolerances, as in arXiv 2404.10102."""
+    """BFGS from `start` for every table of rows drawn with replacement, SciPy's default tolerances,
+    as in arXiv 2404.10102.
+    """
     rows = np.random.default_rng(seed).integers(0, len(points), (resamples, len(points)))
     return _solve(
         _batch(points, np.tile(start, (resamples, 1)), rows, "BFGS", gradients, 1.0, {}), processes
@@ -145,7 +157,9 @@ def bootstrap(
 
 
 def well_started(points: pd.DataFrame, *, processes: int = 1) -> Reference:
-    """36 starts, E, A and B of each by linear least squares; centred logs, exact gradients, the objective at order one."""
+    """36 starts, E, A and B of each by linear least squares; centred logs, exact gradients, the
+    objective at order one.
+    """
     return _centred(points, lambda logs: (_linear_starts(logs), None), processes)
 
 
@@ -171,7 +185,9 @@ def well_started_bootstrap(
 
 
 def _centred(points: pd.DataFrame, choose, processes: int) -> Reference:
-    """Solve in centred logs, starts from `choose`, and give the parameters in the units of the data."""
+    """Solve in centred logs, starts from `choose`, and give the parameters in the units of the
+    data.
+    """
     begin, cpu = time.perf_counter(), time.process_time()
     raw = _logs(points)
     centre = np.array([*raw[:, :2].mean(0), 0.0])
@@ -219,7 +235,9 @@ def _natural(theta: np.ndarray) -> dict[str, float]:
 
 
 def _errors(theta: np.ndarray) -> dict[str, float]:
-    """Standard deviations of the parameters over fits: of a bootstrap's refits, their standard errors."""
+    """Standard deviations of the parameters over fits: of a bootstrap's refits, their standard
+    errors.
+    """
     return {
         name: float(v)
         for name, v in zip(
@@ -242,7 +260,9 @@ def _batch(
 
 
 def _solve(batch: Batch, processes: int) -> Reference:
-    """All fits of a batch, dealt out to processes like cards: neighbouring starts cost about the same."""
+    """All fits of a batch, dealt out to processes like cards: neighbouring starts cost about the
+    same.
+    """
     shares = [slice(k, None, processes) for k in range(processes)]
     parts = [
         dataclasses.replace(
@@ -255,11 +275,11 @@ def _solve(batch: Batch, processes: int) -> Reference:
         done = [_work(parts[0])]
         wall = time.perf_counter() - begin
     else:
-        # Forked on purpose: the reference does not pay for importing SciPy again. The parent has no other thread and no jax.
+        # Forked on purpose: the reference does not pay for importing SciPy again. The parent has no
+        # other thread and no jax.
         with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-            list(
-                pool.map(abs, range(processes))
-            )  # start-up is no part of the time, or scaling a reduced run would multiply it
+            # start-up is no part of the time, or scaling a reduced run would multiply it
+            list(pool.map(abs, range(processes)))
             begin = time.perf_counter()
             done = list(pool.map(_work, parts))
             wall = time.perf_counter() - begin
@@ -306,7 +326,10 @@ def _work(batch: Batch) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], floa
 
 
 def chinchilla_points(folder: str | Path | None = None) -> pd.DataFrame:
-    """The 240 points of arXiv 2404.10102: Figure 4 of Hoffmann et al. without the 5 highest losses. Columns N, D, loss."""
+    """The 240 points of arXiv 2404.10102: Figure 4 of Hoffmann et al. without the 5 highest losses.
+
+    Columns N, D, loss.
+    """
     folder = folder or os.environ.get("STEPLADDER_DATA")
     if not folder:
         raise SystemExit(
@@ -324,10 +347,12 @@ def chinchilla_points(folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def measure(points: pd.DataFrame, starts: int, resamples: int, processes: int) -> list[dict]:
-    """A row a reference: fits, failed, value, parameters, wall and CPU seconds, `se` over its fits, and `short`, fits that stopped early.
+    """A row a reference: fits, failed, value, parameters, wall and CPU seconds, `se` over its fits,
+    and `short`, fits that stopped early.
 
-    `short` is the share of refits above the lowest objective of the same resample by more than 1e-6 of it (of starts: above the best
-    fit), so it compares accuracy at these tolerances; `share` is the share of the full problem that was run.
+    `short` is the share of refits above the lowest objective of the same resample by more than 1e-6
+    of it (of starts: above the best fit), so it compares accuracy at these tolerances; `share` is
+    the share of the full problem that was run.
     """
     cores = {"processes": processes}
     # Spread over the grid, since the cost depends on the start.
@@ -404,12 +429,14 @@ def main() -> None:
         )
     )
     print(
-        f"processes {args.processes}, OPENBLAS_NUM_THREADS {threads} (1 is fair: five parameters gain nothing from threads)"
+        f"processes {args.processes}, OPENBLAS_NUM_THREADS {threads} (1 is fair: five parameters "
+        "gain nothing from threads)"
     )
     for row in rows:
         if row["share"] < 1:
             print(
-                f"{row['reference']}: scaled linearly to the full size, not measured: {row['wall_seconds'] / row['share']:.1f} s wall"
+                f"{row['reference']}: scaled linearly to the full size, not measured: "
+                f"{row['wall_seconds'] / row['share']:.1f} s wall"
             )
 
 

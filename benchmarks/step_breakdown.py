@@ -1,4 +1,7 @@
-"""Where the time of a training step goes: its phases, and its modules alone. Used by step_vs_torch.py."""
+"""Where the time of a training step goes: its phases, and its modules alone.
+
+Used by step_vs_torch.py.
+"""
 
 from collections.abc import Callable
 
@@ -41,7 +44,9 @@ def forward_of(
 def modules_of(
     spec: ModelSpec, params: dict, sequences: int, seq_len: int, chunk: int
 ) -> dict[str, tuple[int, Callable[[int], float]]]:
-    """Forward and backward of one module alone on one device: name -> (how often a step runs it, function of n runs)."""
+    """Forward and backward of one module alone on one device: name -> (how often a step runs it,
+    function of n runs).
+    """
     layer = Layer(spec, Init(spec, jax.random.key(0)))
     angles_LK = rope.angles(jnp.arange(seq_len)[None], spec.head_dim, spec.rope_theta)
     x_BLD = jax.random.normal(jax.random.key(0), (chunk, seq_len, spec.d_model))

@@ -4,9 +4,10 @@
     python benchmarks/step_vs_torch.py --sizes 200k --seq 128 256 --rounds 9 --json
     python benchmarks/step_vs_torch.py --layouts                                         also scan, whole batches, one device
 
-A step is forward, backward, clipping by global norm and AdamW. Both sides have the same shapes, parameters and number of threads (jax:
-one host device a core); torch has a process of its own. Rounds alternate and the ratio is between the fastest rounds of each: other load
-on the machine hurts OpenMP's barriers far more than XLA, and medians would credit us with it.
+A step is forward, backward, clipping by global norm and AdamW. Both sides have the same shapes,
+parameters and number of threads (jax: one host device a core); torch has a process of its own.
+Rounds alternate and the ratio is between the fastest rounds of each: other load on the machine
+hurts OpenMP's barriers far more than XLA, and medians would credit us with it.
 """
 
 import argparse
@@ -160,7 +161,9 @@ def breakdown(
     layers: str,
     args: argparse.Namespace,
 ) -> dict:
-    """Milliseconds of phases (optimizer: what is left of the step) and modules; phases on all devices, the rest on one device's share."""
+    """Milliseconds of phases (optimizer: what is left of the step) and modules; phases on all
+    devices, the rest on one device's share.
+    """
     params = jax.device_put(jax.device_get(step.state[0]), jax.devices()[0])
     tokens_BT = jax.device_put(jax.device_get(step.tokens_BT)[:sequences], jax.devices()[0])
     gradient = step.gradient.lower(step.state[0], step.tokens_BT).compile()
@@ -228,15 +231,19 @@ def main() -> None:
 
 def show(row: dict) -> None:
     print(
-        f"\n{row['size']}: {row['params']:,} parameters, {row['batch']} x {row['seq_len']}, {row['layers']}, chunks of {row['chunk']}, "
-        f"{row['gflops_per_second']} GFLOP/s"
+        f"\n{row['size']}: {row['params']:,} parameters, {row['batch']} x {row['seq_len']}, "
+        f"{row['layers']}, chunks of {row['chunk']}, {row['gflops_per_second']} GFLOP/s"
     )
     for name, ms in row["ms"].items():
         extra = ""
         if name in row["ratio"]:
-            extra = f"  {row['ratio'][name]:5.2f}x torch  trace {row['trace_seconds'][name]} s, compile {row['compile_seconds'][name]} s"
+            extra = (
+                f"  {row['ratio'][name]:5.2f}x torch  trace {row['trace_seconds'][name]} s, "
+                f"compile {row['compile_seconds'][name]} s"
+            )
         print(
-            f"  {name:36s}{ms:9.2f} ms (median {row['ms_median'][name]:.2f}){row['tokens_per_second'][name]:10,d} tokens/s{extra}"
+            f"  {name:36s}{ms:9.2f} ms (median "
+            f"{row['ms_median'][name]:.2f}){row['tokens_per_second'][name]:10,d} tokens/s{extra}"
         )
     print(
         "  " + ", ".join(f"{name} {ms}" for name, ms in row["breakdown_ms"].items()) + " ms",

@@ -1,4 +1,6 @@
-"""The same model and training step in eager PyTorch, in the form that was fastest here: the other side of step_vs_torch.py."""
+"""The same model and training step in eager PyTorch, in the form that was fastest here: the other
+side of step_vs_torch.py.
+"""
 
 import multiprocessing
 from collections.abc import Callable
@@ -80,7 +82,10 @@ class Model(nn.Module):
 
 
 def build(spec: ModelSpec, batch: int, seq_len: int, optimizer: str) -> Callable[[int], float]:
-    """A function that takes n steps (forward, backward, clip, AdamW) and returns the last loss. `optimizer`: fused | foreach."""
+    """A function that takes n steps (forward, backward, clip, AdamW) and returns the last loss.
+
+    `optimizer`: fused | foreach.
+    """
     torch.manual_seed(0)
     model = Model(spec, seq_len)
     adamw = torch.optim.AdamW(
@@ -108,7 +113,9 @@ def _serve(pipe, threads: int, *arguments) -> None:
 
 
 class TorchProcess:
-    """`build` in a process of its own, idle until called: torch's and jax's thread pools do not meet."""
+    """`build` in a process of its own, idle until called: torch's and jax's thread pools do not
+    meet.
+    """
 
     def __init__(self, spec: ModelSpec, batch: int, seq_len: int, optimizer: str, threads: int):
         context = multiprocessing.get_context("spawn")

@@ -1,10 +1,14 @@
-"""Every program of the shipped TPU ladders, compiled for its slice without a TPU: memory, collectives, time. About 20 minutes on two cores.
+"""Every program of the shipped TPU ladders, compiled for its slice without a TPU: memory,
+collectives, time.
+
+About 20 minutes on two cores.
 
     python benchmarks/tpu_compiled.py                      compile all, write benchmarks/tpu_compiled.json
     python benchmarks/tpu_compiled.py v5e-256 v4-16        only these, the others stay
     python benchmarks/tpu_compiled.py --show               the table as it stands, as Markdown
 
-`stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16` says the same of one ladder, and more of it.
+`stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16` says the same
+of one ladder, and more of it.
 """
 
 import dataclasses
@@ -70,20 +74,27 @@ def measure(name: str) -> list[dict]:
 def markdown(table: dict) -> str:
     """The table for BENCHMARKS.md."""
     lines = [
-        "| ladder, slice | size | runs, at once | mesh | micro-batch, remat | GiB a device | of HBM | sent, of formula | estimated MFU | compiled | fingerprint |",
+        (
+            "| ladder, slice | size | runs, at once | mesh | micro-batch, remat | GiB a device | "
+            "of HBM | sent, of formula | estimated MFU | compiled | fingerprint |"
+        ),
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, rows in table["ladders"].items():
         for row in rows:
             mesh = " x ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1)
-            mfu = f"{row['estimate']['in_turn']['mfu']:.0%} - {row['estimate']['overlapped']['mfu']:.0%}"
+            mfu = (
+                f"{row['estimate']['in_turn']['mfu']:.0%} - "
+                f"{row['estimate']['overlapped']['mfu']:.0%}"
+            )
             sent = f"{row['sent'] / 2**20:,.0f} MiB" + (
                 f", {row['of_formula']:.2f}" if row["of_formula"] else ""
             )
             lines.append(
-                f"| {name}, {TOPOLOGIES[name]} | {row['size']} | {row['runs']}, {row['members']} | {mesh} | {row['micro_batch']} of "
-                f"{row['local_batch']}, {row['remat']} | {row['bytes'] / 2**30:.1f} | {row['bytes'] / row['memory']:.0%} | {sent} | {mfu} | "
-                f"{row['seconds']:.0f} s | `{row['fingerprint']}` |"
+                f"| {name}, {TOPOLOGIES[name]} | {row['size']} | {row['runs']}, {row['members']} | "
+                f"{mesh} | {row['micro_batch']} of {row['local_batch']}, {row['remat']} | "
+                f"{row['bytes'] / 2**30:.1f} | {row['bytes'] / row['memory']:.0%} | {sent} | {mfu} "
+                f"| {row['seconds']:.0f} s | `{row['fingerprint']}` |"
             )
     return "\n".join(lines)
 

@@ -1,6 +1,9 @@
-"""The base config: every knob stands here once, with its meaning. Other configs start from `get_config()` and change what they study.
+"""The base config: every knob stands here once, with its meaning.
 
-stepladder run --config=configs/base.py --workdir=W --config.model.size=25k --config.run.duration='2M tokens'
+Other configs start from `get_config()` and change what they study.
+
+stepladder run --config=configs/base.py --workdir=W --config.model.size=25k
+--config.run.duration='2M tokens'
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +12,10 @@ from stepladder.configs.rungs import rung
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """One run. `arg` may be empty or "tiny", which shrinks everything to a few seconds on a laptop."""
+    """One run.
+
+    `arg` may be empty or "tiny", which shrinks everything to a few seconds on a laptop.
+    """
     c = ConfigDict()
     c.name = "run"  # slug of the run's id
     c.seed = 0  # of the initialisation
@@ -46,10 +52,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "python_numeric_tests",
         "tables",
     )
-    c.data.weights = (
-        ConfigDict()
-    )  # domain -> weight; empty is equal weights over `domains` (or over `sources`)
-    c.data.variants = ConfigDict()  # name -> 'domain|filter,filter|dedup': training text made from a domain; `weights` may name it
+    # domain -> weight; empty is equal weights over `domains` (or over `sources`)
+    c.data.weights = ConfigDict()
+    # name -> 'domain|filter,filter|dedup': training text made from a domain; `weights` may name it
+    c.data.variants = ConfigDict()
     c.data.validation = ()  # domains to evaluate on; empty: those of `weights`
     c.data.tokenizer = "bytes"  # bytes | bpe:<vocabulary>
     c.data.max_mb_per_domain = 8.0  # cap on the text of a domain, 0 is none
@@ -60,11 +66,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.dedup = "minhash"  # none | exact | minhash, across the splits
     c.data.seed = 0  # of the split and of the cap's sample
     c.data.seq_len = 128
-    c.data.max_epochs = 4.0  # refuse to see any domain more often (arXiv:2305.16264: up to four epochs is close to fresh data)
+    # refuse to see any domain more often (arXiv:2305.16264: up to four epochs is close to fresh
+    # data)
+    c.data.max_epochs = 4.0
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"
-    c.optimizer.weight_decay_mode = "independent"  # independent: a rate per step, times the schedule | coupled: times the learning rate
+    # independent: a rate per step, times the schedule | coupled: times the learning rate
+    c.optimizer.weight_decay_mode = "independent"
     c.optimizer.learning_rate = 0.0  # 0: from the rule in configs/rule.py
     c.optimizer.learning_rate_factor = (
         1.0  # multiplies the rule's value: what a learning-rate sweep varies
@@ -97,11 +106,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine.store = ""  # folder of token stores; empty: WORKDIR/data
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
     c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
-    c.machine.mesh = "auto"  # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes what is left
+    # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes
+    # what is left
+    c.machine.mesh = "auto"
     c.machine.attention = (
         "auto"  # auto (by backend and shape, model/layout.py) | xla | cudnn | splash
     )
-    c.machine.remat = "auto"  # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
+    # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
+    c.machine.remat = "auto"
     c.machine.accumulation = (
         0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
     )
@@ -114,7 +126,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
     )
     c.machine.memory_gb = 0.0  # memory of a device that packs may fill; 0: what the device says
-    c.machine.profile = ""  # START:COUNT: an XProf trace of COUNT dispatches after START others, in the run's folder; once a workdir
+    # START:COUNT: an XProf trace of COUNT dispatches after START others, in the run's folder; once
+    # a workdir
+    c.machine.profile = ""
     c.machine.tensorboard = True  # mirror the record's rows as event files
     if arg == "tiny":
         c.model.size, c.run.duration, c.data.max_mb_per_domain = "6k", "60 steps", 0.3

@@ -1,4 +1,6 @@
-"""Where compiled programs are kept between processes: set by commands, which own their process, never by the library."""
+"""Where compiled programs are kept between processes: set by commands, which own their process,
+never by the library.
+"""
 
 import os
 from pathlib import Path
@@ -16,7 +18,9 @@ def folder() -> Path:
 
 
 def settings(path: Path) -> dict[str, object]:
-    """jax's options for a persistent compilation cache in `path` that keeps every program of 0.1 s and more."""
+    """jax's options for a persistent compilation cache in `path` that keeps every program of 0.1 s
+    and more.
+    """
     return {
         "jax_compilation_cache_dir": str(path),
         "jax_persistent_cache_min_compile_time_secs": 0.1,

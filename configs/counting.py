@@ -1,9 +1,10 @@
 """Parameters and FLOPs of a model, counted per module by arithmetic on its shape: nothing compiles.
 
-FLOPs are those of matrix products, two a multiply-add; norms, activations, RoPE and softmax (about one percent at width 512) are left
-out. Attention counts the scores a query sees: the causal half, or the window where there is one, which is the work the mathematics asks
-for (documents are not known here: they count as one); `attention_full` is what a dense masked implementation executes, and what XLA's
-cost analysis reports.
+FLOPs are those of matrix products, two a multiply-add; norms, activations, RoPE and softmax (about
+one percent at width 512) are left out. Attention counts the scores a query sees: the causal half,
+or the window where there is one, which is the work the mathematics asks for (documents are not
+known here: they count as one); `attention_full` is what a dense masked implementation executes, and
+what XLA's cost analysis reports.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ _MATRICES = {"swiglu": 3, "gelu": 2}  # of the MLP
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one model at one sequence length. `params` and `flops_forward` (a token) are by module."""
+    """Counts of one model at one sequence length.
+
+    `params` and `flops_forward` (a token) are by module.
+    """
 
     params: dict[str, int]
     flops_forward: dict[str, float]
@@ -71,9 +75,8 @@ def count(model: ModelSpec, seq_len: int) -> Counts:
     }
     vocabulary = model.vocab_size * D
     window = min(model.window or seq_len, seq_len)
-    seen = (
-        window * (window + 1) / 2 + (seq_len - window) * window
-    ) / seq_len  # mean over positions l of min(l + 1, window)
+    # mean over positions l of min(l + 1, window)
+    seen = (window * (window + 1) / 2 + (seq_len - window) * window) / seq_len
     full = 4.0 * N * H * K * seq_len  # q k^T and weights times v: 2 L H K each
     return Counts(
         params={

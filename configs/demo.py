@@ -1,11 +1,13 @@
-"""The five-minute ladder: five proxy sizes, a forecast written before the target's first step, the target, and the truth.
+"""The five-minute ladder: five proxy sizes, a forecast written before the target's first step, the
+target, and the truth.
 
     make demo                                                        on a laptop: about five minutes on two cores
     stepladder run --config=configs/demo.py:cpu --workdir=demo       the same runs, resumable; then `stepladder report --workdir=demo`
     stepladder run --config=configs/demo.py:tiny --workdir=tiny      the same ladder in under a minute, for tests; its forecast means nothing
 
-Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three finished losses at 0.4, 0.65 and 1 D for
-the price of 1.21 D. The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
+Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three
+finished losses at 0.4, 0.65 and 1 D for the price of 1.21 D. The target has at least 8x the
+compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape.
 """
 
 from ml_collections import ConfigDict
@@ -13,7 +15,8 @@ from ml_collections import ConfigDict
 from stepladder.configs import base
 from stepladder.configs.rungs import rung, with_cooldowns
 
-# arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of tokens of a learning-rate curve)
+# arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of
+# tokens of a learning-rate curve)
 LADDERS = {
     "cpu": (
         [("6k", 4.5, 2), ("14k", 4.5, 2), ("19k", 4.1, 1), ("25k", 3.7, 1), ("37k", 2.8, 1)],
@@ -26,18 +29,11 @@ LADDERS = {
         0.05,
     ),
 }
-HORIZONS = (
-    0.4,
-    0.65,
-)  # of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
+# of a trunk's tokens, where cooldown branches end; the trunk itself ends decayed at 1
+HORIZONS = 0.4, 0.65
 DECAY = 0.2
-RATE_FACTORS = (
-    0.125,
-    0.35,
-    1.0,
-    2.8,
-    8.0,
-)  # around the rule's rate, at the smallest and the largest proxy
+# around the rule's rate, at the smallest and the largest proxy
+RATE_FACTORS = 0.125, 0.35, 1.0, 2.8, 8.0
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
@@ -76,9 +72,8 @@ def ladder(config: ConfigDict) -> list:
             )
             runs += with_cooldowns(trunk, HORIZONS, DECAY)
     for size in (proxies[0][0], proxies[-1][0]):
-        batch = next(
-            run.batch_size for run in runs if run.model.size == size
-        )  # the trunk's: one program more would be compiled
+        # the trunk's: one program more would be compiled
+        batch = next(run.batch_size for run in runs if run.model.size == size)
         for factor in RATE_FACTORS:
             runs.append(
                 _rung(

@@ -1,4 +1,6 @@
-"""Durations in steps, tokens, fractions or Chinchilla multiples, turned into steps by one function."""
+"""Durations in steps, tokens, fractions or Chinchilla multiples, turned into steps by one
+function.
+"""
 
 import math
 import re
@@ -22,21 +24,24 @@ def steps(
 ) -> int:
     """Number of optimizer steps in `duration`, rounded to the nearest, at least 0.
 
-    `duration` is an int or "120 steps", "3M tokens", "0.5 chinchilla" (needs `params`; 1 is 20 tokens a parameter), or "20%" (needs
-    `total_steps`). Raises UserError naming `field` when it does not parse or lacks what it is relative to.
+    `duration` is an int or "120 steps", "3M tokens", "0.5 chinchilla" (needs `params`; 1 is 20
+    tokens a parameter), or "20%" (needs `total_steps`). Raises UserError naming `field` when it
+    does not parse or lacks what it is relative to.
     """
     if isinstance(duration, int) and not isinstance(duration, bool):
         duration = f"{duration} steps"
     match = _PATTERN.fullmatch(str(duration).strip())
     if not match or not match["unit"]:
         raise UserError(
-            f"{field}={duration!r}: not a duration; write '100 steps', '3M tokens', '1 chinchilla' or '20%'"
+            f"{field}={duration!r}: not a duration; write '100 steps', '3M tokens', '1 chinchilla' "
+            "or '20%'"
         )
     value = float(match["value"]) * _PREFIX[match["prefix"]]
     unit = match["unit"].removesuffix("s")
     if unit == "%" and total_steps is None:
         raise UserError(
-            f"{field}={duration!r}: a fraction of what? only durations inside a run may be fractions; use tokens or steps"
+            f"{field}={duration!r}: a fraction of what? only durations inside a run may be "
+            "fractions; use tokens or steps"
         )
     if unit in ("chinchilla", "x") and params is None:
         raise UserError(f"{field}={duration!r}: needs the parameter count; use tokens or steps")

@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """One line that names the field, the value and the fix; the command prints it and exits with status 1."""
+    """One line that names the field, the value and the fix; the command prints it and exits with
+    status 1.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

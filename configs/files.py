@@ -1,4 +1,6 @@
-"""Write beside, then rename: how everything small is written, so that bad input and crashes never lose data."""
+"""Write beside, then rename: how everything small is written, so that bad input and crashes never
+lose data.
+"""
 
 import contextlib
 import os
@@ -10,9 +12,13 @@ from stepladder.configs.errors import UserError
 def write_atomic(
     path: Path, content: str | bytes, sync: bool = True, field: str = "workdir"
 ) -> None:
-    """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a half. Raises UserError when it cannot.
+    """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a
+    half.
 
-    `sync` waits for the disk: for what must survive a power cut. `field` is the option an error names.
+    Raises UserError when it cannot.
+
+    `sync` waits for the disk: for what must survive a power cut. `field` is the option an error
+    names.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -27,5 +33,6 @@ def write_atomic(
         with contextlib.suppress(OSError):
             beside.unlink()
         raise UserError(
-            f"{field}={path.parent}: cannot write {path.name} ({error.strerror}); free space or choose another --{field}"
+            f"{field}={path.parent}: cannot write {path.name} ({error.strerror}); free space or "
+            f"choose another --{field}"
         ) from error

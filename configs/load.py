@@ -1,4 +1,6 @@
-"""Read a config file and the command line's overrides: `--config=FILE[:ARG] --config.key=value ...`."""
+"""Read a config file and the command line's overrides: `--config=FILE[:ARG] --config.key=value
+...`.
+"""
 
 import ast
 import importlib.util
@@ -16,7 +18,9 @@ from stepladder.configs.spec import RunSpec
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config with its overrides applied, the run specs it yields, parents before branches, and the probes it asks for."""
+    """A config with its overrides applied, the run specs it yields, parents before branches, and
+    the probes it asks for.
+    """
 
     path: str
     config: ConfigDict
@@ -25,7 +29,10 @@ class Loaded:
 
 
 def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-    """Load FILE[:ARG], apply `overrides` (dotted key, text) and expand the ladder. Raises UserError for anything the user can mend."""
+    """Load FILE[:ARG], apply `overrides` (dotted key, text) and expand the ladder.
+
+    Raises UserError for anything the user can mend.
+    """
     path, _, arg = reference.partition(":")
     module = _module(path)
     if not hasattr(module, "get_config"):
@@ -46,26 +53,28 @@ def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
-    """Set a dotted `key` from text, keeping its type. Raises UserError on an unknown key or a wrong type, naming the nearest known key."""
+    """Set a dotted `key` from text, keeping its type.
+
+    Raises UserError on an unknown key or a wrong type, naming the nearest known key.
+    """
     *parents, last = key.split(".")
     node = config
     for i, part in enumerate(parents):
         if part not in node or not isinstance(node[part], ConfigDict):
             raise UserError(
-                f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; {nearest(key, _leaves(config))}"
+                f"config.{key}={text}: unknown section {'.'.join(parents[: i + 1])!r}; "
+                f"{nearest(key, _leaves(config))}"
             )
         node = node[part]
-    free = parents in (
-        ["data", "weights"],
-        ["data", "sources"],
-        ["data", "variants"],
-    )  # the maps whose keys are the user's
+    # the maps whose keys are the user's
+    free = parents in (["data", "weights"], ["data", "sources"], ["data", "variants"])
     if last not in node and not free:
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
     current = node[last] if last in node else (0.0 if parents[-1] == "weights" else "")
     if isinstance(current, ConfigDict):
         raise UserError(
-            f"config.{key}={text}: is a section; set one of {', '.join(f'{key}.{k}' for k in current) or f'{key}.<name>'}"
+            f"config.{key}={text}: is a section; set one of "
+            f"{', '.join(f'{key}.{k}' for k in current) or f'{key}.<name>'}"
         )
     with node.unlocked():
         node[last] = _parse(key, text, current)
@@ -138,7 +147,8 @@ def _checked(specs: list[RunSpec]) -> list[RunSpec]:
             )
         if spec.parent and spec.parent.run_id not in seen:
             raise UserError(
-                f"ladder: branch {spec.run_id} comes before its parent {spec.parent.run_id}; order parents first"
+                f"ladder: branch {spec.run_id} comes before its parent {spec.parent.run_id}; order "
+                "parents first"
             )
         seen.add(spec.run_id)
     if not specs:

@@ -1,6 +1,8 @@
-"""What a config asks of the model beyond training: probes of a run's checkpoints, and baselines of its data.
+"""What a config asks of the model beyond training: probes of a run's checkpoints, and baselines of
+its data.
 
-A config module may define `probes(config, specs)`, a list of these; `stepladder probe` makes those that are not there yet.
+A config module may define `probes(config, specs)`, a list of these; `stepladder probe` makes those
+that are not there yet.
 """
 
 from dataclasses import dataclass
@@ -12,7 +14,8 @@ Recipes = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]  # (name, weight
 
 @dataclass(frozen=True)
 class Alignment:
-    """Gradient alignment and curvature of every recipe at one step of `run` (0: its initialisation), on the run's validation domains.
+    """Gradient alignment and curvature of every recipe at one step of `run` (0: its
+    initialisation), on the run's validation domains.
 
     Written to WORKDIR/runs/<run_id>/probes/alignment-<step>.json.
     """
@@ -28,7 +31,8 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Ngrams:
-    """Unigram and bigram loss of every recipe's mixture on the study's validation windows, and the epochs its longest run sees.
+    """Unigram and bigram loss of every recipe's mixture on the study's validation windows, and the
+    epochs its longest run sees.
 
     Written to WORKDIR/studies/<study>/ngrams.json.
     """

@@ -1,8 +1,10 @@
-"""Data recipes of the embedded corpus, as data: what a study of recipes compares, along the dimensions that curation has.
+"""Data recipes of the embedded corpus, as data: what a study of recipes compares, along the
+dimensions that curation has.
 
-A recipe is weights over domains, and filters and a deduplication for all of them; with either, it trains on variants of its domains
-(train/data/variants.py). Filtered recipes take CORE in equal parts, so `uniform` is what each differs from by its filter alone; those of
-deduplication share a pool with many copies. Which recipes are bad on purpose is the dimension `control`.
+A recipe is weights over domains, and filters and a deduplication for all of them; with either, it
+trains on variants of its domains (train/data/variants.py). Filtered recipes take CORE in equal
+parts, so `uniform` is what each differs from by its filter alone; those of deduplication share a
+pool with many copies. Which recipes are bad on purpose is the dimension `control`.
 """
 
 import warnings
@@ -18,7 +20,9 @@ DIMENSIONS = ("mixture", "source", "quality", "deduplication", "control")
 
 @dataclass(frozen=True)
 class Recipe:
-    """`weights` over domains sum to 1; `filters` (train/data/filters.py, quality.py) and `dedup` ("" is the corpus') make variants."""
+    """`weights` over domains sum to 1; `filters` (train/data/filters.py, quality.py) and `dedup`
+    ("" is the corpus') make variants.
+    """
 
     dimension: str
     weights: Mapping[str, float] = field(hash=False)
@@ -32,7 +36,8 @@ class Recipe:
         return bool(self.filters or self.dedup)
 
 
-# Training text a domain has in the embedded corpus, MB, without a cap (Python 3.11, the wheels of constraints/3.11.txt).
+# Training text a domain has in the embedded corpus, MB, without a cap (Python 3.11, the wheels of
+# constraints/3.11.txt).
 MEGABYTES = {
     "python_numeric": 17.2,
     "python_numeric_tests": 28.4,
@@ -45,11 +50,8 @@ MEGABYTES = {
 }
 CORE = ("python_numeric", "python_numeric_tests", "python_jax", "c_cpp", "docstrings")
 PROSE, CODE = ("docstrings", "reference"), ("python_numeric", "python_jax", "c_cpp", "cython")
-COPIES = {
-    "c_cpp": 0.5,
-    "licences": 0.25,
-    "reference": 0.25,
-}  # half of the licences are copies; of the code few
+# half of the licences are copies; of the code few
+COPIES = {"c_cpp": 0.5, "licences": 0.25, "reference": 0.25}
 VALIDATION = ("docstrings", "reference", "python_numeric", "python_jax", "c_cpp")
 
 
@@ -142,7 +144,10 @@ def chosen(
     table: Mapping[str, Recipe] = RECIPES,
     domains: Iterable[str] | None = None,
 ) -> dict[str, Recipe]:
-    """The named recipes, checked. Warns of two that are the same; raises UserError for an unknown name and for a recipe that cannot be.
+    """The named recipes, checked.
+
+    Warns of two that are the same; raises UserError for an unknown name and for a recipe that
+    cannot be.
 
     `domains`: those the corpus has; left out, any.
     """
@@ -156,7 +161,8 @@ def chosen(
         same = next((n for n, r in found.items() if _content(r) == _content(table[name])), None)
         if same:
             warnings.warn(
-                f"recipes {same} and {name} are the same weights, filters and deduplication: one is trained twice",
+                f"recipes {same} and {name} are the same weights, filters and deduplication: one "
+                "is trained twice",
                 stacklevel=2,
             )
         found[name] = table[name]
@@ -164,11 +170,14 @@ def chosen(
 
 
 def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> None:
-    """Raise UserError unless the dimension is known and the weights are positive, of known domains, and sum to 1."""
+    """Raise UserError unless the dimension is known and the weights are positive, of known domains,
+    and sum to 1.
+    """
     known = None if domains is None else tuple(domains)
     if recipe.dimension not in DIMENSIONS:
         raise UserError(
-            f"recipe {name}: dimension={recipe.dimension!r} is unknown; {nearest(recipe.dimension, DIMENSIONS)}"
+            f"recipe {name}: dimension={recipe.dimension!r} is unknown; "
+            f"{nearest(recipe.dimension, DIMENSIONS)}"
         )
     for domain, weight in recipe.weights.items():
         if not weight >= 0:
@@ -177,7 +186,8 @@ def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> No
             )
         if known is not None and domain not in known:
             raise UserError(
-                f"recipe {name}: weights.{domain}={weight}: the corpus has no such domain; {nearest(domain, known)}"
+                f"recipe {name}: weights.{domain}={weight}: the corpus has no such domain; "
+                f"{nearest(domain, known)}"
             )
     total = sum(recipe.weights.values())
     if abs(total - 1) > 1e-6:
@@ -198,7 +208,9 @@ def variant_name(name: str, domain: str) -> str:
 
 
 def prepare_config(config: ConfigDict, recipes: Mapping[str, Recipe]) -> None:
-    """Give the corpus of `config` the domains and variants of all `recipes`, so that all read one token store."""
+    """Give the corpus of `config` the domains and variants of all `recipes`, so that all read one
+    token store.
+    """
     if not config.data.sources:
         used = {
             domain

@@ -1,4 +1,6 @@
-"""From a config to run specs: `rung` makes one run, `cooldown` a branch that decays from a trunk's checkpoint."""
+"""From a config to run specs: `rung` makes one run, `cooldown` a branch that decays from a trunk's
+checkpoint.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ def vocabulary(tokenizer: str) -> int:
 
 
 def document_end(tokenizer: str) -> int:
-    """The token with which a tokenizer ends a document: the last one of all of them (train/data/tokenizer.py)."""
+    """The token with which a tokenizer ends a document: the last one of all of them
+    (train/data/tokenizer.py).
+    """
     return vocabulary(tokenizer) - 1
 
 
@@ -54,7 +58,9 @@ def corpus_spec(config: ConfigDict) -> CorpusSpec:
 
 
 def _variant(name: str, text: str, config: ConfigDict) -> tuple[str, str, tuple[str, ...], str]:
-    """(name, domain, filters, dedup) of 'domain|filter,filter|dedup'; the last two may be left out: no filter, the corpus' dedup."""
+    """(name, domain, filters, dedup) of 'domain|filter,filter|dedup'; the last two may be left out:
+    no filter, the corpus' dedup.
+    """
     field, parts = f"data.variants.{name}={text!r}", [part.strip() for part in text.split("|")]
     known = _domains(config)
     if len(parts) > 3:
@@ -110,7 +116,8 @@ def data_spec(config: ConfigDict) -> DataSpec:
     for name in config.data.validation:
         if name in config.data.variants:
             raise UserError(
-                f"data.validation={name!r}: a variant is training text only; evaluate on one of {', '.join(names)}"
+                f"data.validation={name!r}: a variant is training text only; evaluate on one of "
+                f"{', '.join(names)}"
             )
         if name not in names:
             raise UserError(
@@ -126,7 +133,8 @@ def data_spec(config: ConfigDict) -> DataSpec:
             raise UserError(f"data.weights.{name}={weight}: negative; use a weight of 0 or more")
         if weight > 0 and name in config.data.variants and not config.data.validation:
             raise UserError(
-                f"data.weights.{name}={weight}: a variant has no validation text; say in data.validation where to evaluate"
+                f"data.weights.{name}={weight}: a variant has no validation text; say in "
+                "data.validation where to evaluate"
             )
     if abs(sum(weights.values()) - 1) > 1e-6:
         raise UserError(
@@ -142,15 +150,17 @@ def data_spec(config: ConfigDict) -> DataSpec:
 
 
 def rung(config: ConfigDict, **tags: str) -> RunSpec:
-    """One run from scratch. Rates, decay, warm-up and batch not set in the config come from `rule.recommend`."""
+    """One run from scratch.
+
+    Rates, decay, warm-up and batch not set in the config come from `rule.recommend`.
+    """
     model, data, o = model_spec(config), data_spec(config), config.optimizer
     params = counting.count(model, data.seq_len).params_total
     tokens = durations.steps(
         config.run.duration, tokens_per_step=1, params=params, field="run.duration"
     )
-    if (
-        str(config.run.duration).rstrip("s").endswith("step")
-    ):  # a number of steps needs the batch first, and the rule's batch needs tokens
+    # a number of steps needs the batch first, and the rule's batch needs tokens
+    if str(config.run.duration).rstrip("s").endswith("step"):
         batch = config.run.batch_size or 32
         tokens = (
             durations.steps(config.run.duration, tokens_per_step=1, field="run.duration")
@@ -178,7 +188,8 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
     )
     if warmup + decay > steps:
         raise UserError(
-            f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed the run's {steps} steps; shorten one"
+            f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed "
+            f"the run's {steps} steps; shorten one"
         )
     evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
     saves = {
@@ -186,8 +197,9 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
     } | {steps}
     if model.parametrization != "standard" and not o.learning_rate:
         raise UserError(
-            f"optimizer.learning_rate=0: the rule's rate is for standard; model.parametrization={model.parametrization} needs the rate tuned "
-            f"at base_width={model.base_width}"
+            "optimizer.learning_rate=0: the rule's rate is for standard; "
+            f"model.parametrization={model.parametrization} needs the rate tuned at "
+            f"base_width={model.base_width}"
         )
     rate = o.learning_rate or advice.learning_rate
     return RunSpec(
@@ -235,11 +247,15 @@ def branch_step(trunk: RunSpec, total_steps: int, decay_fraction: float) -> int:
 
 
 def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: str) -> RunSpec:
-    """A branch that leaves `trunk` at its checkpoint and decays to the end by `total_steps`. Raises UserError when the trunk has no such point."""
+    """A branch that leaves `trunk` at its checkpoint and decays to the end by `total_steps`.
+
+    Raises UserError when the trunk has no such point.
+    """
     start = branch_step(trunk, total_steps, decay_fraction)
     if start not in trunk.checkpoint_steps or start > trunk.hyper.decay_start:
         raise UserError(
-            f"cooldown.start={start}: the trunk {trunk.name} has no undecayed checkpoint there; add it with with_checkpoints"
+            f"cooldown.start={start}: the trunk {trunk.name} has no undecayed checkpoint there; "
+            "add it with with_checkpoints"
         )
     return dataclasses.replace(
         trunk,
@@ -256,7 +272,9 @@ def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: st
 def with_cooldowns(
     trunk: RunSpec, horizons: Sequence[float], decay_fraction: float
 ) -> list[RunSpec]:
-    """The trunk, checkpointed and evaluated where they leave it, and its cooldowns, which end at `horizons` of its length (arXiv:2405.18392)."""
+    """The trunk, checkpointed and evaluated where they leave it, and its cooldowns, which end at
+    `horizons` of its length (arXiv:2405.18392).
+    """
     ends = [round(horizon * trunk.steps) for horizon in horizons]
     leaves = [branch_step(trunk, end, decay_fraction) for end in ends]
     trunk = dataclasses.replace(with_checkpoints(trunk, *leaves), eval_steps=(*leaves, trunk.steps))

@@ -1,7 +1,9 @@
-"""A geometric family of model shapes from about 10k to 7B parameters: width and depth grow together.
+"""A geometric family of model shapes from about 10k to 7B parameters: width and depth grow
+together.
 
-Every width is a multiple of its head size; d_ff is 8/3 of the width for SwiGLU, rounded up to a multiple of 8 (128 from width 512 on),
-which keeps the MLP at about 8 D^2 parameters as with a 4x GELU. Names give the approximate non-embedding parameter count.
+Every width is a multiple of its head size; d_ff is 8/3 of the width for SwiGLU, rounded up to a
+multiple of 8 (128 from width 512 on), which keeps the MLP at about 8 D^2 parameters as with a 4x
+GELU. Names give the approximate non-embedding parameter count.
 """
 
 import re
@@ -57,16 +59,19 @@ def shape(
     window: int = 0,
     document_end: int = -1,
 ) -> ModelSpec:
-    """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`. `kv_ratio` query heads share one key/value head.
+    """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`.
 
-    Raises UserError for an unknown size, a width that is no multiple of the head size, an impossible ratio, or a base that does not fit
-    the parametrisation.
+    `kv_ratio` query heads share one key/value head.
+
+    Raises UserError for an unknown size, a width that is no multiple of the head size, an
+    impossible ratio, or a base that does not fit the parametrisation.
     """
     d_model, n_layers, head_dim = dimensions(size)
     n_heads = d_model // head_dim
     if kv_ratio < 1 or n_heads % kv_ratio:
         raise UserError(
-            f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a divisor"
+            f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a "
+            "divisor"
         )
     if activation not in ("swiglu", "gelu"):
         raise UserError(
@@ -74,11 +79,13 @@ def shape(
         )
     if compute_dtype not in ("float32", "bfloat16"):
         raise UserError(
-            f"model.compute_dtype={compute_dtype!r}: unknown; {nearest(compute_dtype, ('float32', 'bfloat16'))}"
+            f"model.compute_dtype={compute_dtype!r}: unknown; "
+            f"{nearest(compute_dtype, ('float32', 'bfloat16'))}"
         )
     if window < 0:
         raise UserError(
-            f"model.window={window}: negative; use 0 (no window) or the number of positions a token sees, itself included"
+            f"model.window={window}: negative; use 0 (no window) or the number of positions a "
+            "token sees, itself included"
         )
     _check_parametrization(parametrization, {"base_width": base_width, "base_depth": base_depth})
     multiple = 128 if d_model >= 512 else 8
@@ -108,18 +115,22 @@ def shape(
 
 
 def _check_parametrization(name: str, bases: dict[str, int]) -> None:
-    """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal specs."""
+    """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal
+    specs.
+    """
     if name not in BASES:
         raise UserError(f"model.parametrization={name!r}: unknown; {nearest(name, BASES)}")
     for field, base in bases.items():
         if field in BASES[name] and base < 1:
             raise UserError(
-                f"model.{field}={base}: {name} is relative to a base; give the {field[5:]} its rates were tuned at"
+                f"model.{field}={base}: {name} is relative to a base; give the {field[5:]} its "
+                "rates were tuned at"
             )
         if field not in BASES[name] and base:
             users = " or ".join(other for other, fields in BASES.items() if field in fields)
             raise UserError(
-                f"model.{field}={base}: {name} does not read it; use 0, or model.parametrization={users}"
+                f"model.{field}={base}: {name} does not read it; use 0, or "
+                f"model.parametrization={users}"
             )
 
 
@@ -130,11 +141,13 @@ def dimensions(size: str) -> tuple[int, int, int]:
     spelled = re.fullmatch(r"w(\d+)d(\d+)h(\d+)", size)
     if not spelled:
         raise UserError(
-            f"model.size={size!r}: unknown size; {nearest(size, SIZES)}, or spell it out, e.g. w256d2h32"
+            f"model.size={size!r}: unknown size; {nearest(size, SIZES)}, or spell it out, e.g. "
+            "w256d2h32"
         )
     width, depth, head = (int(part) for part in spelled.groups())
     if not (width and depth and head) or width % head or head % 2:
         raise UserError(
-            f"model.size={size!r}: the width must be a multiple of an even head size, all above 0; e.g. w256d2h32"
+            f"model.size={size!r}: the width must be a multiple of an even head size, all above 0; "
+            "e.g. w256d2h32"
         )
     return width, depth, head

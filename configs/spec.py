@@ -1,6 +1,7 @@
 """The run spec: everything that determines a run, frozen, JSON, hashed.
 
-Two specs with equal `program_key` share one executable: what a sweep varies (`Hyper`) is traced state, never a Python constant.
+Two specs with equal `program_key` share one executable: what a sweep varies (`Hyper`) is traced
+state, never a Python constant.
 """
 
 import dataclasses
@@ -36,14 +37,16 @@ class ModelSpec:
     )
     base_depth: int = 0  # the same in layers; 0 for standard and mup
     window: int = 0  # positions attention looks back over, itself included; 0 is all
-    document_end: int = (
-        -1
-    )  # token that ends a document, out of which attention does not look; -1: it does
+    # token that ends a document, out of which attention does not look; -1: it does
+    document_end: int = -1
 
 
 @dataclass(frozen=True)
 class CorpusSpec:
-    """Which text, and how it becomes tokens. `sources` are paths, or empty for the text the installation carries."""
+    """Which text, and how it becomes tokens.
+
+    `sources` are paths, or empty for the text the installation carries.
+    """
 
     name: str  # "embedded", or a label for one's own files
     sources: tuple[tuple[str, str], ...]  # (domain, path or glob)
@@ -54,22 +57,23 @@ class CorpusSpec:
     filters: tuple[str, ...]  # names in train/data/filters.py, in order
     dedup: str  # none | exact | minhash
     seed: int
-    variants: tuple[
-        tuple[str, str, tuple[str, ...], str], ...
-    ] = ()  # (name, domain it is made from, filters, dedup): training text only
+    # (name, domain it is made from, filters, dedup): training text only
+    variants: tuple[tuple[str, str, tuple[str, ...], str], ...] = ()
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The recipe: a corpus and the weights of its domains. A changed recipe is another run (or a branch), never a resume."""
+    """The recipe: a corpus and the weights of its domains.
+
+    A changed recipe is another run (or a branch), never a resume.
+    """
 
     corpus: CorpusSpec
     weights: tuple[tuple[str, float], ...]  # (domain, weight), sums to 1
     seq_len: int
     max_epochs: float  # refuse a run that would see any domain more often
-    validation: tuple[
-        str, ...
-    ] = ()  # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
+    # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
+    validation: tuple[str, ...] = ()
 
     @property
     def evaluated(self) -> tuple[tuple[str, float], ...]:
@@ -109,7 +113,10 @@ class Hyper:
 
 @dataclass(frozen=True)
 class ParentSpec:
-    """Where a branch starts. `reset` names parts of the parent's state that start anew ("optimizer", "step")."""
+    """Where a branch starts.
+
+    `reset` names parts of the parent's state that start anew ("optimizer", "step").
+    """
 
     run_id: str
     step: int
@@ -118,7 +125,9 @@ class ParentSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that determines a run; `run_id` is a readable slug plus 8 hex digits of the hash."""
+    """Everything that determines a run; `run_id` is a readable slug plus 8 hex digits of the
+    hash.
+    """
 
     name: str
     model: ModelSpec
@@ -132,9 +141,8 @@ class RunSpec:
     eval_windows: int  # validation windows per domain
     checkpoint_steps: tuple[int, ...]  # permanent checkpoints; the last step always is one
     parent: ParentSpec | None = None
-    tags: tuple[
-        tuple[str, str], ...
-    ] = ()  # e.g. ("role", "proxy"): for the analysis, no part of the hash
+    # e.g. ("role", "proxy"): for the analysis, no part of the hash
+    tags: tuple[tuple[str, str], ...] = ()
 
     @property
     def tokens_per_step(self) -> int:
@@ -165,8 +173,8 @@ class RunSpec:
         return hashlib.sha256(canonical(static).encode()).hexdigest()[:16]
 
 
-# Fields that came after the first records, and the value of each that says "off": left out of a spec's JSON and so of its hash, which
-# keeps the ids of runs that do not use them.
+# Fields that came after the first records, and the value of each that says "off": left out of a
+# spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
 LATER = {"window": 0, "document_end": -1}
 
 
@@ -175,13 +183,18 @@ def canonical(value: Any) -> str:
 
 
 def to_dict(spec: Any) -> dict:
-    """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are off."""
+    """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are
+    off.
+    """
     used = lambda pairs: {k: v for k, v in pairs if k not in LATER or v != LATER[k]}  # noqa: E731
     return json.loads(json.dumps(dataclasses.asdict(spec, dict_factory=used), allow_nan=False))
 
 
 def from_dict(body: dict) -> RunSpec:
-    """The inverse of `to_dict` for a run spec. Raises KeyError or TypeError on a missing or unknown field."""
+    """The inverse of `to_dict` for a run spec.
+
+    Raises KeyError or TypeError on a missing or unknown field.
+    """
     return RunSpec(
         **{k: v for k, v in body.items() if k not in _NESTED},
         model=ModelSpec(**body["model"]),

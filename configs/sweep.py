@@ -1,4 +1,5 @@
-"""The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes and two horizons.
+"""The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes
+and two horizons.
 
     stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate      learning rate x batch x D: RATE, RATE_N, RATE_D, BATCH, BATCH_D
     stepladder run --config=configs/sweep.py:long --workdir=sweep/long      the same at a longer D
@@ -45,9 +46,8 @@ GRIDS = {
     "decay": [(1.0, 16, 1e-2, w, "5%") for w in (0.0, 0.3, 1.0, 3.0)]
     + [(1.0, 16, 1e-2, 1.0, u) for u in ("1%", "2%", "15%")],
 }
-LARGEST_BATCH = {
-    "84k": 8
-}  # the two smaller sizes settle the batch; the largest is too slow here for all three
+# the two smaller sizes settle the batch; the largest is too slow here for all three
+LARGEST_BATCH = {"84k": 8}
 
 
 def ladder(config: ConfigDict) -> list:

@@ -1,8 +1,11 @@
-"""The 23 recipes at the paper's scale (arXiv:2512.24503): ten mixtures, three corpora, six quality mixes, four deduplications.
+"""The 23 recipes at the paper's scale (arXiv:2512.24503): ten mixtures, three corpora, six quality
+mixes, four deduplications.
 
-The paper names dimensions, corpora and counts; its weights and thresholds are not published, so every number here is our choice. The text
-is the user's own: `stepladder plan --config=configs/studies/proxy_transfer.py:tpu` takes a path or glob for every domain below
-(`--config.data.sources.c4='.../*.jsonl.zst'`). The quality buckets of RedPajama-V2 are three domains, as that corpus ships them.
+The paper names dimensions, corpora and counts; its weights and thresholds are not published, so
+every number here is our choice. The text is the user's own: `stepladder plan
+--config=configs/studies/proxy_transfer.py:tpu` takes a path or glob for every domain below
+(`--config.data.sources.c4='.../*.jsonl.zst'`). The quality buckets of RedPajama-V2 are three
+domains, as that corpus ships them.
 """
 
 from stepladder.configs.recipes import Recipe, equal

@@ -1,4 +1,6 @@
-"""What flows through the model, by name, for a coordinate check: the forward pass with its intermediate values returned."""
+"""What flows through the model, by name, for a coordinate check: the forward pass with its
+intermediate values returned.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,9 @@ MADE_BY = {
 
 
 def activations(cfg: Shape, params: dict, tokens_BL: jax.Array) -> dict[str, jax.Array]:
-    """Activations by the names of `MADE_BY`; those of layers are stacked on a leading N. `logits` are those of transformer.logits."""
+    """Activations by the names of `MADE_BY`; those of layers are stacked on a leading N. `logits`
+    are those of transformer.logits.
+    """
     model = nnx.merge(transformer.graphdef(cfg), params)
     graphdef, stacked = nnx.split(model.layers)
     visible = model.visible(tokens_BL)

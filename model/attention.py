@@ -15,7 +15,10 @@ from stepladder.model.shape import Shape
 
 
 class Asked(NamedTuple):
-    """What is asked of an implementation, as far as it is known before anything runs. `window` 0 is none."""
+    """What is asked of an implementation, as far as it is known before anything runs.
+
+    `window` 0 is none.
+    """
 
     dtype: str
     head_dim: int
@@ -74,9 +77,8 @@ IMPLEMENTATIONS = {
     "xla": Implementation(attention_xla.attend, _ALL, lambda asked: ""),
     "cudnn": Implementation(attention_cudnn.attend, ("gpu",), _cudnn_refuses),
     "splash": Implementation(_splash, ("tpu",), _splash_refuses),
-    "splash_interpreted": Implementation(
-        _interpreted, _ALL, _splash_refuses
-    ),  # for tests: the same steps, slowly
+    # for tests: the same steps, slowly
+    "splash_interpreted": Implementation(_interpreted, _ALL, _splash_refuses),
 }
 
 
@@ -92,20 +94,25 @@ def attend(
     implementation: str = "xla",
     scale: float | None = None,
 ) -> jax.Array:
-    """softmax(scale q k^T + mask) v per head, shape (B, L, H, K); query head h reads key/value head h // (H / G).
+    """softmax(scale q k^T + mask) v per head, shape (B, L, H, K); query head h reads key/value head
+    h // (H / G).
 
-    A query sees what all of these let it see. causal: query l sees memory m <= l. window: l - window < m, 0 is none; needs `causal`.
-    documents_BL: int32, of queries and memory alike; only one's own document. mask_BLM: True where a query may look (B or 1 leading).
-    scale: 1 / sqrt(K) when None. Raises KeyError for an unknown implementation, ValueError for what the one named cannot do.
+    A query sees what all of these let it see. causal: query l sees memory m <= l. window: l -
+    window < m, 0 is none; needs `causal`. documents_BL: int32, of queries and memory alike; only
+    one's own document. mask_BLM: True where a query may look (B or 1 leading). scale: 1 / sqrt(K)
+    when None. Raises KeyError for an unknown implementation, ValueError for what the one named
+    cannot do.
     """
     (L, _, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
     if window < 0 or (window and not causal):
         raise ValueError(
-            f"window={window}: looks back from a causal query; use 0 or a positive number, with causal=True"
+            f"window={window}: looks back from a causal query; use 0 or a positive number, with "
+            "causal=True"
         )
     if documents_BL is not None and L != M:
         raise ValueError(
-            f"documents_BL: are those of queries and memory alike, but there are {L} and {M} of them"
+            f"documents_BL: are those of queries and memory alike, but there are {L} and {M} of "
+            "them"
         )
     asked = Asked(
         q_BLHK.dtype.name, K, L, M, causal, window, documents_BL is not None, mask_BLM is not None
@@ -123,19 +130,25 @@ def attend(
 
 
 class Visible(NamedTuple):
-    """What limits every layer's attention beside causality and the model's window: `documents_BL` and `mask_BLM` of `attend`."""
+    """What limits every layer's attention beside causality and the model's window: `documents_BL`
+    and `mask_BLM` of `attend`.
+    """
 
     documents_BL: jax.Array | None = None
     mask_BLM: jax.Array | None = None
 
 
 class Attention(nnx.Module):
-    """Grouped-query self-attention with RoPE and optional QK-norm (arXiv:2302.05442). One fused projection makes q, k and v."""
+    """Grouped-query self-attention with RoPE and optional QK-norm (arXiv:2302.05442).
+
+    One fused projection makes q, k and v.
+    """
 
     def __init__(self, cfg: Shape, init: Init):
         D, H, G, K, N = cfg.d_model, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim, cfg.n_layers
         self.cfg, self.scale = cfg, parametrization.attention_scale(cfg)
-        # Per key/value head: its R query heads, then its key, then its value, so that the G axis shards as one piece.
+        # Per key/value head: its R query heads, then its key, then its value, so that the G axis
+        # shards as one piece.
         self.qkv = init("attention.qkv", (N, D, G, H // G + 2, K), fan_in=D)
         self.out = init("attention.out", (N, H, K, D), fan_in=H * K)
         if cfg.qk_norm:

@@ -1,7 +1,9 @@
-"""Flash attention of cuDNN for GPUs, through jax. What it masks by itself (causality, a window) it also skips.
+"""Flash attention of cuDNN for GPUs, through jax.
 
-Documents are no mask of its own: they become a bias of (B, 1, L, M), read by all heads, and cuDNN takes no window beside a bias, so a
-window then goes into the bias too.
+What it masks by itself (causality, a window) it also skips.
+
+Documents are no mask of its own: they become a bias of (B, 1, L, M), read by all heads, and cuDNN
+takes no window beside a bias, so a window then goes into the bias too.
 """
 
 import jax

@@ -1,4 +1,6 @@
-"""Which memory a query sees, as one boolean array; kernels that skip what is masked never make it."""
+"""Which memory a query sees, as one boolean array; kernels that skip what is masked never make
+it.
+"""
 
 from typing import NamedTuple
 
@@ -7,7 +9,9 @@ import jax.numpy as jnp
 
 
 def documents(tokens_BL: jax.Array, end: int) -> jax.Array:
-    """Number of a token's document in its sequence, (B, L) int32: how many tokens `end` stand before it; `end` belongs to what it ends."""
+    """Number of a token's document in its sequence, (B, L) int32: how many tokens `end` stand
+    before it; `end` belongs to what it ends.
+    """
     ends_BL = (tokens_BL == end).astype(jnp.int32)
     return jnp.cumsum(ends_BL, axis=1) - ends_BL
 

@@ -1,13 +1,16 @@
-"""Splash attention, jax's Pallas kernel for TPU (the tiling of arXiv:2205.14135 over the blocks a static mask leaves), forward and backward.
+"""Splash attention, jax's Pallas kernel for TPU (the tiling of arXiv:2205.14135 over the blocks a
+static mask leaves), forward and backward.
 
-Block sizes: the largest of `BLOCKS` that divides the sequence, for queries and keys alike. 512 x 512 scores in float32 are 1 MB of the
-16 MB of VMEM a kernel may use, and a matmul of 512 x K x 512 keeps the matrix unit busy from K = 64 on. The backward pass is one kernel
-(five matmuls a block where two kernels take seven) while its partial sums of the queries' gradient, one for each block of keys, are few;
-with a window most blocks are empty, which only the two kernels' grids leave out.
+Block sizes: the largest of `BLOCKS` that divides the sequence, for queries and keys alike. 512 x
+512 scores in float32 are 1 MB of the 16 MB of VMEM a kernel may use, and a matmul of 512 x K x 512
+keeps the matrix unit busy from K = 64 on. The backward pass is one kernel (five matmuls a block
+where two kernels take seven) while its partial sums of the queries' gradient, one for each block of
+keys, are few; with a window most blocks are empty, which only the two kernels' grids leave out.
 
-Heads of less than the 128 lanes of a vector register are laid out with the sequence last: with the head last they are padded to 128 in
-memory, and queries, keys and values are most of what a layer saves. The 100m size (heads of 64) with 4 sequences of 2048 a device, compiled
-for a v5e: 13.1 GiB instead of 15.1.
+Heads of less than the 128 lanes of a vector register are laid out with the sequence last: with the
+head last they are padded to 128 in memory, and queries, keys and values are most of what a layer
+saves. The 100m size (heads of 64) with 4 sequences of 2048 a device, compiled for a v5e: 13.1 GiB
+instead of 15.1.
 """
 
 import jax
@@ -56,9 +59,13 @@ def attend(
     scale: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """As `attention.attend`. interpret: run the kernel's steps as ordinary operations, on any backend, slowly."""
+    """As `attention.attend`.
+
+    interpret: run the kernel's steps as ordinary operations, on any backend, slowly.
+    """
     (L, H, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
-    # A kernel object holds arrays made in this trace, so it is made anew in each; jax caches what it worked out of the mask.
+    # A kernel object holds arrays made in this trace, so it is made anew in each; jax caches what
+    # it worked out of the mask.
     kernel = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([_mask(L, M, limits)] * H),
         block_sizes=block_sizes(L, M, K, limits.window),

@@ -11,15 +11,16 @@ _MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax ins
 def attend(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float
 ) -> jax.Array:
-    """As `attention.attend`, written for XLA's CPU backend, where a pass over the scores costs as much as the matmul that made them.
+    """As `attention.attend`, written for XLA's CPU backend, where a pass over the scores costs as
+    much as the matmul that made them.
 
-    The scale multiplies q and the softmax's normaliser divides the output: both are K wide where the scores are M wide. The mask is a
-    select inside the fusion of the exponential, not an added constant. The R heads of a group make one matmul with R * L rows.
+    The scale multiplies q and the softmax's normaliser divides the output: both are K wide where
+    the scores are M wide. The mask is a select inside the fusion of the exponential, not an added
+    constant. The R heads of a group make one matmul with R * L rows.
     """
     B, L, H, K = q_BLHK.shape
-    wide = jnp.promote_types(
-        q_BLHK.dtype, jnp.float32
-    )  # sums of products, whatever the compute dtype
+    # sums of products, whatever the compute dtype
+    wide = jnp.promote_types(q_BLHK.dtype, jnp.float32)
     M, G = k_BMGK.shape[1:3]
     mask_BLM = visible(L, M, limits)
     q_BGXK = (

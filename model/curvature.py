@@ -1,7 +1,9 @@
-"""First and second derivatives of a loss along directions: gradients, Hessian-vector products, and the largest eigenvalue.
+"""First and second derivatives of a loss along directions: gradients, Hessian-vector products, and
+the largest eigenvalue.
 
-Vectors are flat: P is the number of parameters, in the order of `jax.flatten_util.ravel_pytree`. Windows come in C chunks of B sequences
-with a weight each, so that a padded chunk costs nothing but time: the loss is the weighted sum of the windows' mean nats a token.
+Vectors are flat: P is the number of parameters, in the order of `jax.flatten_util.ravel_pytree`.
+Windows come in C chunks of B sequences with a weight each, so that a padded chunk costs nothing but
+time: the loss is the weighted sum of the windows' mean nats a token.
 """
 
 from collections.abc import Callable
@@ -42,7 +44,9 @@ def hessian_vector(
     weight_CB: jax.Array,
     vector_P: jax.Array,
 ) -> jax.Array:
-    """H v (P,): forward over reverse, so about three gradients' work and no second backward pass."""
+    """H v (P,): forward over reverse, so about three gradients' work and no second backward
+    pass.
+    """
     flat_P, unravel = ravel_pytree(params)
 
     def add(sum_P: jax.Array, chunk: tuple) -> tuple:
@@ -56,7 +60,8 @@ class Eigenvalue(NamedTuple):
     """The largest eigenvalue, in magnitude or of all, and how it was found."""
 
     value: jax.Array
-    residual: jax.Array  # |A v - value v| / |value|: the eigenvalue of a symmetric matrix is within residual * |value|
+    # |A v - value v| / |value|: the eigenvalue of a symmetric matrix is within residual * |value|
+    residual: jax.Array
     iterations: jax.Array
 
 
@@ -94,10 +99,12 @@ def largest_magnitude(
 
 
 def largest(iterate: Callable[[jax.Array | float], Eigenvalue]) -> Eigenvalue:
-    """The largest eigenvalue, not the largest in magnitude; `iterate` is `largest_magnitude` as a function of its shift.
+    """The largest eigenvalue, not the largest in magnitude; `iterate` is `largest_magnitude` as a
+    function of its shift.
 
-    When the largest in magnitude is negative, shifting by it leaves no negative one, and a second iteration finds the top. Iterations are
-    summed; the residual is relative to the value returned. Calls `iterate` from Python, so that it compiles once.
+    When the largest in magnitude is negative, shifting by it leaves no negative one, and a second
+    iteration finds the top. Iterations are summed; the residual is relative to the value returned.
+    Calls `iterate` from Python, so that it compiles once.
     """
     first = iterate(jnp.float32(0))
     if first.value >= 0:

@@ -1,6 +1,7 @@
 """Loss and gradient of a batch: in chunks that fit the memory, each device its part of them.
 
-Chunks change the order of a sum and nothing else: the mean over a batch is the mean over equal chunks.
+Chunks change the order of a sum and nothing else: the mean over a batch is the mean over equal
+chunks.
 """
 
 import math
@@ -49,10 +50,12 @@ def loss_and_gradient(
     mesh: Mesh | None = None,
     **how,
 ) -> tuple[dict, dict]:
-    """({loss, z_loss} in nats, gradient of their sum) for tokens (B, L + 1); `how` is passed to `logits`.
+    """({loss, z_loss} in nats, gradient of their sum) for tokens (B, L + 1); `how` is passed to
+    `logits`.
 
-    chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see layout.chunk). mesh: with one, parameters and
-    batch lie on it as model/parallel.py says, and so do the gradients. Raises ValueError when a size does not divide.
+    chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see
+    layout.chunk). mesh: with one, parameters and batch lie on it as model/parallel.py says, and so
+    do the gradients. Raises ValueError when a size does not divide.
     """
     z_loss = jnp.asarray(z_loss, jnp.float32)
     if mesh is None or mesh.size == 1:
@@ -78,7 +81,10 @@ def loss_and_gradient(
 def window_losses(
     cfg: Shape, params: dict, tokens_BT: jax.Array, *, mesh: Mesh | None = None, **how
 ) -> jax.Array:
-    """Mean negative log-likelihood, nats a token, of every window (B, L + 1): (B,). Mesh and `how` as in `loss_and_gradient`."""
+    """Mean negative log-likelihood, nats a token, of every window (B, L + 1): (B,).
+
+    Mesh and `how` as in `loss_and_gradient`.
+    """
     if mesh is None or mesh.size == 1:
         return token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
 
@@ -93,7 +99,9 @@ def window_losses(
 
 
 def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
-    """Means over all devices that share a batch, from each one's part: sums over the axes along which a gradient is not cut."""
+    """Means over all devices that share a batch, from each one's part: sums over the axes along
+    which a gradient is not cut.
+    """
     sharing = tuple(axis for axis in parallel.AXES[1:] if mesh.shape[axis] > 1)
     leaves, tree = jax.tree.flatten((aux, grads))
     cut = [()] * len(aux) + [
@@ -112,7 +120,11 @@ def _is_spec(value: object) -> bool:
 
 
 def _sum(leaves: list[jax.Array], axes: tuple[str, ...]) -> list[jax.Array]:
-    """Their sums over mesh axes. Small ones meet as one flat vector: a collective costs a rendezvous, whatever its size (most on CPU)."""
+    """Their sums over mesh axes.
+
+    Small ones meet as one flat vector: a collective costs a rendezvous, whatever its size (most on
+    CPU).
+    """
     if not axes:
         return leaves
     if sum(leaf.size for leaf in leaves) > FLAT:  # a copy of all would cost more

@@ -1,4 +1,6 @@
-"""Initial values, one table by tensor role; how they change with width and depth is model/parametrization.py's."""
+"""Initial values, one table by tensor role; how they change with width and depth is
+model/parametrization.py's.
+"""
 
 import math
 import zlib
@@ -11,8 +13,9 @@ from flax import nnx
 from stepladder.model import parametrization
 from stepladder.model.shape import Shape
 
-# Standard deviation of a role in the base model, from (fan_in, layers); `None` means ones. Output projections write to the residual
-# stream, which sums 2N of them: 1/sqrt(2N) keeps its variance independent of depth (GPT-2).
+# Standard deviation of a role in the base model, from (fan_in, layers); `None` means ones. Output
+# projections write to the residual stream, which sums 2N of them: 1/sqrt(2N) keeps its variance
+# independent of depth (GPT-2).
 STD: dict[str, Callable[[float, float], float] | None] = {
     "embed": lambda fan_in, layers: 0.02,
     "hidden": lambda fan_in, layers: 1 / math.sqrt(fan_in),
@@ -24,13 +27,17 @@ STD: dict[str, Callable[[float, float], float] | None] = {
 
 
 class Init:
-    """Draws parameters; a tensor's values depend on the key and its name only, not on which others exist."""
+    """Draws parameters; a tensor's values depend on the key and its name only, not on which others
+    exist.
+    """
 
     def __init__(self, cfg: Shape, key: jax.Array):
         self.cfg, self.key = cfg, key
 
     def std(self, role: str, fan_in: int) -> float | None:
-        """Standard deviation of `role` (key of `STD`): the base model's, times the parametrisation's multiplier; None means ones."""
+        """Standard deviation of `role` (key of `STD`): the base model's, times the
+        parametrisation's multiplier; None means ones.
+        """
         if STD[role] is None:
             return None
         m_n, m_l = parametrization.ratios(self.cfg)

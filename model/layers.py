@@ -1,4 +1,6 @@
-"""One layer, and how the stack of them runs: scanned or unrolled, with or without rematerialisation."""
+"""One layer, and how the stack of them runs: scanned or unrolled, with or without
+rematerialisation.
+"""
 
 from collections.abc import Callable
 
@@ -14,7 +16,8 @@ from stepladder.model.shape import Shape
 
 
 def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> bool:
-    """Policy: what autodiff asks for is saved, but weights that were gathered from other devices (parallel.whole) are gathered again.
+    """Policy: what autodiff asks for is saved, but weights that were gathered from other devices
+    (parallel.whole) are gathered again.
 
     Reshaping costs nothing: were its result saved, it could be that of a weight.
     """
@@ -31,13 +34,17 @@ def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> b
 # What the backward pass finds saved; everything else of a layer is computed again.
 REMAT: dict[str, Callable] = {
     "none": _all_but_gathered,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep projections; recompute attention and activations
+    # keep projections; recompute attention and activations
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,  # keep the layer's input only
 }
 
 
 class Layer(nnx.Module):
-    """Pre-norm residual layer. Parameters carry a leading N; `__call__` runs on one layer's slice of them."""
+    """Pre-norm residual layer.
+
+    Parameters carry a leading N; `__call__` runs on one layer's slice of them.
+    """
 
     def __init__(self, cfg: Shape, init: Init):
         self.eps, self.branch = cfg.norm_eps, parametrization.residual(cfg)
@@ -63,7 +70,9 @@ class Layer(nnx.Module):
         )
 
     def scaled(self, branch_BLD: jax.Array) -> jax.Array:
-        """What a branch adds to the residual stream: its output times the parametrisation's multiplier."""
+        """What a branch adds to the residual stream: its output times the parametrisation's
+        multiplier.
+        """
         return branch_BLD if self.branch == 1 else self.branch * branch_BLD
 
 
@@ -73,7 +82,8 @@ def _scan(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
 
 def _unroll(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
     leaves, tree = jax.tree.flatten(stacked)
-    # lax.split, not indexing: its transpose is one concatenation, where indexing sums N zero-padded gradients.
+    # lax.split, not indexing: its transpose is one concatenation, where indexing sums N zero-padded
+    # gradients.
     pieces = [jax.lax.split(leaf, (1,) * leaf.shape[0], axis=0) for leaf in leaves]
     for layer in zip(*pieces):
         x_BLD = body(
@@ -88,7 +98,11 @@ RUNNERS = {"scan": _scan, "unroll": _unroll}
 def run(
     layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str, shared: parallel.Parallel
 ) -> jax.Array:
-    """All layers in turn. `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the result."""
+    """All layers in turn.
+
+    `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the
+    result.
+    """
     graphdef, stacked = nnx.split(layers)
 
     def body(x_BLD: jax.Array, layer: nnx.State) -> jax.Array:

@@ -12,23 +12,31 @@ class Layout:
 
     layers: str  # key of layers.RUNNERS
     attention: str  # key of attention.IMPLEMENTATIONS: the kernel to use where it can be
-    kernel_from: int  # shortest sequence worth a kernel: below it the scores are small beside a layer's other activations
+    # shortest sequence worth a kernel: below it the scores are small beside a layer's other
+    # activations
+    kernel_from: int
     loss_floats: (
         int  # the loss holds at most this many float32 logits at a time (loss.chunks); 0 is all
     )
-    chunk_floats: int  # a device handles as many sequences at a time as hold this many residual-stream values; 0 is all of them
+    # a device handles as many sequences at a time as hold this many residual-stream values; 0 is
+    # all of them
+    chunk_floats: int
 
 
-# cpu, measured on 2 cores of an AMD EPYC (Zen 5, 1 MB of L2 a core), jax 0.10.2, CPU milliseconds a sequence of 128 tokens, 16 sequences:
-#     size   unrolled, chunks of 1 | 2 | 4 | 8 | 16     scanned, chunks of 2 | 16
+# cpu, measured on 2 cores of an AMD EPYC (Zen 5, 1 MB of L2 a core), jax 0.10.2, CPU milliseconds a
+#     sequence of 128 tokens, 16 sequences: size   unrolled, chunks of 1 | 2 | 4 | 8 | 16
+#     scanned, chunks of 2 | 16
 #     25k    0.79  0.57  0.56  0.58  0.72               0.74  0.88
 #     200k   4.45  3.07  3.16  4.53  6.01               3.99  7.25
 #     1m     13.7  9.49  10.9  11.9  14.3               12.4  17.1
-#   A chunk keeps the scores and activations in L2, and the whole step's temporaries under the 32 MB above which malloc returns memory to
-#   the kernel after each step: 16 sequences of the 200k size then cost 31 000 page faults, a third of the step.
-# gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks of sequences because they live from parallelism.
-#   Logits: 512 and 256 MB. A chunk adds its gradient of the unembedding to a float32 sum in memory, 8 D V bytes where its matmuls are
-#   6 D V FLOPs a token; 256 MB at a vocabulary of 50 000 are 1 300 tokens, 1 000 FLOPs a byte, where a v5e wants 240 to stay busy.
+#   A chunk keeps the scores and activations in L2, and the whole step's temporaries under the 32 MB
+#   above which malloc returns memory to the kernel after each step: 16 sequences of the 200k size
+#   then cost 31 000 page faults, a third of the step.
+# gpu, tpu: not measured; scan for its compile time at the depths they train, and no chunks of
+#   sequences because they live from parallelism. Logits: 512 and 256 MB. A chunk adds its gradient
+#   of the unembedding to a float32 sum in memory, 8 D V bytes where its matmuls are 6 D V FLOPs a
+#   token; 256 MB at a vocabulary of 50 000 are 1 300 tokens, 1 000 FLOPs a byte, where a v5e wants
+#   240 to stay busy.
 DEFAULTS = {
     "cpu": Layout(
         layers="unroll", attention="xla", kernel_from=0, loss_floats=0, chunk_floats=2**15
@@ -45,9 +53,11 @@ DEFAULTS = {
 def attention_for(
     cfg: Shape, seq_len: int, backend: str, wanted: str = "auto", *, mapped: bool = False
 ) -> str:
-    """Key of attention.IMPLEMENTATIONS for a model's training on a backend: `wanted`, or with "auto" the kernel of the table, else xla.
+    """Key of attention.IMPLEMENTATIONS for a model's training on a backend: `wanted`, or with
+    "auto" the kernel of the table, else xla.
 
-    mapped: whether the model runs under vmap, over the runs of a pack. Raises ValueError when the one wanted cannot do it, saying why.
+    mapped: whether the model runs under vmap, over the runs of a pack. Raises ValueError when the
+    one wanted cannot do it, saying why.
     """
     asked = Asked(
         cfg.compute_dtype,
@@ -74,7 +84,8 @@ def attention_for(
 
 
 def chunk(cfg: Shape, sequences: int, seq_len: int, backend: str) -> int:
-    """Sequences a device handles at a time: the largest divisor of those it holds within `chunk_floats` (0: all).
+    """Sequences a device handles at a time: the largest divisor of those it holds within
+    `chunk_floats` (0: all).
 
     Raises KeyError for an unknown backend.
     """

@@ -1,7 +1,7 @@
 """Cross-entropy of the next token, in nats, and the z-loss (arXiv:2204.02311, section 5).
 
-Logits are V wide where everything else is D wide: on an accelerator the loss works in chunks of the sequence (`loss_floats`), so that the
-float32 logits of a batch never stand in memory at once.
+Logits are V wide where everything else is D wide: on an accelerator the loss works in chunks of the
+sequence (`loss_floats`), so that the float32 logits of a batch never stand in memory at once.
 """
 
 import functools
@@ -19,13 +19,16 @@ def cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Arr
     """(negative log-likelihood, log of the softmax's normaliser), both (B, L) in nats."""
     peak_BL = jax.lax.stop_gradient(logits_BLV.max(axis=-1))
     log_z_BL = peak_BL + jnp.log(jnp.exp(logits_BLV - peak_BL[..., None]).sum(axis=-1))
-    # A comparison instead of a gather: the gradient is then an elementwise product and not a scatter.
+    # A comparison instead of a gather: the gradient is then an elementwise product and not a
+    # scatter.
     chosen_BLV = targets_BL[..., None] == jnp.arange(logits_BLV.shape[-1])
     return log_z_BL - jnp.where(chosen_BLV, logits_BLV, 0.0).sum(axis=-1), log_z_BL
 
 
 def chunks(sequences: int, seq_len: int, vocab_size: int, floats: int) -> int:
-    """Pieces a sequence is cut into: the smallest divisor of its length with at most `floats` logits a piece of all sequences; 0 is no cut."""
+    """Pieces a sequence is cut into: the smallest divisor of its length with at most `floats`
+    logits a piece of all sequences; 0 is no cut.
+    """
     fits = lambda n: sequences * (seq_len // n) * vocab_size <= floats  # noqa: E731
     return (
         next((n for n in range(1, seq_len + 1) if seq_len % n == 0 and fits(n)), seq_len)
@@ -43,9 +46,11 @@ def token_nll(
     shared: Parallel = ALONE,
     **how,
 ) -> jax.Array:
-    """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the device's part.
+    """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the
+    device's part.
 
-    loss_floats: most logits held at once, 0 is all; then chunks are computed again for a gradient. `how` is passed to `factors`.
+    loss_floats: most logits held at once, 0 is all; then chunks are computed again for a gradient.
+    `how` is passed to `factors`.
     """
     (x_BLD, unembed_DV), targets_BL = (
         factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
@@ -74,10 +79,11 @@ def next_token_loss(
     shared: Parallel = ALONE,
     **how,
 ) -> tuple[jax.Array, dict]:
-    """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or of the device's part of them.
+    """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or
+    of the device's part of them.
 
-    `z_loss` may be traced. loss_floats: most logits held at once, 0 is all; then only the first result can be differentiated, once, and in
-    reverse. `how` is passed to `factors`.
+    `z_loss` may be traced. loss_floats: most logits held at once, 0 is all; then only the first
+    result can be differentiated, once, and in reverse. `how` is passed to `factors`.
     """
     (x_BLD, unembed_DV), targets_BL = (
         factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
@@ -99,7 +105,9 @@ def next_token_loss(
 
 
 def _cut(x_BLX: jax.Array, n: int) -> jax.Array:
-    """(n, B, L / n, ...): pieces of all sequences, so that the batch stays as it is sharded or mapped."""
+    """(n, B, L / n, ...): pieces of all sequences, so that the batch stays as it is sharded or
+    mapped.
+    """
     B, L = x_BLX.shape[:2]
     return x_BLX.reshape(B, n, L // n, *x_BLX.shape[2:]).swapaxes(0, 1)
 
@@ -126,9 +134,11 @@ def _chunked(
     targets_BL: jax.Array,
     z_loss: jax.Array,
 ) -> tuple:
-    """(mean nll + z_loss * mean log(Z)^2, nll_BL, mean log(Z)^2); only the first has a gradient, which the forward pass leaves behind.
+    """(mean nll + z_loss * mean log(Z)^2, nll_BL, mean log(Z)^2); only the first has a gradient,
+    which the forward pass leaves behind.
 
-    A piece's logits are used for its loss and its gradient at once: three matmuls as without pieces, where computing them again is four.
+    A piece's logits are used for its loss and its gradient at once: three matmuls as without
+    pieces, where computing them again is four.
     """
 
     def each(sums: None, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
@@ -155,9 +165,8 @@ def _forward(
             return nll_Bl.sum() + z_loss * jnp.square(log_z_Bl).sum(), (nll_Bl, log_z_Bl)
 
         slope_BlV, (nll_Bl, log_z_Bl) = jax.grad(loss, has_aux=True)(product(x_BlD, unembed_DV))
-        slope_BlV = slope_BlV.astype(
-            dtype
-        )  # as the weights are: a matmul of mixed types would run in float32
+        # as the weights are: a matmul of mixed types would run in float32
+        slope_BlV = slope_BlV.astype(dtype)
         slope_BlD = jnp.einsum(
             "BlV,DV->BlD", slope_BlV, unembed_DV, preferred_element_type=wide
         ).astype(dtype)

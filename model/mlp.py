@@ -11,7 +11,9 @@ from stepladder.model.shape import Shape
 
 
 class Activation(NamedTuple):
-    """How many projections of the input an activation takes, and the function of them (each ...F -> ...F)."""
+    """How many projections of the input an activation takes, and the function of them (each ...F ->
+    ...F).
+    """
 
     inputs: int
     function: Callable[..., jax.Array]
@@ -19,14 +21,16 @@ class Activation(NamedTuple):
 
 ACTIVATIONS = {
     "swiglu": Activation(2, lambda gate, up: jax.nn.silu(gate) * up),  # arXiv:2002.05202
-    "gelu": Activation(
-        1, lambda up: jax.nn.gelu(up, approximate=True)
-    ),  # arXiv:1606.08415, tanh form
+    # arXiv:1606.08415, tanh form
+    "gelu": Activation(1, lambda up: jax.nn.gelu(up, approximate=True)),
 }
 
 
 class MLP(nnx.Module):
-    """Position-wise MLP; the `inputs` projections of the activation are one fused matrix. Raises KeyError for an unknown activation."""
+    """Position-wise MLP; the `inputs` projections of the activation are one fused matrix.
+
+    Raises KeyError for an unknown activation.
+    """
 
     def __init__(self, cfg: Shape, init: Init):
         D, F, N = cfg.d_model, cfg.d_ff, cfg.n_layers

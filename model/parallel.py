@@ -1,14 +1,19 @@
-"""How one step is shared by devices: which dimension of which array lies on which mesh axis, and the collectives between them.
+"""How one step is shared by devices: which dimension of which array lies on which mesh axis, and
+the collectives between them.
 
-A step runs as one program on local pieces (`jax.shard_map`), so every collective in it is written here:
+A step runs as one program on local pieces (`jax.shard_map`), so every collective in it is written
+here:
 
 - data: each device has its rows of the batch and all of the state;
-- fsdp: rows of the batch too, and a part of the state. A layer's weights are gathered when the layer runs, once more in its backward
-  pass, and their gradients leave it summed and scattered (ZeRO-3, arXiv:1910.02054; arXiv:2304.11277);
-- tensor: heads and the MLP's hidden units are shared (arXiv:1909.08053), and between blocks the sequence is (arXiv:2205.05198), so that
-  every device holds distinct tokens of the residual stream and has its own part of the loss.
+- fsdp: rows of the batch too, and a part of the state. A layer's weights are gathered when the
+  layer runs, once more in its backward pass, and their gradients leave it summed and scattered
+  (ZeRO-3, arXiv:1910.02054; arXiv:2304.11277);
+- tensor: heads and the MLP's hidden units are shared (arXiv:1909.08053), and between blocks the
+  sequence is (arXiv:2205.05198), so that every device holds distinct tokens of the residual stream
+  and has its own part of the loss.
 
-The gradient of a tensor is then the sum over all devices of their parts: over fsdp and tensor where the tensor is cut, its piece.
+The gradient of a tensor is then the sum over all devices of their parts: over fsdp and tensor where
+the tensor is cut, its piece.
 """
 
 import functools
@@ -35,10 +40,8 @@ RULES: Mapping[str, str | tuple[str, ...]] = {
     "heads": "tensor",  # key/value heads with their query heads
     "mlp": "tensor",
     "embed": "fsdp",  # the side of a layer's matrices that meets the residual stream
-    "table": (
-        "fsdp",
-        "tensor",
-    ),  # the same side of the embedding: all of its rows are needed by every token
+    # the same side of the embedding: all of its rows are needed by every token
+    "table": ("fsdp", "tensor"),
 }
 
 # Parameter (by its path below `layers`) and activation -> logical axes.
@@ -64,7 +67,9 @@ ACTIVATIONS: Mapping[str, tuple[str | None, ...]] = {
 
 
 def name_of(path: tuple) -> str:
-    """The key of `PARAMETERS` that a leaf at `path` belongs to: of parameters, of an optimizer's moments, of a layer; else its last key."""
+    """The key of `PARAMETERS` that a leaf at `path` belongs to: of parameters, of an optimizer's
+    moments, of a layer; else its last key.
+    """
     keys = [part.key for part in path if isinstance(part, jax.tree_util.DictKey)]
     return next(
         (name for name in (".".join(keys[-2:]), *keys[-1:]) if name in PARAMETERS),
@@ -78,7 +83,9 @@ def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def spec_of(path: tuple, leaf: Any = None) -> PartitionSpec:
-    """The partition of a leaf of a state or of parameters, by its path: that of the parameter it belongs to, else whole."""
+    """The partition of a leaf of a state or of parameters, by its path: that of the parameter it
+    belongs to, else whole.
+    """
     return spec(PARAMETERS.get(name_of(path), ()))
 
 
@@ -88,7 +95,9 @@ def specs(tree: Any) -> Any:
 
 
 class Cut(NamedTuple):
-    """A weight's dimension that is in pieces, the mesh axes it is cut along, and `Parallel.rings` where fsdp is one."""
+    """A weight's dimension that is in pieces, the mesh axes it is cut along, and `Parallel.rings`
+    where fsdp is one.
+    """
 
     dim: int
     axes: tuple[str, ...]
@@ -99,8 +108,9 @@ class Cut(NamedTuple):
 class Parallel:
     """What a device does with the others while it computes its part; by default nothing.
 
-    fsdp, tensor: sizes of the mesh's axes. rings: the axis fsdp as the sides of a box of a TPU's torus, outermost first: libtpu turns a
-    reduce-scatter over more than one side into an all-reduce of twice the bytes, so it is made side by side.
+    fsdp, tensor: sizes of the mesh's axes. rings: the axis fsdp as the sides of a box of a TPU's
+    torus, outermost first: libtpu turns a reduce-scatter over more than one side into an all-reduce
+    of twice the bytes, so it is made side by side.
     """
 
     fsdp: int = 1
@@ -121,7 +131,9 @@ class Parallel:
         return None
 
     def whole(self, name: str, weight: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Parameter `name` in `dtype`, gathered from its pieces; of a stack of layers, one layer's."""
+        """Parameter `name` in `dtype`, gathered from its pieces; of a stack of layers, one
+        layer's.
+        """
         cut = self.cut(name)
         if cut is None:
             return weight.astype(dtype)
@@ -137,7 +149,10 @@ class Parallel:
         return jax.tree_util.tree_map_with_path(one, weights)
 
     def rows(self, table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Rows of the embedding for the device's own tokens. The gradient is summed in float32: a frequent token has thousands of terms."""
+        """Rows of the embedding for the device's own tokens.
+
+        The gradient is summed in float32: a frequent token has thousands of terms.
+        """
         cut = self.cut("embed")
         if cut is None:
             return table_VD[tokens_BL].astype(dtype)
@@ -157,7 +172,9 @@ class Parallel:
         )
 
     def leave(self, x_BLD: jax.Array) -> jax.Array:
-        """After a block: the device's part of the sequence, summed over the tensor group's heads or hidden units."""
+        """After a block: the device's part of the sequence, summed over the tensor group's heads or
+        hidden units.
+        """
         return (
             x_BLD
             if self.tensor == 1
@@ -175,7 +192,9 @@ def _gather(weight: jax.Array, dtype: jnp.dtype, cut: Cut) -> jax.Array:
 
 
 def _scatter(gradient: jax.Array, cut: Cut) -> jax.Array:
-    """The device's piece of the sum over the cut's axes: along the rings of fsdp one after another, the outermost first."""
+    """The device's piece of the sum over the cut's axes: along the rings of fsdp one after another,
+    the outermost first.
+    """
     for axis in cut.axes:
         rings = _groups(cut.rings) if axis == "fsdp" and len(cut.rings) > 1 else (None,)
         for turn, groups in enumerate(rings):
@@ -191,8 +210,9 @@ def _scatter(gradient: jax.Array, cut: Cut) -> jax.Array:
 
 
 def _by_rows(scatter: Callable, gradient: jax.Array, dim: int) -> jax.Array:
-    """`scatter` of dimension `dim`, stored major. Stored minor, in pieces that do not fill the 128 lanes of a TPU, libtpu makes an all-reduce
-    of it too. This costs a copy: for later rings, of what the first has left.
+    """`scatter` of dimension `dim`, stored major. Stored minor, in pieces that do not fill the 128
+    lanes of a TPU, libtpu makes an all-reduce of it too. This costs a copy: for later rings, of
+    what the first has left.
     """
     moved = jnp.moveaxis(gradient, dim, 0)
     rows = with_layout_constraint(moved.reshape(moved.shape[0], -1), Layout((0, 1)))
@@ -211,7 +231,9 @@ def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
 
 
 def _rings(line: Sequence[jax.Device]) -> tuple[int, ...]:
-    """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do not, or are no TPU devices."""
+    """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do
+    not, or are no TPU devices.
+    """
     if not hasattr(line[0], "coords"):
         return ()
     places = [(*device.coords, device.core_on_chip) for device in line]
@@ -253,7 +275,8 @@ _rows.defvjp(
 def split(function: Callable, mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable:
     """`function` of local pieces, on every device of the mesh.
 
-    check_vma would turn the gradient of what is whole on every device into one all-reduce a tensor and a micro-batch.
+    check_vma would turn the gradient of what is whole on every device into one all-reduce a tensor
+    and a micro-batch.
     """
     return jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False

@@ -1,18 +1,25 @@
-"""Parametrisations: how init, optimizer and forward pass change with width and depth, in one table by tensor role.
+"""Parametrisations: how init, optimizer and forward pass change with width and depth, in one table
+by tensor role.
 
-m_N is width / base_width and m_L is depth / base_depth. What is tuned at the base (learning rate, decay, epsilon) is meant to hold at every
-width (mup) and at every width and depth (completep). Sources:
+m_N is width / base_width and m_L is depth / base_depth. What is tuned at the base (learning rate,
+decay, epsilon) is meant to hold at every width (mup) and at every width and depth (completep).
+Sources:
 
 - standard: every model is its own base, so all multipliers are 1.
-- mup: arXiv:2203.03466, table 8 for Adam (the form that allows tied embeddings: the readout keeps the embedding's init and rate, and its
-  output is divided by m_N). Gradients fall as 1 / m_N, so epsilon follows (its appendix B.3, and arXiv:2407.05872). It says nothing of depth.
-- completep: arXiv:2505.01618, table 1 with alpha = 1: mup, residual branches times m_L^-alpha, and all that follows from it.
+- mup: arXiv:2203.03466, table 8 for Adam (the form that allows tied embeddings: the readout keeps
+  the embedding's init and rate, and its output is divided by m_N). Gradients fall as 1 / m_N, so
+  epsilon follows (its appendix B.3, and arXiv:2407.05872). It says nothing of depth.
+- completep: arXiv:2505.01618, table 1 with alpha = 1: mup, residual branches times m_L^-alpha, and
+  all that follows from it.
 
-Weight decay. The papers count AdamW's coupled decay, a step of rate * multiplier * decay, and give matrices whose rate falls as 1 / m_N a
-decay that grows as m_N. The product of the two multipliers is what shrinks a tensor in a step, and it is 1 for every role here; so in both
-modes of the optimizer a step's decay does not depend on width or depth ("independent" leaves out the base rate as well).
+Weight decay. The papers count AdamW's coupled decay, a step of rate * multiplier * decay, and give
+matrices whose rate falls as 1 / m_N a decay that grows as m_N. The product of the two multipliers
+is what shrinks a tensor in a step, and it is 1 for every role here; so in both modes of the
+optimizer a step's decay does not depend on width or depth ("independent" leaves out the base rate
+as well).
 
-At base width and depth all three give the same function and the same training, but for the scale of attention without QK-norm.
+At base width and depth all three give the same function and the same training, but for the scale of
+attention without QK-norm.
 """
 
 from collections.abc import Mapping
@@ -20,7 +27,8 @@ from typing import NamedTuple
 
 from stepladder.model.shape import Shape
 
-# Tensor -> role, by its path below `layers`. output: a hidden matrix that writes to the residual stream.
+# Tensor -> role, by its path below `layers`. output: a hidden matrix that writes to the residual
+# stream.
 ROLES = {
     "embed": "embed",
     "attention_norm": "norm",
@@ -48,7 +56,10 @@ ONE = Power()
 
 
 class Rule(NamedTuple):
-    """Multipliers of one role, relative to the base model. `weight_decay` is of the coupled decay, which the rate multiplies again."""
+    """Multipliers of one role, relative to the base model.
+
+    `weight_decay` is of the coupled decay, which the rate multiplies again.
+    """
 
     init_std: Power = ONE
     learning_rate: Power = ONE
@@ -57,7 +68,9 @@ class Rule(NamedTuple):
 
 
 class Parametrization(NamedTuple):
-    """`attention` is the exponent of the head size K in the scale of scores, for queries and keys that are not normalised."""
+    """`attention` is the exponent of the head size K in the scale of scores, for queries and keys
+    that are not normalised.
+    """
 
     roles: Mapping[str, Rule]
     residual: Power = ONE  # of what a branch adds to the stream
@@ -111,7 +124,9 @@ def rule(cfg: Shape, role: str) -> Rule:
 
 
 def decay(cfg: Shape, role: str) -> float:
-    """What the decay of one step is multiplied with: learning rate's times decay's multiplier, as one power so that 1 is exactly 1."""
+    """What the decay of one step is multiplied with: learning rate's times decay's multiplier, as
+    one power so that 1 is exactly 1.
+    """
     found = rule(cfg, role)
     return value(cfg, Power(*(a + b for a, b in zip(found.learning_rate, found.weight_decay))))
 
@@ -127,15 +142,20 @@ def logits(cfg: Shape) -> float:
 
 
 def attention_scale(cfg: Shape) -> float:
-    """What q k^T is multiplied with: 1 / sqrt(K) for standard, 1 / K for mup (arXiv:2203.03466, definition 4.1).
+    """What q k^T is multiplied with: 1 / sqrt(K) for standard, 1 / K for mup (arXiv:2203.03466,
+    definition 4.1).
 
-    With QK-norm it is 1 / sqrt(K) everywhere (arXiv:2302.05442): the product of unit vectors times sqrt(K) cannot grow with training, which
-    is what 1 / K guards against, and 1 / K would hold every score between -1 and 1, attention close to uniform.
+    With QK-norm it is 1 / sqrt(K) everywhere (arXiv:2302.05442): the product of unit vectors times
+    sqrt(K) cannot grow with training, which is what 1 / K guards against, and 1 / K would hold
+    every score between -1 and 1, attention close to uniform.
     """
     exponent = -0.5 if cfg.qk_norm else PARAMETRIZATIONS[cfg.parametrization].attention
     return float(cfg.head_dim**exponent)
 
 
 def role_of(path: tuple[str, ...]) -> str:
-    """The role of the parameter at `path`, a tuple of keys. Raises KeyError for a tensor that has none."""
+    """The role of the parameter at `path`, a tuple of keys.
+
+    Raises KeyError for a tensor that has none.
+    """
     return ROLES[".".join(path).removeprefix("layers.")]

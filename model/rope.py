@@ -1,4 +1,6 @@
-"""Rotary position embedding (arXiv:2104.09864, eq. 34), in the half-rotation layout: pairs are (i, i + K/2)."""
+"""Rotary position embedding (arXiv:2104.09864, eq. 34), in the half-rotation layout: pairs are (i,
+i + K/2).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,9 @@ Angles = tuple[jax.Array, jax.Array]  # cos, sin
 
 
 def angles(positions_BL: jax.Array, head_dim: int, theta: float) -> Angles:
-    """cos and sin of shape (..., L, K), float32: position * theta^(-2i/K) for pair i, both halves alike."""
+    """cos and sin of shape (..., L, K), float32: position * theta^(-2i/K) for pair i, both halves
+    alike.
+    """
     frequency_K = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_BLK = positions_BL[..., None].astype(jnp.float32) * jnp.concatenate(
         [frequency_K, frequency_K]

@@ -1,4 +1,6 @@
-"""Sampling by repeated forward passes over one fixed buffer: simple, compiled once, for looking at small models."""
+"""Sampling by repeated forward passes over one fixed buffer: simple, compiled once, for looking at
+small models.
+"""
 
 from functools import partial
 
@@ -16,9 +18,8 @@ def _fill(
     cfg: Shape, params: dict, buffer_T: jax.Array, start, stop, temperature, key: jax.Array
 ) -> jax.Array:
     def step(i: jax.Array, buffer_T: jax.Array) -> jax.Array:
-        logits_V = logits(cfg, params, buffer_T[None])[
-            0, i - 1
-        ]  # causal: what stands at and after i does not matter
+        # causal: what stands at and after i does not matter
+        logits_V = logits(cfg, params, buffer_T[None])[0, i - 1]
         noise_V = jax.random.gumbel(jax.random.fold_in(key, i), logits_V.shape)
         return buffer_T.at[i].set(
             jnp.argmax(logits_V + temperature * noise_V).astype(buffer_T.dtype)

@@ -1,10 +1,14 @@
-"""What the model asks of its configuration: any hashable object with these attributes (`configs.spec.ModelSpec` is one)."""
+"""What the model asks of its configuration: any hashable object with these attributes
+(`configs.spec.ModelSpec` is one).
+"""
 
 from typing import Protocol
 
 
 class Shape(Protocol):
-    """Shape of a decoder-only Transformer; hashable, because it is a static argument of compiled functions."""
+    """Shape of a decoder-only Transformer; hashable, because it is a static argument of compiled
+    functions.
+    """
 
     vocab_size: int
     d_model: int

@@ -1,4 +1,6 @@
-"""The decoder-only Transformer: parameters as a Flax NNX module, use as pure functions of a plain nested dict of arrays."""
+"""The decoder-only Transformer: parameters as a Flax NNX module, use as pure functions of a plain
+nested dict of arrays.
+"""
 
 from functools import lru_cache
 
@@ -17,7 +19,10 @@ from stepladder.model.shape import Shape
 
 
 class Transformer(nnx.Module):
-    """Embedding, N layers, final norm, unembedding. Layer parameters are stacked on a leading N however the layers run."""
+    """Embedding, N layers, final norm, unembedding.
+
+    Layer parameters are stacked on a leading N however the layers run.
+    """
 
     def __init__(self, cfg: Shape, key: jax.Array):
         init = Init(cfg, key)
@@ -43,7 +48,9 @@ class Transformer(nnx.Module):
         mask_BLM: jax.Array | None = None,
         shared: Parallel = ALONE,
     ) -> jax.Array:
-        """The residual stream after the last layer (B, L, D), in the compute dtype; the device's part of the sequence when it is shared."""
+        """The residual stream after the last layer (B, L, D), in the compute dtype; the device's
+        part of the sequence when it is shared.
+        """
         positions_BL = (
             jnp.arange(tokens_BL.shape[1])[None] if positions_BL is None else positions_BL
         )
@@ -68,7 +75,9 @@ class Transformer(nnx.Module):
         )
 
     def visible(self, tokens_BL: jax.Array, mask_BLM: jax.Array | None = None) -> Visible:
-        """What a token may look at beside what came before it: its own document, where the model keeps to documents."""
+        """What a token may look at beside what came before it: its own document, where the model
+        keeps to documents.
+        """
         end = self.cfg.document_end
         return Visible(documents(tokens_BL, end) if end >= 0 else None, mask_BLM)
 
@@ -77,12 +86,13 @@ class Transformer(nnx.Module):
         return capped(product(*self.factors(x_BLD, shared)), self.cfg.logit_cap)
 
     def factors(self, x_BLD: jax.Array, shared: Parallel = ALONE) -> tuple[jax.Array, jax.Array]:
-        """(normed and scaled stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap, in the compute dtype."""
+        """(normed and scaled stream (B, L, D), unembedding (D, V)) whose product are the logits
+        before the cap, in the compute dtype.
+        """
         cfg, dtype = self.cfg, x_BLD.dtype
         x_BLD = rms_norm(x_BLD, self.final_norm[...], cfg.norm_eps)
-        x_BLD = (
-            x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD
-        )  # D wide, where the logits are V wide
+        # D wide, where the logits are V wide
+        x_BLD = x_BLD if self.logit_scale == 1 else self.logit_scale * x_BLD
         return x_BLD, shared.whole("embed", self.embed[...], dtype).T if cfg.tied else shared.whole(
             "unembed", self.unembed[...], dtype
         )
@@ -108,7 +118,10 @@ def graphdef(cfg: Shape) -> nnx.GraphDef:
 
 
 def init(cfg: Shape, key: jax.Array) -> dict:
-    """Parameters: a nested dict of float32 arrays. Traceable in `key` (jit, vmap): a sweep over seeds compiles once."""
+    """Parameters: a nested dict of float32 arrays.
+
+    Traceable in `key` (jit, vmap): a sweep over seeds compiles once.
+    """
     return nnx.to_pure_dict(nnx.state(Transformer(cfg, key), nnx.Param))
 
 
@@ -134,11 +147,14 @@ def factors(
     mask: jax.Array | None = None,
     shared: Parallel = ALONE,
 ) -> tuple[jax.Array, jax.Array]:
-    """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a loss that never holds all logits.
+    """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a
+    loss that never holds all logits.
 
-    layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of `attention.IMPLEMENTATIONS`.
-    positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a query may look, on top of causality.
-    shared: how the devices of a mesh share the work, when this runs on local pieces of the parameters (model/parallel.py).
+    layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of
+    `attention.IMPLEMENTATIONS`.
+    positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a
+    query may look, on top of causality. shared: how the devices of a mesh share the work, when this
+    runs on local pieces of the parameters (model/parallel.py).
     """
     model = nnx.merge(graphdef(cfg), params)
     how = dict(

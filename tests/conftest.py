@@ -1,4 +1,6 @@
-"""Shared by all tests: fake devices, one compilation cache for the session and its subprocesses, shards of the slow tests."""
+"""Shared by all tests: fake devices, one compilation cache for the session and its subprocesses,
+shards of the slow tests.
+"""
 
 import os
 import zlib
@@ -14,7 +16,9 @@ os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladd
 
 
 def pytest_configure(config):
-    """Eight CPU devices and the persistent cache, before a test that runs the command in this process asks for another number."""
+    """Eight CPU devices and the persistent cache, before a test that runs the command in this
+    process asks for another number.
+    """
     import jax
 
     from stepladder.train import machine, topology
@@ -44,7 +48,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_sessionfinish(session):
-    """Hand the rows of the published tests to the process that prints them (under xdist every worker has its own)."""
+    """Hand the rows of the published tests to the process that prints them (under xdist every
+    worker has its own).
+    """
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["published"] = [astuple(row) for row in published.ROWS]
 

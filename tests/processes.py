@@ -20,7 +20,9 @@ def free_port() -> int:
 
 
 def words(root: Path, text: Path, workdir: Path, **changes) -> list[str]:
-    """`run` of the tiny config with one device a process, unless `changes` (as in tests/tiny.py) say otherwise."""
+    """`run` of the tiny config with one device a process, unless `changes` (as in tests/tiny.py)
+    say otherwise.
+    """
     changes = {"machine__devices": 1, **changes}
     return [
         "run",
@@ -32,7 +34,8 @@ def words(root: Path, text: Path, workdir: Path, **changes) -> list[str]:
 
 
 class Job:
-    """`count` processes of tests/worker.py with these words, or with words and environment of their own; `folder` holds what they say and read.
+    """`count` processes of tests/worker.py with these words, or with words and environment of their
+    own; `folder` holds what they say and read.
 
     One process is started as a user would start it: without a group.
     """
@@ -47,7 +50,9 @@ class Job:
         present: Sequence[int] | None = None,
         recorded: bool = True,
     ):
-        """recorded: by tests/worker.py, else by the command itself, which listens to signals from its first instructions on."""
+        """recorded: by tests/worker.py, else by the command itself, which listens to signals from
+        its first instructions on.
+        """
         (folder / "read").mkdir(parents=True, exist_ok=True)
         self.folder, self.present = folder, range(count) if present is None else present
         self.command = ["tests.worker", str(folder / "read")] if recorded else ["stepladder.train"]
@@ -95,7 +100,10 @@ class Job:
         return self
 
     def wait(self, timeout: float = 200) -> list[int]:
-        """Exit statuses. Raises TimeoutExpired, with no process left, when they take longer than `timeout` seconds."""
+        """Exit statuses.
+
+        Raises TimeoutExpired, with no process left, when they take longer than `timeout` seconds.
+        """
         end = time.monotonic() + timeout
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
@@ -110,7 +118,9 @@ class Job:
         )
 
     def read(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(rows, their tokens [steps, rows, L + 1] in the order in which they were dispatched) of each process."""
+        """(rows, their tokens [steps, rows, L + 1] in the order in which they were dispatched) of
+        each process.
+        """
         found = []
         for i in self.present:
             parts = [np.load(path) for path in sorted((self.folder / "read").glob(f"{i}-*.npz"))]

@@ -1,4 +1,6 @@
-"""What the published tests read and found: the public tables, and one row a number for the table at the end of a test session."""
+"""What the published tests read and found: the public tables, and one row a number for the table at
+the end of a test session.
+"""
 
 import os
 from dataclasses import dataclass
@@ -25,21 +27,28 @@ ROWS: list[Row] = []
 
 
 def record_row(table: str, quantity: str, ours: float, published: float, tolerance: float) -> Row:
-    """Append a row before asserting on it, so that a failing one is in the table too. A repeated (table, quantity) replaces the former."""
+    """Append a row before asserting on it, so that a failing one is in the table too.
+
+    A repeated (table, quantity) replaces the former.
+    """
     row = Row(table, quantity, float(ours), float(published), float(tolerance))
     ROWS[:] = [r for r in ROWS if (r.table, r.quantity) != (table, quantity)] + [row]
     return row
 
 
 def path(name: str) -> Path:
-    """A file or folder of the public tables. Skipped, with the reason, only where STEPLADDER_DATA is unset; set and without it, that fails."""
+    """A file or folder of the public tables.
+
+    Skipped, with the reason, only where STEPLADDER_DATA is unset; set and without it, that fails.
+    """
     folder = os.environ.get("STEPLADDER_DATA")
     if not folder:
         pytest.skip("STEPLADDER_DATA is not set: it names the folder with the public tables")
     found = Path(folder) / name
     if not found.exists():
         pytest.fail(
-            f"STEPLADDER_DATA={folder}: no {name} in it; get the table, or unset STEPLADDER_DATA to skip what needs it"
+            f"STEPLADDER_DATA={folder}: no {name} in it; get the table, or unset STEPLADDER_DATA "
+            "to skip what needs it"
         )
     return found
 

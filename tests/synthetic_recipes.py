@@ -1,7 +1,9 @@
-"""Synthetic tables for the proxy-transfer tests: losses of recipes with a known order, planted crossovers, seeds and n-gram baselines.
+"""Synthetic tables for the proxy-transfer tests: losses of recipes with a known order, planted
+crossovers, seeds and n-gram baselines.
 
-Loss = floor(size) + scale(size) * [ quality_r + bend(size) * log(eta / best_r)^2 + lure_r * swing * w(eta) ] + noise, with w rising from 0
-at small rates to 1 above `onset`: below it the order is that of `quality`, above it the lure takes over.
+Loss = floor(size) + scale(size) * [ quality_r + bend(size) * log(eta / best_r)^2 + lure_r * swing *
+w(eta) ] + noise, with w rising from 0 at small rates to 1 above `onset`: below it the order is that
+of `quality`, above it the lure takes over.
 """
 
 import math
@@ -42,13 +44,14 @@ def table(
     domains=DOMAINS,
     drop: float = 3.0,
 ) -> pd.DataFrame:
-    """`helps`: the lure acts at large rates only; otherwise at every rate, so a smaller one changes nothing."""
+    """`helps`: the lure acts at large rates only; otherwise at every rate, so a smaller one changes
+    nothing.
+    """
     rng, rows = np.random.default_rng(seed), []
     sizes = sizes or SIZES
     largest = max(sizes.values())
-    best = 3e-4 * 3.0 ** (
-        np.arange(recipes) % 3 - 1
-    )  # of the target: its optimum differs across recipes
+    # of the target: its optimum differs across recipes
+    best = 3e-4 * 3.0 ** (np.arange(recipes) % 3 - 1)
     for size, n in sizes.items():
         target = n == largest
         for r in range(recipes):
@@ -88,7 +91,9 @@ def table(
 def arms(
     frame: pd.DataFrame, *, sizes=("4M", "10M"), rates=(1e-5, 3e-4), shift: float = 0.0
 ) -> pd.DataFrame:
-    """The protocol's arms of A6 and G3, copies of the main runs with a constant shift and a batch, weight decay or tokens of their own."""
+    """The protocol's arms of A6 and G3, copies of the main runs with a constant shift and a batch,
+    weight decay or tokens of their own.
+    """
     main = frame[frame["size"].isin(sizes) & frame["learning_rate"].isin(rates)]
     settings = {
         "batch/4": {"batch_size": 16},
@@ -114,7 +119,9 @@ def arms(
 def ngrams(
     recipes: int = 12, *, above: float = 0.5, frame: pd.DataFrame | None = None, order=None
 ) -> dict:
-    """Bigram cross-entropies `above` the best loss of the proxies, in the order `order` (default: that of the recipes' quality)."""
+    """Bigram cross-entropies `above` the best loss of the proxies, in the order `order` (default:
+    that of the recipes' quality).
+    """
     base = math.log(VOCABULARY) - 3.0
     order = quality(recipes) if order is None else np.asarray(order, float)
     body = {
@@ -130,7 +137,9 @@ def ngrams(
 def probes(
     recipes: int = 12, *, sizes=("4M", "10M", "60M"), at: float = 5e-5, fractions=(0.0, 0.01, 0.1)
 ) -> list[dict]:
-    """Alignments in the order of quality and curvatures that make every pair cross at the rate `at`."""
+    """Alignments in the order of quality and curvatures that make every pair cross at the rate
+    `at`.
+    """
     a = 1.0 - quality(recipes)
     c = 2 * a / at
     names = [f"r{r:02d}" for r in range(recipes)]

@@ -1,6 +1,8 @@
-"""Synthetic records for the analysis tests: folders as the trainer writes them, from a known law, in milliseconds.
+"""Synthetic records for the analysis tests: folders as the trainer writes them, from a known law,
+in milliseconds.
 
-pytest runs with --import-mode=importlib, so a test loads this file by its path: see `load_factory` in the tests.
+pytest runs with --import-mode=importlib, so a test loads this file by its path: see `load_factory`
+in the tests.
 """
 
 import json
@@ -83,7 +85,10 @@ def write_run(
     rng=None,
     **status,
 ) -> Path:
-    """Write one record. `loss`: (N, D) -> nats per token at a decayed point; an undecayed one is 3 % worse."""
+    """Write one record.
+
+    `loss`: (N, D) -> nats per token at a decayed point; an undecayed one is 3 % worse.
+    """
     rng = rng or np.random.default_rng(0)
     n = n or SIZES[run.model.size]
     folder = Path(workdir) / schema.RUNS / run.run_id
@@ -167,7 +172,9 @@ def write_proxies(
     sizes=("14k", "25k", "37k", "84k", "150k"),
     steps=(500, 1000, 2000),
 ) -> list[RunSpec]:
-    """Five sizes, two seeds on the two smallest, and for each a trunk with cooldown branches at the shorter durations."""
+    """Five sizes, two seeds on the two smallest, and for each a trunk with cooldown branches at the
+    shorter durations.
+    """
     rng, specs = np.random.default_rng(seed), []
     for k, size in enumerate(sizes):
         for s in range(2 if k < 2 else 1):

@@ -1,4 +1,6 @@
-"""Where a run's time goes: windows, phases, goodput, lost work, memory, and the trace of a window of dispatches."""
+"""Where a run's time goes: windows, phases, goodput, lost work, memory, and the trace of a window
+of dispatches.
+"""
 
 import dataclasses
 import json
@@ -98,7 +100,9 @@ def test_a_clock_keeps_details_out_of_its_sum():
 
 
 def test_lost_work_is_what_heartbeats_outran(base, tmp_path):
-    """Twice killed before a save: both losses are told once, in the first rows that are committed."""
+    """Twice killed before a save: both losses are told once, in the first rows that are
+    committed.
+    """
     spec, _ = base
     record = Record(tmp_path, spec)
 

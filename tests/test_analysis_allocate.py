@@ -1,4 +1,6 @@
-"""Compute-optimal allocation: closed forms are what a search finds, intervals cover, constraints hold."""
+"""Compute-optimal allocation: closed forms are what a search finds, intervals cover, constraints
+hold.
+"""
 
 import numpy as np
 import pandas as pd
@@ -102,7 +104,9 @@ def test_other_inputs_of_a_law_are_given():
 
 
 def test_inference_aware_meets_its_condition():
-    """papers/law_library.md 10: alpha A N^-alpha / (beta B D^-beta) = 1 + D_inf / (3 D), at the loss asked for."""
+    """papers/law_library.md 10: alpha A N^-alpha / (beta B D^-beta) = 1 + D_inf / (3 D), at the
+    loss asked for.
+    """
     before = None
     for served in (0.0, 1e11, 1e13):
         found = inference_aware(TRUE, loss=2.1, D_inf=served)

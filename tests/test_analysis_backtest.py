@@ -1,4 +1,6 @@
-"""Back-tests on synthetic families whose law is known: what is hidden, what trains, what is refused, what is weighed."""
+"""Back-tests on synthetic families whose law is known: what is hidden, what trains, what is
+refused, what is weighed.
+"""
 
 import numpy as np
 import pandas as pd
@@ -64,9 +66,8 @@ def test_cut_fraction_and_strictness_choose_the_rows():
 
 def test_pooled_and_own_last_tokens():
     points = family()
-    points = points[
-        (points["N"] > 2e7) | (points["D"] < 1e10)
-    ]  # the smallest model was trained for less than half as long
+    # the smallest model was trained for less than half as long
+    points = points[(points["N"] > 2e7) | (points["D"] < 1e10)]
     short = points["N"] == 1e7
     rows = {
         pool: only(backtest(points, fractions=[0.5], rules=Rules(pool=pool))).n_train
@@ -104,10 +105,8 @@ def test_sets_of_models():
     models = [("a", 1.0), ("b", 2.0), ("c", 2.0), ("d", 3.0), ("e", 4.0)]
     assert SETS["all"](models) == [("a", "b", "c", "d", "e")]
     assert [len(s) for s in SETS["smallest"](models)] == [2, 3, 4, 5]
-    assert SETS["window3"](models) == [
-        ("a", "b", "c", "d"),
-        ("b", "c", "d", "e"),
-    ]  # three sizes; both models of a size
+    # three sizes; both models of a size
+    assert SETS["window3"](models) == [("a", "b", "c", "d"), ("b", "c", "d", "e")]
     assert SETS["one"](models)[2] == ("c",)
     with pytest.raises(UserError, match="no model of family"):
         backtest(family(), sets=[["m1e+07", "nobody"]])
@@ -188,18 +187,16 @@ def test_families_do_not_touch_each_other():
 def test_the_cut_is_chosen_without_the_target():
     points = family(tokens=np.linspace(1e8, 2e10, 60))
     early = points["D"] < 2e9
-    points.loc[early, "loss"] *= (
-        1 + 0.3 * (2e9 - points["D"][early]) / 2e9
-    )  # warm-up: not on the law
+    # warm-up: not on the law
+    points.loc[early, "loss"] *= 1 + 0.3 * (2e9 - points["D"][early]) / 2e9
     candidates = [Rules(cut=c) for c in (0.0, 5e8, 2e9)]
     rules, errors = choose(points, candidates)
     assert rules.cut == 2e9 and errors[2] < errors[0]
     spoiled = points.assign(loss=points["loss"].where(points["N"] < 1e9, 7.0))
     assert choose(spoiled, candidates) == (rules, errors)
     assert choose(points)[0].cut_share in (0.1, 0.2, 0.3, 0.5)  # the default candidates
-    nothing, errors = choose(
-        points[points["N"] < 2e8], candidates
-    )  # two sizes are left to train on
+    # two sizes are left to train on
+    nothing, errors = choose(points[points["N"] < 2e8], candidates)
     assert nothing == candidates[0] and np.isnan(errors).all()
 
 

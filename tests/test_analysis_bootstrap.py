@@ -1,4 +1,6 @@
-"""Bootstrap: what a resample is, what the seed fixes, what is lost and said so, and the errors that it gives."""
+"""Bootstrap: what a resample is, what the seed fixes, what is lost and said so, and the errors that
+it gives.
+"""
 
 import numpy as np
 import pandas as pd
@@ -58,9 +60,8 @@ def test_a_resample_depends_on_its_own_number_only(fitted, monkeypatch):
     pd.testing.assert_frame_equal(
         bootstrap(fitted, 25, seed=1).params, many.params.iloc[:25], check_exact=True
     )
-    monkeypatch.setattr(
-        solve, "CHUNK_VALUES", 5 * 224
-    )  # 5 jobs a chunk: other sums of the same numbers
+    # 5 jobs a chunk: other sums of the same numbers
+    monkeypatch.setattr(solve, "CHUNK_VALUES", 5 * 224)
     pd.testing.assert_frame_equal(bootstrap(fitted, 60, seed=1).params, many.params, rtol=1e-7)
 
 
@@ -72,9 +73,8 @@ def test_clusters_are_resampled_whole(fitted):
     assert found.clusters == by_rows.clusters == 200
     np.testing.assert_allclose(found.params, by_rows.params, rtol=1e-5)
     narrow = bootstrap(fit(twice, objective="squared_log"), 400)
-    assert (
-        narrow.stderr["alpha"] < 0.8 * bootstrap(fitted, 400).stderr["alpha"]
-    )  # rows that are no news count as news
+    # rows that are no news count as news
+    assert narrow.stderr["alpha"] < 0.8 * bootstrap(fitted, 400).stderr["alpha"]
 
 
 def test_refits_are_fits_of_the_resampled_table(fitted):
@@ -89,7 +89,9 @@ def test_refits_are_fits_of_the_resampled_table(fitted):
 
 @pytest.mark.parametrize("objective, delta", [("squared_log", 1e-3), ("huber_log", 5e-3)])
 def test_standard_errors_agree_with_linearised_ones(objective, delta):
-    """A well-conditioned table: 200 points over four decades, .5 % noise; Huber's linearised ones are the sandwich."""
+    """A well-conditioned table: 200 points over four decades, .5 % noise; Huber's linearised ones
+    are the sandwich.
+    """
     found = fit(ladder(), objective=objective, delta=delta)
     refits = bootstrap(found, 1000)
     assert len(refits.params) == 1000 and refits.lost == refits.failed == 0
@@ -109,7 +111,9 @@ def test_interval_and_frame(fitted):
 
 
 def test_lost_resamples_are_counted():
-    """Six rows, each of three sizes twice: 3 (2/3)^6 - 3 (1/3)^6 = 26 % of the resamples miss a size."""
+    """Six rows, each of three sizes twice: 3 (2/3)^6 - 3 (1/3)^6 = 26 % of the resamples miss a
+    size.
+    """
     found = bootstrap(fit(few(), "floor_n", objective="squared_log"), 1000)
     share = 3 * (2 / 3) ** 6 - 3 * (1 / 3) ** 6
     assert found.lost + found.failed + len(found.params) == found.resamples == 1000

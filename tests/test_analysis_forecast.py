@@ -1,4 +1,6 @@
-"""Forecasts: coverage on simulated ladders, back-test, baselines, and a file that is written once."""
+"""Forecasts: coverage on simulated ladders, back-test, baselines, and a file that is written
+once.
+"""
 
 import json
 
@@ -18,7 +20,9 @@ TARGET = {"N": 5e5, "D": 8.5e6, "C": 6 * 5e5 * 8.5e6}
 
 
 def ladder(rng, sd=0.004, shared=0.5, sizes=(1.5e4, 3e4, 6e4, 1.2e5, 2.4e5), seeds=(2, 2, 1, 1, 1)):
-    """Final losses of five sizes at three durations; runs of one trunk share part of their noise."""
+    """Final losses of five sizes at three durations; runs of one trunk share part of their
+    noise.
+    """
     rows = []
     for n, count in zip(sizes, seeds):
         for k in range(count):

@@ -31,6 +31,9 @@ def test_all_modules_import_without_jax_or_matplotlib():
 
 
 def test_import_takes_under_two_seconds_of_cpu():
-    code = "import time, stepladder.analysis, stepladder.analysis.load, stepladder.analysis.forecast; print(time.process_time())"
+    code = (
+        "import time, stepladder.analysis, stepladder.analysis.load, stepladder.analysis.forecast; "
+        "print(time.process_time())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2  # CPU time: other work on the machine does not count

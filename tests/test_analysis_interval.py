@@ -1,4 +1,6 @@
-"""Prediction intervals and profiles against those that are known exactly: a law that is linear in logs has Student's and F's."""
+"""Prediction intervals and profiles against those that are known exactly: a law that is linear in
+logs has Student's and F's.
+"""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,9 @@ NOISE = 0.01
 
 
 def line(count=8, seed=0, noise=NOISE, groups=0):
-    """Loss 20 / C^.05; with `groups`, neighbours in that many groups have most of their noise in common."""
+    """Loss 20 / C^.05; with `groups`, neighbours in that many groups have most of their noise in
+    common.
+    """
     rng = np.random.default_rng(seed)
     c = np.geomspace(1e17, 1e20, count)
     shock = rng.standard_normal(count)
@@ -26,7 +30,9 @@ def line(count=8, seed=0, noise=NOISE, groups=0):
 
 
 def regression(points, at):
-    """Of ln loss on ln C: residual s.d., degrees of freedom, leverage of `at`, and (value, s.e.) of ln A and alpha."""
+    """Of ln loss on ln C: residual s.d., degrees of freedom, leverage of `at`, and (value, s.e.) of
+    ln A and alpha.
+    """
     x = np.stack([np.ones(len(points)), -np.log(points["C"])], 1)
     beta, rss, *_ = np.linalg.lstsq(x, np.log(points["loss"]), rcond=None)
     sd, inverse = float(np.sqrt(rss[0] / (len(x) - 2))), np.linalg.inv(x.T @ x)
@@ -63,7 +69,9 @@ def test_prediction_interval_covers_as_it_says():
 
 
 def test_runs_of_one_trunk_tell_less():
-    """Points that share most of their noise: the interval that knows it is wider than the one that does not."""
+    """Points that share most of their noise: the interval that knows it is wider than the one that
+    does not.
+    """
     points = line(40, groups=5, seed=4)
     found = fit(points, "power_c", objective="squared_log")
     names = np.arange(40) * 5 // 40
@@ -93,7 +101,9 @@ def test_points_without_weight_say_nothing_about_the_noise():
 @pytest.mark.parametrize("name", ["A", "alpha"])
 @pytest.mark.parametrize("noise", [0.5, 0.02, 0.0005])
 def test_profile_is_the_f_interval(noise, name):
-    """Exactly so in logs, for wide and for narrow errors: the square of t is F with one degree of freedom."""
+    """Exactly so in logs, for wide and for narrow errors: the square of t is F with one degree of
+    freedom.
+    """
     points = line(noise=noise)
     found = fit(points, "power_c", objective="squared_log")
     _, freedom, _, errors = regression(points, 1e22)
@@ -122,7 +132,9 @@ def test_profile_of_an_exponent_next_to_zero():
 
 
 def test_profile_says_unbounded_where_the_points_do_not_bound():
-    """Losses far above a floor that nobody has seen: it may be next to nothing, but no higher than the losses."""
+    """Losses far above a floor that nobody has seen: it may be next to nothing, but no higher than
+    the losses.
+    """
     n = np.geomspace(1e6, 1e8, 12)
     loss = (1.5 + 40 / n**0.15) * np.exp(0.01 * np.random.default_rng(0).standard_normal(12))
     found = fit(pd.DataFrame({"N": n, "loss": loss}), "floor_n", objective="squared_log")

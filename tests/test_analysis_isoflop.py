@@ -1,4 +1,6 @@
-"""Approaches 1 and 2 and pass@k: known laws are recovered within the intervals, and everything that cannot be used says why."""
+"""Approaches 1 and 2 and pass@k: known laws are recovered within the intervals, and everything that
+cannot be used says why.
+"""
 
 import json
 import math
@@ -60,9 +62,8 @@ def training_curves(sizes, noise=0.0, seed=0, longest=300, steps=200):
 
 def test_exact_points_give_the_exact_exponents():
     found = isoflop(design(), draws=50)
-    assert found.N.exponent == pytest.approx(
-        EXPONENT, abs=1e-8
-    )  # the same window at every budget: the parabola's bias is constant
+    # the same window at every budget: the parabola's bias is constant
+    assert found.N.exponent == pytest.approx(EXPONENT, abs=1e-8)
     assert found.D.exponent == pytest.approx(1 - EXPONENT, abs=1e-8)
     assert found.N.coefficient == pytest.approx(G / 6**EXPONENT, rel=0.05)
     assert found.N.r2 == pytest.approx(1) and found.notes[-1].startswith("the exponent of N* is")
@@ -73,9 +74,8 @@ def test_exact_points_give_the_exact_exponents():
             and minimum.curvature > 0
         )
     narrow = isoflop(design(width=1.3), draws=50)
-    assert narrow.N.coefficient == pytest.approx(
-        G / 6**EXPONENT, rel=2e-3
-    )  # and its bias goes with the width
+    # and its bias goes with the width
+    assert narrow.N.coefficient == pytest.approx(G / 6**EXPONENT, rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,8 @@ def test_intervals_cover_the_true_exponent(options):
         hits += low < EXPONENT < high
         assert low < found.N.exponent < high and high - low < 0.08
         d_low, d_high = found.D.exponent_interval
-        assert (1 - d_high, 1 - d_low) == pytest.approx(
-            (low, high), abs=1e-6
-        )  # C = 6 N D ties the two
+        # C = 6 N D ties the two
+        assert (1 - d_high, 1 - d_low) == pytest.approx((low, high), abs=1e-6)
     assert hits >= 15  # 18 expected at 90 %
 
 
@@ -250,9 +249,8 @@ def test_edges_of_the_envelope_are_dropped_and_listed():
     sizes = np.geomspace(2e7, 5e9, 15)
     found = envelope(training_curves(sizes), draws=20)
     before, first, *inner, last, after = found.stretches
-    assert (
-        "only one size" in before.refused and "only one size" in after.refused
-    )  # before the second run begins, after the last but one ends
+    # before the second run begins, after the last but one ends
+    assert "only one size" in before.refused and "only one size" in after.refused
     assert "train smaller models" in first.refused and "train larger models" in last.refused
     assert [s.N for s in (before, first, *inner, last, after)] == list(sizes[[0, *range(15), -1]])
     assert not any(s.refused for s in inner)

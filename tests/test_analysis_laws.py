@@ -1,4 +1,6 @@
-"""Every law in the table passes the same tests; what a law says about itself (falls in N, has no unit) is held to it."""
+"""Every law in the table passes the same tests; what a law says about itself (falls in N, has no
+unit) is held to it.
+"""
 
 import numpy as np
 import pandas as pd
@@ -8,9 +10,8 @@ from stepladder.analysis.fit import fit, prepare
 from stepladder.analysis.law import halton, in_units, jacobian
 from stepladder.analysis.laws import LAWS
 
-SHORT = [
-    n for n in sorted(LAWS) if not n[-1].isdigit() or n[-1] in "3"
-]  # mixtures of 2, 4, ... domains are the same code
+# mixtures of 2, 4, ... domains are the same code
+SHORT = [n for n in sorted(LAWS) if not n[-1].isdigit() or n[-1] in "3"]
 SHORT += [n for n in sorted(LAWS) if n in ("power_c", "h0", "h1", "h2", "h3", "h4", "h5")]
 NAMES = sorted(set(SHORT))
 RANGE = {"log": (-2.0, 2.0), "raw": (0.3, 1.2), "linear": (0.15, 3.0), "share": (0.05, 0.95)}
@@ -28,7 +29,9 @@ def truth(law, shift=0.5):
 
 
 def points(law, count=160, units=None, scale=1.0, seed=0):
-    """Exact points of the law; inputs spread over their ranges, shares of a mixture summing to 1, in `units` (logs)."""
+    """Exact points of the law; inputs spread over their ranges, shares of a mixture summing to 1,
+    in `units` (logs).
+    """
     u = np.random.default_rng(seed).random((count, len(law.axes)))
     x = np.stack(
         [
@@ -139,11 +142,8 @@ def test_a_held_parameter_in_the_units_of_the_data_is_the_same_law(name):
 
 # One law a kind in the fast suite: every law compiles its own solver, 2 to 6 s.
 QUICK = ("floor_c", "kaplan", "steplaw_lr", "sigmoid", "h2", "liew", "t2_loss", "ye_3")
-HARD = (
-    "farseer",
-    "shannon",
-    "shukor_joint_3",
-)  # many parameters, weakly identified even by exact points
+# many parameters, weakly identified even by exact points
+HARD = "farseer", "shannon", "shukor_joint_3"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,9 @@ HARD = (
     [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES if n not in HARD],
 )
 def test_recovers_its_own_points(name):
-    """The law's own predictions at other points, from exact points; its parameters too wherever the points identify them."""
+    """The law's own predictions at other points, from exact points; its parameters too wherever the
+    points identify them.
+    """
     law = LAWS[name]
     table, more = points(law), points(law, seed=5)
     found = fit(

@@ -59,7 +59,9 @@ SHAPES = {
 @pytest.mark.parametrize("noise, seeds", [(0.005, 3), (0.01, 2)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_interval_covers(shape, noise, seeds):
-    """Optimum on a grid point and between two, on a parabola and on curves that rise faster above the best rate, as real ones do."""
+    """Optimum on a grid point and between two, on a parabola and on curves that rise faster above
+    the best rate, as real ones do.
+    """
     rng, hits = np.random.default_rng(3), []
     for k in range(240):
         best = 1e-3 * 2.0 ** (0.5 * (k % 3) / 2)

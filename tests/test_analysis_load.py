@@ -87,9 +87,8 @@ def test_undecayed_sweep_and_target_points_are_left_out_with_their_reasons(tmp_p
         "learning-rate sweep",
         "the target",
     }
-    assert sweep.run_id == proxy.run_id.replace(
-        "proxy", "sweep"
-    )  # tags and names are no part of the hash
+    # tags and names are no part of the hash
+    assert sweep.run_id == proxy.run_id.replace("proxy", "sweep")
 
 
 def test_a_truncated_last_line_is_listed_and_not_fatal(tmp_path):
@@ -111,7 +110,10 @@ def test_a_truncated_last_line_is_listed_and_not_fatal(tmp_path):
         '{"step": 5, "tokens": 1, "kind": "eval", "loss": 1.0}',
         "5",
         '{"step": "x", "tokens": 1, "kind": "train"}',
-        '{"step": 5, "tokens": 1, "kind": "eval", "domain": "all", "decayed": true, "loss": "high"}',
+        (
+            '{"step": 5, "tokens": 1, "kind": "eval", "domain": "all", "decayed": true, "loss": '
+            '"high"}'
+        ),
     ],
 )
 def test_an_unreadable_line_is_listed_and_the_others_stand(tmp_path, line):

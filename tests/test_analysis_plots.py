@@ -1,4 +1,6 @@
-"""Every figure of a fitted object draws what it says: assertions on the artists, on tables with a known law."""
+"""Every figure of a fitted object draws what it says: assertions on the artists, on tables with a
+known law.
+"""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -120,9 +122,8 @@ def test_contours_of_a_law_with_more_inputs_are_at_its_largest_point():
     )
     assert "at D2 = 2B" in found.plot("contours").axes[0].get_title(loc="left")
     assert "at D2 = 100M" in found.plot("contours", D2=1e8).axes[0].get_title(loc="left")
-    assert (
-        found.plot("extrapolation").axes[0].get_xlabel() == "N, parameters"
-    )  # tokens may be 0 in this law: no logarithms
+    # tokens may be 0 in this law: no logarithms
+    assert found.plot("extrapolation").axes[0].get_xlabel() == "N, parameters"
 
 
 def test_band_of_new_runs_is_the_prediction_interval(fitted, points):
@@ -263,9 +264,8 @@ def test_isoflop_draws_parabolas_minima_and_the_power_law(points):
 
 
 def test_isoflop_marks_the_refused(points):
-    narrow = points[
-        (points["C"] < 9e20) | (points["N"] < 3e8)
-    ]  # of the largest budget only sizes below its minimum
+    # of the largest budget only sizes below its minimum
+    narrow = points[(points["C"] < 9e20) | (points["N"] < 3e8)]
     found = isoflop(narrow)
     figure = found.plot(points=narrow)
     profiles, growth = figure.axes

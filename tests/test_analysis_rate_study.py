@@ -1,4 +1,6 @@
-"""The learning-rate study: sensitivity, drift, divergence, laws near the best, from losses whose truth is known; and the command."""
+"""The learning-rate study: sensitivity, drift, divergence, laws near the best, from losses whose
+truth is known; and the command.
+"""
 
 import json
 import math
@@ -61,9 +63,8 @@ def ladder(slopes, *, noise=0.001, seeds=2, seed=0, recipes=("",), edge=10.0, wi
 
 def test_sensitivity_of_three_losses():
     assert sensitivity(np.array([4.5, 4.0, 9.0]), 7.0) == pytest.approx(3.5 / 3)
-    assert sensitivity(np.array([4.5, 4.0, np.nan]), 7.0) == pytest.approx(
-        3.5 / 3
-    )  # diverged: worth the initial loss
+    # diverged: worth the initial loss
+    assert sensitivity(np.array([4.5, 4.0, np.nan]), 7.0) == pytest.approx(3.5 / 3)
     assert sensitivity(np.array([4.5, 4.0, np.inf]), 7.0) == pytest.approx(3.5 / 3)
 
 

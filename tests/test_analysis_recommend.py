@@ -1,4 +1,6 @@
-"""A recommended ladder keeps its promise in worlds it has not seen, and never promises what it cannot."""
+"""A recommended ladder keeps its promise in worlds it has not seen, and never promises what it
+cannot.
+"""
 
 import argparse
 import json
@@ -29,7 +31,9 @@ def found():
 
 
 def fresh(ladder, draws, seed):
-    """Errors of a ladder written down anew: tables drawn here, fitted by the public `fit`, forecast at the target."""
+    """Errors of a ladder written down anew: tables drawn here, fitted by the public `fit`, forecast
+    at the target.
+    """
     rng, c = np.random.default_rng(seed), PUBLISHED["chinchilla"][0]
     law = lambda n, d: c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]  # noqa: E731
     runs, out = ladder.runs(), []
@@ -65,7 +69,9 @@ def test_the_cheapest_ladder_within_the_error_is_recommended(found):
 
 
 def test_the_promise_holds_in_other_worlds(found):
-    """Another seed, 2,000 worlds of the same simulation; and 40 worlds and fits of a simulation that shares no code with it."""
+    """Another seed, 2,000 worlds of the same simulation; and 40 worlds and fits of a simulation
+    that shares no code with it.
+    """
     truth = truth_of()
     for option in (found.best, found.runner_ups[0]):
         errors = simulated_errors(truth, *design_of([option.ladder]), draws=2000, seed=77)

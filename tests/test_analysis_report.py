@@ -65,7 +65,10 @@ def test_the_headline_and_every_section(whole):
         entry["target_spec_hash"][:16],
     ):
         assert text in html
-    titles = "before step 0|three baselines|The law|Back-test|By domain|Learning-rate curves|What was trained|Where the time went|Left out"
+    titles = (
+        "before step 0|three baselines|The law|Back-test|By domain|Learning-rate curves|What was "
+        "trained|Where the time went|Left out"
+    )
     for title in (*titles.split("|"), "To make this page again"):
         assert title in html
     assert html.count("<figure>") == 5

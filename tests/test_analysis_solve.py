@@ -1,4 +1,6 @@
-"""The batched solver: a job is the same job alone, among others, on any number of threads; held parameters; quantiles."""
+"""The batched solver: a job is the same job alone, among others, on any number of threads; held
+parameters; quantiles.
+"""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +28,9 @@ def ladder(seed=0, noise=0.01):
 
 @pytest.fixture(scope="module")
 def jobs():
-    """Twelve jobs that differ in everything: outputs, weights with hidden points, starts, held parameters."""
+    """Twelve jobs that differ in everything: outputs, weights with hidden points, starts, held
+    parameters.
+    """
     p, rng = prepare(ladder()), np.random.default_rng(1)
     count = 12
     y = p.y * np.exp(0.01 * rng.standard_normal((count, len(p.y))))
@@ -70,7 +74,9 @@ def test_callables_equal_arrays(jobs):
 
 
 def test_neither_the_number_of_jobs_nor_of_threads_changes_a_result(jobs):
-    """More jobs than places: they queue, and which of them shares a chunk with which depends on the threads."""
+    """More jobs than places: they queue, and which of them shares a chunk with which depends on the
+    threads.
+    """
     repeats = 2 * MOST_JOBS // 12 + 3
     many = (jobs[0], *(np.tile(v, (repeats, 1)) for v in jobs[1:]))
     one, three = run(*many, threads=1), run(*many, threads=3)
@@ -86,7 +92,9 @@ def test_points_without_weight_do_not_matter(jobs):
 
 @pytest.mark.parametrize("held", [{"alpha": 0.3}, {"A": 300.0}])
 def test_fixed_parameters_equal_scipy_under_the_same_constraint(held):
-    """A coefficient is held in the units of the table, where it is coupled with its exponent: A / N^alpha moves with alpha."""
+    """A coefficient is held in the units of the table, where it is coupled with its exponent: A /
+    N^alpha moves with alpha.
+    """
     points = ladder()
     names = [name for name in CHINCHILLA.parameters if name not in held]
     log_n, log_d, log_loss = (np.log(points[c].to_numpy()) for c in ("N", "D", "loss"))

@@ -1,4 +1,6 @@
-"""Any table to points: every format reads the same, every refusal is one line with its fix, and no row goes without being listed."""
+"""Any table to points: every format reads the same, every refusal is one line with its fix, and no
+row goes without being listed.
+"""
 
 import gzip
 import json
@@ -288,7 +290,10 @@ def test_filter_mistakes():
 
 
 def test_a_filter_does_not_hide_a_bad_value():
-    """A missing loss is neither below nor above: it stays to be refused. Of other columns a missing entry leaves the row out, listed."""
+    """A missing loss is neither below nor above: it stays to be refused.
+
+    Of other columns a missing entry leaves the row out, listed.
+    """
     table = good(loss={2: np.nan}, family={5: None})
     assert "(row 2" in refusal(table, where="loss<50")
     points = read_points(table, where=["loss<50", "family!=b"], drop_bad=True)

@@ -1,4 +1,6 @@
-"""The two-step ladder recovers a known accuracy inside its interval, and refuses what has no second step."""
+"""The two-step ladder recovers a known accuracy inside its interval, and refuses what has no second
+step.
+"""
 
 import json
 
@@ -42,7 +44,9 @@ def ladder(seed=0, curve=sigmoid, loss_noise=0.004, noise=0.006, multiples=(1, 2
 
 
 def checkpoints(points, seed=0):
-    """Each run at a third, two thirds and the end of its training, above its final loss before the end."""
+    """Each run at a third, two thirds and the end of its training, above its final loss before the
+    end.
+    """
     rng = np.random.default_rng(seed)
     rows = pd.concat(
         [points.assign(loss=points["loss"] * up) for up in (1.12, 1.04, 1.0)], ignore_index=True
@@ -85,9 +89,8 @@ def test_interval_covers_new_runs():
             )
         )
     accuracy, loss = np.mean(hits, axis=0)
-    assert (
-        accuracy >= 0.75 and loss >= 0.75
-    )  # 0.9 less two standard errors of 20; 0.95 and 0.92 measured on 60
+    # 0.9 less two standard errors of 20; 0.95 and 0.92 measured on 60
+    assert accuracy >= 0.75 and loss >= 0.75
 
 
 def test_checkpoints_enter_the_second_step_and_are_resampled_with_their_run():

@@ -1,4 +1,6 @@
-"""The command: help with an example for all, plan, refusals in one line with exit status 1, a whole tiny run from the shell."""
+"""The command: help with an example for all, plan, refusals in one line with exit status 1, a whole
+tiny run from the shell.
+"""
 
 import errno
 import os
@@ -164,7 +166,9 @@ def test_truncated_token_store_is_refused(tmp_path, root, capsys):
 
 
 def test_disk_full_during_a_checkpoint(tmp_path, root, capsys, monkeypatch):
-    """The run stops in one line with status 1; with space again the same command finishes it, as if nothing had happened."""
+    """The run stops in one line with status 1; with space again the same command finishes it, as if
+    nothing had happened.
+    """
     args = tiny_run(tmp_path, root, run__checkpoints=("50%",))
     real = checkpoint.ocp.CheckpointManager.wait_until_finished
 

@@ -1,4 +1,6 @@
-"""Configs: durations, sizes, the rule, overrides and their refusals, golden specs of every shipped config."""
+"""Configs: durations, sizes, the rule, overrides and their refusals, golden specs of every shipped
+config.
+"""
 
 import dataclasses
 import itertools
@@ -71,7 +73,9 @@ def test_relative_durations_need_what_they_are_relative_to(duration):
 
 
 def test_sizes_are_a_geometric_family():
-    """From about 10k to 7B; each next size 1.2 to 3.5 times the one before; width and depth never shrink."""
+    """From about 10k to 7B; each next size 1.2 to 3.5 times the one before; width and depth never
+    shrink.
+    """
     shapes = [sizes.shape(name, vocab_size=257) for name in sizes.SIZES]
     totals = [count(s, 128).params_total for s in shapes]
     assert 9_000 < totals[0] < 12_000 and 6.5e9 < totals[-1] < 7.5e9
@@ -102,9 +106,8 @@ def test_rule_moves_the_right_way():
     assert large.learning_rate / small.learning_rate == pytest.approx(expected, rel=1e-4)
     longer, longest = (rule.recommend(20_000, d, 128) for d in (rule.D_BATCH, 16 * rule.D_BATCH))
     assert small.batch_size == longer.batch_size == rule.BATCH // 128
-    assert longest.batch_size == pytest.approx(
-        longer.batch_size * 16**rule.BATCH_D, rel=0.42
-    )  # the nearest power of two
+    # the nearest power of two
+    assert longest.batch_size == pytest.approx(longer.batch_size * 16**rule.BATCH_D, rel=0.42)
     assert longest.learning_rate < longer.learning_rate < small.learning_rate
     own = rule.recommend(20_000, 1e6, 128, batch_size=24)
     assert own.learning_rate / small.learning_rate == pytest.approx(3**rule.RATE_BATCH, rel=1e-4)
@@ -215,7 +218,9 @@ def test_own_config_file(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from stepladder.configs import base\nfrom stepladder.configs.rungs import rung\n"
         "def get_config(arg=''):\n    c = base.get_config()\n    c.name = 'mine'\n    return c\n"
-        "def ladder(c):\n    runs = []\n    for seed in (0, 1):\n        d = c.copy_and_resolve_references()\n        d.seed = seed\n        runs.append(rung(d))\n    return runs\n"
+        "def ladder(c):\n    runs = []\n    for seed in (0, 1):\n        d = "
+        "c.copy_and_resolve_references()\n        d.seed = seed\n        runs.append(rung(d))\n    "
+        "return runs\n"
     )
     loaded = load(str(tmp_path / "mine.py"), [("model.size", "6k")])
     assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {
@@ -225,7 +230,10 @@ def test_own_config_file(tmp_path):
 
 @pytest.mark.parametrize("reference", SHIPPED + LARGE)
 def test_golden_config(reference):
-    """The specs a shipped config yields, so that no default changes unseen. On purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
+    """The specs a shipped config yields, so that no default changes unseen.
+
+    On purpose: STEPLADDER_GOLDEN=write pytest -k golden.
+    """
     path, _, arg = reference.partition(":")
     specs = load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs
     found = (
@@ -239,7 +247,9 @@ def test_golden_config(reference):
 
 
 def test_the_demo_extrapolates():
-    """The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy, and the same schedule shape."""
+    """The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy,
+    and the same schedule shape.
+    """
     specs = load(str(ROOT / "configs/demo.py") + ":cpu").specs
     target = next(s for s in specs if s.tag["role"] == "target")
     proxies = [s for s in specs if s.tag["role"] == "proxy"]
@@ -274,7 +284,9 @@ def cost(spec) -> tuple[float, float, float]:
 
 
 def test_fields_that_came_later_change_no_id_while_they_are_off():
-    """A window and a document's end are written, hashed and compiled for only where they are used; either way a spec is read back whole."""
+    """A window and a document's end are written, hashed and compiled for only where they are used;
+    either way a spec is read back whole.
+    """
     off, on = base.get_config("tiny"), base.get_config("tiny")
     on.model.window, on.model.document_mask = 64, True
     plain, limited = rung(off), rung(on)
@@ -287,9 +299,8 @@ def test_fields_that_came_later_change_no_id_while_they_are_off():
     assert plain.hash != limited.hash and plain.program_key != limited.program_key
     for spec in (plain, limited):
         assert from_dict(to_dict(spec)) == spec
-    at_zero = dataclasses.replace(
-        plain, model=dataclasses.replace(plain.model, document_end=0)
-    )  # 0 is a token, not "off"
+    # 0 is a token, not "off"
+    at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))
     assert to_dict(at_zero)["model"]["document_end"] == 0
 
 

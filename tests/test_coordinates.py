@@ -1,4 +1,6 @@
-"""The coordinate check: its activations are the model's, muP and CompleteP are flat where standard is not, the command, and what is refused."""
+"""The coordinate check: its activations are the model's, muP and CompleteP are flat where standard
+is not, the command, and what is refused.
+"""
 
 import functools
 import json
@@ -86,7 +88,9 @@ def test_width_small(tmp_path, root, capsys):
 
 @pytest.mark.slow
 def test_width_to_1024_on_real_text(tmp_path, root):
-    """Ten steps at widths 64 to 1024: every activation of muP and CompleteP changes alike, whatever the width."""
+    """Ten steps at widths 64 to 1024: every activation of muP and CompleteP changes alike, whatever
+    the width.
+    """
     check = run(tmp_path, root, "--widths=64,128,256,512,1024")
     print(check)
     for name in ("mup", "completep"):
@@ -98,7 +102,8 @@ def test_width_to_1024_on_real_text(tmp_path, root):
 def test_depth_to_32_on_real_text(tmp_path, root):
     """4 to 32 layers: CompleteP's stream changes alike at every depth, muP's grows.
 
-    From 2 to 4 layers the change of CompleteP's MLP output still falls by a third (a stack of two is far from the limit), so the check begins at four.
+    From 2 to 4 layers the change of CompleteP's MLP output still falls by a third (a stack of two
+    is far from the limit), so the check begins at four.
     """
     check = run(tmp_path, root, "--depths=4,8,16,32", "--parametrizations=mup,completep")
     print(check)
@@ -107,7 +112,9 @@ def test_depth_to_32_on_real_text(tmp_path, root):
 
 
 def test_slopes_of_known_powers(tmp_path):
-    """Changes that are exact powers of width come back as slopes, at every step, averaged over seeds."""
+    """Changes that are exact powers of width come back as slopes, at every step, averaged over
+    seeds.
+    """
     rows = [
         {
             "parametrization": name,

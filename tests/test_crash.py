@@ -1,4 +1,7 @@
-"""Show: a ladder killed anywhere and repeated is bit for bit the unbroken ladder. Real processes, real SIGKILL; slow."""
+"""Show: a ladder killed anywhere and repeated is bit for bit the unbroken ladder.
+
+Real processes, real SIGKILL; slow.
+"""
 
 import contextlib
 import json
@@ -20,9 +23,8 @@ from stepladder.train.checkpoint import Checkpoints
 from stepladder.train.machine import Machine
 from stepladder.train.program import program
 
-CONFIG = os.environ.get(
-    "STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny"
-)  # configs/demo.py:cpu for the real thing
+# configs/demo.py:cpu for the real thing
+CONFIG = os.environ.get("STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny")
 SEED = int(os.environ.get("STEPLADDER_CRASH_SEED", random.SystemRandom().randrange(10**6)))
 DEVICES = 2
 
@@ -56,9 +58,8 @@ def finish(root: Path, workdir: Path) -> float:
 
 @pytest.fixture(scope="module")
 def unbroken(root, tmp_path_factory):
-    if given := os.environ.get(
-        "STEPLADDER_CRASH_UNBROKEN"
-    ):  # a finished workdir of CONFIG, to save its minutes
+    # a finished workdir of CONFIG, to save its minutes
+    if given := os.environ.get("STEPLADDER_CRASH_UNBROKEN"):
         return Path(given), json.loads((Path(given) / schema.TIMES).read_text())["seconds"]["steps"]
     workdir = tmp_path_factory.mktemp("unbroken")
     seconds = finish(root, workdir)
@@ -90,7 +91,9 @@ def rows(record: Path) -> list[dict]:
 
 @pytest.mark.slow
 def test_killed_again_and_again(root, tmp_path, unbroken):
-    """One ladder, six deaths: three at random moments, one in a checkpoint's write, one between metrics and checkpoint, one after the forecast."""
+    """One ladder, six deaths: three at random moments, one in a checkpoint's write, one between
+    metrics and checkpoint, one after the forecast.
+    """
     print(f"seed {SEED} (STEPLADDER_CRASH_SEED repeats it)")
     workdir, seconds = unbroken
     rng, deaths = random.Random(SEED), []
@@ -128,7 +131,9 @@ def test_killed_again_and_again(root, tmp_path, unbroken):
     ],
 )
 def test_killed_by_fault_injection(fault, root, tmp_path, unbroken):
-    """In the middle of a checkpoint write, between the metrics' commit and the checkpoint's, between commit and status, between forecast and target."""
+    """In the middle of a checkpoint write, between the metrics' commit and the checkpoint's,
+    between commit and status, between forecast and target.
+    """
     process = start(root, tmp_path, fault)
     process.communicate(timeout=1500)
     assert process.returncode == -signal.SIGKILL
@@ -153,7 +158,9 @@ def test_done_is_done(root, unbroken):
 
 @pytest.mark.slow
 def test_the_forecast_came_first(root, unbroken):
-    """The forecast's file names the target's spec and is older than the target's record; the report shows both."""
+    """The forecast's file names the target's spec and is older than the target's record; the report
+    shows both.
+    """
     workdir = unbroken[0]
     target = next(s for s in load(str(root / CONFIG)).specs if s.tag["role"] == "target")
     (entry,) = json.loads((workdir / schema.FORECAST).read_text())["forecasts"]

@@ -1,4 +1,6 @@
-"""Duplicates are found whatever their side; the split keeps groups whole; validation hardly overlaps training."""
+"""Duplicates are found whatever their side; the split keeps groups whole; validation hardly
+overlaps training.
+"""
 
 import random
 

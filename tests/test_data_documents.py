@@ -1,4 +1,6 @@
-"""Readers of a user's files: every format gives the same texts; every kind of damage is one line naming file, place and fix."""
+"""Readers of a user's files: every format gives the same texts; every kind of damage is one line
+naming file, place and fix.
+"""
 
 import gzip
 import json
@@ -18,9 +20,8 @@ LINES = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in TEXT
 def write_zst(path, data):
     compressor = zstandard.ZstdCompressor()
     half = len(data) // 2
-    path.write_bytes(
-        compressor.compress(data[:half]) + compressor.compress(data[half:])
-    )  # two frames, as parallel compressors write
+    # two frames, as parallel compressors write
+    path.write_bytes(compressor.compress(data[:half]) + compressor.compress(data[half:]))
 
 
 def write_parquet(path, data):

@@ -1,4 +1,6 @@
-"""The embedded corpus: present, typed, deterministic, capped, without docstrings where it is code."""
+"""The embedded corpus: present, typed, deterministic, capped, without docstrings where it is
+code.
+"""
 
 import ast
 import itertools

@@ -8,9 +8,9 @@ from stepladder.configs.errors import UserError
 from stepladder.train.data import filters
 
 PROSE = (
-    "The quick brown fox jumps over the lazy dog while a slow green turtle walks under some old bridge nearby. "
-    * 2
-)
+    "The quick brown fox jumps over the lazy dog while a slow green turtle walks under some "
+    "old bridge nearby. "
+) * 2
 CASES = {
     "min_length": (PROSE, PROSE, "short"),
     "max_line_length": (PROSE, PROSE, "x" * 2001),

@@ -1,4 +1,6 @@
-"""Example i is a pure function of (recipe, seed, i): over hosts, restarts and threads; counts follow the weights; epochs are whole."""
+"""Example i is a pure function of (recipe, seed, i): over hosts, restarts and threads; counts
+follow the weights; epochs are whole.
+"""
 
 import itertools
 import pickle
@@ -58,7 +60,9 @@ def test_rows_are_the_windows_they_say(store):
 
 @pytest.mark.parametrize("rows", [range(32), range(8, 16), [3], [0, 1, 16, 17, 31]], ids=str)
 def test_any_rows_are_of_the_same_stream(store, rows):
-    """Of one process, of one of four, of processes that the mesh deals the rows in another order."""
+    """Of one process, of one of four, of processes that the mesh deals the rows in another
+    order.
+    """
     part = source(store, rows=np.array(rows))
     for step in (0, 31, 32, 1000):
         assert (part.steps(step, 3) == source(store).steps(step, 3)[:, rows]).all()
@@ -116,9 +120,8 @@ def test_counts_are_exact_over_blocks_also_for_tiny_weights(weights):
         draws = mix.draws(blocks * BLOCK)
         assert sum(draws.values()) == blocks * BLOCK
         for name, weight in weights:
-            assert (
-                abs(draws[name] - weight * blocks * BLOCK) <= 8
-            )  # bit reversal: the error stays logarithmic
+            # bit reversal: the error stays logarithmic
+            assert abs(draws[name] - weight * blocks * BLOCK) <= 8
     for b in (0, 5):  # the closed form is the count of the rows themselves
         domain, _ = mix.rows(0, (b + 1) * BLOCK)
         assert np.bincount(domain, minlength=3).tolist() == list(

@@ -65,7 +65,8 @@ def test_probabilities_sum_to_one_and_mixture_weights_count():
             np.exp(-model.bigram(ngrams.Pairs(every.keys[i : i + 1], np.ones(1)))) for i in range(8)
         )
         assert total == pytest.approx(1)
-    # 300 tokens of b at half the weight count as much as 5,000 of a: only b holds token 7, only a token 0
+    # 300 tokens of b at half the weight count as much as 5,000 of a: only b holds token 7, only a
+    # token 0
     assert model.probabilities()[7] == pytest.approx(model.probabilities()[0], rel=0.35)
     only = ngrams.fit(held, held, {"a": 1.0, "b": 0.0}, 8)
     assert only.unigram(b) > model.unigram(b)

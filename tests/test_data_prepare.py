@@ -1,4 +1,6 @@
-"""Preparation: idempotent, identical after a kill, refusing what it must, exact about what it dropped."""
+"""Preparation: idempotent, identical after a kill, refusing what it must, exact about what it
+dropped.
+"""
 
 import errno
 import json

@@ -1,4 +1,6 @@
-"""Variants: made of a domain's text before deduplication, never of what is held out; counted, resumable, training text only."""
+"""Variants: made of a domain's text before deduplication, never of what is held out; counted,
+resumable, training text only.
+"""
 
 import errno
 import json
@@ -21,7 +23,9 @@ N = 40
 
 @pytest.fixture
 def sources(tmp_path):
-    """Domain one: N texts, each twice exactly and once nearly; domain two: other texts and copies of ten of one's."""
+    """Domain one: N texts, each twice exactly and once nearly; domain two: other texts and copies
+    of ten of one's.
+    """
     plain = [text(i) for i in range(N)]
     near = [t[:-9] + "changed\n" for t in plain]
     one = plain + near + plain
@@ -41,7 +45,9 @@ def words_of(document):
 
 
 def test_each_deduplication_sees_the_raw_text_and_nothing_held_out(sources, tmp_path):
-    """Copies of training text come back with `none`, near ones with `exact`, and none of a validation document, exact or near."""
+    """Copies of training text come back with `none`, near ones with `exact`, and none of a
+    validation document, exact or near.
+    """
     made = [variant(m, dedup=m) for m in ("none", "exact", "minhash")] + [
         variant("lower", filters=["lower_case"], dedup="minhash")
     ]
@@ -53,9 +59,8 @@ def test_each_deduplication_sees_the_raw_text_and_nothing_held_out(sources, tmp_
         assert not held & {words_of(t) for t in found}
     originals = {words_of(t) for t in documents["none"]}
     assert trained <= originals
-    assert len(documents["none"]) == 3 * len(
-        originals
-    )  # every copy of every text that is not held out
+    # every copy of every text that is not held out
+    assert len(documents["none"]) == 3 * len(originals)
     assert len(documents["exact"]) == len(set(documents["exact"])) == 2 * len(originals)
     assert len(documents["minhash"]) == len(originals)
     entry = store.manifest["domains"]["exact"]

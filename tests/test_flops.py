@@ -45,9 +45,8 @@ def test_recomputation_shows():
     """remat=full computes the layers again, and not the unembedding."""
     again = BATCH * LENGTH * counting.count(SPEC, LENGTH).flops_forward["unembed"]
     found = flops.executed(gradient_of(layers="scan", remat="full").jaxpr)
-    last = (
-        2.0 * BATCH * LENGTH * SPEC.n_layers * SPEC.d_ff * SPEC.d_model
-    )  # the down projection's output is needed by no gradient
+    # the down projection's output is needed by no gradient
+    last = 2.0 * BATCH * LENGTH * SPEC.n_layers * SPEC.d_ff * SPEC.d_model
     assert full(4) - again - last <= found * (1 + 1e-9) and found <= full(4) - again
 
 

@@ -1,4 +1,6 @@
-"""Programs with known collectives, compiled for CPU devices and for TPU slices: their text says exactly these bytes, this often."""
+"""Programs with known collectives, compiled for CPU devices and for TPU slices: their text says
+exactly these bytes, this often.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,9 @@ def shape(mesh: Mesh, dims: tuple[int, ...], dtype=jnp.float32, spec=WHOLE):
 
 
 def step_text(mesh: Mesh) -> str:
-    """`count` steps (traced), each: scanned layers whose weights are gathered over fsdp and whose gradients are scattered back."""
+    """`count` steps (traced), each: scanned layers whose weights are gathered over fsdp and whose
+    gradients are scattered back.
+    """
 
     def local(w_NDF, x_BD):
         def layer(x_BD, w_dF):
@@ -68,7 +72,9 @@ def moved(found: list[hlo.Collective]) -> dict[str, float]:
 
 
 def check_step(text: str, data: int, fsdp: int) -> None:
-    """Gathered forward and backward, scattered once, a layer; what is left is summed over data once a step."""
+    """Gathered forward and backward, scattered once, a layer; what is left is summed over data once
+    a step.
+    """
     found = hlo.collectives(hlo.parse(text))
     whole = 4 * D * F
     layers = {(c.kind, c.size): c.times for c in found if c.kind != "all-reduce"}
@@ -133,7 +139,9 @@ def test_what_crosses_slices_goes_over_the_network():
 
 @pytest.mark.slow
 def test_what_the_compiler_partitions_itself_is_counted_once():
-    """Asynchronous gathers stand three times in the text, a reduce-scatter may be written as a fused all-reduce."""
+    """Asynchronous gathers stand three times in the text, a reduce-scatter may be written as a
+    fused all-reduce.
+    """
     mesh = mesh_of(topology.devices("v5e:4x4"), data=2, fsdp=8)
     wide, deep, layers = 4096, 1024, 6
 
@@ -188,7 +196,9 @@ def test_every_form_of_replica_groups(written, groups):
 
 
 def test_a_loop_counts_as_often_as_it_turns():
-    """Written out by hand as the TPU compiler does: the limit is a constant outside of the loop, the counter begins at 2."""
+    """Written out by hand as the TPU compiler does: the limit is a constant outside of the loop,
+    the counter begins at 2.
+    """
     text = """HloModule m, num_partitions=2
 
 %body (p: (s32[], s32[], f32[8])) -> (s32[], s32[], f32[8]) {
@@ -243,7 +253,9 @@ def test_traffic_of_a_scan_reads_its_weights_once(devices):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_traffic_without_loops_is_what_xla_says(dtype):
-    """On CPU, where no memory is near; the two differ, if at all, in how often a fusion reads what it slices."""
+    """On CPU, where no memory is near; the two differ, if at all, in how often a fusion reads what
+    it slices.
+    """
     spec = sizes.shape("84k", vocab_size=512, compute_dtype=dtype)
     params = jax.eval_shape(lambda: transformer.init(spec, jax.random.key(0)))
     tokens_BT = jax.ShapeDtypeStruct((4, 65), jnp.int32)

@@ -1,4 +1,6 @@
-"""Several processes of one job, on this machine over gloo: the same training as one process, killed, preempted, resumed by one; bad layouts."""
+"""Several processes of one job, on this machine over gloo: the same training as one process,
+killed, preempted, resumed by one; bad layouts.
+"""
 
 import json
 import signal
@@ -116,12 +118,8 @@ class Part:
         ((4, 1), ("data",), [0, 1], [0, 1, 2, 3]),
         ((2, 2), ("data",), [0, 1], [0, 1, 2, 3]),  # both parts of a layer, the same rows
         ((2, 2), ("data",), [0, 2], [0, 1, 2, 3, 4, 5, 6, 7]),
-        (
-            (2, 2),
-            (("tensor", "data"),),
-            [0, 1],
-            [0, 1, 4, 5],
-        ),  # the order of the mesh is not that of the processes
+        # the order of the mesh is not that of the processes
+        ((2, 2), (("tensor", "data"),), [0, 1], [0, 1, 4, 5]),
         ((1, 4), ("data",), [3], [0, 1, 2, 3, 4, 5, 6, 7]),
     ],
 )
@@ -230,7 +228,9 @@ def assert_same_rows(job, other):
 
 
 def assert_same_data(job, store, first, **changes):
-    """Bitwise the tokens of the stream from step `first` on, of the rows that each process reads; together they read all."""
+    """Bitwise the tokens of the stream from step `first` on, of the rows that each process reads;
+    together they read all.
+    """
     spec = rung(tiny.config(store.path.parent.parent / "text", **changes))
     source = BatchSource(
         store, spec.data.weights, spec.data.seq_len, spec.batch_size, spec.hyper.data_seed
@@ -300,7 +300,9 @@ def test_a_coordinator_without_its_port_says_so(root, corpus, tmp_path):
     "count, devices, mesh", [(2, 1, "auto"), (2, 2, "fsdp=4"), (4, 1, "fsdp=2,tensor=2")]
 )
 def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, devices, mesh):
-    """Whole copies of the state, a state in four parts, and layers shared by processes, which then read the same rows."""
+    """Whole copies of the state, a state in four parts, and layers shared by processes, which then
+    read the same rows.
+    """
     job = launch(count, tmp_path, machine__devices=devices, machine__mesh=mesh, **EVERY_STEP)
     assert job.wait() == [0] * count, job.said()
     assert_same_rows(job, alone)
@@ -310,7 +312,9 @@ def test_processes_train_as_one_process(launch, alone, corpus, tmp_path, count, 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [3, 6])
 def test_devices_that_a_batch_leaves_over_repeat_the_work(launch, corpus, tmp_path, batch):
-    """Four devices of two processes, and no more than one or two of them can share the sequences: every process takes part all the same."""
+    """Four devices of two processes, and no more than one or two of them can share the sequences:
+    every process takes part all the same.
+    """
     job = launch(2, tmp_path / "two", machine__devices=2, run__batch_size=batch, **EVERY_STEP)
     assert job.wait() == [0, 0], job.said()
     single = launch(1, tmp_path / "one", machine__devices=1, run__batch_size=batch, **EVERY_STEP)
@@ -331,7 +335,9 @@ def test_devices_that_a_batch_leaves_over_repeat_the_work(launch, corpus, tmp_pa
     ],
 )
 def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, count, victim, how):
-    """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step. One process with two devices goes on from there,
+    """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step.
+
+    One process with two devices goes on from there,
 
     or from a temporary checkpoint.
     """
@@ -360,7 +366,9 @@ def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, coun
 @pytest.mark.slow
 @pytest.mark.parametrize("group", [False, True])
 def test_one_process_is_told_to_stop(launch, alone, tmp_path, group):
-    """While it compiles it leaves at once, while it trains it saves first; by itself, or in a group of its own."""
+    """While it compiles it leaves at once, while it trains it saves first; by itself, or in a group
+    of its own.
+    """
     layout = env(f"localhost:{free_port()}", "1", "0") if group else {}
     how = dict(job=dict(envs=[{**layout, "SLOW": "0.2"}]), machine__devices=2, **EVERY_STEP)
     for at, said in (
@@ -379,7 +387,9 @@ def test_one_process_is_told_to_stop(launch, alone, tmp_path, group):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["during_checkpoint:1", "after_metrics:2", "after_checkpoint:1"])
 def test_killed_at_a_fault_and_resumed_by_two(launch, alone, tmp_path, fault):
-    """Process 0 dies in the middle of a checkpoint, between rows and checkpoint, between checkpoint and status."""
+    """Process 0 dies in the middle of a checkpoint, between rows and checkpoint, between checkpoint
+    and status.
+    """
     job = launch(2, tmp_path, job=dict(envs=[{"STEPLADDER_FAULT": fault}, {}]), **EVERY_STEP)
     assert job.wait() == [-signal.SIGKILL, 143], job.said()
     resumed = launch(2, tmp_path, **EVERY_STEP)
@@ -391,7 +401,9 @@ def test_killed_at_a_fault_and_resumed_by_two(launch, alone, tmp_path, fault):
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=lambda s: s.name)
 def test_lost_before_the_first_step(launch, tmp_path, victim, how):
-    """While the others compile, or wait for the one that does: no collective is under way that could fail."""
+    """While the others compile, or wait for the one that does: no collective is under way that
+    could fail.
+    """
     job = launch(2, tmp_path, machine__compilation_cache="off")
     job.until(lambda: any((tmp_path / "work" / schema.RUNS).glob(f"*/{schema.LINEAGE}")))
     job.processes[victim].send_signal(how)

@@ -1,4 +1,6 @@
-"""Processes that would not run the same, or not write to the same place, are refused before anything compiles; in real processes."""
+"""Processes that would not run the same, or not write to the same place, are refused before
+anything compiles; in real processes.
+"""
 
 import jax
 import pytest

@@ -1,4 +1,6 @@
-"""Show: killed at any moment, most often while a checkpoint is completed or deleted, a run goes on and is bitwise the unbroken one."""
+"""Show: killed at any moment, most often while a checkpoint is completed or deleted, a run goes on
+and is bitwise the unbroken one.
+"""
 
 import contextlib
 import json
@@ -25,10 +27,8 @@ from tests.processes import Job
 
 SEED = int(os.environ.get("STEPLADDER_CRASH_SEED", random.SystemRandom().randrange(10**6)))
 KILLS = 10  # of each of the six chains
-DURATION = {
-    "single": "10000 steps",
-    "pack": "2000 steps",
-}  # longer than ten starts of some seconds each
+# longer than ten starts of some seconds each
+DURATION = {"single": "10000 steps", "pack": "2000 steps"}
 STEPS = dict(
     run__evals=("50%", "100%"),
     run__checkpoints=("30%", "70%"),
@@ -117,7 +117,9 @@ MOMENTS = {
 
 
 def wait_for(process: subprocess.Popen, workdir: Path, moment: str, rng: random.Random) -> None:
-    """Until something new of that kind is there, and a moment longer; at most a few seconds after the first heartbeat."""
+    """Until something new of that kind is there, and a moment longer; at most a few seconds after
+    the first heartbeat.
+    """
     before = on_disk(workdir, MOMENTS[moment]) if moment in MOMENTS else set()
     beats = {path: path.stat().st_mtime_ns for path in on_disk(workdir, schema.HEARTBEAT)}
     while process.poll() is None and not any(
@@ -217,7 +219,11 @@ def test_killed_ten_times_and_resumed(ladders, tmp_path, kind, chain):
     "how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name
 )
 def test_two_processes_never_wait_for_one_that_is_gone(ladders, tmp_path, how, victims):
-    """Signals from the first instruction to the last step: every process has gone within 30 seconds. A repeated command goes on."""
+    """Signals from the first instruction to the last step: every process has gone within 30
+    seconds.
+
+    A repeated command goes on.
+    """
     rng = random.Random(f"{SEED} {how} {victims}")
     words, workdir = ladders["single"][0], tmp_path / "work"
     words = ["run", f"--workdir={workdir}", "--quiet", *often(words)]

@@ -1,4 +1,6 @@
-"""Every implementation of `attend` against plain NumPy in float64, values and gradients; masks; what each refuses; who is chosen where."""
+"""Every implementation of `attend` against plain NumPy in float64, values and gradients; masks;
+what each refuses; who is chosen where.
+"""
 
 import dataclasses
 import itertools
@@ -17,7 +19,8 @@ from stepladder.train import topology
 from tests.model_shapes import SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
-# A case: query heads, key/value heads, and keywords of `attend`; "documents" stands for documents_BL.
+# A case: query heads, key/value heads, and keywords of `attend`; "documents" stands for
+# documents_BL.
 CASES = {
     "causal": (2, 2, {}),
     "all": (2, 1, {"causal": False}),
@@ -44,7 +47,9 @@ def seen(L, M, causal=True, window=0, documents_L=None, mask_LM=None):
 
 
 def reference(q_LK, k_MK, v_MK, mask_LM, scale, slope_LK):
-    """Output and gradients of sum(slope * output) of one head, float64; the gradient of a softmax is p (x - p . x)."""
+    """Output and gradients of sum(slope * output) of one head, float64; the gradient of a softmax
+    is p (x - p . x).
+    """
     scores = np.where(mask_LM, q_LK @ k_MK.T * scale, -np.inf)
     p_LM = np.exp(scores - scores.max(axis=-1, keepdims=True))
     p_LM /= p_LM.sum(axis=-1, keepdims=True)
@@ -120,15 +125,19 @@ def test_xla(case):
     [*((case, 8) for case in CASES), ("causal", 128), ("window, documents, scale", 128)],
 )
 def test_splash(case, head_dim):
-    """Three blocks of 128 a side, in the interpreter: empty, partial and full ones; both kinds of backward pass (a window decides) and of
-    layout (the size of a head does)."""
+    """Three blocks of 128 a side, in the interpreter: empty, partial and full ones; both kinds of
+    backward pass (a window decides) and of layout (the size of a head does)."""
     compare(case, 384, head_dim, 1e-5, implementation="splash_interpreted")
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_cudnn(case, head_dim, monkeypatch):
-    """On a GPU, cuDNN's numbers. Elsewhere those of what it is asked for: the same call of jax, whose plain implementation takes its place."""
+    """On a GPU, cuDNN's numbers.
+
+    Elsewhere those of what it is asked for: the same call of jax, whose plain implementation takes
+    its place.
+    """
     if jax.default_backend() != "gpu":
         call = jax.nn.dot_product_attention
         monkeypatch.setattr(
@@ -159,7 +168,9 @@ def test_large_scores_are_finite():
 
 
 def test_splash_in_layers_on_devices_in_packs():
-    """Under vmap over runs, in a shard_map, in a scan over layers that are computed again: as the reference does."""
+    """Under vmap over runs, in a shard_map, in a scan over layers that are computed again: as the
+    reference does.
+    """
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",), axis_types=(AxisType.Auto,))
     x = RNG.standard_normal((2, 2, 128, 2, 8)).astype(np.float32)  # runs, batch, L, H, K
     weights = RNG.standard_normal((2, 2, 8)).astype(np.float32)  # runs, layers, K
@@ -228,9 +239,8 @@ def test_a_packed_document_equals_the_same_document_alone():
     free = dataclasses.replace(cfg, document_end=-1)
     for begin, end in ((0, 4), (4, 10), (10, 14)):
         alone = jit(transformer.logits, static_argnums=0)(free, params, tokens[:, begin:end])
-        np.testing.assert_allclose(
-            got[:, begin:end], alone, rtol=1e-4, atol=1e-5
-        )  # rotary positions are relative
+        # rotary positions are relative
+        np.testing.assert_allclose(got[:, begin:end], alone, rtol=1e-4, atol=1e-5)
     across = jit(transformer.logits, static_argnums=0)(free, params, tokens)
     assert np.abs(across - got)[:, 4:].max() > 1e-3
 
@@ -270,7 +280,9 @@ def test_what_cannot_be_done_is_refused(implementation, shape, how, said):
 
 
 def test_who_is_chosen_where():
-    """The kernel of the backend where it can be used and is worth it, the reference elsewhere; a wish is kept or refused with its reason."""
+    """The kernel of the backend where it can be used and is worth it, the reference elsewhere; a
+    wish is kept or refused with its reason.
+    """
     of = lambda **changed: dataclasses.replace(
         SHAPES["plain"], **{"head_dim": 64, "compute_dtype": "bfloat16", **changed}
     )  # noqa: E731
@@ -318,7 +330,9 @@ def test_who_is_chosen_where():
     ],
 )
 def test_cudnn_is_called(case, mapped, monkeypatch):
-    """Lowered for CUDA without a GPU: the forward and backward calls of cuDNN, its own causality and window, a bias for documents only."""
+    """Lowered for CUDA without a GPU: the forward and backward calls of cuDNN, its own causality
+    and window, a bias for documents only.
+    """
     from jax._src.cudnn import fused_attention_stablehlo
 
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
@@ -355,7 +369,9 @@ def test_cudnn_is_called(case, mapped, monkeypatch):
 @pytest.mark.parametrize("seq_len", [1024, 2048])
 @pytest.mark.parametrize("limits", [{}, {"documents": True}, {"window": 512, "documents": True}])
 def test_splash_compiles_for_a_tpu(head_dim, seq_len, limits):
-    """Value and gradient in a shard_map over a slice: kernels for both directions in the program, one backward or, with a window, two."""
+    """Value and gradient in a shard_map over a slice: kernels for both directions in the program,
+    one backward or, with a window, two.
+    """
     mesh = Mesh(np.array(topology.devices("v5e:2x2")), ("data",), axis_types=(AxisType.Auto,))
     rows = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(  # noqa: E731
         (8, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec("data"))

@@ -1,4 +1,6 @@
-"""Parameters counted by arithmetic against the real tree; FLOPs against XLA's cost analysis of the forward pass."""
+"""Parameters counted by arithmetic against the real tree; FLOPs against XLA's cost analysis of the
+forward pass.
+"""
 
 import dataclasses
 
@@ -49,10 +51,12 @@ def test_parameters_match_the_tree(cfg):
 
 @pytest.mark.parametrize("name", WIDE)
 def test_flops_match_xla(name):
-    """Within 5 %, from below: XLA also counts what is no matrix product (norms, softmax, RoPE, activations), a few percent at width 128.
+    """Within 5 %, from below: XLA also counts what is no matrix product (norms, softmax, RoPE,
+    activations), a few percent at width 128.
 
-    The optimised program of the CPU backend hides its matmuls in library calls, which cost analysis counts as nothing: so the lowered
-    program is asked, unrolled, since cost analysis counts a loop's body once.
+    The optimised program of the CPU backend hides its matmuls in library calls, which cost analysis
+    counts as nothing: so the lowered program is asked, unrolled, since cost analysis counts a
+    loop's body once.
     """
     cfg, B, L = WIDE[name], 2, 64
     params = jax.eval_shape(lambda: transformer.create(cfg, jax.random.key(0))[1])
@@ -78,7 +82,9 @@ def test_definitions():
 
 @pytest.mark.parametrize("window", [0, 1, 7, 63, 64, 100])
 def test_a_window_counts_what_its_queries_see(window):
-    """Against every pair of the mask, one by one; what a dense implementation executes stays the same."""
+    """Against every pair of the mask, one by one; what a dense implementation executes stays the
+    same.
+    """
     cfg, L = dataclasses.replace(WIDE["gqa"], window=window), 64
     pairs = sum(j <= i and (not window or j > i - window) for i in range(L) for j in range(L))
     counts, free = count(cfg, L), count(WIDE["gqa"], L)

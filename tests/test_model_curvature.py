@@ -1,4 +1,6 @@
-"""Curvature against the dense Hessian, finite differences, and matrices whose eigenvalues are known."""
+"""Curvature against the dense Hessian, finite differences, and matrices whose eigenvalues are
+known.
+"""
 
 import dataclasses
 
@@ -17,7 +19,9 @@ HOW = {"layers": "unroll"}
 
 @pytest.fixture(scope="module")
 def tiny():
-    """A model of a few hundred parameters, away from initialisation; 3 chunks of 2 windows, the last of weight 0."""
+    """A model of a few hundred parameters, away from initialisation; 3 chunks of 2 windows, the
+    last of weight 0.
+    """
     cfg = sizes.shape("w4d1h2", vocab_size=11)
     params = jax.tree.map(
         lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape),

@@ -1,4 +1,6 @@
-"""Layouts change speed and memory, never the result: scan, unroll, remat, chunks, devices; and bfloat16, jit and vmap of `create`."""
+"""Layouts change speed and memory, never the result: scan, unroll, remat, chunks, devices; and
+bfloat16, jit and vmap of `create`.
+"""
 
 import dataclasses
 import functools
@@ -142,12 +144,8 @@ def test_module_and_functions_are_one_model():
 def test_initial_scales():
     cfg = dataclasses.replace(CFG, d_model=256, d_ff=512, head_dim=64)
     params = create(cfg)
-    fan_in = {
-        "qkv": 256,
-        "up": 256,
-        "out": 256 * 2 * 2,
-        "down": 512 * 2 * 2,
-    }  # output projections: times 2 N
+    # output projections: times 2 N
+    fan_in = {"qkv": 256, "up": 256, "out": 256 * 2 * 2, "down": 512 * 2 * 2}
     for module, names in (("attention", ("qkv", "out")), ("mlp", ("up", "down"))):
         for name in names:
             assert float(params["layers"][module][name].std()) == pytest.approx(

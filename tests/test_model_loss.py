@@ -1,4 +1,6 @@
-"""Cross-entropy, z-loss and soft-cap against NumPy float64; in chunks as in one piece; the first loss; a tiny batch learned by heart."""
+"""Cross-entropy, z-loss and soft-cap against NumPy float64; in chunks as in one piece; the first
+loss; a tiny batch learned by heart.
+"""
 
 import dataclasses
 import math
@@ -127,7 +129,9 @@ CHUNKED = {
 @pytest.mark.parametrize("name", CHUNKED)
 @pytest.mark.parametrize("pieces", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_in_chunks_as_in_one_piece(name, pieces):
-    """Values, metrics and gradients, also of the weight of the z-loss; and evaluation, whose gradient is another path."""
+    """Values, metrics and gradients, also of the weight of the z-loss; and evaluation, whose
+    gradient is another path.
+    """
     cfg, B, L = CHUNKED[name], 3, 8
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (B, L + 1))
     floats = B * L * cfg.vocab_size // pieces
@@ -188,7 +192,9 @@ def test_chunks_in_float64():
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_bfloat16_chunks_sum_in_float32(tied):
-    """Sixteen pieces are as near to float32 as one: their gradients of the unembedding do not meet in bfloat16."""
+    """Sixteen pieces are as near to float32 as one: their gradients of the unembedding do not meet
+    in bfloat16.
+    """
     cfg = dataclasses.replace(SHAPES["all"], compute_dtype="bfloat16", tied=tied)
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (4, 17))
     leaf = "embed" if tied else "unembed"
@@ -207,7 +213,9 @@ def test_bfloat16_chunks_sum_in_float32(tied):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_all_logits_are_never_held(dtype):
-    """No float32 array of B L V numbers or more stands in the program of the loss and its gradient, nor in that of an evaluation."""
+    """No float32 array of B L V numbers or more stands in the program of the loss and its gradient,
+    nor in that of an evaluation.
+    """
     cfg = dataclasses.replace(SHAPES["all"], vocab_size=512, compute_dtype=dtype)
     params, (B, L) = create(cfg), (4, 32)
     tokens = RNG.integers(0, cfg.vocab_size, (B, L + 1))

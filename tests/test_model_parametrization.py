@@ -1,4 +1,6 @@
-"""Parametrisations: the table against the papers, every tensor has a role, all agree at the base, and what the forward pass and optimizer do with it."""
+"""Parametrisations: the table against the papers, every tensor has a role, all agree at the base,
+and what the forward pass and optimizer do with it.
+"""
 
 import dataclasses
 import functools
@@ -23,9 +25,8 @@ from stepladder.train import optimizer, program
 from tests import tiny
 from tests.model_shapes import SHAPES, create, jit
 
-WIDE = sizes.shape(
-    "w64d6h16", vocab_size=37, tied=False
-)  # m_N = 4 and m_L = 3 from the bases below
+# m_N = 4 and m_L = 3 from the bases below
+WIDE = sizes.shape("w64d6h16", vocab_size=37, tied=False)
 BASES = {
     "standard": {},
     "mup": {"base_width": 16},
@@ -64,8 +65,8 @@ def test_every_tensor_has_a_role_and_every_role_a_rule(shape, name):
         parametrization.role_of(("layers", "attention", "gate"))
 
 
-# role -> (rate, coupled decay, epsilon, init std over the base's) at m_N = 4 and m_L = 3, by hand from arXiv:2203.03466 table 8 and
-# arXiv:2505.01618 table 1 with alpha = 1.
+# role -> (rate, coupled decay, epsilon, init std over the base's) at m_N = 4 and m_L = 3, by hand
+# from arXiv:2203.03466 table 8 and arXiv:2505.01618 table 1 with alpha = 1.
 EXPECTED = {
     "mup": {
         "embed": (1, 1, 1 / 4, 1),
@@ -152,7 +153,10 @@ def step_text(name: str, qk_norm: bool, width: int, depth: int) -> str:
 
 @pytest.mark.parametrize("name", ["mup", "completep"])
 def test_at_the_base_all_are_the_standard_program(name):
-    """Same init, same operations: multipliers of 1 add none. Without QK-norm the scale of attention is the one difference."""
+    """Same init, same operations: multipliers of 1 add none.
+
+    Without QK-norm the scale of attention is the one difference.
+    """
     assert step_text(name, True, 16, 2) == step_text("standard", True, 16, 2)
     assert step_text(name, True, 32, 2) != step_text("standard", True, 32, 2)
     assert (step_text("completep", True, 16, 4) == step_text("standard", True, 16, 4)) is False
@@ -164,7 +168,9 @@ TOKENS = np.arange(14).reshape(2, 7) % 37
 
 
 def test_forward_multipliers():
-    """muP's logits are the standard ones over m_N; without QK-norm, its queries are as if K^-1/2 as long."""
+    """muP's logits are the standard ones over m_N; without QK-norm, its queries are as if K^-1/2 as
+    long.
+    """
     params = create(of("standard"))
     np.testing.assert_allclose(
         logits(of("mup"), params, TOKENS),
@@ -206,7 +212,9 @@ def test_completep_scales_what_branches_add():
 
 @pytest.mark.parametrize("mode", optimizer.WEIGHT_DECAY_MODES)
 def test_optimizer_does_what_the_table_says(monkeypatch, mode):
-    """A table with another power for every role and column, against AdamW written out tensor by tensor."""
+    """A table with another power for every role and column, against AdamW written out tensor by
+    tensor.
+    """
     numbers = iter(np.linspace(-1.0, 1.0, 18))
     roles = {
         role: Rule(Power(), *(Power(float(next(numbers))) for _ in range(3)))
@@ -241,7 +249,9 @@ def test_optimizer_does_what_the_table_says(monkeypatch, mode):
 
 
 def test_the_optimizers_state_is_as_before():
-    """A checkpoint made before parametrisations restores: standard's state has the structure of the plain chain."""
+    """A checkpoint made before parametrisations restores: standard's state has the structure of the
+    plain chain.
+    """
     params = create(of("standard"))
     plain = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -324,7 +334,9 @@ def test_refused(tmp_path, change, says):
 
 
 def test_the_study_of_drift(root):
-    """Grids in steps of sqrt 2, muP and standard at the same widths and one depth; the base rate is what the record calls the learning rate."""
+    """Grids in steps of sqrt 2, muP and standard at the same widths and one depth; the base rate is
+    what the record calls the learning rate.
+    """
     for arg in ("tiny", "cpu", "gpu"):
         specs = load(f"{root / 'configs/studies/parametrization.py'}:{arg}").specs
         sweeps = {}

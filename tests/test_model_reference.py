@@ -1,4 +1,6 @@
-"""The forward pass and its pieces against plain NumPy in float64, written from the papers and head by head."""
+"""The forward pass and its pieces against plain NumPy in float64, written from the papers and head
+by head.
+"""
 
 import jax
 import numpy as np
@@ -109,9 +111,8 @@ def test_documents_and_positions_match_numpy():
     )
     np.testing.assert_allclose(got[0], want, rtol=2e-4, atol=2e-4)
     alone = np.asarray(logits(cfg, params, tokens_BL[:, 3:]))
-    np.testing.assert_allclose(
-        got[:, 3:], alone, rtol=1e-4, atol=1e-4
-    )  # a packed document equals the same document alone
+    # a packed document equals the same document alone
+    np.testing.assert_allclose(got[:, 3:], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_causal():

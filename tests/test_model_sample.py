@@ -1,4 +1,6 @@
-"""Sampling: the prompt is kept, greedy follows the argmax, seeds reproduce, nothing recompiles per token."""
+"""Sampling: the prompt is kept, greedy follows the argmax, seeds reproduce, nothing recompiles per
+token.
+"""
 
 import dataclasses
 

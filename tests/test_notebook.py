@@ -1,4 +1,6 @@
-"""The notebook, cell by cell: it stores no outputs, runs from the top in an empty folder, and recovers the law that it states."""
+"""The notebook, cell by cell: it stores no outputs, runs from the top in an empty folder, and
+recovers the law that it states.
+"""
 
 import ast
 import json
@@ -17,7 +19,9 @@ CELLS = ["".join(c["source"]) for c in NOTEBOOK["cells"] if c["cell_type"] == "c
 
 
 def run(folder: Path, capsys) -> tuple[dict, list[tuple[object, str]]]:
-    """The namespace at the end; of every cell the value of its last expression and what it printed."""
+    """The namespace at the end; of every cell the value of its last expression and what it
+    printed.
+    """
     space, shown, before = {"__name__": "__main__"}, [], Path.cwd()
     os.chdir(folder)
     try:
@@ -40,9 +44,8 @@ def check(space: dict, shown: list[tuple[object, str]], folder: Path) -> None:
     figures = [value for value, _ in shown if isinstance(value, Figure)]
     assert len(figures) == 6 and all(figure.axes for figure in figures)
     for value, text in shown:
-        assert value is None or isinstance(
-            value, (Figure, pd.DataFrame)
-        )  # what Jupyter displays well by itself
+        # what Jupyter displays well by itself
+        assert value is None or isinstance(value, (Figure, pd.DataFrame))
         assert value is not None or text.strip()
         assert (
             " object at 0x" not in text
@@ -107,9 +110,8 @@ def test_recovers_the_law_it_states(tmp_path, capsys, monkeypatch):
 
 def test_published_table_in_place_of_ours(tmp_path, capsys, monkeypatch):
     table = published.path("chinchilla/svg_extracted_data.csv")
-    monkeypatch.setenv(
-        "STEPLADDER_DATA", str(table.resolve().parents[1])
-    )  # the notebook runs in another folder
+    # the notebook runs in another folder
+    monkeypatch.setenv("STEPLADDER_DATA", str(table.resolve().parents[1]))
     space, shown = run(tmp_path, capsys)
     check(space, shown, tmp_path)
     assert len(space["points"].frame) == 240 and len(space["points"].excluded) == 5

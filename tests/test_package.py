@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("configs", "model", "train", "analysis")
 SOURCES = sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*.py"))
 
-# Who may import what of ours, and which third parties (by top-level module); the standard library is free.
+# Who may import what of ours, and which third parties (by top-level module); the standard library
+# is free.
 OURS = {
     "configs": {"configs"},
     "model": {"model"},
@@ -24,9 +25,8 @@ THIRD = {
     "model": {"jax", "flax"},
     "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils", "scipy"},
 }
-LAZY = {
-    "analysis": {"jax", "scipy", "matplotlib"}
-}  # not at the top of a module: reading a ladder must stay quick
+# not at the top of a module: reading a ladder must stay quick
+LAZY = {"analysis": {"jax", "scipy", "matplotlib"}}
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:

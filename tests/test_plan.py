@@ -1,4 +1,6 @@
-"""What `plan` says of a compiled step: memory and fixes, the largest micro-batch, the roofline, JSON; the same refusal when a run starts."""
+"""What `plan` says of a compiled step: memory and fixes, the largest micro-batch, the roofline,
+JSON; the same refusal when a run starts.
+"""
 
 import dataclasses
 import json
@@ -54,9 +56,8 @@ def test_a_program_on_a_slice_as_json(config, capsys):
         and program["executed"] >= program["counted"]
     )
     (moved,) = program["collectives"]
-    assert (
-        moved["kind"] == "all-reduce" and moved["bytes"] >= 4 * run["params"] * 2 * 3 / 4
-    )  # gradients, once
+    # gradients, once
+    assert moved["kind"] == "all-reduce" and moved["bytes"] >= 4 * run["params"] * 2 * 3 / 4
     slow, fast = program["estimate"]["in_turn"], program["estimate"]["overlapped"]
     assert 0 < slow["mfu"] < fast["mfu"] < 1 and program["estimate"]["bound"] in program["roofline"]
     assert slow["tokens_per_second"] == pytest.approx(8 * 32 / sum(program["roofline"].values()))
@@ -78,7 +79,9 @@ def small(spec, **changes) -> tuple[Alone, Machine]:
 
 
 def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
-    """Before the first step, with both numbers and two fixes; on CPU, where devices share the host's memory, never."""
+    """Before the first step, with both numbers and two fixes; on CPU, where devices share the
+    host's memory, never.
+    """
     pack, machine = small(spec, memory_gb=1e-4)
     fits.check(pack, machine)
     monkeypatch.setattr(fits.machines, "platform", lambda machine: "gpu")
@@ -120,7 +123,9 @@ def test_fixes_are_the_ones_left(spec, changes, over, first):
     ("memory", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)]
 )
 def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expected, trials):
-    """With a machine on which a sequence takes one byte; what is known already is not tried again."""
+    """With a machine on which a sequence takes one byte; what is known already is not tried
+    again.
+    """
     tried = []
     monkeypatch.setattr(
         compiled,
@@ -171,7 +176,9 @@ def test_several_slices_stand_beside_each_other():
 
 
 def test_peaks_are_of_the_devices_that_take_part():
-    """CPU devices share their host, so any number of them has the host's rate; an unknown kind has none."""
+    """CPU devices share their host, so any number of them has the host's rate; an unknown kind has
+    none.
+    """
     assert devices.peak_flops(jax.devices()[:1]) == devices.peak_flops(jax.devices()[:4]) > 1e8
     card = lambda kind: SimpleNamespace(device_kind=kind, platform="gpu", process_index=0)  # noqa: E731
     assert devices.peak_flops([card("NVIDIA H100 80GB HBM3")] * 8) == 8 * 989e12

@@ -1,4 +1,6 @@
-"""Rank agreement, regret, crossovers and their intervals: by hand, against SciPy, and by simulated coverage."""
+"""Rank agreement, regret, crossovers and their intervals: by hand, against SciPy, and by simulated
+coverage.
+"""
 
 import itertools
 import math
@@ -48,9 +50,8 @@ def test_spearman_and_accuracy_equal_scipy(ties):
 def test_accuracy_by_hand():
     # Pairs of y: (1,2), (1,3), (2,3); x turns the last one round.
     assert decision_accuracy([1, 3, 2], [1, 2, 3]) == pytest.approx(2 / 3)
-    assert decision_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(
-        2.5 / 3
-    )  # a tie in x is a coin toss
+    # a tie in x is a coin toss
+    assert decision_accuracy([1, 1, 2], [1, 2, 3]) == pytest.approx(2.5 / 3)
     assert decision_accuracy([1, 2, 3], [1, 1, 2]) == pytest.approx(1)  # a tie in y is no decision
 
 
@@ -90,9 +91,8 @@ def test_missing_and_diverged():
     x, y = np.array([1, 2, np.nan, 4, np.inf]), np.array([1, 2, 3, 4, 5.0])
     assert spearman(x, y) == pytest.approx(1) and decision_accuracy(x, y) == pytest.approx(1)
     assert spearman(x, y[::-1]) == pytest.approx(-1)
-    assert regret_at_k([np.inf, 2, np.nan], [1.0, 3.0, 0.0], 1) == pytest.approx(
-        2
-    )  # the diverged one is picked last, the missing never
+    # the diverged one is picked last, the missing never
+    assert regret_at_k([np.inf, 2, np.nan], [1.0, 3.0, 0.0], 1) == pytest.approx(2)
 
 
 def test_regret_by_hand():
@@ -102,9 +102,8 @@ def test_regret_by_hand():
     assert regret_at_k(proxy, truth, 3) == pytest.approx(0)
     assert regret_at_k(proxy, truth, 2, reading="mean") == pytest.approx(0.35 - 0.05)
     assert regret_at_k(proxy, truth, 9, reading="mean") == pytest.approx(0)  # all of them
-    assert regret_at_k([1, 1, 2], [0.0, 0.7, 0.3], 1) == pytest.approx(
-        0.7
-    )  # a tie is broken against us
+    # a tie is broken against us
+    assert regret_at_k([1, 1, 2], [0.0, 0.7, 0.3], 1) == pytest.approx(0.7)
 
 
 def test_crossover_by_hand():
@@ -123,9 +122,8 @@ def test_parabola_through_the_three_lowest():
     rates = np.array([1e-5, 1e-4, 1e-3, 1e-2])
     truth = 3.0 + 0.2 * np.log(rates / 4e-4) ** 2
     assert refine(rates, truth) == (pytest.approx(3.0), pytest.approx(4e-4))
-    assert np.isnan(
-        refine(rates[:3], np.array([3.0, 2.0, 1.0]))[0]
-    )  # falling to the edge: no least inside
+    # falling to the edge: no least inside
+    assert np.isnan(refine(rates[:3], np.array([3.0, 2.0, 1.0]))[0])
     assert np.isnan(refine(rates[:3], np.array([1.0, 2.0, np.inf]))[0])
 
 
@@ -172,7 +170,9 @@ def test_range_of_normals(n, known):
 
 @pytest.mark.parametrize(("rho", "seeds"), [(0.0, 3), (0.6, 1), (0.9, 3)])
 def test_the_interval_covers(rho, seeds):
-    """Recipes and seeds drawn anew from a known law: a 95 % interval of rho holds the rho of an endless list of recipes."""
+    """Recipes and seeds drawn anew from a known law: a 95 % interval of rho holds the rho of an
+    endless list of recipes.
+    """
     rng, n, noise, trials = np.random.default_rng(11), 12, 0.4, 150
     shrunk = rho / (1 + noise**2 / seeds)
     truth = 6 / np.pi * np.arcsin(shrunk / 2)

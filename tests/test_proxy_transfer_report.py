@@ -1,4 +1,6 @@
-"""`stepladder report --study=proxy_transfer`: from someone's table and from our records to the page, every number of it in results.json."""
+"""`stepladder report --study=proxy_transfer`: from someone's table and from our records to the
+page, every number of it in results.json.
+"""
 
 import dataclasses
 import json
@@ -150,7 +152,9 @@ def test_without_baselines_or_probes_the_page_says_so(tmp_path):
 def _write(
     workdir, *, recipes=5, rates=(1e-5, 3e-4, 3e-3), seeds=(0, 1), states=None, arms=()
 ) -> list[str]:
-    """Records of two sizes; the loss of recipe r is higher by 0.05 r, at the high rate of the proxy lower."""
+    """Records of two sizes; the loss of recipe r is higher by 0.05 r, at the high rate of the proxy
+    lower.
+    """
     ids = []
     rng = np.random.default_rng(0)
     for role, size in (("proxy", "14k"), ("target", "84k")):

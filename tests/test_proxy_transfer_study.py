@@ -1,4 +1,6 @@
-"""The study on tables whose truth is known: planted orders, crossovers, seeds, baselines, holes and failures."""
+"""The study on tables whose truth is known: planted orders, crossovers, seeds, baselines, holes and
+failures.
+"""
 
 import json
 import math
@@ -55,9 +57,8 @@ def test_a_planted_help_is_seen(helps):
         and row["recipes"] == row["of"] == 12
     )
     assert main(helps, "4M", 3e-4)["rho"] == -1
-    assert (
-        main(helps, "10M", 1e-5, "tuned proxy")["rho"] == -1
-    )  # the tuned proxy sits where the lure rules
+    # the tuned proxy sits where the lure rules
+    assert main(helps, "10M", 1e-5, "tuned proxy")["rho"] == -1
     assert main(helps, "10M", 3e-4, "tuned proxy")["rho"] > 0.99
     assert main(helps, "4M", 1e-5, "target at the same rate")["rho"] > 0.5
 
@@ -84,9 +85,8 @@ def test_rates_and_regret(helps):
         .query("size == '4M' and reading == 'best' and k == 1")
         .set_index("learning_rate")["regret"]
     )
-    assert regret[1e-5] == 0 and regret[3e-4] == pytest.approx(
-        0.33, abs=0.02
-    )  # the worst of 12 recipes, 0.03 apart
+    # the worst of 12 recipes, 0.03 apart
+    assert regret[1e-5] == 0 and regret[3e-4] == pytest.approx(0.33, abs=0.02)
     mean = (
         helps.frame("regret")
         .query("size == '4M' and reading == 'mean' and k == 5 and learning_rate == 3e-4")["regret"]
@@ -96,7 +96,9 @@ def test_rates_and_regret(helps):
 
 
 def test_the_standard_rate_is_that_of_the_arms(helps):
-    """The arms of A6 are run at the standard and the tiny rate; a size without arms has its least mean loss."""
+    """The arms of A6 are run at the standard and the tiny rate; a size without arms has its least
+    mean loss.
+    """
     assert set(helps.frame("rates")["note"]) == {"the highest rate of the arms"}
     result = study(made.arms(made.table(), sizes=("4M",), rates=(3e-5, 1e-3)), resamples=200)
     rates = result.frame("rates").set_index("size")
@@ -123,7 +125,9 @@ def test_rho_is_compared_with_that_of_the_standard_rate(helps):
 
 
 def test_the_planted_crossing_is_found(helps):
-    """Quality 0.03 and lure -0.06 a recipe: all pairs of a proxy cross where the lure is half of its full size, at 5e-5."""
+    """Quality 0.03 and lure -0.06 a recipe: all pairs of a proxy cross where the lure is half of
+    its full size, at 5e-5.
+    """
     flips = (
         helps.frame("flip_rates").query("domain == 'mean' and size == '4M'").set_index("rate_low")
     )
@@ -140,7 +144,9 @@ def test_the_planted_crossing_is_found(helps):
 
 
 def test_each_direction_of_a_step_has_its_own_prediction():
-    """Signs that put the crossing ten times lower than the gradients do, and none for a probe that lacks them."""
+    """Signs that put the crossing ten times lower than the gradients do, and none for a probe that
+    lacks them.
+    """
     probes = made.probes()
     for probe in probes[1:]:
         for values in (probe["recipes"], *probe["per_domain"].values()):

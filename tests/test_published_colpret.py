@@ -1,4 +1,6 @@
-"""The published back-tests of arXiv 2410.11840 (table colpret): targets, the authors' own mode, and every cell of their maps."""
+"""The published back-tests of arXiv 2410.11840 (table colpret): targets, the authors' own mode, and
+every cell of their maps.
+"""
 
 import dataclasses
 
@@ -22,7 +24,8 @@ def folder():
 
 @pytest.fixture(scope="module")
 def curves(folder):
-    # Units differ by family (OPT perplexity, Pythia log2 perplexity, the rest nats): no error is compared across families.
+    # Units differ by family (OPT perplexity, Pythia log2 perplexity, the rest nats): no error is
+    # compared across families.
     names = {
         "scaled_set": "family",
         "model_name": "model",
@@ -44,11 +47,12 @@ def reference(folder, name):
 
 
 def small_models(points, cut):
-    """Names of the models below the largest size with a row above the cut, in the reference's order."""
+    """Names of the models below the largest size with a row above the cut, in the reference's
+    order.
+    """
     below = points[(points["N"] < points["N"].max()) & (points["D"] > cut)].drop_duplicates("model")
-    return below.sort_values("N")[
-        "model"
-    ].tolist()  # not stable, as theirs: it decides between models of one size
+    # not stable, as theirs: it decides between models of one size
+    return below.sort_values("N")["model"].tolist()
 
 
 @pytest.mark.parametrize(
@@ -84,7 +88,8 @@ def test_published_colpret_28_families_in_reference_mode(curves, families):
     table = backtest(curves[curves["family"].isin(families)], rules=REFERENCE).table()
     assert len(table) == 28 and (~table["identified"]).sum() == 19
     are = 100 * table["are"]
-    # 19 families are continua of ties in which SciPy's end point depends on rounding: a family may cross a level (1 of 28 = 3.6 %).
+    # 19 families are continua of ties in which SciPy's end point depends on rounding: a family may
+    # cross a level (1 of 28 = 3.6 %).
     found = [
         ("mean", are.mean(), 4.33, 0.25),
         ("median", are.median(), 2.36, 0.4),
@@ -119,7 +124,9 @@ def test_published_colpret_borrowed(curves):
 
 
 def compare(name, cells, ours, published):
-    """Count the cells that agree to 1e-2 % and record the count; cells at a bound of our box are counted apart."""
+    """Count the cells that agree to 1e-2 % and record the count; cells at a bound of our box are
+    counted apart.
+    """
     sure = cells["identified"] & cells[published].notna()
     away = 100 * (cells[ours] - cells[published]).abs()
     inside = sure & (cells["at_bound"].map(len) == 0)
@@ -203,9 +210,8 @@ def test_published_colpret_every_cell_in_reference_mode(folder, curves, name, cu
 @pytest.mark.slow
 def test_published_colpret_every_borrowed_cell(folder, curves):
     table = reference(folder, "one")
-    table = table[
-        table["train_model"] != table["target"]
-    ]  # the others learn from the hidden rows as well
+    # the others learn from the hidden rows as well
+    table = table[table["train_model"] != table["target"]]
     sets = {f: [[m] for m in t["train_model"].unique()] for f, t in table.groupby("scaled_set")}
     points = curves[curves["family"].isin(table["scaled_set"])]
     rules = Rules(cut=1e10, borrow=BORROWED)

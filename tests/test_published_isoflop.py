@@ -1,4 +1,6 @@
-"""Published optima, exponents and pass@k, recomputed from the public tables in STEPLADDER_DATA (its README has the targets)."""
+"""Published optima, exponents and pass@k, recomputed from the public tables in STEPLADDER_DATA (its
+README has the targets).
+"""
 
 import numpy as np
 import pandas as pd
@@ -28,10 +30,8 @@ PORIAN = (
     "owt2|base|short|chinchilla|standard|val",
     "owt2|tuned|short|const|standard|val",
 )
-SEED_NOISE = {
-    "rw": 0.002,
-    "owt2": 0.01,
-}  # of one loss between seeds, as the authors set it for losses below e^3
+# of one loss between seeds, as the authors set it for losses below e^3
+SEED_NOISE = {"rw": 0.002, "owt2": 0.01}
 
 
 def porian(config: str) -> pd.Series:
@@ -44,9 +44,13 @@ def test_published_porian_list_is_whole():
 
 @pytest.mark.parametrize("config", PORIAN)
 def test_published_porian_exponent_from_points(config):
-    """From points to exponent. The published 1,000 noisy copies leave a spread between seeds of about .002 in a (OWT2): we take 8,000.
+    """From points to exponent.
 
-    Where a differs and b does not, N* and D* fell on different steps of the authors' two grids, so that their a + b is not 1.
+    The published 1,000 noisy copies leave a spread between seeds of about .002 in a (OWT2): we take
+    8,000.
+
+    Where a differs and b does not, N* and D* fell on different steps of the authors' two grids, so
+    that their a + b is not 1.
     """
     published = porian(config)
     points = table("porian/isoflop_points.csv").rename(columns={"flops": "C", "n": "N", "t": "D"})
@@ -60,9 +64,8 @@ def test_published_porian_exponent_from_points(config):
     )
     pairs = table("porian/optimal_pairs.csv").query("config == @config")
     kept = [m.C for m in found.minima if not m.refused]
-    np.testing.assert_allclose(
-        kept, pairs.dropna()["flops"], rtol=1e-6
-    )  # the same budgets refused as in the publication
+    # the same budgets refused as in the publication
+    np.testing.assert_allclose(kept, pairs.dropna()["flops"], rtol=1e-6)
     for end, name in zip(found.N.exponent_interval, ("a_lo", "a_hi")):
         assert abs(end - published[name]) < 0.01, name
     check("porian points", f"{config} a", found.N.exponent, published["a"], 3e-3)
@@ -99,9 +102,9 @@ def test_published_llama_3_approach_2():
     clean = isoflop(points[~points["outlier"]])
     check("isoflop llama_3 raw", "D* exponent, outliers dropped", clean.D.exponent, 0.500, 5e-4)
     low, high = (f([a for _, a in found.leave_one_out]) for f in (min, max))
-    assert (
-        high - low > 0.03
-    )  # one budget of ten moves the exponent by more than its interval: the warning that Approach 2 needs
+    # one budget of ten moves the exponent by more than its interval: the warning that Approach 2
+    # needs
+    assert high - low > 0.03
 
 
 SURFACES = {

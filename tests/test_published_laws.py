@@ -1,4 +1,6 @@
-"""Published fits, standard errors and optima of the laws of loss; the tables come from STEPLADDER_DATA (its README has the targets)."""
+"""Published fits, standard errors and optima of the laws of loss; the tables come from
+STEPLADDER_DATA (its README has the targets).
+"""
 
 import numpy as np
 import pandas as pd
@@ -92,7 +94,9 @@ def test_published_chinchilla_all_points():
 
 
 def test_published_chinchilla_standard_errors(huber):
-    """4,000 refits, eight times: B is heavy-tailed, and one seed moves its error from 1,230 to 1,490, that of log B by a few per cent."""
+    """4,000 refits, eight times: B is heavy-tailed, and one seed moves its error from 1,230 to
+    1,490, that of log B by a few per cent.
+    """
     many = [bootstrap(huber, resamples=4000, seed=seed) for seed in range(8)]
     assert all(len(b.params) == 4000 and b.lost == b.failed == 0 for b in many)
     for name, value, tolerance in (
@@ -173,7 +177,9 @@ def test_published_datablations_minima():
 
 
 def test_published_hoffmann_exponent():
-    """Approach 3's published constants give the published .46; the replication's .5126 stands with its fit, above."""
+    """Approach 3's published constants give the published .46; the replication's .5126 stands with
+    its fit, above.
+    """
     params = {
         "E": np.exp(0.5267228),
         "A": np.exp(6.0073404),
@@ -221,7 +227,9 @@ def best_ratio(params: dict, C: float) -> float:
     ],
 )
 def test_published_gadre_optimum(data, A, B, exponent):
-    """L = E + (a M^eta + b / M^eta) / C^eta, M = D / N, is least at M^(2 eta) = b / a = B / A whatever C: the shared exponent's one ratio."""
+    """L = E + (a M^eta + b / M^eta) / C^eta, M = D / N, is least at M^(2 eta) = b / a = B / A
+    whatever C: the shared exponent's one ratio.
+    """
     params = {"E": 1.5, "A": A, "B": B, "alpha": exponent}
     for c in (1e19, 1e23):
         n, d, loss, a = CLOSED["gadre"](params, c)
@@ -260,7 +268,8 @@ def test_published_closed_form_of_the_optimal_loss():
         )
 
 
-# T^2's own constants are not published: Chinchilla's, and a term in samples of the size that test_time.md expects.
+# T^2's own constants are not published: Chinchilla's, and a term in samples of the size that
+# test_time.md expects.
 T2 = {"E": 1.0, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658, "G": 0.8, "gamma": 0.3}
 
 
@@ -285,7 +294,9 @@ def test_published_t2_frontier_is_the_searched_optimum(C, C_inf):
 
 
 def test_published_t2_frontier_limit():
-    """C -> infinity: N = (alpha A / (gamma G))^(1 / (alpha + gamma)) (C_inf / 2)^(gamma / (alpha + gamma)), and D / N grows with C."""
+    """C -> infinity: N = (alpha A / (gamma G))^(1 / (alpha + gamma)) (C_inf / 2)^(gamma / (alpha +
+    gamma)), and D / N grows with C.
+    """
     both = T2["alpha"] + T2["gamma"]
     for c_inf in (1e11, 1e13):
         limit = (T2["alpha"] * T2["A"] / (T2["gamma"] * T2["G"])) ** (1 / both) * (c_inf / 2) ** (

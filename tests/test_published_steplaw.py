@@ -1,8 +1,11 @@
-"""Step Law (arXiv 2503.04715) from its 1,911 released dense runs: lr* = 1.79 N^-.713 D^.307, batch* = .58 D^.571 tokens.
+"""Step Law (arXiv 2503.04715) from its 1,911 released dense runs: lr* = 1.79 N^-.713 D^.307, batch*
+= .58 D^.571 tokens.
 
-What the authors released beside the runs is a table of 1,000 bootstrap fits, without the runs behind them. Their recipe is known: all runs
-within .25 % of the best of their (N, D), one regression over these, rows resampled. Applied to the released runs it does not return the
-published table, and `test_..._table_was_fitted_to_more_runs` says why. So each coefficient is asserted as it is: inside or outside of ours.
+What the authors released beside the runs is a table of 1,000 bootstrap fits, without the runs
+behind them. Their recipe is known: all runs within .25 % of the best of their (N, D), one
+regression over these, rows resampled. Applied to the released runs it does not return the published
+table, and `test_..._table_was_fitted_to_more_runs` says why. So each coefficient is asserted as it
+is: inside or outside of ours.
 """
 
 import numpy as np
@@ -45,7 +48,9 @@ def points():
 
 
 def covers(where: str, quantity: str, span: tuple, published: float) -> bool:
-    """Whether our interval holds the published value; recorded with the distance to its end on that side as the tolerance."""
+    """Whether our interval holds the published value; recorded with the distance to its end on that
+    side as the tolerance.
+    """
     value, low, high = span[:3]
     row = record_row(
         where, quantity, value, published, high - value if published > value else value - low
@@ -54,7 +59,9 @@ def covers(where: str, quantity: str, span: tuple, published: float) -> bool:
 
 
 def test_published_steplaw_recipe_on_the_released_runs(points):
-    """Of the authors' recipe our 90 % intervals, (N, D) resampled, hold N's exponent of lr and D's of the batch, and not D's of lr."""
+    """Of the authors' recipe our 90 % intervals, (N, D) resampled, hold N's exponent of lr and D's
+    of the batch, and not D's of lr.
+    """
     found = near_best(points, within=0.0025, resample="cells")
     assert (found.runs, found.cells, found.batch_unit, found.lost) == (129, 17, "tokens", 0)
     where = "steplaw, runs within .25 %"
@@ -65,7 +72,9 @@ def test_published_steplaw_recipe_on_the_released_runs(points):
 
 
 def test_published_steplaw_rule_by_our_curves(points):
-    """Our own way, optima of the curves at the best batch of each (N, D): 90 % intervals hold D's exponent of lr, and not N's."""
+    """Our own way, optima of the curves at the best batch of each (N, D): 90 % intervals hold D's
+    exponent of lr, and not N's.
+    """
     best, _ = best_batch(curves(points)[0])
     rule = fit_rule(best)
     assert rule.points == 17
@@ -79,11 +88,14 @@ def test_published_steplaw_rule_by_our_curves(points):
 
 
 def test_published_steplaw_table_was_fitted_to_more_runs(points):
-    """The covariance of the published fits says where their runs lie and how many they are: not where the released ones do.
+    """The covariance of the published fits says where their runs lie and how many they are: not
+    where the released ones do.
 
-    A regression is known best at the centre of its points. For theirs that is D = 15B tokens, for the released runs near the best 24B (30B as a plain mean); and
-    their standard errors, for lr (.030, .019) and batch (.019), are about half of what the same bootstrap leaves here, as of some three
-    times as many runs. (The paper tells of sizes from 60M and durations from 2B tokens; the release begins at 215M and 4B.)
+    A regression is known best at the centre of its points. For theirs that is D = 15B tokens, for
+    the released runs near the best 24B (30B as a plain mean); and their standard errors, for lr
+    (.030, .019) and batch (.019), are about half of what the same bootstrap leaves here, as of some
+    three times as many runs. (The paper tells of sizes from 60M and durations from 2B tokens; the
+    release begins at 215M and 4B.)
     """
     ours, fits = near_best(points, resample="rows"), table(FITS)
     covariance = np.cov(fits[["lr_intercept", "lr_coefN", "lr_coefD"]].to_numpy().T)
@@ -103,7 +115,9 @@ def test_published_steplaw_table_was_fitted_to_more_runs(points):
 
 
 def test_published_steplaw_rule_is_near_the_best_of_the_dense_runs():
-    """Whatever the exponents, the run of the grid nearest to the published rule loses .1 % on average against the best of its (N, D)."""
+    """Whatever the exponents, the run of the grid nearest to the published rule loses .1 % on
+    average against the best of its (N, D).
+    """
     runs = steplaw_runs()
     lr, tokens = 1.79 * runs["N"] ** -0.713 * runs["D"] ** 0.307, 0.58 * runs["D"] ** 0.571
     gap = np.hypot(np.log(runs["lr"] / lr), np.log(runs["tokens"] / tokens))

@@ -1,4 +1,6 @@
-"""What a test does without a public table: skipped where none was promised, failed where one was."""
+"""What a test does without a public table: skipped where none was promised, failed where one
+was.
+"""
 
 import pytest
 

@@ -1,4 +1,6 @@
-"""The toy of the theorem: its kernel against wide features, its SGD against a plain loop, its limit against the textbook."""
+"""The toy of the theorem: its kernel against wide features, its SGD against a plain loop, its limit
+against the textbook.
+"""
 
 import importlib.util
 
@@ -48,6 +50,5 @@ def test_orders_are_counted(toy):
         (w, r) for w in (32, 64) for r in (1e-3, 1.0, 1e3)
     ]
     assert all(c.low <= c.correct <= c.high for c in cells) and 0 <= facts["a_better"] <= 1
-    assert all(
-        c.overflowed == 4 and c.correct == 0 for c in cells if c.rate == 1e3
-    )  # far beyond stability: never a correct order
+    # far beyond stability: never a correct order
+    assert all(c.overflowed == 4 and c.correct == 0 for c in cells if c.rate == 1e3)

@@ -1,4 +1,6 @@
-"""Every command of the README: parsed and its config loaded in the fast suite, run from the first to the last in the slow one."""
+"""Every command of the README: parsed and its config loaded in the fast suite, run from the first
+to the last in the slow one.
+"""
 
 import os
 import re
@@ -70,7 +72,9 @@ def test_links_exist(link):
 
 @pytest.mark.slow
 def test_commands_run_in_order(tmp_path):
-    """All bash blocks, with the tiny demo for the demo, in an empty folder; then the notebook's three lines."""
+    """All bash blocks, with the tiny demo for the demo, in an empty folder; then the notebook's
+    three lines.
+    """
     for folder in ("configs", "analysis"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     (tmp_path / "texts").mkdir()

@@ -1,4 +1,6 @@
-"""Every recipe: its weights, its filters and its domains are real; identical ones are noticed, impossible ones refused."""
+"""Every recipe: its weights, its filters and its domains are real; identical ones are noticed,
+impossible ones refused.
+"""
 
 import dataclasses
 

@@ -1,4 +1,6 @@
-"""A run stopped on one mesh and finished on another continues exactly: same steps, same examples, losses to rounding."""
+"""A run stopped on one mesh and finished on another continues exactly: same steps, same examples,
+losses to rounding.
+"""
 
 import json
 

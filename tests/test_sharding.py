@@ -1,4 +1,7 @@
-"""The same run on every mesh: golden shardings, equal steps, packs, and meshes that cannot be. On eight fake devices."""
+"""The same run on every mesh: golden shardings, equal steps, packs, and meshes that cannot be.
+
+On eight fake devices.
+"""
 
 import dataclasses
 import functools
@@ -67,7 +70,9 @@ def spec_of(batch: int = 8, untied: bool = False, **changes):
 SPEC = spec_of(untied=True)
 MODEL = SPEC.model
 TOKENS_SBT = np.random.default_rng(0).integers(0, MODEL.vocab_size, (20, 8, 17)).astype(np.int32)
-ROUNDING = 5e-6  # of sums over 128 tokens in float32, relative to a tensor's largest value; float64 tells mistakes from rounding
+# of sums over 128 tokens in float32, relative to a tensor's largest value; float64 tells mistakes
+# from rounding
+ROUNDING = 5e-6
 HOW = {"layers": "scan", "attention": "xla", "remat": "none", "chunk": 1}
 
 
@@ -85,7 +90,9 @@ def described(tree: dict, shapes: dict) -> dict[str, str]:
 
 
 def test_golden_shardings():
-    """Every leaf of the state and every activation on every mesh; STEPLADDER_GOLDEN=write after a change that was meant."""
+    """Every leaf of the state and every activation on every mesh; STEPLADDER_GOLDEN=write after a
+    change that was meant.
+    """
     found = {}
     for text in MESHES:
         program = Program(SPEC, machine(text))
@@ -132,7 +139,9 @@ def wide(tree, dtype):
 def trained(
     text: str | None, steps: int, dtype: str = "float32", **how
 ) -> tuple[dict, list[float]]:
-    """State and losses after `steps` steps from the same state, on a mesh or (None) on one device."""
+    """State and losses after `steps` steps from the same state, on a mesh or (None) on one
+    device.
+    """
     model = dataclasses.replace(MODEL, compute_dtype=dtype)
     hyper = wide({k: jnp.asarray(v) for k, v in programs.traced(SPEC).items()}, dtype)
     state = wide(jax.jit(lambda h: programs.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
@@ -224,7 +233,9 @@ def test_windows_are_evaluated_alike(text):
     ],
 )
 def test_a_pack_over_a_mesh_is_its_runs(text):
-    """Members cut over fsdp and tensor beside the axis run; each back on its own program's mesh, and what it was."""
+    """Members cut over fsdp and tensor beside the axis run; each back on its own program's mesh,
+    and what it was.
+    """
     program = Program(SPEC, machine(text))
     pack = packed.Packed(program, 4, 1)
     hypers = [
@@ -319,7 +330,9 @@ def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
 
 @pytest.mark.parametrize("text", ["data=2,fsdp=2,tensor=2", "data=4,tensor=2"])
 def test_activations_lie_as_the_table_says(text, monkeypatch):
-    """What a device holds inside of the step: the residual stream where a block is entered, heads in attention, hidden units in the MLP."""
+    """What a device holds inside of the step: the residual stream where a block is entered, heads
+    in attention, hidden units in the MLP.
+    """
     seen = {}
     attend, swiglu, enter = attention.attend, mlp.ACTIVATIONS["swiglu"], parallel.Parallel.enter
 
@@ -375,7 +388,10 @@ def test_weights_are_gathered_again_and_never_kept(remat):
         (
             "data=4",
             {},
-            "machine.mesh='data=4': 4 devices, and there are 8; change a size, or set machine.devices=4",
+            (
+                "machine.mesh='data=4': 4 devices, and there are 8; change a size, or set "
+                "machine.devices=4"
+            ),
         ),
         ("data=4,fsdp=4", {}, "16 devices, and there are 8"),
         (
@@ -398,7 +414,10 @@ def test_weights_are_gathered_again_and_never_kept(remat):
         (
             "data=8",
             {"run.batch_size": 12},
-            "run.batch_size=12: not divisible by data x fsdp = 8; use machine.mesh=auto, or a batch of 16",
+            (
+                "run.batch_size=12: not divisible by data x fsdp = 8; use machine.mesh=auto, or a "
+                "batch of 16"
+            ),
         ),
     ],
 )
@@ -424,7 +443,9 @@ def test_meshes_that_cannot_be(text, changes, said):
 )
 @pytest.mark.parametrize(("batch", "members"), [(8, 8), (8, 3), (4, 8)])
 def test_packs_on_any_mesh(text, batch, members):
-    """A mesh has all devices, its axis run divides the members, and a run alone has one too; or it is said why not."""
+    """A mesh has all devices, its axis run divides the members, and a run alone has one too; or it
+    is said why not.
+    """
     spec, here = spec_of(batch), machine(text)
     size = meshes.pack_size(here, members, batch)
     if batch == 4 and text in ("data=8", "data=2,fsdp=4"):

@@ -1,4 +1,6 @@
-"""The proxy-transfer study: what its ladders hold at every scale, and the tiny one run, probed and repeated."""
+"""The proxy-transfer study: what its ladders hold at every scale, and the tiny one run, probed and
+repeated.
+"""
 
 import dataclasses
 import json
@@ -47,9 +49,8 @@ def test_every_recipe_runs_every_rate_and_one_size_is_one_program(studies, arg):
             and rung.rates[0] < rung.standard < rung.rates[-1]
         ) or arg == "tiny"
     roles = [s.tag["role"] for s in specs]
-    assert roles == sorted(
-        roles, key=["proxy", "target"].index
-    )  # every proxy before the first target
+    # every proxy before the first target
+    assert roles == sorted(roles, key=["proxy", "target"].index)
     assert all(
         s.tag["study"] == "proxy_transfer" and s.data.validation == study.validation for s in specs
     )
@@ -60,7 +61,9 @@ def test_every_recipe_runs_every_rate_and_one_size_is_one_program(studies, arg):
 
 @pytest.mark.parametrize("arg", ARGUMENTS[1:])
 def test_scales(studies, arg):
-    """The target is at least four times the larger proxy; the grid spans 2.5 decades below the proxies' standard rate."""
+    """The target is at least four times the larger proxy; the grid spans 2.5 decades below the
+    proxies' standard rate.
+    """
     specs = studies[arg].specs
     N = {
         role: {count(s.model, s.data.seq_len).params_total for s in specs if s.tag["role"] == role}
@@ -120,7 +123,9 @@ def test_a_config_without_probes_says_so(root, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def tiny(studies, tmp_path_factory):
-    """The tiny study's first two recipes as Loaded, its store in a folder, and one alignment probe at initialisation."""
+    """The tiny study's first two recipes as Loaded, its store in a folder, and one alignment probe
+    at initialisation.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     loaded = studies["tiny"]
     config = loaded.config.copy_and_resolve_references()
@@ -132,7 +137,9 @@ def tiny(studies, tmp_path_factory):
 
 @pytest.mark.slow
 def test_alignment_is_what_the_definitions_say(tiny):
-    """a and c from one gradient and one product over all windows of a domain at once, where the probe works in chunks on two devices."""
+    """a and c from one gradient and one product over all windows of a domain at once, where the
+    probe works in chunks on two devices.
+    """
     loaded, store, _ = tiny
     probe = next(p for p in loaded.probes if isinstance(p, Alignment) and p.step == 0)
     compiled = program(probe.run, Machine(devices=2, tensorboard=False))
@@ -189,9 +196,8 @@ def test_the_tiny_study_runs_is_probed_and_repeats(root, tmp_path, capsys):
     )
     loaded = load(f"{root}/configs/studies/proxy_transfer.py:tiny")
     later = next(p for p in loaded.probes if isinstance(p, Alignment) and p.step)
-    assert (
-        cli.main(["probe", config, workdir, "--quiet"]) == 1
-    )  # the baselines and the probe at initialisation need no run; the next does
+    # the baselines and the probe at initialisation need no run; the next does
+    assert cli.main(["probe", config, workdir, "--quiet"]) == 1
     assert "`stepladder run` the same config first" in capsys.readouterr().err
     assert [path_of(tmp_path / "W", p).is_file() for p in loaded.probes[:3]] == [True, True, False]
     assert cli.main(["run", config, workdir, "--quiet"]) == 0
@@ -216,7 +222,9 @@ def test_the_tiny_study_runs_is_probed_and_repeats(root, tmp_path, capsys):
 
 
 def test_probed_steps(studies):
-    """Initialisation, 1 %, 10 % and the end of warm-up, on the reference recipe of the smallest proxy and of the target, saved by their runs."""
+    """Initialisation, 1 %, 10 % and the end of warm-up, on the reference recipe of the smallest
+    proxy and of the target, saved by their runs.
+    """
     probes = [p for p in studies["cpu"].probes if isinstance(p, Alignment)]
     assert {(p.run.model.size, p.run.tag["role"]) for p in probes} == {
         ("6k", "proxy"),

@@ -1,4 +1,6 @@
-"""Programs compiled for TPU slices that are not here: what fits, what does not, and what libtpu does not know."""
+"""Programs compiled for TPU slices that are not here: what fits, what does not, and what libtpu
+does not know.
+"""
 
 import dataclasses
 import re
@@ -56,7 +58,9 @@ def test_a_tpu_host_is_left_as_it_is(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_tiny_study_compiles_for_a_slice(root, capsys):
-    """Packs of any number of runs leave no chip out, and every executable is small beside a chip's memory."""
+    """Packs of any number of runs leave no chip out, and every executable is small beside a chip's
+    memory.
+    """
     assert (
         cli.main(
             [
@@ -78,7 +82,9 @@ def test_the_tiny_study_compiles_for_a_slice(root, capsys):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_said_with_its_size(root):
-    """A batch taken whole; cut into micro-batches, as it is unless the machine says otherwise, the same fits."""
+    """A batch taken whole; cut into micro-batches, as it is unless the machine says otherwise, the
+    same fits.
+    """
     loaded = load(
         f"{root}/benchmarks/rung24.py:84k", [("run.batch_size", "16384"), ("data.seq_len", "1024")]
     )
@@ -96,7 +102,9 @@ def test_what_does_not_fit_is_said_with_its_size(root):
 
 
 def test_a_pack_leaves_no_chip_out(root):
-    """Padding to a multiple of the chips, or to a divisor of their number, whose rest shares the batch."""
+    """Padding to a multiple of the chips, or to a divisor of their number, whose rest shares the
+    batch.
+    """
     machine = Machine(topology="v5e:16x16")
     assert [meshes.pack_size(machine, k, 256) for k in (2, 3, 5, 207, 256, 300)] == [
         2,
@@ -113,15 +121,12 @@ def test_a_pack_leaves_no_chip_out(root):
         "fsdp": 1,
         "tensor": 1,
     }
-    odd = dataclasses.replace(
-        spec, batch_size=3
-    )  # of which no more than three devices can have a part
+    # of which no more than three devices can have a part
+    odd = dataclasses.replace(spec, batch_size=3)
     assert meshes.of_pack(Machine(topology="v5e:2x2"), odd, 1, "vmap").size == 3
     with pytest.raises(UserError, match="keeps 8 of 256 devices busy"):
         meshes.of_pack(machine, odd, 8, "vmap")
-    assert (
-        meshes.pack_size(machine, 8, 3) == 256
-    )  # on several hosts, padding until every device has a member or a part of one
-    assert (
-        meshes.alone(machine, odd).shape["run"] == 256
-    )  # on 64 hosts none may be left out: they repeat each other's work
+    # on several hosts, padding until every device has a member or a part of one
+    assert meshes.pack_size(machine, 8, 3) == 256
+    # on 64 hosts none may be left out: they repeat each other's work
+    assert meshes.alone(machine, odd).shape["run"] == 256

@@ -1,4 +1,6 @@
-"""Packs: a member is the run alone, whatever trains beside it; one compilation a rung; kill and resume; what is packed with what."""
+"""Packs: a member is the run alone, whatever trains beside it; one compilation a rung; kill and
+resume; what is packed with what.
+"""
 
 import dataclasses
 import functools
@@ -26,9 +28,8 @@ from stepladder.train.run import run, run_pack
 from stepladder.train.stores import stores
 from tests import tiny
 
-ONE = Machine(
-    devices=1, tensorboard=False, pack_mode="map"
-)  # the mesh on which a run alone and a mapped member are one program
+# the mesh on which a run alone and a mapped member are one program
+ONE = Machine(devices=1, tensorboard=False, pack_mode="map")
 MAP = Machine(devices=2, tensorboard=False, pack_mode="map")
 VMAP = Machine(devices=2, tensorboard=False, pack_mode="vmap")
 
@@ -119,7 +120,9 @@ def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members, 
 
 
 def test_over_two_devices_a_member_is_bitwise_itself_whatever_trains_beside_it(rung8, tmp_path):
-    """A program over several devices is compiled apart from that of one device, so bits are compared within it: with seven others, alone."""
+    """A program over several devices is compiled apart from that of one device, so bits are
+    compared within it: with seven others, alone.
+    """
     specs, by_corpus = rung8
     run_pack(specs, tmp_path / "eight", by_corpus, MAP, members=8, streams=8)
     for spec in (specs[0], specs[5], specs[7]):
@@ -146,7 +149,9 @@ def test_shared_streams_are_the_same_data(rung8, tmp_path):
     "machine", [MAP, pytest.param(VMAP, marks=pytest.mark.slow)], ids=lambda m: m.pack_mode
 )
 def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
-    """Stopped twice, once with one member a checkpoint behind the others (as a kill between two saves leaves it)."""
+    """Stopped twice, once with one member a checkpoint behind the others (as a kill between two
+    saves leaves it).
+    """
     specs, by_corpus = rung8
     specs = [
         dataclasses.replace(s, checkpoint_steps=(10, 20, 40))
@@ -194,7 +199,9 @@ def test_a_branch_leaves_from_a_member(rung8, tmp_path):
 
 
 def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
-    """24 runs in three packs, eight rates, three seeds, two recipes: the training step is compiled once."""
+    """24 runs in three packs, eight rates, three seeds, two recipes: the training step is compiled
+    once.
+    """
     specs, by_corpus = rung8
     base = [
         dataclasses.replace(specs[i], batch_size=4, steps=6, eval_steps=(6,), checkpoint_steps=(6,))
@@ -228,9 +235,11 @@ SIZES = pytest.mark.parametrize(
 
 
 def numeric(spec, steps, machine, members, dtype, nudge=0.0):
-    """Loss of every step, [members, steps], of `members` copies of `spec` at different rates: in a vmapped pack, and each alone.
+    """Loss of every step, [members, steps], of `members` copies of `spec` at different rates: in a
+    vmapped pack, and each alone.
 
-    Pure functions only: from equal states, on random tokens. nudge: relative change of one parameter before the first step of the runs alone.
+    Pure functions only: from equal states, on random tokens. nudge: relative change of one
+    parameter before the first step of the runs alone.
     """
     model = dataclasses.replace(spec.model, compute_dtype=dtype)
     how = {"layers": "unroll", "attention": "xla", "remat": "none", "chunk": 0}
@@ -292,18 +301,23 @@ def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members
 
 @pytest.mark.slow
 def test_float32_drift_of_a_pack_is_that_of_rounding(rung8, capsys):
-    """Over 200 steps a pack and the runs alone part by rounding: not more than ten times what one ulp in one parameter does."""
+    """Over 200 steps a pack and the runs alone part by rounding: not more than ten times what one
+    ulp in one parameter does.
+    """
     together, alone = numeric(rung8[0][0], 200, VMAP, 3, "float32")
     _, nudged = numeric(rung8[0][0], 200, VMAP, 3, "float32", nudge=2**-23)
     drift, rounding = (np.abs(other / alone - 1).max() for other in (together, nudged))
     print(
-        f"largest relative drift of the loss over 200 steps: pack {drift:.1e}, one-ulp perturbation {rounding:.1e}"
+        f"largest relative drift of the loss over 200 steps: pack {drift:.1e}, one-ulp "
+        f"perturbation {rounding:.1e}"
     )
     assert rounding > 0 and drift < max(10 * rounding, 1e-5)
 
 
 def test_a_diverging_member_leaves_a_vmapped_pack_alone(rung8, alone, tmp_path):
-    """Records of a vmapped pack with the wild run in it: the others as without it bitwise, and close to the runs alone."""
+    """Records of a vmapped pack with the wild run in it: the others as without it bitwise, and
+    close to the runs alone.
+    """
     specs, by_corpus = rung8
     solo, states = alone
     chosen = [specs[0], specs[7], specs[5]]
@@ -346,7 +360,9 @@ def test_the_plan_keeps_parents_first_and_targets_last(rung8):
 
 
 def test_packs_of_a_rung_have_one_size(rung8):
-    """Packs of one rung have one size, so that a remainder runs in the same executable; off and a number are obeyed."""
+    """Packs of one rung have one size, so that a remainder runs in the same executable; off and a
+    number are obeyed.
+    """
     specs, _ = rung8
     assert {
         (len(p.specs), p.members) for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))
@@ -375,7 +391,9 @@ def test_packs_of_a_program_share_their_executable(rung8):
 
 
 def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
-    """A long run beside a short one leaves a device idle; one run more, alone, costs another compilation, which short runs do not repay."""
+    """A long run beside a short one leaves a device idle; one run more, alone, costs another
+    compilation, which short runs do not repay.
+    """
     specs, _ = rung8
     long, short = dataclasses.replace(specs[0], steps=4000), specs[1]
     assert [p.members for p in packs.plan([long, short], MAP)] == [1, 1]
@@ -392,7 +410,9 @@ def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
 
 
 def test_one_more_executable_is_counted_once(rung8):
-    """Two groups of one run share the executable of a run alone: a pair that saves one and a half compilations is packed."""
+    """Two groups of one run share the executable of a run alone: a pair that saves one and a half
+    compilations is packed.
+    """
     specs, _ = rung8
     step = (
         counting.count(specs[0].model, specs[0].data.seq_len).flops_per_token_train

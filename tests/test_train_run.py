@@ -1,4 +1,6 @@
-"""A run from start to end, again when done, resumed, branched, diverged and refused; in this process, on a tiny ladder."""
+"""A run from start to end, again when done, resumed, branched, diverged and refused; in this
+process, on a tiny ladder.
+"""
 
 import dataclasses
 import hashlib
@@ -102,7 +104,9 @@ def test_record_of_a_run(base, finished):
 
 
 def test_bits_per_byte_counts_bytes(base, finished):
-    """With the byte tokenizer only the end-of-document token stands for no byte, so a byte costs a little more than a token."""
+    """With the byte tokenizer only the end-of-document token stands for no byte, so a byte costs a
+    little more than a token.
+    """
     _, spec, _ = base
     for r in rows(finished, spec):
         if r["kind"] == schema.EVAL:
@@ -180,7 +184,9 @@ def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished,
 
 
 def test_half_deleted_checkpoint_is_never_restored(base, finished, tmp_path):
-    """A process killed while it deletes leaves what it deleted outside of the folder; the next one finishes the deletion."""
+    """A process killed while it deletes leaves what it deleted outside of the folder; the next one
+    finishes the deletion.
+    """
     _, spec, store = base
     notice = Notice()
     with pytest.raises(Preempted):
@@ -222,7 +228,9 @@ def test_only_a_complete_newer_checkpoint_replaces_an_older_one(tmp_path, monkey
 
 
 def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, tmp_path):
-    """The parent is trained again from its last readable checkpoint, to the same bits; nobody has to delete a folder."""
+    """The parent is trained again from its last readable checkpoint, to the same bits; nobody has
+    to delete a folder.
+    """
     config, _, _ = base
     trunk = with_checkpoints(
         rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk"), 16
@@ -238,7 +246,9 @@ def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, 
         data.write_bytes(b"")
     with pytest.raises(
         UserError,
-        match=f"parent={trunk.run_id}.*repeat the command: the parent is trained again from step 16",
+        match=(
+            f"parent={trunk.run_id}.*repeat the command: the parent is trained again from step 16"
+        ),
     ):
         run_ladder(loaded, tmp_path / "w", quiet=True)
     assert set(run_ladder(loaded, tmp_path / "w", quiet=True).values()) == {schema.DONE}
@@ -248,7 +258,9 @@ def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, 
 
 
 def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):
-    """Trunk of 60 steps, cooled down from step 32 to 40, against one run of 40 steps that decays over its last 8."""
+    """Trunk of 60 steps, cooled down from step 32 to 40, against one run of 40 steps that decays
+    over its last 8.
+    """
     _config, _, store = base
     trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
     trunk = with_checkpoints(trunk, 32)
@@ -341,7 +353,9 @@ def test_workdir_of_another_ladder_is_refused(base, tmp_path):
 
 
 def test_tensorboard_mirrors_the_rows(base, tmp_path):
-    """Event files hold the record's tags; switching the mirror off or on changes nothing in the record."""
+    """Event files hold the record's tags; switching the mirror off or on changes nothing in the
+    record.
+    """
     _, spec, store = base
     machine = dataclasses.replace(MACHINE, tensorboard=True)
     assert run(spec, tmp_path, store, machine) == schema.DONE

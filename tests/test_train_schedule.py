@@ -1,4 +1,6 @@
-"""Schedules: every entry of the table against plain NumPy, and what a trunk and its branches rely on."""
+"""Schedules: every entry of the table against plain NumPy, and what a trunk and its branches rely
+on.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,6 @@
-"""The training step: golden numbers, one compilation for a sweep, accumulation and devices that change nothing, the optimizer's parts."""
+"""The training step: golden numbers, one compilation for a sweep, accumulation and devices that
+change nothing, the optimizer's parts.
+"""
 
 import dataclasses
 import json
@@ -42,7 +44,9 @@ def train(compiled: Program, spec, steps: int):
 
 
 def test_a_dispatch_is_short_enough_to_be_told_to_stop(spec):
-    """Ten steps of a small model, one of a 7B target: two of them stand between a notice and the save."""
+    """Ten steps of a small model, one of a 7B target: two of them stand between a notice and the
+    save.
+    """
     target = dataclasses.replace(
         spec,
         model=sizes.shape("7b", vocab_size=32768),
@@ -56,7 +60,10 @@ def test_a_dispatch_is_short_enough_to_be_told_to_stop(spec):
 
 
 def test_golden_step(spec):
-    """Three steps from a fixed seed on fixed tokens. When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden."""
+    """Three steps from a fixed seed on fixed tokens.
+
+    When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden.
+    """
     state, rows = train(program(spec, Machine(devices=1)), spec, 3)
     sums = {
         "/".join(str(k.key) for k in path): float(jnp.abs(x).sum())
@@ -115,7 +122,8 @@ def test_execution_changes_nothing(spec, machine):
     got, others = train(Program(spec, machine), spec, 2)
     assert others[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-6)
     assert others[1]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-4)
-    # Adam's first steps divide tiny gradients by their own size: where a gradient is rounding noise, so is its sign
+    # Adam's first steps divide tiny gradients by their own size: where a gradient is rounding
+    # noise, so is its sign
     for a, b in zip(jax.tree.leaves(want["params"]), jax.tree.leaves(got["params"])):
         assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
 
@@ -131,7 +139,9 @@ def test_the_machine_chooses_attention(spec):
 
 
 def test_windows_and_documents_on_devices(spec):
-    """A model that looks back over a window, within a document: the same step on four devices, and another than without."""
+    """A model that looks back over a window, within a document: the same step on four devices, and
+    another than without.
+    """
     limited = dataclasses.replace(
         spec, model=dataclasses.replace(spec.model, window=8, document_end=32)
     )

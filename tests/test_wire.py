@@ -1,4 +1,8 @@
-"""What a TPU program sends, read from its text: the formula's bytes, and nothing that need not move. And the table of shipped programs."""
+"""What a TPU program sends, read from its text: the formula's bytes, and nothing that need not
+move.
+
+And the table of shipped programs.
+"""
 
 import dataclasses
 import functools
@@ -34,7 +38,9 @@ ALL = [
 
 @functools.cache
 def program(text: str):
-    """(spec, mesh, how, collectives) of a bfloat16 step compiled for eight chips, the layers in a loop."""
+    """(spec, mesh, how, collectives) of a bfloat16 step compiled for eight chips, the layers in a
+    loop.
+    """
     (remat, times), topo = MESHES[text], "v5e:2x4"
     more = {
         "model.size": f"w{D}d4h64",
@@ -94,7 +100,9 @@ def test_a_step_sends_what_the_formula_says(text):
 
 @pytest.mark.parametrize("text", [t for t in ALL if "tensor=2" in str(t) or "tensor=4" in str(t)])
 def test_tensor_parallel_layers_are_never_gathered_whole(text):
-    """Of a layer's matrices a device gathers its heads' or hidden units' part over fsdp; over tensor only the residual stream moves."""
+    """Of a layer's matrices a device gathers its heads' or hidden units' part over fsdp; over
+    tensor only the residual stream moves.
+    """
     spec, mesh, how, found = program(text)
     model, t, f = spec.model, mesh.shape["tensor"], mesh.shape["fsdp"]
     layer = {
@@ -120,7 +128,9 @@ def test_tensor_parallel_layers_are_never_gathered_whole(text):
 
 
 def test_the_formula_by_hand():
-    """Width 256, 4 layers of 4 heads of 64 and 768 hidden units, 4096 words: 3,407,872 + 1,048,576 numbers; 16 x 512 tokens."""
+    """Width 256, 4 layers of 4 heads of 64 and 768 hidden units, 4096 words: 3,407,872 + 1,048,576
+    numbers; 16 x 512 tokens.
+    """
     (spec,) = load(
         f"{chinchilla.__file__.rpartition('/')[0]}/../base.py",
         [
@@ -142,9 +152,8 @@ def test_the_formula_by_hand():
     assert found == pytest.approx(
         {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 2 * 7 / 8 * 4 * (W + T + norms)}
     )
-    found = wire.expected(
-        spec, {**one, "fsdp": 8}, {"chunk": 1, "remat": "full"}
-    )  # two micro-batches
+    # two micro-batches
+    found = wire.expected(spec, {**one, "fsdp": 8}, {"chunk": 1, "remat": "full"})
     ring = 7 / 8
     want = {
         "all-gather": ring * 2 * 2 * (2 * W + T),
@@ -174,7 +183,9 @@ def table(root) -> tuple:
 
 @pytest.mark.parametrize("name", chinchilla.TOPOLOGIES)
 def test_the_table_of_shipped_programs_is_not_stale(name, root):
-    """Every program of the ladder is in it as it would be compiled today, and within 90 % of memory; if not, run the benchmark again."""
+    """Every program of the ladder is in it as it would be compiled today, and within 90 % of
+    memory; if not, run the benchmark again.
+    """
     module, held = table(root)
     loaded, machine = module.opened(name)
     planned = dict.fromkeys(
@@ -233,7 +244,9 @@ def test_a_small_ladder_compiles_for_every_generation(name, root, capsys):
     ],
 )
 def test_every_shipped_program_compiles(name, size, root, capsys):
-    """What the table says of it: the same program and kernels, memory within 5 % with the same libtpu, none above 90 %, bytes by the formula."""
+    """What the table says of it: the same program and kernels, memory within 5 % with the same
+    libtpu, none above 90 %, bytes by the formula.
+    """
     module, held = table(root)
     config, topo = (
         f"--config={root}/configs/ladders/chinchilla.py:{name}",

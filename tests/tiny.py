@@ -1,4 +1,6 @@
-"""A ladder small enough for a test: generated text in two domains, the smallest model, a few dozen steps."""
+"""A ladder small enough for a test: generated text in two domains, the smallest model, a few dozen
+steps.
+"""
 
 import random
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""`stepladder` in a process of its own that writes down what it puts on its devices: FOLDER, then the command's words.
+"""`stepladder` in a process of its own that writes down what it puts on its devices: FOLDER, then
+the command's words.
 
-UNREADABLE=step makes this process fail to read its part of that checkpoint; SLOW=seconds is added to every dispatch; OTHER=name gives that
-part of the installation another value.
+UNREADABLE=step makes this process fail to read its part of that checkpoint; SLOW=seconds is added
+to every dispatch; OTHER=name gives that part of the installation another value.
 """
 
 import os

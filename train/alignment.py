@@ -1,8 +1,10 @@
-"""Which recipe one step helps, and at which rate that stops: first and second order of the validation loss along every recipe's gradient.
+"""Which recipe one step helps, and at which rate that stops: first and second order of the
+validation loss along every recipe's gradient.
 
-A step of rate eta along recipe i's gradient g_i changes the validation loss by -eta a_i + eta^2 c_i / 2, with a_i = <g_val, g_i> and
-c_i = g_i^T H_val g_i (arXiv:2512.24503). The optimizer is Adam, whose first steps go along the sign of the gradient: `a_sign` and `c_sign`
-are the same along sign(g_i). Nothing is updated.
+A step of rate eta along recipe i's gradient g_i changes the validation loss by -eta a_i + eta^2 c_i
+/ 2, with a_i = <g_val, g_i> and c_i = g_i^T H_val g_i (arXiv:2512.24503). The optimizer is Adam,
+whose first steps go along the sign of the gradient: `a_sign` and `c_sign` are the same along
+sign(g_i). Nothing is updated.
 """
 
 import functools
@@ -21,10 +23,12 @@ from stepladder.train.program import Program
 
 
 def alignment(probe: Alignment, params: dict, store: Store, program: Program) -> dict:
-    """The body of a probe's file: a, c, a_sign, c_sign and grad_norm of every recipe, a and c by domain, the top eigenvalue of H_val.
+    """The body of a probe's file: a, c, a_sign, c_sign and grad_norm of every recipe, a and c by
+    domain, the top eigenvalue of H_val.
 
-    `params` are the run's after `probe.step` steps, on the program's mesh. Losses are in nats a token, so a and c are in nats a token and
-    unit of rate (squared). lambda_residual is |H v - lambda v|: an eigenvalue is within it of lambda_max.
+    `params` are the run's after `probe.step` steps, on the program's mesh. Losses are in nats a
+    token, so a and c are in nats a token and unit of rate (squared). lambda_residual is |H v -
+    lambda v|: an eigenvalue is within it of lambda_max.
     """
     spec, how = probe.run, _how(program)
     gradient = functools.partial(_gradient, spec.model, how)
@@ -97,7 +101,8 @@ def _how(program: Program) -> tuple:
     return tuple({**program.forward, "attention": "xla"}.items())
 
 
-# Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be hashable.
+# Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be
+# hashable.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient(
     model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array
@@ -138,7 +143,9 @@ def _iterate(
 def _chunks(
     program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float
 ) -> tuple[jax.Array, np.ndarray]:
-    """((C, B, T) windows on the mesh, (C, B) weights): as many at once as the layout handles, the last padded by windows of weight 0."""
+    """((C, B, T) windows on the mesh, (C, B) weights): as many at once as the layout handles, the
+    last padded by windows of weight 0.
+    """
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
     rows = devices * (layout.chunk(spec.model, each, spec.data.seq_len, program.backend) or each)

@@ -1,4 +1,7 @@
-"""Host values on devices, of one process or several. In a group each process hands its devices their parts; nothing is sent between hosts."""
+"""Host values on devices, of one process or several.
+
+In a group each process hands its devices their parts; nothing is sent between hosts.
+"""
 
 from typing import Any
 
@@ -8,9 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 
 def batch_rows(sharding: Sharding, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """int64 [n], ascending: which rows of the global `shape` along `axis` this process's devices hold.
+    """int64 [n], ascending: which rows of the global `shape` along `axis` this process's devices
+    hold.
 
-    Several processes may need the same rows (tensor parallelism), and they need not be contiguous (the order of the mesh).
+    Several processes may need the same rows (tensor parallelism), and they need not be contiguous
+    (the order of the mesh).
     """
     parts = {
         index[axis].indices(shape[axis])[:2]
@@ -22,7 +27,9 @@ def batch_rows(sharding: Sharding, shape: tuple[int, ...], axis: int) -> np.ndar
 def place_rows(
     local: np.ndarray, rows: np.ndarray, sharding: Sharding, shape: tuple[int, ...], axis: int
 ) -> jax.Array:
-    """The global array of `shape` whose rows `rows` along `axis` are `local`, on this process's devices."""
+    """The global array of `shape` whose rows `rows` along `axis` are `local`, on this process's
+    devices.
+    """
     if sharding.is_fully_addressable:
         return jax.device_put(local, sharding)
 
@@ -35,7 +42,9 @@ def place_rows(
 
 
 def place(tree: Any, sharding: Any) -> Any:
-    """Host values that every process holds whole, on devices; `sharding` is one for all leaves, or a tree of them."""
+    """Host values that every process holds whole, on devices; `sharding` is one for all leaves, or
+    a tree of them.
+    """
     shardings = _for_each(tree, sharding)
     if _one_process(shardings):
         return jax.device_put(tree, shardings)
@@ -43,7 +52,10 @@ def place(tree: Any, sharding: Any) -> Any:
 
 
 def move(tree: Any, sharding: Any) -> Any:
-    """Arrays of one mesh, on another. Between processes by way of each host's memory: for models small enough for packs."""
+    """Arrays of one mesh, on another.
+
+    Between processes by way of each host's memory: for models small enough for packs.
+    """
     shardings = _for_each(tree, sharding)
     if _one_process(shardings):
         return jax.device_put(tree, shardings)

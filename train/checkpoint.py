@@ -1,11 +1,14 @@
 """Orbax checkpoints of one run: permanent ones at planned steps, and one temporary one by time.
 
-A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint, tokenizer). Restoring always uses our own
-abstract tree and shardings, so another number of devices or hosts reads the same bytes. The processes of a group save together (each
-writes what its devices hold, and all methods are called by all of them); each restores by itself, then they compare what they could read.
+A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint,
+tokenizer). Restoring always uses our own abstract tree and shardings, so another number of devices
+or hosts reads the same bytes. The processes of a group save together (each writes what its devices
+hold, and all methods are called by all of them); each restores by itself, then they compare what
+they could read.
 
-At every moment at least one whole checkpoint is there, once there has been one: a save is written under another name and renamed when it
-is complete; a temporary checkpoint is deleted only after a newer one is complete, and is renamed out of the folder before its files go.
+At every moment at least one whole checkpoint is there, once there has been one: a save is written
+under another name and renamed when it is complete; a temporary checkpoint is deleted only after a
+newer one is complete, and is renamed out of the folder before its files go.
 """
 
 import errno
@@ -24,7 +27,8 @@ from stepladder.train import faults, hosts
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
 
 
-ASIDE = ".unreadable"  # added to the name of a folder of checkpoints: what lay in it and could not be read
+# added to the name of a folder of checkpoints: what lay in it and could not be read
+ASIDE = ".unreadable"
 DELETED = ".deleted"  # the same for what is being deleted
 
 
@@ -43,20 +47,19 @@ class Checkpoints:
         )
         if read_only and not self.path.is_dir():
             raise UserError(
-                f"checkpoint={self.path}: no such folder; run `stepladder status` to see which checkpoints exist"
+                f"checkpoint={self.path}: no such folder; run `stepladder status` to see which "
+                "checkpoints exist"
             )
         if not read_only:
             hosts.share(self._create)
-            self._guarded(
-                lambda: hosts.share(self._empty_deleted)
-            )  # a process was killed while it deleted
+            # a process was killed while it deleted
+            self._guarded(lambda: hosts.share(self._empty_deleted))
         together = {}
-        if (
-            hosts.count() > 1
-        ):  # barriers by jax's key-value store: the default ones are collectives, which wait for the steps under way
-            name = "-".join(
-                self.path.parts[-2:]
-            )  # run and folder: processes may see the WORKDIR under different paths
+        # barriers by jax's key-value store: the default ones are collectives, which wait for the
+        # steps under way
+        if hosts.count() > 1:
+            # run and folder: processes may see the WORKDIR under different paths
+            name = "-".join(self.path.parts[-2:])
             together = {
                 "active_processes": set(range(hosts.count())),
                 "barrier_sync_key_prefix": name,
@@ -69,7 +72,8 @@ class Checkpoints:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"workdir={self.path}: cannot create it ({error.strerror}); choose another --workdir"
+                f"workdir={self.path}: cannot create it ({error.strerror}); choose another "
+                "--workdir"
             ) from error
 
     def steps(self) -> list[int]:
@@ -77,11 +81,16 @@ class Checkpoints:
         return hosts.share(self._complete)
 
     def _complete(self) -> list[int]:
-        """A save gets its number for a name when all of it is written (orbax renames the folder)."""
+        """A save gets its number for a name when all of it is written (orbax renames the
+        folder).
+        """
         return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdigit())
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Start an asynchronous save. An earlier one is awaited first, and the temporary checkpoints that it replaced are deleted."""
+        """Start an asynchronous save.
+
+        An earlier one is awaited first, and the temporary checkpoints that it replaced are deleted.
+        """
         self.wait()
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
@@ -92,12 +101,17 @@ class Checkpoints:
         self.last_save = time.monotonic()
 
     def wait(self) -> None:
-        """Block until the save under way is complete, then delete what it replaced. Raises UserError when the disk is full."""
+        """Block until the save under way is complete, then delete what it replaced.
+
+        Raises UserError when the disk is full.
+        """
         self._guarded(self.manager.wait_until_finished)
         self._guarded(lambda: hosts.share(self._delete_replaced))
 
     def _delete_replaced(self) -> None:
-        """Every temporary checkpoint but the newest of all: renamed first, so that half of one is never taken for a checkpoint."""
+        """Every temporary checkpoint but the newest of all: renamed first, so that half of one is
+        never taken for a checkpoint.
+        """
         for old in self._complete()[:-1]:
             if old not in self.permanent:
                 self._deleted.mkdir(exist_ok=True)
@@ -114,23 +128,24 @@ class Checkpoints:
             shutil.rmtree(self._deleted)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict] | None:
-        """The state and meta at `step`, or at the latest readable step; None when there is no checkpoint.
+        """The state and meta at `step`, or at the latest readable step; None when there is no
+        checkpoint.
 
-        An unreadable latest checkpoint is reported and an older one tried. Raises UnreadableError when all are unreadable: the caller
-        decides what to go on from, and says so.
+        An unreadable latest checkpoint is reported and an older one tried. Raises UnreadableError
+        when all are unreadable: the caller decides what to go on from, and says so.
         """
         self.manager.reload()
         steps = self.steps() if step is None else [s for s in self.steps() if s == step]
         if step is not None and not steps:
             raise UserError(
-                f"step={step}: no checkpoint there in {self.path}; existing: {self.steps() or 'none'}"
+                f"step={step}: no checkpoint there in {self.path}; existing: "
+                f"{self.steps() or 'none'}"
             )
         failures = []
         for candidate in reversed(steps):
             restored, failure = self._tried(candidate, abstract)
-            failure = next(
-                filter(None, hosts.gather(failure)), ""
-            )  # what one process cannot read, none does
+            # what one process cannot read, none does
+            failure = next(filter(None, hosts.gather(failure)), "")
             if not failure:
                 return restored.state, restored.meta
             failures.append(failure)
@@ -144,11 +159,14 @@ class Checkpoints:
         return None
 
     def _tried(self, step: int, abstract: Any) -> tuple[Any, str]:
-        """(what is there, "") or (None, why not); with several processes after a second try, for a shared file system may lag."""
+        """(what is there, "") or (None, why not); with several processes after a second try, for a
+        shared file system may lag.
+        """
         for left in (1, 0) if hosts.count() > 1 else (0,):
             try:
                 return self._read(step, abstract), ""
-            except Exception as error:  # orbax and tensorstore raise many types for one cause: the files cannot be read
+            except Exception as error:
+                # orbax and tensorstore raise many types for one cause: the files cannot be read
                 failure = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
                 time.sleep(1.0 * left)
         return None, failure
@@ -165,7 +183,9 @@ class Checkpoints:
             return reader.restore(step, args=args)
 
     def set_aside_after(self, step: int) -> None:
-        """Move later checkpoints to the folder `aside` beside: what cannot be read now, a slow file system may yet show whole."""
+        """Move later checkpoints to the folder `aside` beside: what cannot be read now, a slow file
+        system may yet show whole.
+        """
 
         def move() -> None:
             for later in (s for s in self._complete() if s > step):
@@ -197,7 +217,8 @@ class Checkpoints:
                 or "RESOURCE_EXHAUSTED" in text
             ):
                 raise UserError(
-                    f"workdir={self.path}: disk full while saving a checkpoint; free space and repeat the command, it resumes"
+                    f"workdir={self.path}: disk full while saving a checkpoint; free space and "
+                    "repeat the command, it resumes"
                 ) from error
             if (
                 isinstance(error, PermissionError)
@@ -233,7 +254,9 @@ def _free_name(path: Path) -> Path:
 
 
 def _one_copy(value: Any) -> Any:
-    """A replicated array of one process as one device holds it: orbax would cut it into a part a device, with a dispatch each."""
+    """A replicated array of one process as one device holds it: orbax would cut it into a part a
+    device, with a dispatch each.
+    """
     whole = (
         isinstance(value, jax.Array) and value.is_fully_replicated and value.is_fully_addressable
     )

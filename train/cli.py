@@ -1,4 +1,7 @@
-"""The `stepladder` command: one sub-command a function, in one table. The only file of train/ that may import analysis, lazily."""
+"""The `stepladder` command: one sub-command a function, in one table.
+
+The only file of train/ that may import analysis, lazily.
+"""
 
 import argparse
 import json
@@ -15,7 +18,9 @@ CONFIG_HELP = "FILE[:ARG], e.g. configs/demo.py:cpu; override any knob with --co
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0 only when all that was asked for is done; 1 for what the user can mend; 143 when preempted after a save."""
+    """Exit status 0 only when all that was asked for is done; 1 for what the user can mend; 143
+    when preempted after a save.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     overrides = [
         a.removeprefix("--config.").partition("=") for a in argv if a.startswith("--config.")
@@ -39,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser of the whole command line; only `command` has its arguments, for some import what they list."""
+    """The parser of the whole command line; only `command` has its arguments, for some import what
+    they list.
+    """
     parser = argparse.ArgumentParser(
         prog="stepladder",
         description="Train small, decide big: ladders of language models and what they decide.",
@@ -87,7 +94,10 @@ def _plan_arguments(parser):
 
 
 def plan(args) -> int:
-    """Show what would run, at what cost; nothing runs. Example: stepladder plan --config=configs/demo.py:cpu"""
+    """Show what would run, at what cost; nothing runs.
+
+    Example: stepladder plan --config=configs/demo.py:cpu
+    """
     from stepladder.train import plan_command
 
     return plan_command.main(args)
@@ -110,12 +120,18 @@ def _run_arguments(parser):
         "--profile",
         default="",
         metavar="START:COUNT",
-        help="XProf trace of COUNT dispatches (of up to 10 steps) after START others (machine.profile)",
+        help=(
+            "XProf trace of COUNT dispatches (of up to 10 steps) after START others "
+            "(machine.profile)"
+        ),
     )
 
 
 def run(args) -> int:
-    """Run what is not done yet; safe to repeat. Example: stepladder run --config=configs/demo.py:cpu --workdir=W"""
+    """Run what is not done yet; safe to repeat.
+
+    Example: stepladder run --config=configs/demo.py:cpu --workdir=W
+    """
     given = [
         (f"machine.{name}", getattr(args, name))
         for name in ("pack", "profile")
@@ -125,7 +141,10 @@ def run(args) -> int:
 
 
 def _run(config: str, overrides: list[tuple[str, str]], workdir: Path, quiet: bool) -> int:
-    """Process 0 speaks for all of a job. Signals are listened to first of all: a process that dies unheard keeps the others waiting."""
+    """Process 0 speaks for all of a job.
+
+    Signals are listened to first of all: a process that dies unheard keeps the others waiting.
+    """
     from stepladder.train import hosts, preempt
 
     with preempt.Notice(meeting=hosts.has_layout(os.environ)).watching() as notice:
@@ -167,18 +186,22 @@ def _write_forecast(workdir: Path, spec) -> None:
     try:
         entry = write_forecast(workdir, spec.hash, spec.run_id, target)
         print(
-            f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, {entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}"
+            f"forecast for {spec.run_id}: {entry['prediction']:.4f} nats/token, "
+            f"{entry['level']:.0%} interval {entry['low']:.4f} to {entry['high']:.4f}"
         )
-    except (
-        UserError
-    ) as error:  # the target runs all the same: that its proxies support no forecast is a result
+    except UserError as error:
+        # the target runs all the same: that its proxies support no forecast is a result
         print(
-            f"no forecast for {spec.run_id}: {refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}"
+            f"no forecast for {spec.run_id}: "
+            f"{refuse_forecast(workdir, spec.hash, spec.run_id, str(error))['reason']}"
         )
 
 
 def probe(args) -> int:
-    """Measure a study's checkpoints and data: what its config's probes() asks for. Example: stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W"""
+    """Measure a study's checkpoints and data: what its config's probes() asks for.
+
+    Example: stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W
+    """
     from stepladder.train import machine
 
     loaded = load(args.config, args.overrides)
@@ -191,7 +214,8 @@ def probe(args) -> int:
         (lambda line: None) if args.quiet else (lambda line: print(line, flush=True)),
     )
     print(
-        f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} were there"
+        f"{len(loaded.probes)} probes: {len(written)} made, {len(loaded.probes) - len(written)} "
+        "were there"
     )
     return 0
 
@@ -201,7 +225,10 @@ def _status_arguments(parser):
 
 
 def status(args) -> int:
-    """One line a run: state, progress, checkpoints, reasons of failures. Example: stepladder status --workdir=W"""
+    """One line a run: state, progress, checkpoints, reasons of failures.
+
+    Example: stepladder status --workdir=W
+    """
     from stepladder.train.status import table
 
     print(table(args.workdir))
@@ -215,14 +242,20 @@ def _report_arguments(parser):
     parser.add_argument(
         "--table",
         type=Path,
-        help="with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of --workdir",
+        help=(
+            "with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of "
+            "--workdir"
+        ),
     )
     parser.add_argument(
         "--column",
         nargs="+",
         default=[],
         metavar="NAME=COLUMN",
-        help="columns of --table, e.g. loss='smooth loss', or one number for all rows, e.g. seq_len=2048",
+        help=(
+            "columns of --table, e.g. loss='smooth loss', or one number for all rows, e.g. "
+            "seq_len=2048"
+        ),
     )
     asked = "; ".join(f"{name}: {study.question}" for name, study in STUDIES.items())
     parser.add_argument(
@@ -236,7 +269,10 @@ def _report_arguments(parser):
 
 
 def report(args) -> int:
-    """Write report/index.html and results.json from the records. Example: stepladder report --workdir=W"""
+    """Write report/index.html and results.json from the records.
+
+    Example: stepladder report --workdir=W
+    """
     if args.study:
         return _study(
             args.study,
@@ -247,7 +283,8 @@ def report(args) -> int:
         )
     if args.table:
         raise UserError(
-            f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it with `stepladder fit`"
+            f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it "
+            "with `stepladder fit`"
         )
     if not args.workdir:
         raise UserError("workdir=None: nothing to report on; give --workdir=DIR")
@@ -277,13 +314,17 @@ def _study(
 
 
 def evaluate(args) -> int:
-    """Evaluate a checkpoint on the validation split of its domains. Example: stepladder eval W/runs/ID@120"""
+    """Evaluate a checkpoint on the validation split of its domains.
+
+    Example: stepladder eval W/runs/ID@120
+    """
     inspect = _inspect()
     opened = inspect.open_checkpoint(args.run, args.store)
     print(f"{opened.spec.run_id}@{opened.step}  ({opened.spec.eval_windows} windows a domain)")
     for row in inspect.evaluate(opened):
         print(
-            f"{row['domain']:24} loss {row['loss']:.6f} +- {row['loss_se']:.4f} nats/token   {row['bits_per_byte']:.4f} bits/byte"
+            f"{row['domain']:24} loss {row['loss']:.6f} +- {row['loss_se']:.4f} nats/token   "
+            f"{row['bits_per_byte']:.4f} bits/byte"
         )
     return 0
 
@@ -297,7 +338,10 @@ def _sample_arguments(parser):
 
 
 def sample(args) -> int:
-    """Continue a prompt from a checkpoint. Example: stepladder sample W/runs/ID@120 --prompt='import numpy'"""
+    """Continue a prompt from a checkpoint.
+
+    Example: stepladder sample W/runs/ID@120 --prompt='import numpy'
+    """
     inspect = _inspect()
     print(
         inspect.sample(
@@ -317,7 +361,10 @@ def _export_arguments(parser):
 
 
 def export(args) -> int:
-    """Write a checkpoint's weights as a plain .npz. Example: stepladder export W/runs/ID@120 --out=weights.npz"""
+    """Write a checkpoint's weights as a plain .npz.
+
+    Example: stepladder export W/runs/ID@120 --out=weights.npz
+    """
     inspect = _inspect()
     print(inspect.export(inspect.open_checkpoint(args.run, args.store), args.out))
     return 0
@@ -342,7 +389,10 @@ def _data_arguments(parser):
 
 
 def data(args) -> int:
-    """Prepare token stores from text. Example: stepladder data prepare --out=store --corpus=embedded"""
+    """Prepare token stores from text.
+
+    Example: stepladder data prepare --out=store --corpus=embedded
+    """
     from stepladder.train.data import command
 
     return command.main(args)
@@ -355,7 +405,10 @@ def _fit_arguments(parser):
 
 
 def fit(args) -> int:
-    """Fit a scaling law to any table of runs. Example: stepladder fit runs.csv --law=chinchilla --bootstrap=4000 --budget=1e21"""
+    """Fit a scaling law to any table of runs.
+
+    Example: stepladder fit runs.csv --law=chinchilla --bootstrap=4000 --budget=1e21
+    """
     from stepladder.analysis import command
 
     return command.fit(args)
@@ -368,7 +421,10 @@ def _predict_arguments(parser):
 
 
 def predict(args) -> int:
-    """Predict new runs, with intervals, from a fitted law. Example: stepladder predict runs.csv --law=chinchilla --at N=7e9,D=2e12"""
+    """Predict new runs, with intervals, from a fitted law.
+
+    Example: stepladder predict runs.csv --law=chinchilla --at N=7e9,D=2e12
+    """
     from stepladder.analysis import command
 
     return command.predict(args)
@@ -381,7 +437,10 @@ def _recommend_arguments(parser):
 
 
 def recommend(args) -> int:
-    """Which ladder to train for a target, a budget and a wanted error. Example: stepladder recommend --budget=1e19 --target=1e9,2e10 --error=4%"""
+    """Which ladder to train for a target, a budget and a wanted error.
+
+    Example: stepladder recommend --budget=1e19 --target=1e9,2e10 --error=4%
+    """
     from stepladder.analysis import recommend_command
 
     return recommend_command.main(args)
@@ -413,7 +472,11 @@ def _coordinates_arguments(parser):
 
 
 def coordinates(args) -> int:
-    """Coordinate check: do activations change alike at every width or depth in ten steps? Example: stepladder coordinates --config=configs/studies/parametrization.py:cpu --widths=64,128,256 --workdir=W"""
+    """Coordinate check: do activations change alike at every width or depth in ten steps?
+
+    Example: stepladder coordinates --config=configs/studies/parametrization.py:cpu
+    --widths=64,128,256 --workdir=W
+    """
     from stepladder.train import machine
 
     config, axis = load(args.config, args.overrides).config, "width" if args.widths else "depth"
@@ -448,7 +511,10 @@ def _demo_arguments(parser):
 
 
 def demo(args) -> int:
-    """The five-minute tour: corpus, proxies, forecast, target, report. Example: stepladder demo --workdir=demo"""
+    """The five-minute tour: corpus, proxies, forecast, target, report.
+
+    Example: stepladder demo --workdir=demo
+    """
     from stepladder.train import hosts
 
     code = _run(args.config, args.overrides, args.workdir, args.quiet)

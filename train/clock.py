@@ -1,4 +1,6 @@
-"""Where a run's wall time goes: seconds by phase, in a table that feeds the rows of kind `timing`."""
+"""Where a run's wall time goes: seconds by phase, in a table that feeds the rows of kind
+`timing`.
+"""
 
 import time
 from collections import defaultdict
@@ -11,7 +13,8 @@ WAIT = "wait"
 class Clock:
     """Seconds by phase since construction; phases do not nest. What no phase claims is `other`.
 
-    A name beside PHASES is a detail: WAIT, the part of `steps` in which the host waited for the device. It may nest and is in no sum.
+    A name beside PHASES is a detail: WAIT, the part of `steps` in which the host waited for the
+    device. It may nest and is in no sum.
     """
 
     def __init__(self):

@@ -1,4 +1,8 @@
-"""What every executable of a ladder costs on a machine, by compiling it: memory, FLOPs, collectives, kernels, time. Nothing runs."""
+"""What every executable of a ladder costs on a machine, by compiling it: memory, FLOPs,
+collectives, kernels, time.
+
+Nothing runs.
+"""
 
 import contextlib
 import dataclasses
@@ -22,7 +26,10 @@ from stepladder.train.roofline import Roofline
 
 @dataclass(frozen=True)
 class Compiled:
-    """The training step of one executable. FLOPs are of one step of all its members on all devices; bytes are of one device."""
+    """The training step of one executable.
+
+    FLOPs are of one step of all its members on all devices; bytes are of one device.
+    """
 
     spec: RunSpec  # one of its runs
     runs: int
@@ -60,7 +67,9 @@ class Compiled:
         return self.members * self.spec.tokens_per_step
 
     def to_json(self) -> dict:
-        """Plain types: the fields, the run's names in place of its spec, and what follows from them."""
+        """Plain types: the fields, the run's names in place of its spec, and what follows from
+        them.
+        """
         body = {k: v for k, v in dataclasses.asdict(self).items() if k != "spec"}
         spec = {
             "run_id": self.spec.run_id,
@@ -87,7 +96,8 @@ def compile_all(
     largest: bool = False,
     only: Collection[RunSpec] | None = None,
 ) -> Iterator[Compiled]:
-    """Every executable of the packs of a ladder, in their order; of those with a run in `only`, when given.
+    """Every executable of the packs of a ladder, in their order; of those with a run in `only`,
+    when given.
 
     largest: search the largest micro-batch that fits, by compiling more.
     """
@@ -107,7 +117,10 @@ def compile_all(
 
 
 def fingerprint(pack: Alone | Packed) -> str:
-    """Of what decides an executable: program, slice, members, mesh, layout. The model's own code and the compiler's version are not in it."""
+    """Of what decides an executable: program, slice, members, mesh, layout.
+
+    The model's own code and the compiler's version are not in it.
+    """
     how = {name: value for name, value in pack.how.items() if name != "mesh"}
     program = pack.program
     decided = (
@@ -198,7 +211,9 @@ def _read(result: Compiled, executable, used: list, machine: Machine) -> Compile
 
 
 def _largest(found: Compiled, machine: Machine, streams: int) -> int:
-    """The largest micro-batch that fits (sequences a device takes at a time), by bisection over the divisors of those it holds; 0: none."""
+    """The largest micro-batch that fits (sequences a device takes at a time), by bisection over the
+    divisors of those it holds; 0: none.
+    """
     sizes = [n for n in range(1, found.local_batch + 1) if found.local_batch % n == 0]
     known = {found.micro_batch: found.fits}
     low, high = -1, len(sizes)  # sizes[low] fits, sizes[high] does not
@@ -217,7 +232,9 @@ def _largest(found: Compiled, machine: Machine, streams: int) -> int:
 
 
 def row(found: Compiled) -> str:
-    """A headline (size and batch, runs, members at once, devices, bytes a device) and indented lines for the rest."""
+    """A headline (size and batch, runs, members at once, devices, bytes a device) and indented
+    lines for the rest.
+    """
     spec, share = found.spec, found.bytes / found.memory
     said = f"{share:.0%} of {found.memory / 2**30:.1f} GiB" + (
         "" if found.fits else ": DOES NOT FIT"
@@ -227,7 +244,10 @@ def row(found: Compiled) -> str:
         f"{name:28} {found.runs:5} runs, {found.members:4} at once on {found.devices:4} devices: "
         f"{found.bytes / 2**20:9,.1f} MiB a device, {said} (compiled in {found.seconds:.0f} s)",
         _mesh(found),
-        f"FLOPs a step: {found.counted:.3g} counted, {found.executed:.3g} executed ({found.executed / found.counted:.2f}x)",
+        (
+            f"FLOPs a step: {found.counted:.3g} counted, {found.executed:.3g} executed "
+            f"({found.executed / found.counted:.2f}x)"
+        ),
         _collectives(found),
         _attention(found),
         _time(found),
@@ -243,13 +263,22 @@ def _mesh(found: Compiled) -> str:
     )
     best = {None: "", 0: "; no micro-batch fits"}.get(found.largest)
     if best is None:
-        best = f"; the largest that fits: {found.largest} (machine.accumulation={found.local_batch // found.largest})"
-    return f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device, remat {found.remat}{best}"
+        best = (
+            f"; the largest that fits: {found.largest} "
+            f"(machine.accumulation={found.local_batch // found.largest})"
+        )
+    return (
+        f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device, "
+        f"remat {found.remat}{best}"
+    )
 
 
 def _collectives(found: Compiled) -> str:
     said = [
-        f"{c['count']} {c['kind']}{' between slices' if c['network'] == 'dcn' else ''} {c['bytes'] / 2**20:,.1f} MiB"
+        (
+            f"{c['count']} {c['kind']}{' between slices' if c['network'] == 'dcn' else ''} "
+            f"{c['bytes'] / 2**20:,.1f} MiB"
+        )
         for c in found.collectives
     ]
     sent = sum(c["bytes"] for c in found.collectives)
@@ -277,8 +306,9 @@ def _time(found: Compiled) -> str:
         f"{name} {_seconds(seconds)}" for name, seconds in line.terms.items() if seconds
     )
     return (
-        f"estimated step: {_seconds(fast)} overlapped to {_seconds(slow)} in turn ({terms}); {found.tokens / slow:,.0f} to "
-        f"{found.tokens / fast:,.0f} tokens/s, MFU {found.counted / slow / found.peak:.0%} to {found.counted / fast / found.peak:.0%}"
+        f"estimated step: {_seconds(fast)} overlapped to {_seconds(slow)} in turn ({terms}); "
+        f"{found.tokens / slow:,.0f} to {found.tokens / fast:,.0f} tokens/s, MFU "
+        f"{found.counted / slow / found.peak:.0%} to {found.counted / fast / found.peak:.0%}"
     )
 
 

@@ -1,6 +1,8 @@
-"""The coordinate check (arXiv:2203.03466, appendix D.1): how activations change in a few steps, as width or depth grows.
+"""The coordinate check (arXiv:2203.03466, appendix D.1): how activations change in a few steps, as
+width or depth grows.
 
-A probe: it needs the model, so it is run here and written to WORKDIR/studies/coordinates.json; analysis/coordinates.py reads it.
+A probe: it needs the model, so it is run here and written to WORKDIR/studies/coordinates.json;
+analysis/coordinates.py reads it.
 """
 
 import functools
@@ -29,10 +31,12 @@ STEPS = 10
 
 
 def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
-    """Rows {step, name, role, size, change, loss}: mean |activation| and mean |its change since step 0| after each of `batches`.
+    """Rows {step, name, role, size, change, loss}: mean |activation| and mean |its change since
+    step 0| after each of `batches`.
 
-    batches: tokens (B, L + 1), one a step, the learning rate of `spec` throughout (no warm-up: ten steps would not see its end). Activations
-    are those of the first batch. loss in nats a token, before the step's update (NaN at step 0, which has none).
+    batches: tokens (B, L + 1), one a step, the learning rate of `spec` throughout (no warm-up: ten
+    steps would not see its end). Activations are those of the first batch. loss in nats a token,
+    before the step's update (NaN at step 0, which has none).
     """
     model, optim, how = spec.model, spec.optimizer, {"layers": "scan"}
     hyper = traced(spec) | {
@@ -89,13 +93,16 @@ def specs(
     values: Sequence[int],
     seeds: int = 1,
 ) -> Iterator[RunSpec]:
-    """One spec for each parametrisation, value of `axis` (width or depth) and seed; the smallest value is the base unless the config has one.
+    """One spec for each parametrisation, value of `axis` (width or depth) and seed; the smallest
+    value is the base unless the config has one.
 
-    Raises UserError when the config has no learning rate (the rule's changes with size), or a width is no multiple of the head size.
+    Raises UserError when the config has no learning rate (the rule's changes with size), or a width
+    is no multiple of the head size.
     """
     if not config.optimizer.learning_rate:
         raise UserError(
-            "optimizer.learning_rate=0: a coordinate check holds the rate while the size grows; give one"
+            "optimizer.learning_rate=0: a coordinate check holds the rate while the size grows; "
+            "give one"
         )
     if len(set(values)) < 2:
         raise UserError(f"{axis}s={','.join(map(str, values))}: a slope needs at least two sizes")
@@ -131,7 +138,10 @@ def run(
     seeds: int = 1,
     show: bool = True,
 ) -> Path:
-    """Check every size and parametrisation on the config's text, and write the result. Raises UserError as `specs` does."""
+    """Check every size and parametrisation on the config's text, and write the result.
+
+    Raises UserError as `specs` does.
+    """
     planned = list(specs(config, parametrizations, axis, values, seeds))
     store = stores(
         [planned[0]],

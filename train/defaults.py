@@ -1,11 +1,16 @@
-"""What the config leaves open, by kind of device: when a state is cut, how a batch is taken, what is computed again. One table.
+"""What the config leaves open, by kind of device: when a state is cut, how a batch is taken, what
+is computed again.
 
-`machine.mesh`, `machine.accumulation` and `machine.remat` override it (train/mesh.py, train/micro.py).
+One table.
 
-micro_tokens: for ZeRO-3 a device sends 8 bytes a parameter and micro-batch over its links, of which half are busy at a time, and computes 6
-FLOPs a parameter and token at 80 % of its peak (train/devices.py, train/roofline.py). Computing takes as long from 8 / (links / 2) * 0.8 peak
-/ 6 tokens on: 2 100 on a v5e, 2 000 v4, 1 600 v5p, 4 900 v6e, 8 200 v7x, 4 700 H100, 2 200 A100; the table asks for the next power of two
-from 1.5 times that. None of it has been timed on such devices.
+`machine.mesh`, `machine.accumulation` and `machine.remat` override it (train/mesh.py,
+train/micro.py).
+
+micro_tokens: for ZeRO-3 a device sends 8 bytes a parameter and micro-batch over its links, of which
+half are busy at a time, and computes 6 FLOPs a parameter and token at 80 % of its peak
+(train/devices.py, train/roofline.py). Computing takes as long from 8 / (links / 2) * 0.8 peak / 6
+tokens on: 2 100 on a v5e, 2 000 v4, 1 600 v5p, 4 900 v6e, 8 200 v7x, 4 700 H100, 2 200 A100; the
+table asks for the next power of two from 1.5 times that. None of it has been timed on such devices.
 """
 
 import math
@@ -19,9 +24,13 @@ from stepladder.train.machine import Machine
 
 @dataclass(frozen=True)
 class Defaults:
-    """replicated: share of a device's memory that the state may take; above it the state is cut along as few sides of the wiring as do."""
+    """replicated: share of a device's memory that the state may take; above it the state is cut
+    along as few sides of the wiring as do.
+    """
 
-    micro_tokens: int  # a device handles at a time, at least, before more is computed again; 0: what fits its cache (model/layout.py)
+    # a device handles at a time, at least, before more is computed again; 0: what fits its cache
+    # (model/layout.py)
+    micro_tokens: int
     replicated: float = 0.25
     tensor: int = (
         8  # devices that share a layer unasked, where a batch cannot be cut further; at most

@@ -1,4 +1,6 @@
-"""What a device can do, by jax's device_kind: one table of data sheets that the plan, MFU and the memory check read."""
+"""What a device can do, by jax's device_kind: one table of data sheets that the plan, MFU and the
+memory check read.
+"""
 
 import functools
 import math
@@ -15,20 +17,28 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Chip:
-    """One chip (TPU) or card (GPU). Where jax shows a chip as several devices, each has its share (`of`)."""
+    """One chip (TPU) or card (GPU).
+
+    Where jax shows a chip as several devices, each has its share (`of`).
+    """
 
     flops: float  # dense bfloat16 FLOP/s
     memory: float  # bytes
     bandwidth: float  # bytes a second between memory and chip
-    links: float  # bytes a second to other chips of the slice or host (ICI, NVLink, PCIe): all links together, one way
-    network: float  # bytes a second to other hosts, one way, of a whole HOST (its network cards together)
+    # bytes a second to other chips of the slice or host (ICI, NVLink, PCIe): all links together,
+    # one way
+    links: float
+    # bytes a second to other hosts, one way, of a whole HOST (its network cards together)
+    network: float
 
 
 GIB = 2.0**30
-# TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; ICI is half of the two-way figure there, network the figure a chip times the
-# 4 chips of a host (v4's page has none: taken as v5p's). GPU: data sheets of A100 SXM 80 GB, L4, H100 SXM and H200 SXM at nvidia.com, the
-# dense bfloat16 figure (half of the one "with sparsity"); NVLink is half of the two-way figure, L4 has PCIe 4 x16; network is a DGX's or
-# a g2-standard-96's cards. By a part of device_kind, the longest that matches; "TPU v5" alone is how jax calls a v5p.
+# TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; ICI is half of the two-way figure
+# there, network the figure a chip times the 4 chips of a host (v4's page has none: taken as v5p's).
+# GPU: data sheets of A100 SXM 80 GB, L4, H100 SXM and H200 SXM at nvidia.com, the dense bfloat16
+# figure (half of the one "with sparsity"); NVLink is half of the two-way figure, L4 has PCIe 4 x16;
+# network is a DGX's or a g2-standard-96's cards. By a part of device_kind, the longest that
+# matches; "TPU v5" alone is how jax calls a v5p.
 CHIPS = {
     "TPU v4": Chip(275e12, 32 * GIB, 1200e9, 300e9, 25e9),
     "TPU v5 lite": Chip(197e12, 16 * GIB, 819e9, 200e9, 12.5e9),
@@ -51,14 +61,15 @@ CHIPS = {
 
 def chip(kind: str) -> Chip | None:
     """The data sheet of a device_kind; None for one that is not in the table."""
-    found = [
-        name for name in CHIPS if re.search(rf"\b{name}\b", kind)
-    ]  # an L40S is no L4, a GH200 no H200
+    # an L40S is no L4, a GH200 no H200
+    found = [name for name in CHIPS if re.search(rf"\b{name}\b", kind)]
     return CHIPS[max(found, key=len)] if found else None
 
 
 def device(devices: Iterable[jax.Device]) -> Chip | None:
-    """The data sheet of ONE of `devices`, which are alike and stand for whole chips: a v4 without megacore, or a v7x, is two a chip."""
+    """The data sheet of ONE of `devices`, which are alike and stand for whole chips: a v4 without
+    megacore, or a v7x, is two a chip.
+    """
     devices = tuple(devices)
     whole = chip(devices[0].device_kind)
     if whole is None or devices[0].platform != "tpu":
@@ -71,7 +82,10 @@ def device(devices: Iterable[jax.Device]) -> Chip | None:
 
 
 def peak_flops(devices: Iterable[jax.Device]) -> float:
-    """Peak FLOP/s of `devices` together, for MFU; 0 for an unknown kind. CPU devices share their host: what a float32 GEMM reaches now."""
+    """Peak FLOP/s of `devices` together, for MFU; 0 for an unknown kind.
+
+    CPU devices share their host: what a float32 GEMM reaches now.
+    """
     devices = tuple(devices)
     if devices[0].platform == "cpu":
         return gemm_rate() * len({d.process_index for d in devices})
@@ -80,7 +94,9 @@ def peak_flops(devices: Iterable[jax.Device]) -> float:
 
 
 def high_water(devices: Iterable[jax.Device]) -> int:
-    """The most bytes that one of this process's `devices` has held so far; on CPU, the most that the process had in memory."""
+    """The most bytes that one of this process's `devices` has held so far; on CPU, the most that
+    the process had in memory.
+    """
     stats = [d.memory_stats() for d in devices if d.process_index == jax.process_index()]
     if stats and all("peak_bytes_in_use" in (found or {}) for found in stats):
         return max(found["peak_bytes_in_use"] for found in stats)

@@ -24,7 +24,9 @@ class Evaluator:
 
     @classmethod
     def create(cls, spec: RunSpec, store: Store, program: Program) -> "Evaluator":
-        """Evenly spaced validation windows of every domain evaluated, the same for every run of a ladder."""
+        """Evenly spaced validation windows of every domain evaluated, the same for every run of a
+        ladder.
+        """
         weights = dict(spec.data.evaluated)
         windows = {
             d: evaluation_windows(store, d, spec.data.seq_len, spec.eval_windows) for d in weights

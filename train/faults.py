@@ -1,4 +1,6 @@
-"""Fault injection for the crash tests: STEPLADDER_FAULT="point:n" kills the process at the n-th pass of a named point."""
+"""Fault injection for the crash tests: STEPLADDER_FAULT="point:n" kills the process at the n-th
+pass of a named point.
+"""
 
 import os
 import signal

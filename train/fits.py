@@ -1,4 +1,6 @@
-"""Whether a training step fits a device's memory: what it needs, by XLA's buffer assignment, and what would make it fit."""
+"""Whether a training step fits a device's memory: what it needs, by XLA's buffer assignment, and
+what would make it fit.
+"""
 
 import contextlib
 import dataclasses
@@ -14,13 +16,16 @@ from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 from stepladder.train.packed import Alone, Packed
 
-# XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G) exceeds available HBM (15.75G)".
+# XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G)
+# exceeds available HBM (15.75G)".
 _NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])\b", re.S)
 _UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 
 def compiled(pack: Alone | Packed, machine: Machine) -> tuple[object | None, float, float]:
-    """(executable, bytes a device needs, bytes it has); no executable where the compiler itself refuses what does not fit."""
+    """(executable, bytes a device needs, bytes it has); no executable where the compiler itself
+    refuses what does not fit.
+    """
     return _measured(pack.compile, machine)
 
 
@@ -50,7 +55,10 @@ def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float
 
 
 def check(pack: Alone | Packed, machine: Machine) -> None:
-    """Compile `pack`; raise UserError, before the first step, when it does not fit its devices. On CPU nothing is refused."""
+    """Compile `pack`; raise UserError, before the first step, when it does not fit its devices.
+
+    On CPU nothing is refused.
+    """
     if machines.platform(machine) == "cpu":
         pack.compile()
         return
@@ -60,15 +68,19 @@ def check(pack: Alone | Packed, machine: Machine) -> None:
 
 
 def check_evaluation(compile: Callable, spec: RunSpec, machine: Machine) -> None:
-    """Compile an evaluation; raise UserError when it does not fit a device. On CPU nothing is refused."""
+    """Compile an evaluation; raise UserError when it does not fit a device.
+
+    On CPU nothing is refused.
+    """
     if machines.platform(machine) == "cpu":
         compile()
         return
     _, used, memory = _measured(compile, machine)
     if used > memory:
         raise UserError(
-            f"model.size={spec.model.size!r}: evaluation needs {used / 2**30:.2f} GiB of a device's {memory / 2**30:.2f} GiB; use a larger "
-            "machine.accumulation (it evaluates a micro-batch at a time) or machine.mesh=fsdp=N (the parameters cut into more pieces)"
+            f"model.size={spec.model.size!r}: evaluation needs {used / 2**30:.2f} GiB of a "
+            f"device's {memory / 2**30:.2f} GiB; use a larger machine.accumulation (it evaluates a "
+            "micro-batch at a time) or machine.mesh=fsdp=N (the parameters cut into more pieces)"
         )
 
 
@@ -76,16 +88,22 @@ def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
     """One line: the number and two ways out."""
     spec = pack.program.spec
     return (
-        f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x {spec.data.seq_len} needs {used / 2**30:.2f} GiB of a device's "
-        f"{memory / 2**30:.2f} GiB; use {' or '.join(fixes(pack, used / memory)[:2])}"
+        f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x "
+        f"{spec.data.seq_len} needs {used / 2**30:.2f} GiB of a device's {memory / 2**30:.2f} GiB; "
+        f"use {' or '.join(fixes(pack, used / memory)[:2])}"
     )
 
 
 def fixes(pack: Alone | Packed, over: float) -> list[str]:
-    """What would lower the memory of a step that needs `over` times what there is, the cheapest first; two at least."""
+    """What would lower the memory of a step that needs `over` times what there is, the cheapest
+    first; two at least.
+    """
     now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
     found = [
-        f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains {pack.members} runs at once)"
+        (
+            f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains "
+            f"{pack.members} runs at once)"
+        )
     ] * (pack.members > 1)
     more = [a for a in accumulations(pack) if a > now]
     enough = [a for a in more if a >= now * over]  # where activations take most of it
@@ -108,11 +126,16 @@ def _sharded(pack: Alone | Packed) -> list[str]:
 
 
 def accumulate(pack: Alone | Packed, times: int) -> str:
-    return f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} sequences)"
+    return (
+        f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} "
+        "sequences)"
+    )
 
 
 def accumulations(pack: Alone | Packed) -> list[int]:
-    """Values of machine.accumulation that keep the mesh: the divisors of the sequences a device holds."""
+    """Values of machine.accumulation that keep the mesh: the divisors of the sequences a device
+    holds.
+    """
     local = local_batch(pack)
     return [a for a in range(1, local + 1) if local % a == 0]
 

@@ -1,6 +1,8 @@
-"""FLOPs of the matrix products that a function executes, read from its jaxpr: recomputation and masked-out work show, as they cost time.
+"""FLOPs of the matrix products that a function executes, read from its jaxpr: recomputation and
+masked-out work show, as they cost time.
 
-configs/counting.py counts what the mathematics asks for; the quotient of the two is what rematerialisation and dense masks cost.
+configs/counting.py counts what the mathematics asks for; the quotient of the two is what
+rematerialisation and dense masks cost.
 """
 
 import math
@@ -10,8 +12,9 @@ from jax.extend import core
 
 
 def executed(jaxpr) -> float:
-    """FLOPs over all devices, two a multiply-add. A while loop of unknown length (the steps of a dispatch) counts once, a conditional its
-    dearest branch, a shard_map its local work times its devices, a Pallas kernel its own estimate or else its body in every grid cell.
+    """FLOPs over all devices, two a multiply-add. A while loop of unknown length (the steps of a
+    dispatch) counts once, a conditional its dearest branch, a shard_map its local work times its
+    devices, a Pallas kernel its own estimate or else its body in every grid cell.
     """
     return sum(
         _TABLE.get(eqn.primitive.name, _inner)(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns
@@ -52,13 +55,17 @@ def _pallas(eqn) -> float:
 
 
 def _splash(eqn) -> float:
-    """The part of the grid of a causal splash kernel that works: of n rows of blocks row i sees i + 1, and with a window at most w."""
+    """The part of the grid of a causal splash kernel that works: of n rows of blocks row i sees i +
+    1, and with a window at most w.
+    """
     w, n = sorted(eqn.invars[1].aval.shape[-2:])  # of the table that says what is in a block
     return 1 - (w - 1) / (2 * n)
 
 
 def _cudnn(products: int) -> Callable:
-    """cuDNN's flash attention: `products` of 2 L M K a head (it computes q k^T again in its backward pass), of what the mask leaves."""
+    """cuDNN's flash attention: `products` of 2 L M K a head (it computes q k^T again in its
+    backward pass), of what the mask leaves.
+    """
 
     def count(eqn) -> float:
         q, k = (v.aval.shape for v in eqn.invars[:2])

@@ -1,8 +1,10 @@
-"""A compiled program's text, read: what runs how often a step, which collectives move how many bytes, which kernels are called.
+"""A compiled program's text, read: what runs how often a step, which collectives move how many
+bytes, which kernels are called.
 
-XLA's own cost analysis counts a loop's body once. Here a loop counts as often as it turns: `known_trip_count` where the backend writes it
-(CPU, GPU), else its condition's comparison with a constant (TPU). A loop whose end is not constant is the loop over the steps of a
-dispatch: it counts once, so all numbers are of ONE step.
+XLA's own cost analysis counts a loop's body once. Here a loop counts as often as it turns:
+`known_trip_count` where the backend writes it (CPU, GPU), else its condition's comparison with a
+constant (TPU). A loop whose end is not constant is the loop over the steps of a dispatch: it counts
+once, so all numbers are of ONE step.
 """
 
 import functools
@@ -13,7 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Bytes that a device sends (and receives) over the wire for an operand of one byte in a group of g, by the bandwidth-optimal algorithms.
+# Bytes that a device sends (and receives) over the wire for an operand of one byte in a group of g,
+# by the bandwidth-optimal algorithms.
 WIRE = {
     "all-gather": lambda g: g - 1,
     "reduce-scatter": lambda g: (g - 1) / g,
@@ -22,29 +25,23 @@ WIRE = {
     "collective-permute": lambda g: 1,
     "collective-broadcast": lambda g: 1,
 }
-PALLAS = (
-    "tpu_custom_call",
-    "mosaic_gpu",
-    "mosaic_gpu_v2",
-    "__gpu$xla.gpu.triton",
-)  # targets of custom calls
+# targets of custom calls
+PALLAS = "tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton"
 ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # in the name of a kernel: it attends
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-_FLAT = (
-    "bitcast",
-    "bitcast-convert",
-    "copy",
-    "convert",
-    "reshape",
-)  # what a scalar passes through unchanged
+# what a scalar passes through unchanged
+_FLAT = "bitcast", "bitcast-convert", "copy", "convert", "reshape"
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of an instruction's result. near: in a memory beside the device's main one (VMEM, scalar memory), `S(n)` in its layout."""
+    """One array of an instruction's result.
+
+    near: in a memory beside the device's main one (VMEM, scalar memory), `S(n)` in its layout.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -52,9 +49,8 @@ class Array:
 
     @property
     def bytes(self) -> float:
-        bits = re.search(
-            r"\d+", self.dtype
-        )  # f32, bf16, f8e4m3fn, s4; pred is a byte; a token has none
+        # f32, bf16, f8e4m3fn, s4; pred is a byte; a token has none
+        bits = re.search(r"\d+", self.dtype)
         return math.prod(self.shape) * (int(bits[0]) / 8 if bits else 1.0 * (self.dtype == "pred"))
 
 
@@ -102,7 +98,11 @@ class Module:
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective. bytes: what a device sends over the wire each time (`WIRE`); groups: partitions that talk, () over slices."""
+    """One collective.
+
+    bytes: what a device sends over the wire each time (`WIRE`); groups: partitions that talk, ()
+    over slices.
+    """
 
     kind: str
     bytes: float
@@ -147,7 +147,10 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
-    """Add `times` to a computation and to what it calls. loops: the (computation, while) around it, outermost first."""
+    """Add `times` to a computation and to what it calls.
+
+    loops: the (computation, while) around it, outermost first.
+    """
     module.times[name] += times
     here = module.computations[name]
     for instruction in here.instructions.values():
@@ -163,9 +166,8 @@ def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
             _visit(module, instruction.called("calls"), times, loops)
         elif instruction.opcode == "call":
             _visit(module, instruction.called("to_apply"), times, loops)
-        elif (
-            instruction.opcode == "conditional"
-        ):  # every branch: our programs have no collective in one
+        elif instruction.opcode == "conditional":
+            # every branch: our programs have no collective in one
             for branch in re.findall(
                 r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)[},]",
                 instruction.attributes + ",",
@@ -197,7 +199,9 @@ def _trips(module: Module, loop: Instruction, loops: tuple) -> int:
 
 
 def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | None:
-    """A scalar that does not change, or a loop's counter as it begins; None when it is no constant."""
+    """A scalar that does not change, or a loop's counter as it begins; None when it is no
+    constant.
+    """
     instruction = here.instructions[name] if isinstance(name, str) else name
     if instruction.opcode == "constant":
         return int(instruction.inside) if re.fullmatch(r"-?\d+", instruction.inside) else None
@@ -216,7 +220,9 @@ def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | No
 
 
 def collectives(module: Module) -> list[Collective]:
-    """Every collective of a step: synchronous, a -start of a pair, in a fusion, in TPU's fused forms, and between slices (DCN)."""
+    """Every collective of a step: synchronous, a -start of a pair, in a fusion, in TPU's fused
+    forms, and between slices (DCN).
+    """
     found = []
     for name, times in module.times.items():
         here = module.computations[name]
@@ -234,7 +240,8 @@ def _within(
     kind = instruction.opcode.removesuffix("-start")
     if kind not in WIRE:
         return None
-    # TPU writes an asynchronous collective once where it starts and again in every fusion that computes meanwhile.
+    # TPU writes an asynchronous collective once where it starts and again in every fusion that
+    # computes meanwhile.
     if (
         '"async_collective_fusion_config"' in instruction.attributes
         and "AsyncCollectiveStart" not in here.instructions[here.root].attributes
@@ -251,7 +258,9 @@ def _within(
 
 
 def _between_slices(here: Computation, instruction: Instruction, times: int) -> Collective | None:
-    """The TPU program hands what goes to other slices to its host: a send whose attributes name the collective."""
+    """The TPU program hands what goes to other slices to its host: a send whose attributes name the
+    collective.
+    """
     kind = (
         re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
         if instruction.opcode == "send"
@@ -288,7 +297,9 @@ def _collective(
 
 
 def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """The groups of a collective, from any of the forms XLA writes: {{0,1},{2,3}}, [2,2]<=[4], [2,4]<=[4,2]T(1,0), mesh['a'=2,'b'=2] {'b'}."""
+    """The groups of a collective, from any of the forms XLA writes: {{0,1},{2,3}}, [2,2]<=[4],
+    [2,4]<=[4,2]T(1,0), mesh['a'=2,'b'=2] {'b'}.
+    """
     if literal := re.search(r"replica_groups=\{\{(.*?)\}\}", attributes):
         return tuple(tuple(int(n) for n in group.split(",")) for group in literal[1].split("},{"))
     if iota := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", attributes):
@@ -304,7 +315,9 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
 
 
 def _along(ids: np.ndarray, axes: list[str], named: str) -> np.ndarray:
-    """Device ids of a mesh as (group, member), the members along the `named` axes: 'b', or a part of one, 'b':(2)4."""
+    """Device ids of a mesh as (group, member), the members along the `named` axes: 'b', or a part
+    of one, 'b':(2)4.
+    """
     split = defaultdict(list)
     for axis, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named):
         split[axis].append((int(before or 1), int(size or ids.shape[axes.index(axis)])))
@@ -332,7 +345,9 @@ def _rows(ids: np.ndarray) -> tuple[tuple[int, ...], ...]:
 
 
 def kernels(module: Module) -> Counter:
-    """Custom kernels and how often a step calls them: Pallas kernels by their names, else the call's target (`__cudnn$fmhaSoftmax`)."""
+    """Custom kernels and how often a step calls them: Pallas kernels by their names, else the
+    call's target (`__cudnn$fmhaSoftmax`).
+    """
     found: Counter = Counter()
     for name, times in module.times.items():
         for instruction in module.computations[name].instructions.values():

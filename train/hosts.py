@@ -1,7 +1,9 @@
-"""The processes of one job: who is who, by environment variables, and what they tell one another beside the devices.
+"""The processes of one job: who is who, by environment variables, and what they tell one another
+beside the devices.
 
-Process 0 decides and writes; `share` tells the others, by jax's key-value store: no device waits, and it works before there are any.
-One process without the variables has no group: jax would end it after a missed heartbeat, say a closed laptop or Ctrl-Z.
+Process 0 decides and writes; `share` tells the others, by jax's key-value store: no device waits,
+and it works before there are any. One process without the variables has no group: jax would end it
+after a missed heartbeat, say a closed laptop or Ctrl-Z.
 """
 
 import contextlib
@@ -41,7 +43,10 @@ class SharedError(UserError):
 
 @dataclass(frozen=True)
 class Layout:
-    """Process `process` of `processes`; process 0 listens at `coordinator`, host:port. `timeout` in seconds."""
+    """Process `process` of `processes`; process 0 listens at `coordinator`, host:port.
+
+    `timeout` in seconds.
+    """
 
     coordinator: str
     processes: int
@@ -50,14 +55,18 @@ class Layout:
 
 
 def layout(env: Mapping[str, str]) -> Layout | None:
-    """The layout that the STEPLADDER_ variables ask for; None without them. Raises UserError when they make no sense."""
+    """The layout that the STEPLADDER_ variables ask for; None without them.
+
+    Raises UserError when they make no sense.
+    """
     given = {name: env[name] for name in (COORDINATOR, PROCESSES, PROCESS) if env.get(name)}
     if not given:
         return None
     for name in (COORDINATOR, PROCESSES, PROCESS):
         if name not in given:
             raise UserError(
-                f"{name}: not set, but {', '.join(given)} is; set {COORDINATOR}=host:port, {PROCESSES}=N and, on each host, {PROCESS}=0..N-1"
+                f"{name}: not set, but {', '.join(given)} is; set {COORDINATOR}=host:port, "
+                f"{PROCESSES}=N and, on each host, {PROCESS}=0..N-1"
             )
     processes, process, timeout = (
         _number(name, text)
@@ -70,13 +79,16 @@ def layout(env: Mapping[str, str]) -> Layout | None:
     host, _, port = given[COORDINATOR].rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise UserError(
-            f"{COORDINATOR}={given[COORDINATOR]!r}: not host:port; e.g. 10.0.0.1:8476, a free port of process 0's host"
+            f"{COORDINATOR}={given[COORDINATOR]!r}: not host:port; e.g. 10.0.0.1:8476, a free port "
+            "of process 0's host"
         )
     return Layout(given[COORDINATOR], processes, process, timeout)
 
 
 def detected(env: Mapping[str, str]) -> bool:
-    """Whether jax finds the layout itself: told to, on several TPU slices, or (without our variables) on the several hosts of one."""
+    """Whether jax finds the layout itself: told to, on several TPU slices, or (without our
+    variables) on the several hosts of one.
+    """
     slices = any(name.startswith("MEGASCALE_") for name in env)
     hosts_of_slice = any(
         "," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
@@ -112,7 +124,8 @@ def first() -> bool:
 
 @contextlib.contextmanager
 def job(env: Mapping[str, str] = os.environ, notice: Any = None) -> Iterator[None]:
-    """Join the group that the environment asks for, if any; an error here ends all processes, and a lost one ends this with status 143.
+    """Join the group that the environment asks for, if any; an error here ends all processes, and a
+    lost one ends this with status 143.
 
     `notice` (train/preempt.py) hears of a SIGTERM to any process of the group.
     """
@@ -134,7 +147,8 @@ def job(env: Mapping[str, str] = os.environ, notice: Any = None) -> Iterator[Non
             time.sleep(watching.LINGER)  # the watch may know better why the peer went
             end(
                 watching.LOST,
-                f"another process is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume",
+                f"another process is lost ({str(error).splitlines()[0][:120]}); repeat the command "
+                "to resume",
             )
         import traceback
 
@@ -151,15 +165,16 @@ def has_layout(env: Mapping[str, str]) -> bool:
 def join(env: Mapping[str, str], notice: Any = None) -> None:
     """Connect to the other processes, before jax has a backend.
 
-    Raises UserError for a layout that cannot be; exits with 143 when they do not come, are lost or have been told to stop.
+    Raises UserError for a layout that cannot be; exits with 143 when they do not come, are lost or
+    have been told to stop.
     """
     asked = None if detected(env) else layout(env)
     if asked is None and not detected(env):
         return
     import jax
-    from jax._src import (
-        distributed,
-    )  # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
+
+    # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
+    from jax._src import distributed
 
     timeout = asked.timeout if asked else _number(TIMEOUT, env.get(TIMEOUT) or "120")
     options = {"heartbeat_timeout_seconds": HEARTBEAT, "initialization_timeout": timeout + 60}
@@ -171,7 +186,10 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
             "process_id": asked.process,
         }
         options |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
-    silent = f"the group did not form within {FORMING} s: a process was lost; repeat the command to resume"
+    silent = (
+        f"the group did not form within {FORMING} s: a process was lost; repeat the command to "
+        "resume"
+    )
     waiting = threading.Timer(
         FORMING if asked else timeout,
         watching.leave,
@@ -179,14 +197,14 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
     )
     waiting.daemon = True
     waiting.start()  # jax's own time-out aborts the process
-    jax.config.update(
-        "jax_enable_preemption_service", False
-    )  # it swallows SIGTERM where no step is under way; ours: train/preempt.py
+    # it swallows SIGTERM where no step is under way; ours: train/preempt.py
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**options)
     except ValueError as error:  # nothing to detect here
         raise UserError(
-            f"{PROCESSES}={env.get(PROCESSES)}: jax finds no other hosts ({error}); set {COORDINATOR}, {PROCESSES} and {PROCESS}"
+            f"{PROCESSES}={env.get(PROCESSES)}: jax finds no other hosts ({error}); set "
+            f"{COORDINATOR}, {PROCESSES} and {PROCESS}"
         ) from error
     finally:
         waiting.cancel()
@@ -201,7 +219,9 @@ def join(env: Mapping[str, str], notice: Any = None) -> None:
 
 
 def _meet(asked: Layout, notice: Any) -> None:
-    """Wait until all processes are there; leave when one does not come, is gone or has been told to stop."""
+    """Wait until all processes are there; leave when one does not come, is gone or has been told to
+    stop.
+    """
     try:
         verdict = rendezvous.meet(
             asked.coordinator,
@@ -214,7 +234,8 @@ def _meet(asked: Layout, notice: Any) -> None:
         why = os.strerror(error.errno) if error.errno else str(error)
         watching.leave(
             watching.LOST,
-            f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free port",
+            f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free "
+            "port",
         )
     if verdict is None:
         watching.leave(watching.LOST, _unanswered(asked, asked.timeout))
@@ -225,12 +246,15 @@ def _meet(asked: Layout, notice: Any) -> None:
 
 
 def confirm() -> None:
-    """Once jax has a backend: raise UserError when it sees hosts that this process has not joined, and would write the same records."""
+    """Once jax has a backend: raise UserError when it sees hosts that this process has not joined,
+    and would write the same records.
+    """
     import jax
 
     if jax.process_count() != count():
         raise UserError(
-            f"{PROCESSES}={os.environ.get(PROCESSES)!r}: this is one of {jax.process_count()} processes for jax; set {PROCESSES}=auto on every host"
+            f"{PROCESSES}={os.environ.get(PROCESSES)!r}: this is one of {jax.process_count()} "
+            f"processes for jax; set {PROCESSES}=auto on every host"
         )
 
 
@@ -250,9 +274,12 @@ def end(status: int, why: str) -> None:
 
 
 def share(action: Callable[[], Any], passing: bool = False) -> Any:
-    """What `action`, run on process 0 alone, returns (a JSON value) or raises (SharedError). All processes must call it in the same order.
+    """What `action`, run on process 0 alone, returns (a JSON value) or raises (SharedError).
 
-    `passing` values are forgotten when four later ones stand: for what is asked often, between steps that all take part in.
+    All processes must call it in the same order.
+
+    `passing` values are forgotten when four later ones stand: for what is asked often, between
+    steps that all take part in.
     """
     if count() == 1:
         return action()
@@ -298,15 +325,19 @@ def gather(text: str) -> list[str]:
 
 def _unanswered(asked: Layout | None, timeout: int) -> str:
     if asked is None:
-        return f"the other hosts did not answer within {timeout} s; start the same command on all of them, or raise {TIMEOUT}"
+        return (
+            f"the other hosts did not answer within {timeout} s; start the same command on all of "
+            f"them, or raise {TIMEOUT}"
+        )
     if asked.process == 0:
         return (
-            f"{PROCESSES}={asked.processes}: not all processes came to {COORDINATOR}={asked.coordinator} within {timeout} s; "
-            f"start the same command on every host, or raise {TIMEOUT}"
+            f"{PROCESSES}={asked.processes}: not all processes came to "
+            f"{COORDINATOR}={asked.coordinator} within {timeout} s; start the same command on "
+            f"every host, or raise {TIMEOUT}"
         )
     return (
-        f"{COORDINATOR}={asked.coordinator}: no answer within {timeout} s; start process 0 on that host, check that this one reaches "
-        f"the port, or raise {TIMEOUT}"
+        f"{COORDINATOR}={asked.coordinator}: no answer within {timeout} s; start process 0 on that "
+        f"host, check that this one reaches the port, or raise {TIMEOUT}"
     )
 
 

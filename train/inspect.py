@@ -1,4 +1,7 @@
-"""Look at one checkpoint: evaluate it, sample from it, take its weights. `RUN@STEP` names it; without @STEP, the last one."""
+"""Look at one checkpoint: evaluate it, sample from it, take its weights.
+
+`RUN@STEP` names it; without @STEP, the last one.
+"""
 
 import json
 import os
@@ -34,13 +37,17 @@ class Opened:
 
 
 def open_checkpoint(reference: str, store: str = "", machine: Machine | None = None) -> Opened:
-    """Restore `RUN@STEP`, where RUN is a record's folder (WORKDIR/runs/ID). `store` overrides WORKDIR/data. Raises UserError."""
+    """Restore `RUN@STEP`, where RUN is a record's folder (WORKDIR/runs/ID).
+
+    `store` overrides WORKDIR/data. Raises UserError.
+    """
     path, _, step = reference.partition("@")
     record = Path(path)
     body = read_json(record / schema.SPEC)
     if body is None:
         raise UserError(
-            f"run={path}: no {schema.SPEC} there; give WORKDIR/runs/ID, as `stepladder status` lists them"
+            f"run={path}: no {schema.SPEC} there; give WORKDIR/runs/ID, as `stepladder status` "
+            "lists them"
         )
     if step and not step.isdigit():
         raise UserError(f"run={reference}: {step!r} is no step; write RUN@120")
@@ -64,7 +71,8 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
     opened = Store.open(store or folder(kept, spec.data.corpus), tokenizer=meta["tokenizer"])
     if opened.fingerprint != meta["data_fingerprint"]:
         raise UserError(
-            f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on {meta['data_fingerprint']}; give its own store"
+            f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on "
+            f"{meta['data_fingerprint']}; give its own store"
         )
     return Opened(spec, meta["step"], state["params"], opened, record, compiled)
 
@@ -89,7 +97,9 @@ def sample(opened: Opened, prompt: str, tokens: int, temperature: float, seed: i
 
 
 def export(opened: Opened, out: Path) -> Path:
-    """Write weights and spec as one .npz of plain float32 arrays, keys joined by dots; readable with numpy alone."""
+    """Write weights and spec as one .npz of plain float32 arrays, keys joined by dots; readable
+    with numpy alone.
+    """
     out = Path(out).with_suffix(".npz")
     flat = {
         ".".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)

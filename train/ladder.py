@@ -1,4 +1,6 @@
-"""Run a ladder: every run that is not done yet, parents first, targets only after the forecast is written."""
+"""Run a ladder: every run that is not done yet, parents first, targets only after the forecast is
+written.
+"""
 
 import functools
 import json
@@ -24,15 +26,18 @@ BeforeTarget = Callable[[Path, RunSpec], None]  # writes the forecast
 
 
 def claim(workdir: Path, loaded: Loaded) -> None:
-    """Make `workdir` this ladder's, or refuse: a ladder may grow, but a workdir never changes ladders."""
+    """Make `workdir` this ladder's, or refuse: a ladder may grow, but a workdir never changes
+    ladders.
+    """
     ids = [spec.run_id for spec in loaded.specs]
     path = Path(workdir) / schema.LADDER
     held = read_json(path)
     orphans = [run for run in held["runs"] if run not in ids] if held else []
     if orphans:
         raise UserError(
-            f"workdir={workdir}: belongs to another ladder ({held['config']}, {len(orphans)} of its runs are not in this one, e.g. {orphans[0]}); "
-            "use another --workdir, or the config and overrides it was made with"
+            f"workdir={workdir}: belongs to another ladder ({held['config']}, {len(orphans)} of "
+            f"its runs are not in this one, e.g. {orphans[0]}); use another --workdir, or the "
+            "config and overrides it was made with"
         )
     if not held or held["runs"] != ids:
         write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
@@ -45,7 +50,9 @@ def run_ladder(
     quiet: bool = False,
     notice: Notice | None = None,
 ) -> dict[str, str]:
-    """Run what is not done; returns run id -> terminal state. Safe to repeat: finished runs cost nothing, nothing is rewritten.
+    """Run what is not done; returns run id -> terminal state.
+
+    Safe to repeat: finished runs cost nothing, nothing is rewritten.
 
     `notice`, once it has arrived, stops the runs at hand after a save (Preempted).
     """
@@ -59,10 +66,8 @@ def run_ladder(
         return states
     machines.start(machine)
     hosts.confirm()
-    from stepladder.train.pack import (
-        forecast_first,
-        plan,
-    )  # after `start`: importing these brings up jax's backend in places
+    # after `start`: importing these brings up jax's backend in places
+    from stepladder.train.pack import forecast_first, plan
     from stepladder.train.run import run_pack
 
     clock = Clock()
@@ -118,7 +123,10 @@ def _lost_parents(specs: list[RunSpec], states: dict[str, str], workdir: Path) -
 
 
 def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | None:
-    """Why a branch cannot start: its parent diverged or failed before the branch point. The other runs go on."""
+    """Why a branch cannot start: its parent diverged or failed before the branch point.
+
+    The other runs go on.
+    """
     if spec.parent is None or states[spec.parent.run_id] == schema.DONE:
         return None
     if (
@@ -136,7 +144,9 @@ def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | 
 
 @contextmanager
 def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[Callable]:
-    """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not a terminal."""
+    """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not
+    a terminal.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,

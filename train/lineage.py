@@ -1,4 +1,6 @@
-"""What a reader of the record needs beside the spec: parent, data, counts by the trainer, versions, machine."""
+"""What a reader of the record needs beside the spec: parent, data, counts by the trainer, versions,
+machine.
+"""
 
 import platform
 import time

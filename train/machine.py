@@ -1,4 +1,7 @@
-"""How to execute on this machine: devices, their memory, compilation cache. No part of a run's identity."""
+"""How to execute on this machine: devices, their memory, compilation cache.
+
+No part of a run's identity.
+"""
 
 import contextlib
 import functools
@@ -21,7 +24,10 @@ PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BEN
 
 @dataclass(frozen=True)
 class Machine:
-    """The `machine` section of a config. topology: a TPU slice to compile for that is not here; `plan` alone sets it."""
+    """The `machine` section of a config.
+
+    topology: a TPU slice to compile for that is not here; `plan` alone sets it.
+    """
 
     store: str = ""
     devices: int = 0
@@ -46,31 +52,36 @@ class Machine:
         for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
             if getattr(machine, field) not in known:
                 raise UserError(
-                    f"machine.{field}={getattr(machine, field)!r}: unknown; {nearest(getattr(machine, field), known)}"
+                    f"machine.{field}={getattr(machine, field)!r}: unknown; "
+                    f"{nearest(getattr(machine, field), known)}"
                 )
         if machine.pack_mode not in ("auto", "map", "vmap"):
             raise UserError(
-                f"machine.pack_mode={machine.pack_mode!r}: unknown; {nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}"
+                f"machine.pack_mode={machine.pack_mode!r}: unknown; "
+                f"{nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}"
             )
         if machine.pack not in ("auto", "off") and not (
             machine.pack.isdigit() and int(machine.pack) > 0
         ):
             raise UserError(
-                f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number of at least 1"
+                f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number "
+                "of at least 1"
             )
         profile.window(machine.profile)
         if machine.accumulation < 0:
             raise UserError(
-                f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a number of micro-batches"
+                f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a "
+                "number of micro-batches"
             )
         return machine
 
 
 def start(machine: Machine) -> None:
-    """Set up jax for this process, before its first use: CPU devices (one a core) and the persistent compilation cache."""
-    with contextlib.suppress(
-        RuntimeError
-    ):  # jax refuses once its backend is up: then the process keeps the devices it has
+    """Set up jax for this process, before its first use: CPU devices (one a core) and the
+    persistent compilation cache.
+    """
+    # jax refuses once its backend is up: then the process keeps the devices it has
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", machine.devices or os.cpu_count() or 1)
     if machine.compilation_cache != "off":
         folder = (
@@ -98,7 +109,10 @@ def platform(machine: Machine) -> str:
 
 
 def attention(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
-    """The implementation that trains `spec` here; `mapped`: under vmap. Raises UserError when the one the machine wants cannot."""
+    """The implementation that trains `spec` here; `mapped`: under vmap.
+
+    Raises UserError when the one the machine wants cannot.
+    """
     try:
         return layout.attention_for(
             spec.model, spec.data.seq_len, platform(machine), machine.attention, mapped=mapped

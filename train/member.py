@@ -1,4 +1,7 @@
-"""One run of a pack: its record, its checkpoints and where it stands. It sees its own steps, rows and divergence as it would alone."""
+"""One run of a pack: its record, its checkpoints and where it stands.
+
+It sees its own steps, rows and divergence as it would alone.
+"""
 
 import logging
 import math
@@ -28,7 +31,10 @@ from stepladder.train.record import Record, reopen
 
 @dataclass
 class Member:
-    """A run under way. `program` is the one it would have alone: it initialises, evaluates and saves."""
+    """A run under way.
+
+    `program` is the one it would have alone: it initialises, evaluates and saves.
+    """
 
     spec: RunSpec
     record: Record
@@ -85,9 +91,12 @@ class Member:
         return self.ended is not None or self.step >= self.spec.steps
 
     def start(self, workdir: Path, hyper: dict) -> dict:
-        """State to begin from: resume > branch > weights only > scratch. A named parent that is missing is an error.
+        """State to begin from: resume > branch > weights only > scratch.
 
-        When no checkpoint of a run can be read they are set aside, and it starts again as it did at first: its rows are made again.
+        A named parent that is missing is an error.
+
+        When no checkpoint of a run can be read they are set aside, and it starts again as it did at
+        first: its rows are made again.
         """
         state, self.step = self._state(workdir, hyper)
         self.committed, self.group = self.step, dispatch(self.spec, self.step)
@@ -130,7 +139,9 @@ class Member:
         )
 
     def observe(self, metrics: dict, now: bool) -> None:
-        """Fetch the dispatch before this one, and this one too when `now`; sets `ended` when the loss is not finite."""
+        """Fetch the dispatch before this one, and this one too when `now`; sets `ended` when the
+        loss is not finite.
+        """
         self.ended = self._fetch(self.pending) or (
             self._fetch((self.step, metrics)) if now else None
         )
@@ -142,9 +153,8 @@ class Member:
         """Add the evaluation's rows; sets `ended` when one is not finite."""
         decayed = schedule.decayed(self.spec.optimizer.schedule, self.step, asdict(self.spec.hyper))
         rows = self.evaluator(params)
-        if not all(
-            math.isfinite(row["loss"]) for row in rows
-        ):  # the last update broke what the last loss could not show yet
+        # the last update broke what the last loss could not show yet
+        if not all(math.isfinite(row["loss"]) for row in rows):
             self.ended = {
                 "step": self.step,
                 "reason": f"evaluation is not finite at step {self.step}",
@@ -155,7 +165,11 @@ class Member:
             self.record.add(schema.EVAL, self.step, **row, decayed=decayed)
 
     def add_timing(self, phases: dict[str, float], memory_bytes: int) -> None:
-        """Rows of kind timing, all of the time since the last save: the window's, and one for each phase. `phases` are seconds so far."""
+        """Rows of kind timing, all of the time since the last save: the window's, and one for each
+        phase.
+
+        `phases` are seconds so far.
+        """
         since = {
             phase: round(seconds - self.charged.get(phase, 0.0), 4)
             for phase, seconds in phases.items()
@@ -219,7 +233,8 @@ class Member:
         folder = Path(workdir) / schema.RUNS / spec.parent.run_id / schema.CHECKPOINTS
         if not hosts.share(folder.is_dir):
             raise UserError(
-                f"parent={spec.parent.run_id}: no record of it under {workdir}; run the parent first, a branch never starts from scratch"
+                f"parent={spec.parent.run_id}: no record of it under {workdir}; run the parent "
+                "first, a branch never starts from scratch"
             )
         parent = Checkpoints(folder, read_only=True)
         try:
@@ -251,7 +266,8 @@ class Member:
         )
         if hosts.first():
             logging.warning(
-                "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are made again",
+                "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are "
+                "made again",
                 error,
                 self.checkpoints.aside,
                 self.spec.run_id,
@@ -260,7 +276,9 @@ class Member:
             )
 
     def _fetch(self, pending: tuple[int, dict] | None) -> dict | None:
-        """Bring a step's metrics to the host: a train row when the window is full; the reason to stop when the loss is not finite."""
+        """Bring a step's metrics to the host: a train row when the window is full; the reason to
+        stop when the loss is not finite.
+        """
         if pending is None:
             return None
         step, metrics = pending
@@ -270,9 +288,8 @@ class Member:
         if step % self.spec.log_every == 0:
             values = {name: values[name] for name in schema.FIELDS[schema.TRAIN]}
             for name, value in values.items():
-                if not math.isfinite(
-                    value
-                ):  # the norm of a gradient overflows float32 before the loss does
+                # the norm of a gradient overflows float32 before the loss does
+                if not math.isfinite(value):
                     return {"step": step, "reason": f"{name} is {value} at step {step}"}
             self.record.add(schema.TRAIN, step, **values)
         return None
@@ -284,11 +301,14 @@ class Member:
 
 
 def check_data(spec: RunSpec, store: Store) -> None:
-    """Raise UserError when the store's vocabulary is another, or the run would see a domain too often."""
+    """Raise UserError when the store's vocabulary is another, or the run would see a domain too
+    often.
+    """
     if store.vocab_size != spec.model.vocab_size:
         raise UserError(
-            f"model.vocab_size={spec.model.vocab_size}: the token store has {store.vocab_size} (tokenizer {store.manifest['tokenizer']['name']}); "
-            "prepare the store with the config's data.tokenizer"
+            f"model.vocab_size={spec.model.vocab_size}: the token store has {store.vocab_size} "
+            f"(tokenizer {store.manifest['tokenizer']['name']}); prepare the store with the "
+            "config's data.tokenizer"
         )
     check_epochs(
         store,
@@ -300,7 +320,11 @@ def check_data(spec: RunSpec, store: Store) -> None:
 
 
 def timeline(spec: RunSpec) -> str:
-    """Equal for runs that read the same batches in the same dispatches: in a pack they share one copy. Sortable."""
+    """Equal for runs that read the same batches in the same dispatches: in a pack they share one
+    copy.
+
+    Sortable.
+    """
     data = (
         spec.data.corpus,
         spec.data.weights,
@@ -314,9 +338,11 @@ def timeline(spec: RunSpec) -> str:
 
 
 def dispatch(spec: RunSpec, step: int) -> int:
-    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of `dispatched`, whichever comes first.
+    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of
+    `dispatched`, whichever comes first.
 
-    It depends on the step alone, so a resumed run, or one in a pack, groups its steps and sees a divergence as the unbroken one does.
+    It depends on the step alone, so a resumed run, or one in a pack, groups its steps and sees a
+    divergence as the unbroken one does.
     """
     ends = [step - step % every + every for every in (dispatched(spec), spec.log_every)]
     ends += [s for s in (*spec.eval_steps, *spec.checkpoint_steps, spec.steps) if s > step]
@@ -326,7 +352,9 @@ def dispatch(spec: RunSpec, step: int) -> int:
 def _parent_to_be_made_again(
     folder: Path, parent: ParentSpec, unreadable: UnreadableError
 ) -> UserError:
-    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run, which the next command trains to its end."""
+    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run,
+    which the next command trains to its end.
+    """
     checkpoints = Checkpoints(folder)
     checkpoints.set_aside_after(parent.step - 1)
     left = checkpoints.steps()
@@ -342,5 +370,6 @@ def _parent_to_be_made_again(
 def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:
     if meta["data_fingerprint"] != store.fingerprint:
         raise UserError(
-            f"data.fingerprint={store.fingerprint}: the checkpoint of {run_id} was made on {meta['data_fingerprint']}; restore that token store"
+            f"data.fingerprint={store.fingerprint}: the checkpoint of {run_id} was made on "
+            f"{meta['data_fingerprint']}; restore that token store"
         )

@@ -1,7 +1,8 @@
-"""The mesh of a program on a machine: how many devices along each axis of model/parallel.py, and which.
+"""The mesh of a program on a machine: how many devices along each axis of model/parallel.py, and
+which.
 
-The global batch never depends on it. Devices that cannot share a batch are left out, or, since every host must take part, repeat the work
-of others along the axis `run`; the plan says so.
+The global batch never depends on it. Devices that cannot share a batch are left out, or, since
+every host must take part, repeat the work of others along the axis `run`; the plan says so.
 """
 
 import dataclasses
@@ -46,25 +47,32 @@ class Sizes:
 
 
 def asked(text: str) -> dict[str, int]:
-    """Sizes by axis of a `machine.mesh` like "fsdp=4,tensor=2"; "auto" is none. Raises UserError for anything else."""
+    """Sizes by axis of a `machine.mesh` like "fsdp=4,tensor=2"; "auto" is none.
+
+    Raises UserError for anything else.
+    """
     found = {}
     for part in text.split(",") if text != "auto" else ():
         match = re.fullmatch(rf"\s*({'|'.join(AXES)})\s*=\s*([1-9]\d*)\s*", part)
         if not match or match[1] in found:
             raise UserError(
-                f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(AXES)} like 'fsdp=4,tensor=2'"
+                f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(AXES)} like "
+                "'fsdp=4,tensor=2'"
             )
         found[match[1]] = int(match[2])
     return found
 
 
 def alone(machine: Machine, spec: RunSpec) -> Mesh:
-    """The mesh of one run by itself. Raises UserError when the mesh asked for fits neither the devices nor the run."""
+    """The mesh of one run by itself.
+
+    Raises UserError when the mesh asked for fits neither the devices nor the run.
+    """
     found, given = machines.devices(machine), asked(machine.mesh)
     sizes = _given(machine, given, found) if given else _chosen(machine, spec, found)
-    if (
-        "run" in given
-    ):  # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be divided
+    # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be
+    # divided
+    if "run" in given:
         rows = sizes.run * sizes.data
         data = _most(rows, spec.batch_size // _micro(machine), sizes.fsdp, divisor=True)
         sizes = dataclasses.replace(sizes, run=rows // data, data=data)
@@ -75,13 +83,16 @@ def alone(machine: Machine, spec: RunSpec) -> Mesh:
 
 
 def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
-    """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap` only: `map` runs a member on one device)."""
+    """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap`
+    only: `map` runs a member on one device).
+    """
     found, given = machines.devices(machine), asked(machine.mesh)
     if "run" in given:
         sizes = _given(machine, given, found)
         if members % sizes.run:
             raise UserError(
-                f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} runs of a pack; use a divisor"
+                f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} "
+                "runs of a pack; use a divisor"
             )
     else:
         groups = _groups(given, found)
@@ -93,19 +104,23 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
         sizes = Sizes(runs, data, fsdp, given.get("tensor", 1))
     if mode == "map" and sizes.rows * sizes.tensor > 1:
         raise UserError(
-            f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use machine.pack_mode=vmap"
+            f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use "
+            "machine.pack_mode=vmap"
         )
     check(machine, spec, sizes)
     if _hosts(found) > 1 and math.prod(sizes.shape) < len(found):
         raise UserError(
-            f"run.batch_size={spec.batch_size}: a pack of {members} keeps {math.prod(sizes.shape)} of {len(found)} devices busy, and every host must "
-            "take part; use a batch with more factors of two, or machine.pack=off"
+            f"run.batch_size={spec.batch_size}: a pack of {members} keeps {math.prod(sizes.shape)} "
+            f"of {len(found)} devices busy, and every host must take part; use a batch with more "
+            "factors of two, or machine.pack=off"
         )
     return make(sizes, found)
 
 
 def pack_size(machine: Machine, members: int, batch_size: int) -> int:
-    """`members` with padding, so that no device is left out: a multiple of their number, or a divisor whose rest can share a batch."""
+    """`members` with padding, so that no device is left out: a multiple of their number, or a
+    divisor whose rest can share a batch.
+    """
     given, found = asked(machine.mesh), machines.devices(machine)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
@@ -113,9 +128,8 @@ def pack_size(machine: Machine, members: int, batch_size: int) -> int:
     if members > count:
         return -(-members // count) * count
 
-    def busy(
-        rest: int,
-    ) -> bool:  # whether the devices of a member can all take part, where they must
+    # whether the devices of a member can all take part, where they must
+    def busy(rest: int) -> bool:
         shared = (
             machines.pack_mode(machine) == "vmap"
             and "data" not in given
@@ -144,7 +158,8 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
             else ""
         )
         raise UserError(
-            f"run.batch_size={spec.batch_size}: not divisible by {said}; use machine.mesh=auto, or a batch of {-(-spec.batch_size // parts) * parts}"
+            f"run.batch_size={spec.batch_size}: not divisible by {said}; use machine.mesh=auto, or "
+            f"a batch of {-(-spec.batch_size // parts) * parts}"
         )
     whole = {
         f"{model.n_kv_heads} key/value heads": (model.n_kv_heads, "tensor"),
@@ -161,7 +176,9 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
 
 
 def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
-    """`found` in the order of their wiring, row by row: neighbours share the innermost axis, and slices meet along the outermost."""
+    """`found` in the order of their wiring, row by row: neighbours share the innermost axis, and
+    slices meet along the outermost.
+    """
     count, ordered = math.prod(sizes.shape), found
     if hasattr(found[0], "coords"):
         ordered = sorted(
@@ -180,29 +197,32 @@ def _given(machine: Machine, given: dict[str, int], found: list[jax.Device]) -> 
     rest = 1 if "data" in given else count // product
     if product * rest != count:
         raise UserError(
-            f"machine.mesh={machine.mesh!r}: {product} devices, and there are {count}; change a size, or set machine.devices={product}"
+            f"machine.mesh={machine.mesh!r}: {product} devices, and there are {count}; change a "
+            f"size, or set machine.devices={product}"
         )
     sizes = Sizes(**{"data": rest, **given})
     wired = count // len({getattr(device, "slice_index", 0) or 0 for device in found})
     if wired % (sizes.fsdp * sizes.tensor):
         raise UserError(
-            f"machine.mesh={machine.mesh!r}: fsdp x tensor = {sizes.fsdp * sizes.tensor} does not lie within a slice of {wired} devices, and "
-            f"slices meet along data only; use divisors of {wired}"
+            f"machine.mesh={machine.mesh!r}: fsdp x tensor = {sizes.fsdp * sizes.tensor} does not "
+            f"lie within a slice of {wired} devices, and slices meet along data only; use divisors "
+            f"of {wired}"
         )
     return sizes
 
 
 def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
-    """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is large; tensor takes what a batch leaves idle."""
+    """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is
+    large; tensor takes what a batch leaves idle.
+    """
     chosen, count = defaults.of(machine), len(found)
     rows = _most(count, spec.batch_size // _micro(machine), divisor=_hosts(found) > 1)
     tensor = _tensor(spec, min(chosen.tensor, count // rows))
     limit = chosen.replicated * machines.memory(machine)
     if memory.state(spec, tensor) <= limit:
         return Sizes(data=rows, tensor=tensor)
-    reach = itertools.accumulate(
-        reversed(_sides(found)), operator.mul
-    )  # of ever more sides of the wiring; else any number of devices
+    # of ever more sides of the wiring; else any number of devices
+    reach = itertools.accumulate(reversed(_sides(found)), operator.mul)
     cuts = lambda sizes: [
         k
         for k in sizes
@@ -215,7 +235,9 @@ def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
 
 
 def _tensor(spec: RunSpec, idle: int) -> int:
-    """Of `idle` devices beside each that has a part of the batch, those that can share its layers with it."""
+    """Of `idle` devices beside each that has a part of the batch, those that can share its layers
+    with it.
+    """
     model = spec.model
     numbers = (model.n_kv_heads, model.d_ff, spec.data.seq_len, model.d_model)
     fits = lambda k: all(n % k == 0 for n in numbers) and model.d_ff // k >= WIDE  # noqa: E731
@@ -223,7 +245,10 @@ def _tensor(spec: RunSpec, idle: int) -> int:
 
 
 def _most(count: int, batch: int, times: int = 1, *, divisor: bool) -> int:
-    """The largest number up to `count` by which, times `times`, a batch can be divided. divisor: of `count`, where none may be left out."""
+    """The largest number up to `count` by which, times `times`, a batch can be divided.
+
+    divisor: of `count`, where none may be left out.
+    """
     return max(
         (
             k
@@ -243,7 +268,9 @@ def _micro(machine: Machine) -> int:
 
 
 def _sides(found: list[jax.Device]) -> tuple[int, ...]:
-    """How the devices that are wired together lie: the sides of a TPU slice, or hosts by devices of a host; slices are not wired."""
+    """How the devices that are wired together lie: the sides of a TPU slice, or hosts by devices of
+    a host; slices are not wired.
+    """
     if not hasattr(found[0], "coords"):
         return _hosts(found), len(found) // _hosts(found)
     places = np.array([(*device.coords, device.core_on_chip) for device in found])

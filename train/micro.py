@@ -1,4 +1,8 @@
-"""How a device takes its share of a batch: sequences at a time, and what the backward pass computes again. Chosen to fit its memory."""
+"""How a device takes its share of a batch: sequences at a time, and what the backward pass computes
+again.
+
+Chosen to fit its memory.
+"""
 
 from typing import Any
 
@@ -14,10 +18,12 @@ from stepladder.train.machine import Machine
 def batches(
     spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members: int = 1
 ) -> dict[str, Any]:
-    """{chunk, remat} of `loss_and_gradient` on `mesh`: sequences a device handles at a time (0: all it has) and a key of layers.REMAT.
+    """{chunk, remat} of `loss_and_gradient` on `mesh`: sequences a device handles at a time (0: all
+    it has) and a key of layers.REMAT.
 
-    What the machine does not fix is chosen: on a CPU what fits its cache; on an accelerator the least recomputation with which the `wanted`
-    sequences fit, and the largest micro-batch with that. members: of a pack, that a device trains at once.
+    What the machine does not fix is chosen: on a CPU what fits its cache; on an accelerator the
+    least recomputation with which the `wanted` sequences fit, and the largest micro-batch with
+    that. members: of a pack, that a device trains at once.
     """
     local, chosen = (
         spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]),
@@ -45,7 +51,9 @@ def batches(
 
 
 def wanted(spec: RunSpec, machine: Machine, local: int) -> int:
-    """Sequences a device should handle at a time, at least, of the `local` ones it has: a divisor of them with `Defaults.micro_tokens`."""
+    """Sequences a device should handle at a time, at least, of the `local` ones it has: a divisor
+    of them with `Defaults.micro_tokens`.
+    """
     tokens = defaults.of(machine).micro_tokens
     return next(
         k

@@ -1,7 +1,8 @@
 """Optimizers as Optax chains built from traced hypers, in one table.
 
-The chain is made inside the jitted step, so every hyperparameter is a value, and a sweep compiles once. What a parametrisation multiplies
-by tensor role (model/parametrization.py) is static, and a multiplier of 1 adds nothing to the program.
+The chain is made inside the jitted step, so every hyperparameter is a value, and a sweep compiles
+once. What a parametrisation multiplies by tensor role (model/parametrization.py) is static, and a
+multiplier of 1 adds nothing to the program.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,9 @@ def _decay(params):
 def by_role(
     model: Shape | None, multiplier: Callable[[str], float]
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Multiply each update by its role's `multiplier`: one transformation, or none when all are 1 (and for `model` None)."""
+    """Multiply each update by its role's `multiplier`: one transformation, or none when all are 1
+    (and for `model` None).
+    """
     if model is None or all(multiplier(role) == 1 for role in set(parametrization.ROLES.values())):
         return ()
 
@@ -39,10 +42,12 @@ def by_role(
 def adamw(
     hyper: dict, factor, mode: str, model: Shape | None = None
 ) -> optax.GradientTransformation:
-    """AdamW (arXiv:1711.05101) at rate `factor` * peak, times what the parametrisation of `model` gives each tensor (None: 1).
+    """AdamW (arXiv:1711.05101) at rate `factor` * peak, times what the parametrisation of `model`
+    gives each tensor (None: 1).
 
-    `mode` "coupled": decay factor * rate * weight_decay a step, as Optax and PyTorch do; "independent": factor * weight_decay a step,
-    whatever the rate, which keeps the optimum rate apart from the decay (arXiv:2309.14322).
+    `mode` "coupled": decay factor * rate * weight_decay a step, as Optax and PyTorch do;
+    "independent": factor * weight_decay a step, whatever the rate, which keeps the optimum rate
+    apart from the decay (arXiv:2309.14322).
     """
     rate = factor * hyper["learning_rate"]
     decay = {"coupled": rate, "independent": factor}[mode] * hyper["weight_decay"]
@@ -54,7 +59,8 @@ def adamw(
 
     return optax.chain(
         optax.clip_by_global_norm(hyper["clip_norm"]),
-        # Adam with epsilon e k on gradients g is Adam with e on g / k, which also keeps its second moments away from underflow.
+        # Adam with epsilon e k on gradients g is Adam with e on g / k, which also keeps its second
+        # moments away from underflow.
         *by_role(model, lambda role: 1 / multiplier("epsilon")(role)),
         optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["epsilon"]),
         *by_role(model, multiplier("learning_rate")),

@@ -1,6 +1,8 @@
-"""Which runs train together: equal programs at one depth of the ladder, as many as memory allows, where that is estimated to be faster.
+"""Which runs train together: equal programs at one depth of the ladder, as many as memory allows,
+where that is estimated to be faster.
 
-The plan depends on the whole ladder and the machine, never on what is done already, so a resumed ladder executes as the unbroken one.
+The plan depends on the whole ladder and the machine, never on what is done already, so a resumed
+ladder executes as the unbroken one.
 """
 
 import bisect
@@ -19,20 +21,25 @@ from stepladder.train.machine import Machine
 from stepladder.train.member import timeline
 from stepladder.train.plan import ACHIEVED
 
-# Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it saves one dispatch in ten steps), and
-# a crash loses less with fewer. `vmap` stops where a step's FLOPs keep every accelerator busy: 4e12 on each are about 10 ms at 40 % of an H100.
+# Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it
+# saves one dispatch in ten steps), and a crash loses less with fewer. `vmap` stops where a step's
+# FLOPs keep every accelerator busy: 4e12 on each are about 10 ms at 40 % of an H100.
 MAP_MEMBERS = 8
 BUSY_FLOPS = 4e12
-# Values alive a parameter in `map`: the state (3), gradient, update and the old state that XLA could not overwrite.
+# Values alive a parameter in `map`: the state (3), gradient, update and the old state that XLA
+# could not overwrite.
 LIVE = 8
-# `map` against one run after another, data-parallel, when all devices have as much to do: 1.12 (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores;
-# and what one executable more costs, for a program whose groups do not all train the same way.
+# `map` against one run after another, data-parallel, when all devices have as much to do: 1.12
+# (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores; and what one executable more costs, for a program
+# whose groups do not all train the same way.
 MAP_GAIN, COMPILE_SECONDS = 1.15, 3.0
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs that train together; `members` and `streams` size the executable, the same for all packs of a rung."""
+    """Runs that train together; `members` and `streams` size the executable, the same for all packs
+    of a rung.
+    """
 
     specs: tuple[RunSpec, ...]
     members: int  # 1: alone, data-parallel over all devices
@@ -40,7 +47,9 @@ class Pack:
 
 
 def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
-    """Packs in the order in which they run: parents before branches; a target that is forecast waits for all runs before it."""
+    """Packs in the order in which they run: parents before branches; a target that is forecast
+    waits for all runs before it.
+    """
     depth: dict[str, int] = {}
     groups: dict[tuple, list[RunSpec]] = {}  # (segment, program, depth) -> runs
     segment = 0
@@ -66,7 +75,9 @@ def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
 
 
 def forecast_first(spec: RunSpec) -> bool:
-    """Whether a forecast is written before the run's first step: it is the target of a ladder that extrapolates."""
+    """Whether a forecast is written before the run's first step: it is the target of a ladder that
+    extrapolates.
+    """
     return (
         spec.tag.get("role") == "target" and spec.tag.get("study", "extrapolate") == "extrapolate"
     )
@@ -90,7 +101,9 @@ def _packed(group: list[RunSpec], most: int) -> bool:
 
 
 def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int, int]:
-    """(members, streams) of all packs of a program: what pads a smaller one costs less than an executable of its own."""
+    """(members, streams) of all packs of a program: what pads a smaller one costs less than an
+    executable of its own.
+    """
     parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
     streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
     return meshes.pack_size(
@@ -99,7 +112,9 @@ def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int
 
 
 def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
-    """As few parts of like size as `most` allows, of runs of like length; runs that read the same batches come together."""
+    """As few parts of like size as `most` allows, of runs of like length; runs that read the same
+    batches come together.
+    """
     parts = -(-len(group) // most)
     size = -(-len(group) // parts)
     ordered = sorted(group, key=lambda s: (s.start_step - s.steps, timeline(s)))
@@ -107,7 +122,9 @@ def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
 
 
 def _at_once(groups: list[list[RunSpec]], machine: Machine) -> int:
-    """Runs of one program that train at once, at most: 1 where its groups are estimated to be done sooner one run after another."""
+    """Runs of one program that train at once, at most: 1 where its groups are estimated to be done
+    sooner one run after another.
+    """
     if machine.pack == "off" or max(map(len, groups)) == 1:
         return 1
     most = limit(groups[0][0], machine)
@@ -135,7 +152,9 @@ def _at_once(groups: list[list[RunSpec]], machine: Machine) -> int:
 
 
 def _rounds(lengths: list[int], devices: int) -> int:
-    """Steps that the busiest device takes in a pack of runs of these lengths, which are dealt to the devices in turn."""
+    """Steps that the busiest device takes in a pack of runs of these lengths, which are dealt to
+    the devices in turn.
+    """
     total = at = 0
     for end in sorted(set(lengths)):
         going = [sum(length >= end for length in lengths[d::devices]) for d in range(devices)]
@@ -144,7 +163,9 @@ def _rounds(lengths: list[int], devices: int) -> int:
 
 
 def limit(spec: RunSpec, machine: Machine) -> int:
-    """Members of `spec`'s program that fit the memory of the machine, and that are worth it when machine.pack is "auto"."""
+    """Members of `spec`'s program that fit the memory of the machine, and that are worth it when
+    machine.pack is "auto".
+    """
     devices, mode = len(machines.devices(machine)), machines.pack_mode(machine)
     if machine.pack != "auto":
         wanted = int(machine.pack)
@@ -185,7 +206,9 @@ def _mapped(spec: RunSpec, machine: Machine, most: int) -> int:
 
 
 def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
-    """Members that a device can hold, up to `most`, all in one step: as many as fit without recomputation, else with it."""
+    """Members that a device can hold, up to `most`, all in one step: as many as fit without
+    recomputation, else with it.
+    """
     rows, floats = (
         micro.wanted(spec, machine, spec.batch_size),
         layout.DEFAULTS[machines.platform(machine)].loss_floats,

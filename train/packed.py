@@ -1,7 +1,9 @@
-"""How a pack executes: K members' states with a leading axis, one executable, sharded over the mesh axis `run`.
+"""How a pack executes: K members' states with a leading axis, one executable, sharded over the mesh
+axis `run`.
 
-`map`: every device takes its members one after another (lax.map): bit for bit the run alone on one device. For backends that a single
-member already keeps busy, such as a CPU core. `vmap`: all members of a device at once, for accelerators that a small model leaves idle.
+`map`: every device takes its members one after another (lax.map): bit for bit the run alone on one
+device. For backends that a single member already keeps busy, such as a CPU core. `vmap`: all
+members of a device at once, for accelerators that a small model leaves idle.
 """
 
 import functools
@@ -34,7 +36,9 @@ def map_steps(
     stream_K,
     tokens_USBT,
 ):
-    """`train_steps` of every member, a device's members in turn: member k takes count[k] of the S batches of stream[k]."""
+    """`train_steps` of every member, a device's members in turn: member k takes count[k] of the S
+    batches of stream[k].
+    """
 
     def one(state, hyper, count, stream, tokens_USBT):
         return train_steps(
@@ -69,7 +73,8 @@ def vmap_steps(
 ):
     """The same with all members in one step; a member that has taken its count keeps its state.
 
-    One stream is broadcast; as many streams as members are read in place (then stream[k] must be k); else a step gathers its batches.
+    One stream is broadcast; as many streams as members are read in place (then stream[k] must be
+    k); else a step gathers its batches.
     """
     (members,), streams = count_K.shape, tokens_USBT.shape[0]
     one = functools.partial(train_step, model, optim, how)
@@ -99,7 +104,9 @@ MODES = {"map": map_steps, "vmap": vmap_steps}
 
 
 class Alone:
-    """One member, without the leading axis: the run's own executable, data-parallel over all devices."""
+    """One member, without the leading axis: the run's own executable, data-parallel over all
+    devices.
+    """
 
     def __init__(self, program: Program):
         self.program, self.mesh, self.members, self.streams, self.how = (
@@ -152,7 +159,8 @@ class Packed:
         self.mode = machines.pack_mode(machine)
         self.mesh = meshes.of_pack(machine, spec, members, self.mode)
         each = members // self.mesh.shape["run"]
-        # Members are dealt to the devices in turn: the padding, and what ends early, is then shared.
+        # Members are dealt to the devices in turn: the padding, and what ends early, is then
+        # shared.
         self.rows = [
             k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)
         ]  # of member k
@@ -181,7 +189,9 @@ class Packed:
 
     @functools.cached_property
     def executable(self):
-        """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading K; the state is donated."""
+        """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading
+        K; the state is donated.
+        """
         stacked = lambda tree, at: jax.tree.map(  # noqa: E731
             lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
             tree,
@@ -190,9 +200,8 @@ class Packed:
         hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
-        metrics = (
-            self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)
-        )  # all processes read all metrics
+        # all processes read all metrics
+        metrics = self.by_run if hosts.count() == 1 else meshes.replicated(self.mesh)
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         COMPILED["step", self.program.spec.program_key] += 1
         shapes = (
@@ -224,7 +233,9 @@ class Packed:
     def batch(
         self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]
     ) -> tuple:
-        """Arguments of `step` after state and hypers: how many steps each member takes, of which stream, and the streams' batches."""
+        """Arguments of `step` after state and hypers: how many steps each member takes, of which
+        stream, and the streams' batches.
+        """
         if self.streams == self.members:  # read in place
             tokens, streams = self._by_row([tokens[u] for u in streams], []), range(self.members)
         else:
@@ -297,7 +308,9 @@ _PACKED: dict[tuple[str, Machine, int, int], Packed] = {}
 
 
 def packed(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
-    """What executes `members` runs of the program of `spec`, shared in this process by all packs of that size."""
+    """What executes `members` runs of the program of `spec`, shared in this process by all packs of
+    that size.
+    """
     if members == 1:
         return Alone(program(spec, machine))
     key = (spec.program_key, machine, members, streams)

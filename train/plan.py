@@ -9,15 +9,19 @@ from stepladder.configs import counting
 from stepladder.configs.errors import UserError
 from stepladder.configs.spec import RunSpec
 
-# Achieved FLOP/s of the whole machine for an estimate of time: on CPU what `make demo` reached on 2 cores (1.6e13 FLOPs in 190 to 254 s of
-# steps), else 40 % of the peak of an H100 or a v4 chip. `plan --rate` overrides it.
+# Achieved FLOP/s of the whole machine for an estimate of time: on CPU what `make demo` reached on 2
+# cores (1.6e13 FLOPs in 190 to 254 s of steps), else 40 % of the peak of an H100 or a v4 chip.
+# `plan --rate` overrides it.
 UTILISATION = 0.4
 ACHIEVED = {"cpu": 70e9, "gpu": 400e12, "tpu": 110e12}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One line of a plan. Bytes are of the permanent checkpoints on disk; seconds are an estimate."""
+    """One line of a plan.
+
+    Bytes are of the permanent checkpoints on disk; seconds are an estimate.
+    """
 
     spec: RunSpec
     params: int
@@ -52,7 +56,10 @@ def cost(spec: RunSpec, rate: float) -> Cost:
 
 
 def only(specs: list[RunSpec], pattern: str) -> list[RunSpec]:
-    """The runs in whose id `pattern` is found. Raises UserError when there is none, or the pattern is no regular expression."""
+    """The runs in whose id `pattern` is found.
+
+    Raises UserError when there is none, or the pattern is no regular expression.
+    """
     try:
         found = [spec for spec in specs if re.search(pattern, spec.run_id)]
     except re.error as error:

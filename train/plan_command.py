@@ -1,4 +1,6 @@
-"""`stepladder plan`: the table of runs, and with --topology what each of their programs costs when compiled."""
+"""`stepladder plan`: the table of runs, and with --topology what each of their programs costs when
+compiled.
+"""
 
 import argparse
 import json
@@ -22,7 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         default="",
-        help="compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs no TPU, but libtpu); here: for this machine",
+        help=(
+            "compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs "
+            "no TPU, but libtpu); here: for this machine"
+        ),
     )
     parser.add_argument(
         "--only", default="", metavar="REGEX", help="only the runs whose id it is found in"
@@ -36,7 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0, or 1 when a program does not fit. Raises UserError for a pattern without runs, or --largest without --topology."""
+    """0, or 1 when a program does not fit.
+
+    Raises UserError for a pattern without runs, or --largest without --topology.
+    """
     if args.largest and not args.topology:
         raise UserError(
             "largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)"
@@ -56,7 +64,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _rate(args: argparse.Namespace) -> float:
-    """FLOP/s for the estimate of time: plan.ACHIEVED, or plan.UTILISATION of the peak of the slices compiled for."""
+    """FLOP/s for the estimate of time: plan.ACHIEVED, or plan.UTILISATION of the peak of the slices
+    compiled for.
+    """
     if args.topology in ("", HERE):
         return plan.ACHIEVED[args.backend]
     from stepladder.train import devices, topology

@@ -1,8 +1,10 @@
-"""SIGTERM and Ctrl-C: while steps are under way the loop saves and leaves, with exit status 143 (which launchers retry) or 130.
+"""SIGTERM and Ctrl-C: while steps are under way the loop saves and leaves, with exit status 143
+(which launchers retry) or 130.
 
-Elsewhere there is nothing to save, and the process leaves at once. Steps stop, and temporary checkpoints are made, at the same step on every
-process of a group: process 0 decides. jax's own notice (`reached_preemption_sync_point`) is not used: it swallows SIGTERM in a process that
-compiles or prepares data, and it knows no clock.
+Elsewhere there is nothing to save, and the process leaves at once. Steps stop, and temporary
+checkpoints are made, at the same step on every process of a group: process 0 decides. jax's own
+notice (`reached_preemption_sync_point`) is not used: it swallows SIGTERM in a process that compiles
+or prepares data, and it knows no clock.
 """
 
 import contextlib
@@ -18,7 +20,9 @@ from stepladder.train import hosts
 EXIT_STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # Seconds after which a second signal means "at once": launchers may send the first SIGTERM twice.
 AGAIN = {signal.SIGTERM: 5.0, signal.SIGINT: 0.5}
-UNWIND = 3.0  # seconds that Python gets to unwind after Ctrl-C: libraries swallow a KeyboardInterrupt that meets one of their callbacks
+# seconds that Python gets to unwind after Ctrl-C: libraries swallow a KeyboardInterrupt that meets
+# one of their callbacks
+UNWIND = 3.0
 ASK_EVERY = 1.0  # seconds between the decisions of a group, about
 MOST = 100  # dispatches between them
 
@@ -30,7 +34,8 @@ class Preempted(Exception):
 class Notice:
     """Whether this process, or another of its group, has been told to stop.
 
-    meeting: the processes of a group have yet to meet; until `hosts.join` clears it a notice waits for `rendezvous.meet` to pass it on.
+    meeting: the processes of a group have yet to meet; until `hosts.join` clears it a notice waits
+    for `rendezvous.meet` to pass it on.
     """
 
     def __init__(self, meeting: bool = False):
@@ -47,7 +52,9 @@ class Notice:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator["Notice"]:
-        """Listen to SIGTERM and SIGINT, in a thread: the interpreter itself would not while it waits for a compiler or for another process."""
+        """Listen to SIGTERM and SIGINT, in a thread: the interpreter itself would not while it
+        waits for a compiler or for another process.
+        """
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         before = {
@@ -75,9 +82,11 @@ class Notice:
             self._looping = False
 
     def decide(self, late: bool) -> tuple[bool, bool]:
-        """(stop, save) after a dispatch, the same on every process, where `late` is whether the clock asks for a save.
+        """(stop, save) after a dispatch, the same on every process, where `late` is whether the
+        clock asks for a save.
 
-        In a group process 0 says so about once a second, and when to ask again: the answer may cost the slowest host a wait.
+        In a group process 0 says so about once a second, and when to ask again: the answer may cost
+        the slowest host a wait.
         """
         if hosts.count() == 1:
             return self.arrived, late
@@ -101,7 +110,9 @@ class Notice:
         )
 
     def _on_interrupt(self, *_) -> None:
-        """Where no loop would act on it, Ctrl-C is Python's own; in a group, or before it, the thread tells the others."""
+        """Where no loop would act on it, Ctrl-C is Python's own; in a group, or before it, the
+        thread tells the others.
+        """
         if not self._looping and not self.meeting and hosts.count() == 1:
             raise KeyboardInterrupt
 
@@ -129,7 +140,8 @@ class Notice:
             )
             hosts.end(
                 EXIT_STATUS[number],
-                f"{'interrupted' if interrupted else 'preempted'}, {what}; repeat the command to resume",
+                f"{'interrupted' if interrupted else 'preempted'}, {what}; repeat the command to "
+                "resume",
             )
         if interrupted and self._looping and not self.arrived:
             print(

@@ -1,4 +1,6 @@
-"""Make the probes a config asks for, those that are not there yet: one kind of probe, one entry in KINDS."""
+"""Make the probes a config asks for, those that are not there yet: one kind of probe, one entry in
+KINDS.
+"""
 
 import json
 from collections.abc import Callable
@@ -38,7 +40,8 @@ def _alignment(workdir: Path, probe: Alignment, store: Store, how: Machine) -> d
     if not (record / schema.CHECKPOINTS / str(probe.step)).is_dir():
         state = (read_json(record / schema.STATUS) or {}).get("state", schema.PENDING)
         raise UserError(
-            f"probe={probe.run.run_id}@{probe.step}: no checkpoint there, the run is {state}; `stepladder run` the same config first"
+            f"probe={probe.run.run_id}@{probe.step}: no checkpoint there, the run is {state}; "
+            "`stepladder run` the same config first"
         )
     opened = inspect.open_checkpoint(f"{record}@{probe.step}", str(store.path), how)
     return alignment(probe, opened.program.put(opened.params), store, opened.program)
@@ -94,14 +97,17 @@ def path_of(workdir: Path, probe: Probe) -> Path:
 
 
 def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> list[Path]:
-    """Make what is missing, in order; returns the files written. A finished one is left as it is. `machine.start` comes before.
+    """Make what is missing, in order; returns the files written.
+
+    A finished one is left as it is. `machine.start` comes before.
 
     Raises UserError when the config asks for none, or a run has not been trained to a probe's step.
     """
     workdir = Path(workdir)
     if not loaded.probes:
         raise UserError(
-            f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), as the studies' configs have"
+            f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), "
+            "as the studies' configs have"
         )
     missing = [probe for probe in loaded.probes if not path_of(workdir, probe).is_file()]
     if not missing:

@@ -1,4 +1,6 @@
-"""A window of dispatches as an XProf trace: `run --profile=START:COUNT`, read with `xprof` or TensorBoard's profile plugin."""
+"""A window of dispatches as an XProf trace: `run --profile=START:COUNT`, read with `xprof` or
+TensorBoard's profile plugin.
+"""
 
 import math
 import re
@@ -12,17 +14,23 @@ from stepladder.train import hosts
 
 
 def window(text: str) -> tuple[float, float]:
-    """(first, last) dispatch of "START:COUNT": COUNT of them after START others. Empty is never. Raises UserError."""
+    """(first, last) dispatch of "START:COUNT": COUNT of them after START others.
+
+    Empty is never. Raises UserError.
+    """
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if text and not (found and int(found[2])):
         raise UserError(
-            f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for five after the first twenty"
+            f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for "
+            "five after the first twenty"
         )
     return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
 
 
 class Profile:
-    """Traces one window of a pack's dispatches on process 0, once a workdir: where a run has a profile already, nothing is traced."""
+    """Traces one window of a pack's dispatches on process 0, once a workdir: where a run has a
+    profile already, nothing is traced.
+    """
 
     def __init__(self, text: str, workdir: Path):
         there = any((Path(workdir) / schema.RUNS).glob(f"*/{schema.PROFILE}"))

@@ -1,7 +1,9 @@
-"""What is compiled: initialisation, the training step and evaluation of one program, as pure functions of state, hypers and batch.
+"""What is compiled: initialisation, the training step and evaluation of one program, as pure
+functions of state, hypers and batch.
 
-state  = {params, opt, step, window}; `window` sums the metrics since the last train row, so a resumed run logs the same means
-hyper  = the traced fields of configs.spec.Hyper (and log_every): changing them never recompiles
+state  = {params, opt, step, window}; `window` sums the metrics since the last train row, so a
+resumed run logs the same means hyper  = the traced fields of configs.spec.Hyper (and log_every):
+changing them never recompiles
 """
 
 import dataclasses
@@ -26,10 +28,8 @@ from stepladder.train import mesh as meshes
 from stepladder.train.machine import Machine
 
 COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
-DISPATCH, DISPATCH_FLOPS = (
-    10,
-    1e15,
-)  # steps, and FLOPs, in one dispatch, at most: a notice to stop waits for two of them
+# steps, and FLOPs, in one dispatch, at most: a notice to stop waits for two of them
+DISPATCH, DISPATCH_FLOPS = 10, 1e15
 EVAL_BATCH = 16  # windows a device evaluates in one forward pass, at most
 
 
@@ -42,7 +42,9 @@ def dispatched(spec: RunSpec) -> int:
 
 
 def traced(spec: RunSpec) -> dict:
-    """The traced hypers of a spec as numpy scalars: int32 for lengths and seeds, float32 for the rest."""
+    """The traced hypers of a spec as numpy scalars: int32 for lengths and seeds, float32 for the
+    rest.
+    """
     values = {**dataclasses.asdict(spec.hyper), "log_every": spec.log_every}
     del values["data_seed"]  # the host reads it; it orders the examples
     return {
@@ -84,7 +86,9 @@ def train_step(
     hyper: dict,
     tokens_BT: jax.Array,
 ):
-    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `how` is passed to `loss_and_gradient`."""
+    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `how` is
+    passed to `loss_and_gradient`.
+    """
     params, step = state["params"], state["step"]
     aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], **how)
     factor = schedule.factor(optim.schedule, step, hyper)
@@ -113,9 +117,11 @@ def train_steps(
     count: jax.Array,
     tokens_SBT: jax.Array,
 ):
-    """`train_step` over the first `count` of S batches, in one dispatch: a small model's step is shorter than Python's way to it.
+    """`train_step` over the first `count` of S batches, in one dispatch: a small model's step is
+    shorter than Python's way to it.
 
-    `count` is traced, so any number of steps up to S is the same executable, and a step's bits do not depend on how steps are grouped.
+    `count` is traced, so any number of steps up to S is the same executable, and a step's bits do
+    not depend on how steps are grouped.
     """
 
     def body(i: jax.Array, carry: tuple) -> tuple:
@@ -136,7 +142,10 @@ def train_steps(
 
 
 def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32. `how` is passed to `window_losses`."""
+    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32.
+
+    `how` is passed to `window_losses`.
+    """
     return jax.lax.map(
         lambda tokens_BT: window_losses(model, params, tokens_BT, **how), windows_CBT
     )
@@ -189,7 +198,9 @@ class Program:
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
     def how_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once, `mapped` when they do under vmap."""
+        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once,
+        `mapped` when they do under vmap.
+        """
         floats = -(-self.forward["loss_floats"] // members)
         forward = {
             **self.forward,
@@ -215,7 +226,8 @@ class Program:
         return arrays.place(tree, self.replicated)
 
     def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
-        """(how many, the batches on the mesh, sharded by rows and padded to `dispatched`): the arguments of `step` after state and hypers.
+        """(how many, the batches on the mesh, sharded by rows and padded to `dispatched`): the
+        arguments of `step` after state and hypers.
 
         `batches` hold `batch_rows` of the whole batches.
         """

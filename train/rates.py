@@ -8,7 +8,9 @@ from stepladder.train.devices import peak_flops
 
 
 class Rates:
-    """Seconds a run was charged with since the last call; a member of a pack is charged its share of the pack's."""
+    """Seconds a run was charged with since the last call; a member of a pack is charged its share
+    of the pack's.
+    """
 
     def __init__(self, spec: RunSpec, mesh: Mesh):
         self.devices = tuple(mesh.devices.flat)

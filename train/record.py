@@ -1,8 +1,11 @@
-"""The record of a run on disk (names and fields: configs/schema.py). Process 0 writes, the others only read.
+"""The record of a run on disk (names and fields: configs/schema.py).
 
-Every file is written beside, then renamed. Metric rows wait in memory until a checkpoint covers them. `commit_rows` writes the part, then the
-caller commits the checkpoint: the checkpoint is the commit marker. A part that outran its checkpoint is dropped at restore, and its steps
-are made again, so after any crash every step appears exactly once.
+Process 0 writes, the others only read.
+
+Every file is written beside, then renamed. Metric rows wait in memory until a checkpoint covers
+them. `commit_rows` writes the part, then the caller commits the checkpoint: the checkpoint is the
+commit marker. A part that outran its checkpoint is dropped at restore, and its steps are made
+again, so after any crash every step appears exactly once.
 """
 
 import json
@@ -22,7 +25,9 @@ def read_json(path: Path) -> dict | None:
 
 
 def reopen(folder: Path, step: int) -> None:
-    """Make the run whose record is `folder` an unfinished one that stands at `step`: the next command goes on from there."""
+    """Make the run whose record is `folder` an unfinished one that stands at `step`: the next
+    command goes on from there.
+    """
     status = read_json(folder / schema.STATUS) or {}
     status.pop("reason", None)
     write_atomic(
@@ -38,13 +43,14 @@ class Record:
         self.spec, self.path = spec, Path(workdir) / schema.RUNS / spec.run_id
         self.rows: list[dict[str, Any]] = []
         self._beat = (0.0, 0)  # (time, step) of the last heartbeat
-        self._lost = (
-            0,
-            0.0,
-        )  # (steps, seconds) that killed processes lost, until a committed row says so
+        # (steps, seconds) that killed processes lost, until a committed row says so
+        self._lost = 0, 0.0
 
     def open(self, lineage: dict) -> None:
-        """Write spec and lineage once; refuse a folder that holds another run or other data. A group calls it on all processes."""
+        """Write spec and lineage once; refuse a folder that holds another run or other data.
+
+        A group calls it on all processes.
+        """
         hosts.share(lambda: self._open(lineage))
 
     def _open(self, lineage: dict) -> None:
@@ -67,8 +73,9 @@ class Record:
             )
         elif before["data_fingerprint"] != lineage["data_fingerprint"]:
             raise UserError(
-                f"data.fingerprint={lineage['data_fingerprint']}: run {self.spec.run_id} began on {before['data_fingerprint']}; "
-                "restore that token store, or start a new workdir (a changed mixture is a branch, never a resume)"
+                f"data.fingerprint={lineage['data_fingerprint']}: run {self.spec.run_id} began on "
+                f"{before['data_fingerprint']}; restore that token store, or start a new workdir "
+                "(a changed mixture is a branch, never a resume)"
             )
 
     @property
@@ -81,7 +88,9 @@ class Record:
             write_atomic(self.path / schema.STATUS, json.dumps(body, sort_keys=True) + "\n")
 
     def heartbeat(self, step: int, every: float = 1.0) -> None:
-        """At most one write in `every` seconds, with the pace since the one before; feeds `status` only."""
+        """At most one write in `every` seconds, with the pace since the one before; feeds `status`
+        only.
+        """
         now, (then, before) = time.time(), self._beat
         if now - then >= every and hosts.first():
             self._beat = now, step
@@ -90,7 +99,9 @@ class Record:
             write_atomic(self.path / schema.HEARTBEAT, json.dumps(body) + "\n", sync=False)
 
     def lose(self, step: int) -> tuple[int, float] | None:
-        """(steps, seconds) of work made after the checkpoint at `step`, which a process killed since has lost: at least, by its heartbeats."""
+        """(steps, seconds) of work made after the checkpoint at `step`, which a process killed
+        since has lost: at least, by its heartbeats.
+        """
         beat = read_json(self.path / schema.HEARTBEAT) or {}
         steps, (before, seconds) = max(0, beat.get("step", 0) - step), beat.get("lost", (0, 0.0))
         pace = beat.get("steps_per_second")

@@ -1,8 +1,11 @@
-"""Before jax forms a group, its processes meet at the coordinator's address: each connects to process 0 and keeps the connection.
+"""Before jax forms a group, its processes meet at the coordinator's address: each connects to
+process 0 and keeps the connection.
 
-jax's own connect waits for a process that has died as long as for one that is late. Here a connection that closes is a process that is
-gone, and a process that has been told to stop says so: everyone learns it within a second. Only a process that never comes is waited for.
-One JSON object a line: a process says {"process": 1, "stop": false}; process 0 answers {"status": 0} (go on) or {"status": 143, "why": ...}.
+jax's own connect waits for a process that has died as long as for one that is late. Here a
+connection that closes is a process that is gone, and a process that has been told to stop says so:
+everyone learns it within a second. Only a process that never comes is waited for. One JSON object a
+line: a process says {"process": 1, "stop": false}; process 0 answers {"status": 0} (go on) or
+{"status": 143, "why": ...}.
 """
 
 import contextlib
@@ -30,7 +33,10 @@ class Verdict:
 def meet(
     coordinator: str, processes: int, process: int, timeout: float, stopping: Callable[[], bool]
 ) -> Verdict | None:
-    """Wait until all `processes` are there. None after `timeout` seconds; OSError when process 0 cannot listen at `coordinator`."""
+    """Wait until all `processes` are there.
+
+    None after `timeout` seconds; OSError when process 0 cannot listen at `coordinator`.
+    """
     host, _, port = coordinator.rpartition(":")
     end = time.monotonic() + timeout
     if process:
@@ -64,7 +70,10 @@ def _ask(
 def _connect(
     host: str, port: int, end: float, stopping: Callable[[], bool]
 ) -> socket.socket | None:
-    """A connection to process 0, which may not have started; None when the time is over. One told to stop does not try for long."""
+    """A connection to process 0, which may not have started; None when the time is over.
+
+    One told to stop does not try for long.
+    """
     while time.monotonic() < end:
         if stopping():
             end = min(end, time.monotonic() + FAREWELL)
@@ -86,9 +95,8 @@ class _Host:
             backlog=max(128, processes),
         )
         self.processes, self.gone = processes, 0  # how many left after they had come
-        self.strangers: set[socket.socket] = (
-            set()
-        )  # connections that have not said which process they are
+        # connections that have not said which process they are
+        self.strangers: set[socket.socket] = set()
         self.known: dict[int, socket.socket] = {}
 
     def __enter__(self) -> "_Host":
@@ -123,7 +131,9 @@ class _Host:
         return verdict
 
     def _listen(self, stopping: Callable[[], bool]) -> Verdict | None:
-        """Hear who comes and what they say; why to stop, if one says so, is gone, or this process has been told to."""
+        """Hear who comes and what they say; why to stop, if one says so, is gone, or this process
+        has been told to.
+        """
         ready, _, _ = select.select(
             [self.server, *self.strangers, *self.known.values()], [], [], POLL
         )
@@ -153,7 +163,8 @@ class _Host:
             ):
                 return Verdict(
                     1,
-                    f"process {process}: two processes say that they are it; number them from 0 to {self.processes - 1}",
+                    f"process {process}: two processes say that they are it; number them from 0 to "
+                    f"{self.processes - 1}",
                 )
             self.strangers.discard(connection)
             self.known[process] = connection
@@ -180,14 +191,15 @@ def _told(process: int) -> Verdict:
 
 
 def _send(connection: socket.socket, **body: object) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # the other side is gone: whoever reads from it next finds out
+    # the other side is gone: whoever reads from it next finds out
+    with contextlib.suppress(OSError):
         connection.sendall(json.dumps(body).encode() + b"\n")
 
 
 def _lines(connection: socket.socket, wait: float = POLL) -> list[dict] | None:
-    """What has come within `wait` seconds; None when the other side is gone or does not speak as we do."""
+    """What has come within `wait` seconds; None when the other side is gone or does not speak as we
+    do.
+    """
     if not select.select([connection], [], [], wait)[0]:
         return []
     try:

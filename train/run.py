@@ -1,4 +1,7 @@
-"""A pack of runs, top to bottom: mesh, data, model, state, restore, loop, done. A run alone is a pack of one."""
+"""A pack of runs, top to bottom: mesh, data, model, state, restore, loop, done.
+
+A run alone is a pack of one.
+"""
 
 import functools
 import time
@@ -27,7 +30,10 @@ Progress = Callable[[RunSpec, int, float], None]  # (run, step, loss so far)
 
 
 def run(spec: RunSpec, workdir: Path, store: Store, machine: Machine, **more) -> str:
-    """Train `spec` alone to its end, from wherever its record stands; returns the terminal state. Arguments and errors: `run_pack`."""
+    """Train `spec` alone to its end, from wherever its record stands; returns the terminal state.
+
+    Arguments and errors: `run_pack`.
+    """
     return run_pack([spec], workdir, {spec.data.corpus: store}, machine, **more)[spec.run_id]
 
 
@@ -45,9 +51,10 @@ def run_pack(
 ) -> dict[str, str]:
     """Train runs of one program together; run id -> terminal state ("done" or "diverged").
 
-    members, streams: the size of the executable (`pack.Pack`), at least the number of runs and of their different data streams; 1 is the
-    run's own executable. Idempotent: finished runs return at once. Raises UserError for what a user can mend (before anything compiles
-    where possible) and Preempted after a save when `notice` arrives.
+    members, streams: the size of the executable (`pack.Pack`), at least the number of runs and of
+    their different data streams; 1 is the run's own executable. Idempotent: finished runs return at
+    once. Raises UserError for what a user can mend (before anything compiles where possible) and
+    Preempted after a save when `notice` arrives.
     """
     records, notice, clock = (
         {spec: Record(workdir, spec) for spec in specs},
@@ -137,9 +144,8 @@ def run_pack(
                 member.rates.charge((time.perf_counter() - began) / len(going))
             for k, member in going:
                 if not member.ended:
-                    member.record.heartbeat(
-                        member.step, every=min(len(going), 20.0)
-                    )  # one file a second for the whole pack
+                    # one file a second for the whole pack
+                    member.record.heartbeat(member.step, every=min(len(going), 20.0))
                     if progress:
                         progress(member.spec, member.step, member.last_loss)
                     if member.due or late:
@@ -177,7 +183,8 @@ def _evaluate_and_save(
     if not member.ended and (
         member.step in member.spec.checkpoint_steps or member.step == member.spec.steps or late
     ):
-        # The phases are the pack's: a member is charged its share, so that the sum over the runs of a ladder is the wall time.
+        # The phases are the pack's: a member is charged its share, so that the sum over the runs of
+        # a ladder is the wall time.
         phases = {
             phase: (seconds - earlier[phase]) / members
             for phase, seconds in clock.details().items()
@@ -188,9 +195,11 @@ def _evaluate_and_save(
 
 
 class _Streams:
-    """The next dispatch's batches: one stream for all members with the same data and the same timeline.
+    """The next dispatch's batches: one stream for all members with the same data and the same
+    timeline.
 
-    Members of a stream that resume from different checkpoints wait for the last of them: a stream is read once.
+    Members of a stream that resume from different checkpoints wait for the last of them: a stream
+    is read once.
     """
 
     def __init__(self, runs: list[Member], pack: Alone | Packed):
@@ -205,9 +214,8 @@ class _Streams:
             batching.batches(members[0].source(pack.batch_rows), at, members[0].spec.steps)
             for members, at in zip(by_stream, starts)
         ]
-        self.going: list[
-            tuple[int, Member]
-        ] = []  # (number, member) of those that take part in the next dispatch
+        # (number, member) of those that take part in the next dispatch
+        self.going: list[tuple[int, Member]] = []
         self.read: list[list[np.ndarray]] = []
 
     def __call__(self) -> tuple | None:

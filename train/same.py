@@ -1,4 +1,6 @@
-"""Whether all processes of a job would run the same: specs, machine settings, package versions and source files, compared at the start."""
+"""Whether all processes of a job would run the same: specs, machine settings, package versions and
+source files, compared at the start.
+"""
 
 import hashlib
 import json
@@ -28,7 +30,9 @@ FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
 
 
 def check_same(loaded: Loaded, workdir: Path) -> None:
-    """Raise SharedError, on every process, that names what differs between them; or who does not see process 0's WORKDIR."""
+    """Raise SharedError, on every process, that names what differs between them; or who does not
+    see process 0's WORKDIR.
+    """
     if hosts.count() == 1:
         return
     mine = fingerprint(loaded)
@@ -36,7 +40,8 @@ def check_same(loaded: Loaded, workdir: Path) -> None:
         return _check_shared(Path(workdir))
     tables = [json.loads(text) for text in hosts.gather(json.dumps(mine))]
     raise hosts.SharedError(
-        f"processes differ: {'; '.join(differences(tables))}; run the same command with the same installation on every host"
+        f"processes differ: {'; '.join(differences(tables))}; run the same command with the same "
+        "installation on every host"
     )
 
 
@@ -49,7 +54,8 @@ def _check_shared(workdir: Path) -> None:
     hosts.share(lambda: (workdir / probe).unlink(missing_ok=True))
     if blind:
         raise hosts.SharedError(
-            f"workdir={workdir}: process {' '.join(map(str, blind[:8]))} does not see what process 0 writes there; give a folder that all hosts share"
+            f"workdir={workdir}: process {' '.join(map(str, blind[:8]))} does not see what process "
+            "0 writes there; give a folder that all hosts share"
         )
 
 
@@ -89,7 +95,9 @@ def fingerprint(loaded: Loaded) -> dict[str, str]:
 
 
 def differences(tables: list[dict[str, str]], most: int = 4) -> list[str]:
-    """One sentence for each of the first `most` things that are not the same in all tables, one of which belongs to a process."""
+    """One sentence for each of the first `most` things that are not the same in all tables, one of
+    which belongs to a process.
+    """
     names = list(dict.fromkeys(name for table in tables for name in table))
     found = [name for name in names if len({table.get(name) for table in tables}) > 1]
     said = []

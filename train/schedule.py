@@ -1,7 +1,9 @@
-"""Learning-rate schedules as factors of the peak rate: pure functions of the step and of traced hypers, in one table.
+"""Learning-rate schedules as factors of the peak rate: pure functions of the step and of traced
+hypers, in one table.
 
-All share one linear warm-up to 1 over `warmup_steps` (step s, counted from 0, has factor (s + 1) / warmup_steps), and reach
-`end_factor` at `total_steps`. Lengths are traced: a cooldown branch runs its trunk's executable.
+All share one linear warm-up to 1 over `warmup_steps` (step s, counted from 0, has factor (s + 1) /
+warmup_steps), and reach `end_factor` at `total_steps`. Lengths are traced: a cooldown branch runs
+its trunk's executable.
 """
 
 from collections.abc import Callable
@@ -12,7 +14,9 @@ Hypers = dict  # name -> traced scalar, the fields of configs.spec.Hyper
 
 
 def _progress(step, start, stop, dtype):
-    """0 at `start`, 1 at `stop`, clipped; exactly 0 up to and including `start`, so a trunk and its branch agree bit for bit."""
+    """0 at `start`, 1 at `stop`, clipped; exactly 0 up to and including `start`, so a trunk and its
+    branch agree bit for bit.
+    """
     return jnp.clip(
         (step - start).astype(dtype) / jnp.maximum(stop - start, 1).astype(dtype), 0.0, 1.0
     )
@@ -45,7 +49,10 @@ SCHEDULES: dict[str, tuple[Callable, str]] = {
 
 
 def factor(name: str, step, hyper: Hypers):
-    """Learning rate at `step` (steps already finished) over the peak. `name` is a key of SCHEDULES."""
+    """Learning rate at `step` (steps already finished) over the peak.
+
+    `name` is a key of SCHEDULES.
+    """
     shape, start = SCHEDULES[name]
     dtype = jnp.result_type(hyper["end_factor"], jnp.float32)
     warmup = jnp.minimum(
@@ -56,5 +63,7 @@ def factor(name: str, step, hyper: Hypers):
 
 
 def decayed(name: str, step: int, hyper: Hypers) -> bool:
-    """Whether a model after `step` steps has finished the schedule's decay (the only points a law of final losses may use)."""
+    """Whether a model after `step` steps has finished the schedule's decay (the only points a law
+    of final losses may use).
+    """
     return name != "constant" and step >= hyper["total_steps"]

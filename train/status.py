@@ -1,4 +1,7 @@
-"""`stepladder status`: one line a run, progress, time left, failures with their reasons. Reads records only, never jax."""
+"""`stepladder status`: one line a run, progress, time left, failures with their reasons.
+
+Reads records only, never jax.
+"""
 
 import json
 import time
@@ -10,7 +13,10 @@ from stepladder.train.record import read_json
 
 
 def table(workdir: Path) -> str:
-    """The state of every run of the ladder that owns `workdir`. Raises UserError when it is no workdir."""
+    """The state of every run of the ladder that owns `workdir`.
+
+    Raises UserError when it is no workdir.
+    """
     workdir = Path(workdir)
     ladder = read_json(workdir / schema.LADDER)
     if ladder is None:
@@ -33,7 +39,10 @@ def table(workdir: Path) -> str:
         )
         share = f"{100 * step / total:3.0f}%" if total else "   -"
         lines.append(
-            f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints {saved or '-'}  {note}".rstrip()
+            (
+                f"{run:44} {state:9} {share} {step:>7}/{total or '-':<7} checkpoints "
+                f"{saved or '-'}  {note}"
+            ).rstrip()
         )
     if spent := _goodput(workdir, ladder["runs"]):
         lines.append(spent)
@@ -43,7 +52,9 @@ def table(workdir: Path) -> str:
 
 
 def _goodput(workdir: Path, runs: list[str]) -> str:
-    """Where the time of all runs went so far, by what their records say of every step that is saved."""
+    """Where the time of all runs went so far, by what their records say of every step that is
+    saved.
+    """
     seconds: dict[str, float] = {}
     lost = 0
     for run in runs:

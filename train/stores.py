@@ -1,4 +1,6 @@
-"""Which token store a spec reads: one folder a corpus under `root`, named by the corpus spec's hash, prepared when missing."""
+"""Which token store a spec reads: one folder a corpus under `root`, named by the corpus spec's
+hash, prepared when missing.
+"""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +17,10 @@ def folder(root: Path, corpus: CorpusSpec) -> Path:
 
 
 def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSpec, Store]:
-    """Open the store of every corpus that `specs` use; process 0 prepares what is missing. Idempotent and resumable."""
+    """Open the store of every corpus that `specs` use; process 0 prepares what is missing.
+
+    Idempotent and resumable.
+    """
     corpora, made = dict.fromkeys(s.data.corpus for s in specs), {}
     hosts.share(
         lambda: made.update(

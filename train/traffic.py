@@ -1,8 +1,9 @@
 """Bytes a step moves between a device's memory and its cores, read from the compiled program.
 
-Every instruction that is executed reads its operands and writes its result, once a turn of its loops; what a fusion keeps inside, and what
-lies in near memory (VMEM), moves nothing. A slice reads what it takes of its operand, an update in place writes what it replaces. Still
-an estimate: a kernel may read an operand twice, or find it in a cache.
+Every instruction that is executed reads its operands and writes its result, once a turn of its
+loops; what a fusion keeps inside, and what lies in near memory (VMEM), moves nothing. A slice reads
+what it takes of its operand, an update in place writes what it replaces. Still an estimate: a
+kernel may read an operand twice, or find it in a cache.
 """
 
 from stepladder.train.hlo import Computation, Instruction, Module

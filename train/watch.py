@@ -1,7 +1,9 @@
-"""Whether the processes of a job are still there: a thread in each beats once a second; who falls silent, or ends, ends all of them.
+"""Whether the processes of a job are still there: a thread in each beats once a second; who falls
+silent, or ends, ends all of them.
 
-Process 0 reads every beat, the others read its own. Collectives alone do not tell: a process that waits for one of a lost peer on an
-accelerator, or compiles, would hang until jax's own heartbeat aborts it with SIGABRT (status 134), which launchers retry few times.
+Process 0 reads every beat, the others read its own. Collectives alone do not tell: a process that
+waits for one of a lost peer on an accelerator, or compiles, would hang until jax's own heartbeat
+aborts it with SIGABRT (status 134), which launchers retry few times.
 """
 
 import contextlib
@@ -17,22 +19,25 @@ from typing import Any, NoReturn
 
 EVERY = 1.0  # seconds between beats
 SILENT = 15.0  # seconds after which a process is lost; below jax's own HEARTBEAT (train/hosts.py)
-LINGER = 4.0  # seconds for which an ending process answers, so that all others read why: three beats and a bit
+# seconds for which an ending process answers, so that all others read why: three beats and a bit
+LINGER = 4.0
 LOST = 143  # retried by launchers
 BEAT = "stepladder/beat/"
 
 
 class Watch(threading.Thread):
-    """Beats of process `index` of `count`. `notice` (train/preempt.py), if given, travels with them to process 0."""
+    """Beats of process `index` of `count`.
+
+    `notice` (train/preempt.py), if given, travels with them to process 0.
+    """
 
     def __init__(self, client: Any, index: int, count: int, coordinator: str, notice: Any = None):
         super().__init__(name="watch", daemon=True)
         self.client, self.index, self.count, self.coordinator = client, index, count, coordinator
         self.notice = notice
         self.ending: tuple[int, str] | None = None  # (exit status, why)
-        self._heard = dict.fromkeys(
-            range(count), ("", time.monotonic())
-        )  # last beat and when it was new
+        # last beat and when it was new
+        self._heard = dict.fromkeys(range(count), ("", time.monotonic()))
         self._stopped, self._beats, self._lock = threading.Event(), 0, threading.Lock()
 
     def run(self) -> None:
@@ -40,19 +45,18 @@ class Watch(threading.Thread):
             try:
                 self._beat()
                 found = self._listen()
-            except (
-                Exception
-            ) as error:  # whatever the client raises, it is that process 0 does not answer
+            except Exception as error:
+                # whatever the client raises, it is that process 0 does not answer
                 if not self._stopped.is_set():
                     leave(
                         LOST,
-                        f"process 0 is lost ({str(error).splitlines()[0][:120]}); repeat the command to resume",
+                        f"process 0 is lost ({str(error).splitlines()[0][:120]}); repeat the "
+                        "command to resume",
                     )
                 return
             if found and not self._stopped.is_set() and not self.ending:
-                self.end(*found) if self.index == 0 else leave(
-                    *found
-                )  # process 0 hands it on to the others
+                # process 0 hands it on to the others
+                self.end(*found) if self.index == 0 else leave(*found)
 
     def end(self, status: int, why: str) -> None:
         """Tell the others, print `why` and exit: all of them exit with `status`."""
@@ -68,11 +72,12 @@ class Watch(threading.Thread):
         self.join()
 
     def on_abort(self) -> None:
-        """Turn jax's abort into status 143 where it stands for a lost process: any other is left as it is."""
+        """Turn jax's abort into status 143 where it stands for a lost process: any other is left as
+        it is.
+        """
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: self._aborted())
-        ctypes.CDLL(None).signal(
-            signal.SIGABRT, self._handler
-        )  # Python's own handlers wait for an interpreter that returns
+        # Python's own handlers wait for an interpreter that returns
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
 
     def _aborted(self) -> None:
         host, _, port = self.coordinator.rpartition(":")
@@ -111,7 +116,10 @@ class Watch(threading.Thread):
             if process != self.index and now - self._heard[process][1] > SILENT:
                 return (
                     LOST,
-                    f"process {process} is lost (silent for {SILENT:.0f} s); repeat the command to resume",
+                    (
+                        f"process {process} is lost (silent for {SILENT:.0f} s); repeat the "
+                        "command to resume"
+                    ),
                 )
         return None
 

@@ -24,7 +24,10 @@ sigmoid = Law(
     },
     linear=("a", "b"),
     output="Acc",
-    note="b is chance level when the points reach it; L a loss of the task (bits per byte in the paper)",
+    note=(
+        "b is chance level when the points reach it; L a loss of the task (bits per byte in the "
+        "paper)"
+    ),
 )
 
 gadre_error = Law(

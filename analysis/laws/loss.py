@@ -74,7 +74,10 @@ gadre = Law(
         "B": s * p.B * exp(p.alpha * c.tokens),
     },
     linear=("E", "A", "B"),
-    note="shared exponent: in C = 6 N D and M = D / N, L = E + (a M^eta + b / M^eta) / C^eta with eta = alpha / 2, a = A 6^eta, b = B 6^eta",
+    note=(
+        "shared exponent: in C = 6 N D and M = D / N, L = E + (a M^eta + b / M^eta) / C^eta with "
+        "eta = alpha / 2, a = A 6^eta, b = B 6^eta"
+    ),
 )
 
 kaplan = Law(
@@ -119,7 +122,10 @@ def _repeated(xp, p, n, d, u):
 
 muennighoff = Law(
     name="muennighoff",
-    formula="L = E + A / N'^alpha + B / D'^beta,  D' = U (1 + RD (1 - exp(-R / RD))), R = D / U - 1;  N' alike with U_N and RN",
+    formula=(
+        "L = E + A / N'^alpha + B / D'^beta,  D' = U (1 + RD (1 - exp(-R / RD))), R = D / U - 1;  "
+        "N' alike with U_N and RN"
+    ),
     source="2305.16264",
     axes=(N, D, Input("U", falls=True, unit="tokens")),
     params=(
@@ -134,7 +140,10 @@ muennighoff = Law(
     call=_repeated,
     rescale=_chinchilla_units,
     draws=128,
-    note="U unique tokens, U_N the compute-optimal N for U; several minima are the rule, so look at all that are reported",
+    note=(
+        "U unique tokens, U_N the compute-optimal N for U; several minima are the rule, so look at "
+        "all that are reported"
+    ),
 )
 
 
@@ -175,7 +184,10 @@ farseer = Law(
         "b3": p.b3 + log(s),
     },
     draws=512,
-    note="nine parameters, weakly identified; D enters in its own unit, since D^k(N) changes form with the unit",
+    note=(
+        "nine parameters, weakly identified; D enters in its own unit, since D^k(N) changes form "
+        "with the unit"
+    ),
 )
 
 

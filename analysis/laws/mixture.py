@@ -64,7 +64,10 @@ def joint(k: int) -> Law:
 
     return Law(
         name=f"shukor_joint_{k}",
-        formula="L = E + 1 / sum_i C_i h_i^g_i + (sum_i A_i h_i)^gA / N^alpha + (sum_i B_i h_i)^gB / D^beta",
+        formula=(
+            "L = E + 1 / sum_i C_i h_i^g_i + (sum_i A_i h_i)^gA / N^alpha + (sum_i B_i h_i)^gB / "
+            "D^beta"
+        ),
         source="2507.09404",
         axes=(N, D, *(Input(f"h{i}", distinct=3, kind="share") for i in range(1, k + 1))),
         params=(

@@ -1,4 +1,6 @@
-"""Loss after a model was changed (noise, quantisation, fine-tuning): U-shaped in the tokens of pretraining."""
+"""Loss after a model was changed (noise, quantisation, fine-tuning): U-shaped in the tokens of
+pretraining.
+"""
 
 from stepladder.analysis.law import Input, Law, Parameter, exp
 from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent

@@ -1,4 +1,6 @@
-"""Products of powers: how an optimum (learning rate, batch, N, D, transferred tokens) moves with the scale."""
+"""Products of powers: how an optimum (learning rate, batch, N, D, transferred tokens) moves with
+the scale.
+"""
 
 from stepladder.analysis.law import Input, Law, Parameter, exp
 

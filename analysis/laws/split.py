@@ -1,4 +1,6 @@
-"""Two-stage training: loss after D general and D2 specialised tokens. H0-H6 are our candidates, not any paper's own form.
+"""Two-stage training: loss after D general and D2 specialised tokens.
+
+H0-H6 are our candidates, not any paper's own form.
 
 H6 is `shukor_additive_k` (mixture.py) on weights averaged over both stages.
 """
@@ -203,7 +205,9 @@ dcpt_cross = replace(
 
 h4 = Law(
     name="h4",
-    formula="L = E + A / N^alpha + B r^eta / (D + D2)^beta + C / (r + eps)^gamma,  r = D2 / (D + D2)",
+    formula=(
+        "L = E + A / N^alpha + B r^eta / (D + D2)^beta + C / (r + eps)^gamma,  r = D2 / (D + D2)"
+    ),
     source="2406.01375, our form",
     axes=(
         N,

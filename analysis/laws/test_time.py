@@ -15,7 +15,9 @@ t2_loss = Law(
     rescale=lambda p, c, s: _chinchilla_units(p, c, s) | {"G": s * p.G * exp(p.gamma * c.k)},
     linear=("E", "A", "B", "G"),
     draws=64,
-    note="approach 1: no interaction of k with N or D; on hard tasks G / k^gamma must imitate -log k",
+    note=(
+        "approach 1: no interaction of k with N or D; on hard tasks G / k^gamma must imitate -log k"
+    ),
 )
 
 
@@ -39,7 +41,10 @@ def _gammaln(xp):
 
 t2_accuracy = Law(
     name="t2_accuracy",
-    formula="pass@k = 1 - B(a, b + k) / B(a, b),  a + b = exp(theta3 + theta4 L),  a / (a + b) = theta2 / (1 + exp(theta1 (L - theta0)))",
+    formula=(
+        "pass@k = 1 - B(a, b + k) / B(a, b),  a + b = exp(theta3 + theta4 L),  a / (a + b) = "
+        "theta2 / (1 + exp(theta1 (L - theta0)))"
+    ),
     source="2604.01411",
     axes=(Input("L", distinct=4, kind="raw"), Input("k", distinct=3, kind="raw")),
     params=(

@@ -1,4 +1,8 @@
-"""Proxy transfer: do small runs rank data recipes as tuned targets do, and does a reduced learning rate help? (arXiv 2512.24503)"""
+"""Proxy transfer: do small runs rank data recipes as tuned targets do, and does a reduced learning
+rate help?
+
+(arXiv 2512.24503)
+"""
 
 from stepladder.analysis.proxy_transfer.alignment import crossover
 from stepladder.analysis.proxy_transfer.rank import decision_accuracy, regret_at_k, spearman

@@ -1,4 +1,6 @@
-"""A2 to A5: how a proxy's ranking at one learning rate agrees with the tuned target, with the tuned proxy and with the target at that rate."""
+"""A2 to A5: how a proxy's ranking at one learning rate agrees with the tuned target, with the tuned
+proxy and with the target at that rate.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +40,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Side:
-    """One score of the recipes: `value` [R] as observed, `draws` [B or 1, R] in the resamples; NaN where a recipe has none."""
+    """One score of the recipes: `value` [R] as observed, `draws` [B or 1, R] in the resamples; NaN
+    where a recipe has none.
+    """
 
     value: np.ndarray
     draws: np.ndarray = field(repr=False)
@@ -53,7 +57,9 @@ class Side:
         return signs(_filled(self.draws))
 
     def sums(self, weights: np.ndarray, there: np.ndarray, absolute: bool = False) -> np.ndarray:
-        """Row sums of the signs, or of their absolute values, under weights * there: the same for every score this one is compared with."""
+        """Row sums of the signs, or of their absolute values, under weights * there: the same for
+        every score this one is compared with.
+        """
         key = (id(weights), there.tobytes(), absolute)
         if key not in self._kept:
             self._kept[key] = row_sums(
@@ -75,7 +81,9 @@ def fixed(values: np.ndarray) -> Side:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Spearman's rho and pairwise decision accuracy of two scores; the draws [B] of rho are kept for paired differences."""
+    """Spearman's rho and pairwise decision accuracy of two scores; the draws [B] of rho are kept
+    for paired differences.
+    """
 
     rho: Estimate
     accuracy: Estimate
@@ -102,8 +110,9 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
 
 @dataclass(frozen=True)
 class Agreements:
-    """rows: one a (size, learning rate, domain, against); regret: one a (size, rate, k, reading); rho: draws [B] by (size, rate) of A4 on
-    the mean domain; regret_draws: the same of regret@1; points: the Agreement behind `rho`."""
+    """rows: one a (size, learning rate, domain, against); regret: one a (size, rate, k, reading);
+    rho: draws [B] by (size, rate) of A4 on the mean domain; regret_draws: the same of regret@1;
+    points: the Agreement behind `rho`."""
 
     rows: list[dict]
     regret: list[dict]
@@ -118,7 +127,10 @@ def agreements(
     nulls: Mapping[str, np.ndarray],
     sample: Sample,
 ) -> Agreements:
-    """A2-A5 of every proxy at every rate and domain. `nulls`: name -> score [R, V] printed beside each rho (the n-gram rankings)."""
+    """A2-A5 of every proxy at every rate and domain.
+
+    `nulls`: name -> score [R, V] printed beside each rho (the n-gram rankings).
+    """
     rows, regret, points, drawn = [], [], {}, {}
     for v, domain in enumerate(tuned.domains):
         truth = Side(tuned.loss[:, v], tuned.draw(sample.many, v))
@@ -249,7 +261,9 @@ def _averages(
 
 
 def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[dict]:
-    """`found.rows`, those of A4 on the mean domain with how much rho lies above the same proxy's at its standard rate, paired."""
+    """`found.rows`, those of A4 on the mean domain with how much rho lies above the same proxy's at
+    its standard rate, paired.
+    """
     usual = {size: found.points.get((size, rate)) for size, rate in standard.items()}
 
     def more(row: dict) -> dict:

@@ -1,5 +1,6 @@
-"""A7 and A8: what the gradients alone say. Crossover rates from the probes against the observed ones, alignment against the ranking, and
-the rate that the top eigenvalue of the validation loss calls tiny."""
+"""A7 and A8: what the gradients alone say. Crossover rates from the probes against the observed
+ones, alignment against the ranking, and the rate that the top eigenvalue of the validation loss
+calls tiny."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,15 @@ from stepladder.configs.errors import UserError
 
 TINY = (0.01, 0.1)  # of min(1 / lambda_max, eta_std): the protocol's A8
 LEAST_PAIRS = 10  # for a rank agreement of predicted and observed crossovers
-# The direction of the step whose effect is predicted -> what the trainer appends to a and c. Adam's first steps go along the sign.
+# The direction of the step whose effect is predicted -> what the trainer appends to a and c. Adam's
+# first steps go along the sign.
 ALONG = {"gradient": "", "sign of the gradient": "_sign"}
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Mean of all probes of one size at one fraction of training: a, c [R, V] along one direction of ALONG (the first domain is the mean;
-    NaN: recipe not probed)."""
+    """Mean of all probes of one size at one fraction of training: a, c [R, V] along one direction
+    of ALONG (the first domain is the mean; NaN: recipe not probed)."""
 
     size: str
     role: str
@@ -32,8 +34,9 @@ class Probe:
 
 
 def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Rate [R, R] at which a pair is predicted to change its order, 2 (a_A - a_B) / (c_A - c_B) (ours, from the second-order change of the
-    loss in one gradient step, arXiv 2512.24503); NaN where it never does: the better aligned recipe must have the larger curvature."""
+    """Rate [R, R] at which a pair is predicted to change its order, 2 (a_A - a_B) / (c_A - c_B)
+    (ours, from the second-order change of the loss in one gradient step, arXiv 2512.24503); NaN
+    where it never does: the better aligned recipe must have the larger curvature."""
     a, c = np.asarray(a, float), np.asarray(c, float)
     lead, bend = a[:, None] - a[None, :], c[:, None] - c[None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -43,14 +46,15 @@ def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
 def gather(
     probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]
 ) -> list[Probe]:
-    """Probes by (size, role, fraction) and direction, averaged over runs; no direction that was not probed. Raises UserError for one without
-    its fields."""
+    """Probes by (size, role, fraction) and direction, averaged over runs; no direction that was not
+    probed. Raises UserError for one without its fields."""
     groups: dict[tuple, list[Mapping]] = {}
     for probe in probes:
         for name in ("size", "role", "fraction", "recipes"):
             if name not in probe:
                 raise UserError(
-                    f"probe={probe.get('run_id', '?')}: no field {name!r}; write it again with this version"
+                    f"probe={probe.get('run_id', '?')}: no field {name!r}; write it again with "
+                    "this version"
                 )
         groups.setdefault(
             (str(probe["role"]), str(probe["size"]), round(float(probe["fraction"]), 3)), []
@@ -70,8 +74,9 @@ def gather(
 def alignment_rows(
     found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample
 ) -> list[dict]:
-    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a should be a lower loss, so -a is ranked),
-    with the losses of that size at its lowest trained rate, and with the target's own alignment at the same fraction."""
+    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a
+    should be a lower loss, so -a is ranked), with the losses of that size at its lowest trained
+    rate, and with the target's own alignment at the same fraction."""
     of_target = {(p.fraction, p.along): p for p in found if p.size == target and p.role == "target"}
     rows = []
     for probe in found:
@@ -104,11 +109,14 @@ def crossing_rows(
     seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]],
     sample: Sample,
 ) -> tuple[list[dict], list[dict]]:
-    """Predicted against observed crossovers of sizes that have both. `seen`: (role, size) -> pair -> observed rate.
+    """Predicted against observed crossovers of sizes that have both.
 
-    The prediction is for one step along the gradient (or its sign) and the runs are many steps of the trainer's optimizer, so its scale
-    need not fit: rank agreement over pairs, sensitivity and specificity carry the claim, and the median ratio observed / predicted says
-    how far off the scale is.
+    `seen`: (role, size) -> pair -> observed rate.
+
+    The prediction is for one step along the gradient (or its sign) and the runs are many steps of
+    the trainer's optimizer, so its scale need not fit: rank agreement over pairs, sensitivity and
+    specificity carry the claim, and the median ratio observed / predicted says how far off the
+    scale is.
     """
     summary, pairs = [], []
     count = len(sample.recipes)
@@ -181,8 +189,9 @@ def crossing_rows(
 
 
 def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
-    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within it of
-    lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std)."""
+    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v -
+    lambda v| (an eigenvalue lies within it of lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 /
+    lambda_max, eta_std)."""
     rows = []
     for probe in probes:
         top = probe.get("lambda_max")

@@ -1,4 +1,6 @@
-"""A6 and G3: the agreement with the tuned target when batch, weight decay, tokens or steps change, beside what the learning rate changes."""
+"""A6 and G3: the agreement with the tuned target when batch, weight decay, tokens or steps change,
+beside what the learning rate changes.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -33,8 +35,9 @@ CONTROLS = (MORE_STEPS,)  # families that answer G3, not A6
 
 @dataclass(frozen=True)
 class Range:
-    """Largest minus smallest rho of the settings of one family; draws [B] for differences. The range of noisy numbers is above zero even
-    when the setting does nothing: `expected` is not subtracted, so compare ranges of as many settings."""
+    """Largest minus smallest rho of the settings of one family; draws [B] for differences. The
+    range of noisy numbers is above zero even when the setting does nothing: `expected` is not
+    subtracted, so compare ranges of as many settings."""
 
     size: str
     family: str
@@ -45,7 +48,9 @@ class Range:
 
 
 def family(arm: str) -> str:
-    """ "batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its own."""
+    """ "batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its
+    own.
+    """
     if "+" in arm:
         return arm
     head = re.match(r"[A-Za-z_]+", arm)
@@ -55,9 +60,11 @@ def family(arm: str) -> str:
 def arm_rows(
     grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample
 ) -> tuple[list[dict], dict]:
-    """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same rate; and the Agreements by the same key.
+    """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same
+    rate; and the Agreements by the same key.
 
-    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 2 % (whole steps).
+    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 2
+    % (whole steps).
     """
     truth = Side(tuned.loss[:, 0], tuned.draw(sample.many, 0))
     rows, found = [], {}
@@ -103,8 +110,9 @@ def arm_rows(
 def control_rows(
     arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample
 ) -> list[dict]:
-    """G3 of one proxy, a row an arm of more steps that has both rates: rho at the tiny rate minus rho at the standard one, both with the
-    arm's tokens, so that the steps no longer differ with the rate."""
+    """G3 of one proxy, a row an arm of more steps that has both rates: rho at the tiny rate minus
+    rho at the standard one, both with the arm's tokens, so that the steps no longer differ with the
+    rate."""
     rows = []
     for arm in dict.fromkeys(a for s, a, _ in arms if s == size and family(a) in CONTROLS):
         ends = [
@@ -139,8 +147,9 @@ def control_rows(
 def ranges(
     size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample
 ) -> list[Range]:
-    """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard one and its reductions), and over each
-    family's settings (the main one included) at every rate that its arms were run at."""
+    """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard
+    one and its reductions), and over each family's settings (the main one included) at every rate
+    that its arms were run at."""
     usual = {
         f"{r:g}": points[size, r]
         for r in dict.fromkeys(r for r in rates.values() if r is not None)

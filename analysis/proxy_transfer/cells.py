@@ -1,4 +1,6 @@
-"""What the table holds and what it lacks: losses by cell, tuned losses, missing cells, optima at an edge, recipes that are one."""
+"""What the table holds and what it lacks: losses by cell, tuned losses, missing cells, optima at an
+edge, recipes that are one.
+"""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,7 +14,9 @@ from stepladder.analysis.proxy_transfer.tuned import Tuned
 
 
 def loss_rows(grids: Sequence[Grid]) -> list[dict]:
-    """A row a (size, rate, recipe, domain): mean loss over the seeds, their number, and the seed SD of one run there."""
+    """A row a (size, rate, recipe, domain): mean loss over the seeds, their number, and the seed SD
+    of one run there.
+    """
     rows = []
     for g in grids:
         for v, domain in enumerate(g.domains):
@@ -36,7 +40,9 @@ def loss_rows(grids: Sequence[Grid]) -> list[dict]:
 
 
 def tuned_rows(truth: Tuned, level: float) -> list[dict]:
-    """A row a (recipe, domain): least loss of the target with its interval from the seeds, where it is, and the parabola's own least."""
+    """A row a (recipe, domain): least loss of the target with its interval from the seeds, where it
+    is, and the parabola's own least.
+    """
     half = NormalDist().inv_cdf((1 + level) / 2)
     rows = []
     for r, recipe in enumerate(truth.recipes):
@@ -62,7 +68,9 @@ def tuned_rows(truth: Tuned, level: float) -> list[dict]:
 
 
 def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[dict]:
-    """Every (size, arm, rate, recipe) of the grids without a mean loss, with the reason: no run, or domains that its runs lack."""
+    """Every (size, arm, rate, recipe) of the grids without a mean loss, with the reason: no run, or
+    domains that its runs lack.
+    """
     rows = []
     for g in grids:
         mine = frame[
@@ -92,21 +100,26 @@ def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[dict]:
 
 
 def edges(truth: Tuned) -> list[str]:
-    """Recipes whose tuned target sits on an edge of the learning-rate grid, on the mean domain, and recipes without a tuned loss."""
+    """Recipes whose tuned target sits on an edge of the learning-rate grid, on the mean domain, and
+    recipes without a tuned loss.
+    """
     out = []
     for end, fix in (("low", "lower"), ("high", "higher")):
         there = [r for r, e in zip(truth.recipes, truth.edge[:, 0]) if e == end]
         if there:
             out.append(
-                f"the tuned target of {len(there)} of {len(truth.recipes)} recipes sits on the {end} edge of its grid ({', '.join(there)}): "
-                f"their tuned loss is an upper bound; add a {fix} learning rate"
+                f"the tuned target of {len(there)} of {len(truth.recipes)} recipes sits on the "
+                f"{end} edge of its grid ({', '.join(there)}): their tuned loss is an upper bound; "
+                f"add a {fix} learning rate"
             )
     lost = [r for r, y in zip(truth.recipes, truth.loss[:, 0]) if not np.isfinite(y)]
     return out + ([f"no finite tuned loss of the target for {', '.join(lost)}"] if lost else [])
 
 
 def twins(grids: Sequence[Grid]) -> list[str]:
-    """Pairs of recipes with the same losses in every cell that both have: one recipe under two names."""
+    """Pairs of recipes with the same losses in every cell that both have: one recipe under two
+    names.
+    """
     losses = [g.losses.reshape(len(g.recipes), -1) for g in grids]
     together = np.concatenate(losses, 1)
     out = []
@@ -114,6 +127,7 @@ def twins(grids: Sequence[Grid]) -> list[str]:
         both = np.isfinite(together[a]) & np.isfinite(together[b])
         if both.sum() and np.allclose(together[a, both], together[b, both], rtol=1e-12, atol=0):
             out.append(
-                f"recipes {grids[0].recipes[a]!r} and {grids[0].recipes[b]!r} have the same loss in all {int(both.sum())} cells they share: one recipe under two names?"
+                f"recipes {grids[0].recipes[a]!r} and {grids[0].recipes[b]!r} have the same loss "
+                f"in all {int(both.sum())} cells they share: one recipe under two names?"
             )
     return out

@@ -1,4 +1,6 @@
-"""`stepladder report --study=proxy_transfer`: records or a table in, the page, results.json and figures out."""
+"""`stepladder report --study=proxy_transfer`: records or a table in, the page, results.json and
+figures out.
+"""
 
 import json
 from pathlib import Path
@@ -21,9 +23,12 @@ BESIDE = "probes.json"
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page to `out` and return its path. Raises UserError for a table or workdir that holds no such study.
+    """Write the study's page to `out` and return its path.
 
-    Of a workdir also runs.csv.gz and probes.json: as `table` the one, with the other beside it, gives the same page.
+    Raises UserError for a table or workdir that holds no such study.
+
+    Of a workdir also runs.csv.gz and probes.json: as `table` the one, with the other beside it,
+    gives the same page.
     """
     if workdir is not None:
         inputs = read(workdir)
@@ -126,7 +131,9 @@ def draw(result: Result) -> dict[str, str]:
 
 
 def _with_baselines(inputs: Inputs) -> pd.DataFrame:
-    """What `of_table` reads: the runs with the n-gram baselines of each row's recipe and domain as columns."""
+    """What `of_table` reads: the runs with the n-gram baselines of each row's recipe and domain as
+    columns.
+    """
     cells = list(zip(inputs.table["recipe"], inputs.table["domain"]))
     found = {name: inputs.ngrams[name] for name in NULLS if name in (inputs.ngrams or {})}
     return inputs.table.assign(
@@ -138,8 +145,8 @@ def _with_baselines(inputs: Inputs) -> pd.DataFrame:
 
 
 def of_table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
-    """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain, and the
-    file `beside` it holds the probes."""
+    """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines
+    of the row's recipe and domain, and the file `beside` it holds the probes."""
     found = {}
     for name in NULLS:
         if name in frame and "recipe" in frame:
@@ -159,11 +166,13 @@ def _probes(path: Path) -> list[dict]:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"table={path}: the probes beside the table are unreadable ({error}); mend or move the file"
+            f"table={path}: the probes beside the table are unreadable ({error}); mend or move the "
+            "file"
         ) from None
     if not isinstance(found, list) or not all(isinstance(p, dict) for p in found):
         raise UserError(
-            f"table={path}: not a list of probes, as `report --workdir` writes beside runs.csv.gz; mend or move the file"
+            f"table={path}: not a list of probes, as `report --workdir` writes beside runs.csv.gz; "
+            "mend or move the file"
         )
     return found
 

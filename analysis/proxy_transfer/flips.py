@@ -1,4 +1,6 @@
-"""A1: pairs of recipes whose order changes between neighbouring learning rates, beyond the noise of the seeds; and where they cross."""
+"""A1: pairs of recipes whose order changes between neighbouring learning rates, beyond the noise of
+the seeds; and where they cross.
+"""
 
 import itertools
 import math
@@ -16,8 +18,9 @@ ADJACENT = 3.34  # the protocol's 3.3: a grid of 1, 3, 10 has steps of 3 and 3.3
 
 
 def gaps(grid: Grid, domain: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Gap of every ordered pair at each rate [R, R, E] (loss of the row minus the column's), and its size in units of
-    sqrt(sA^2 + sB^2); a diverged run is infinitely worse, two diverged runs and missing ones have no gap (NaN)."""
+    """Gap of every ordered pair at each rate [R, R, E] (loss of the row minus the column's), and
+    its size in units of sqrt(sA^2 + sB^2); a diverged run is infinitely worse, two diverged runs
+    and missing ones have no gap (NaN)."""
     loss = grid.mean(None, domain)[0]
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = loss[:, None, :] - loss[None, :, :]
@@ -25,7 +28,8 @@ def gaps(grid: Grid, domain: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chance(grid: Grid) -> float:
-    """Probability that a pair of equal recipes flips between two rates by noise alone: both gaps beyond the limit, with opposite signs.
+    """Probability that a pair of equal recipes flips between two rates by noise alone: both gaps
+    beyond the limit, with opposite signs.
 
     The gaps are of means over S seeds, the limit is in units of one run: P = 2 Phi(-2 sqrt(S))^2.
     """
@@ -35,7 +39,9 @@ def chance(grid: Grid) -> float:
 
 
 def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
-    """Share of pairs that flip between neighbouring rates, by size and domain, with its interval over recipes."""
+    """Share of pairs that flip between neighbouring rates, by size and domain, with its interval
+    over recipes.
+    """
     rows = []
     for grid in grids:
         for v, domain in enumerate(grid.domains):
@@ -77,8 +83,8 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
 
 
 def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
-    """Flips on the mean domain over all neighbouring rates at most ADJACENT apart of all these sizes, with their interval over recipes; and
-    the number of pair steps looked at."""
+    """Flips on the mean domain over all neighbouring rates at most ADJACENT apart of all these
+    sizes, with their interval over recipes; and the number of pair steps looked at."""
     mine, both = np.zeros((2, len(sample.recipes), len(sample.recipes)))
     for grid in grids:
         flipped, there, _ = _flips(grid, 0)
@@ -105,8 +111,8 @@ def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
 
 
 def flip_events(grids: Sequence[Grid]) -> list[dict]:
-    """Every flip on the mean domain: the pair, the two rates, both gaps (nats per token, the first recipe minus the second) and their
-    size in units of the noise."""
+    """Every flip on the mean domain: the pair, the two rates, both gaps (nats per token, the first
+    recipe minus the second) and their size in units of the noise."""
     rows = []
     for grid in grids:
         flipped, _, gap = _flips(grid, 0)
@@ -131,10 +137,11 @@ def flip_events(grids: Sequence[Grid]) -> list[dict]:
 
 
 def crossings(grid: Grid, domain: int = 0) -> dict[tuple[int, int], float]:
-    """Pair (a < b) -> the lowest learning rate at which its order changes, between rates whose gaps are both beyond the noise.
+    """Pair (a < b) -> the lowest learning rate at which its order changes, between rates whose gaps
+    are both beyond the noise.
 
-    Rates between them with a gap inside of the noise are passed over; the crossing is where the line through the two gaps in log rate is
-    zero (the middle in logs when one of them is infinite).
+    Rates between them with a gap inside of the noise are passed over; the crossing is where the
+    line through the two gaps in log rate is zero (the middle in logs when one of them is infinite).
     """
     gap, size = gaps(grid, domain)
     out, logs = {}, np.log(grid.rates)

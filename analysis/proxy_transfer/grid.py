@@ -1,4 +1,6 @@
-"""The losses of one size and arm as an array over recipes, learning rates, domains and seeds, with the noise of a seed."""
+"""The losses of one size and arm as an array over recipes, learning rates, domains and seeds, with
+the noise of a seed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +14,12 @@ from stepladder.analysis.proxy_transfer.tidy import MEAN
 
 @dataclass(frozen=True)
 class Grid:
-    """losses [R, E, V, S], nats per token: recipes, learning rates, domains (the first is the mean), seeds; NaN: no run, infinity: diverged.
+    """losses [R, E, V, S], nats per token: recipes, learning rates, domains (the first is the
+    mean), seeds; NaN: no run, infinity: diverged.
 
-    init [V]: loss at initialisation or NaN. noise [E, V]: standard deviation of one run's loss over seeds, pooled over the recipes;
-    freedom [E, V]: its degrees of freedom; noise_source says where it comes from ("" when there is none).
+    init [V]: loss at initialisation or NaN. noise [E, V]: standard deviation of one run's loss over
+    seeds, pooled over the recipes; freedom [E, V]: its degrees of freedom; noise_source says where
+    it comes from ("" when there is none).
     """
 
     role: str
@@ -41,7 +45,9 @@ class Grid:
         return f"{self.role}/{self.size}"
 
     def mean(self, draws: Draws | None = None, domain: int = 0) -> np.ndarray:
-        """Mean loss over the seeds [B, R, E] under the draws' seeds (B = 1 without). One diverged seed makes the mean infinite.
+        """Mean loss over the seeds [B, R, E] under the draws' seeds (B = 1 without).
+
+        One diverged seed makes the mean infinite.
 
         A resample without any of the seeds that a cell has falls back on all of them.
         """
@@ -59,7 +65,9 @@ class Grid:
 
 
 def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -> list[Grid]:
-    """A grid for every (role, size, arm, weight decay) of the tidy table, smallest N first, the main arm first."""
+    """A grid for every (role, size, arm, weight decay) of the tidy table, smallest N first, the
+    main arm first.
+    """
     out = []
     for (role, size), whole in frame.groupby(["role", "size"], sort=True):
         seeds = sorted(whole["seed"].unique())
@@ -141,7 +149,9 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
 def _noise(
     losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Pooled over recipes at each rate; a rate without repeated seeds takes the pool of all rates; without any, the evaluation's error."""
+    """Pooled over recipes at each rate; a rate without repeated seeds takes the pool of all rates;
+    without any, the evaluation's error.
+    """
     finite = np.where(np.isfinite(losses), losses, np.nan)
     count = np.isfinite(finite).sum(-1)
     middle = _nanmean(finite)[..., None]
@@ -168,7 +178,9 @@ def _noise(
 
 
 def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean over seeds [B, R, E] of cell [R, E, S] with counts [B, R, S]; NaN where no seed counts."""
+    """Mean over seeds [B, R, E] of cell [R, E, S] with counts [B, R, S]; NaN where no seed
+    counts.
+    """
     there, lost = ~np.isnan(cell), np.isposinf(cell)
     filled = np.where(np.isfinite(cell), cell, 0.0)
     total, number, worst = (
@@ -176,9 +188,8 @@ def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
         for filled_ in (filled, there.astype(float), lost.astype(float))
     )
     with np.errstate(invalid="ignore", divide="ignore"):
-        value = np.where(
-            worst > 0, np.inf, np.where(number > 0, total / number, np.nan)
-        )  # [R, E, B]
+        # [R, E, B]
+        value = np.where(worst > 0, np.inf, np.where(number > 0, total / number, np.nan))
     return np.moveaxis(value, -1, 0)
 
 

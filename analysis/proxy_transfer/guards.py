@@ -1,4 +1,6 @@
-"""G1, G2, G5, G6: did the runs train, in which precision, is the model better than counting bigrams, and is the spread more than noise."""
+"""G1, G2, G5, G6: did the runs train, in which precision, is the model better than counting
+bigrams, and is the spread more than noise.
+"""
 
 import functools
 import math
@@ -20,8 +22,9 @@ SNR_GATE = 3.0  # times the spread that seeds alone would give
 
 
 def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[dict]:
-    """G1, a row a (size, rate) on the mean domain: drop from initialisation (nats per token, mean over recipes), its share of the initial
-    loss, its ratio to the seed SD of a pair's gap. trained: True, False, or None when neither can be checked."""
+    """G1, a row a (size, rate) on the mean domain: drop from initialisation (nats per token, mean
+    over recipes), its share of the initial loss, its ratio to the seed SD of a pair's gap. trained:
+    True, False, or None when neither can be checked."""
     rows = []
     for grid in grids:
         loss, start = grid.mean()[0], grid.init[0]
@@ -64,7 +67,9 @@ def _trained(drop: float, share: float, sigmas: float) -> bool | None:
 
 
 def precision(frame: pd.DataFrame) -> dict:
-    """G2: the precisions named in the table. float32 keeps an update of any size that float32 can hold; others are listed as a warning."""
+    """G2: the precisions named in the table. float32 keeps an update of any size that float32 can
+    hold; others are listed as a warning.
+    """
     named = sorted(set(frame["precision"]) - {""})
     if not named:
         return {
@@ -84,8 +89,9 @@ def precision(frame: pd.DataFrame) -> dict:
 def ngram_rows(
     grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample
 ) -> list[dict]:
-    """G5, a row a (size, n-gram, domain): best loss over the rates minus the n-gram model's cross-entropy, mean over recipes. counts: the
-    whole interval is below zero, so the model of that size knows more than the counts its data came with."""
+    """G5, a row a (size, n-gram, domain): best loss over the rates minus the n-gram model's
+    cross-entropy, mean over recipes. counts: the whole interval is below zero, so the model of that
+    size knows more than the counts its data came with."""
     rows = []
     for grid in grids:
         for name, score in nulls.items():
@@ -118,10 +124,11 @@ def ngram_rows(
 
 
 def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
-    """G6, a row a (size, rate, domain): SNR = (largest - smallest recipe mean) / seed SD (arXiv 2508.13144, with seeds for checkpoints).
+    """G6, a row a (size, rate, domain): SNR = (largest - smallest recipe mean) / seed SD (arXiv
+    2508.13144, with seeds for checkpoints).
 
-    by_noise: the SNR that equal recipes would show, E[range of n normals] / sqrt(seeds). passes: SNR is at least 3 times that. The
-    interval is for the seed SD's own uncertainty (chi-square).
+    by_noise: the SNR that equal recipes would show, E[range of n normals] / sqrt(seeds). passes:
+    SNR is at least 3 times that. The interval is for the seed SD's own uncertainty (chi-square).
     """
     from scipy.stats import chi2
 

@@ -10,7 +10,10 @@ TUNED_TARGET = "tuned target"
 
 
 def body(results: dict, drawn: dict[str, str]) -> str:
-    """HTML of the whole page. `results`: Result.to_dict() with source and command; drawn: figure name -> inline SVG."""
+    """HTML of the whole page.
+
+    `results`: Result.to_dict() with source and command; drawn: figure name -> inline SVG.
+    """
     return "".join(section(results, drawn) for section in _SECTIONS)
 
 
@@ -23,17 +26,24 @@ def _head(results: dict, drawn: dict) -> str:
                 tiles.append(
                     (
                         f"{row['rho']:.2f}",
-                        f"rho of {rates['size']} at the {said} rate {rates[name]:.3g}, {row['rho_low']:.2f} to {row['rho_high']:.2f}",
+                        (
+                            f"rho of {rates['size']} at the {said} rate {rates[name]:.3g}, "
+                            f"{row['rho_low']:.2f} to {row['rho_high']:.2f}"
+                        ),
                     )
                 )
     warned = "".join(f"<p><b>Warning</b>: {escape(w)}.</p>" for w in results["warnings"])
     what = (
-        f"{len(results['recipes'])} recipes, target {results['target']['size']} tuned for each of them. rho is Spearman's rank correlation of the proxy's "
-        f"losses at one learning rate with the tuned target's; intervals are {results['settings']['level']:.0%}, {results['settings']['interval']}, "
-        f"{results['settings']['resamples']} resamples. Protocol after arXiv 2512.24503; thresholds and formulas that it does not publish are ours."
+        f"{len(results['recipes'])} recipes, target {results['target']['size']} tuned for each of "
+        "them. rho is Spearman's rank correlation of the proxy's losses at one learning rate with "
+        f"the tuned target's; intervals are {results['settings']['level']:.0%}, "
+        f"{results['settings']['interval']}, {results['settings']['resamples']} resamples. "
+        "Protocol after arXiv 2512.24503; thresholds and formulas that it does not publish are "
+        "ours."
     )
     return (
-        f'<h1>Do small runs pick the right data?</h1><p class="sub">{escape(results["source"])}</p>{hero(headline(results), tiles)}<p>{escape(what)}</p>'
+        f'<h1>Do small runs pick the right data?</h1><p class="sub">{escape(results["source"])}</p>'
+        f"{hero(headline(results), tiles)}<p>{escape(what)}</p>"
         f"{warned}{missing(results['absent'])}"
     )
 
@@ -53,8 +63,11 @@ def _claims(results: dict, drawn: dict) -> str:
     overall = [[f"({c['id']}) {c['claim']}", c["verdict"]] for c in results["claims"]]
     return (
         f"<h2>Five claims, and what these runs say</h2>{table(['claim', 'verdict'], overall)}"
-        f"<details open><summary>by proxy, with numbers and thresholds</summary>{table(['claim', 'proxy', 'verdict', 'number [interval]', 'threshold', 'why'], rows)}</details>"
-        '<p class="note">Not seen: the claim fails at the estimate. Not settled: it holds there, but not over the interval, or a guard below '
+        "<details open><summary>by proxy, with numbers and thresholds</summary>"
+        f"{table(['claim', 'proxy', 'verdict', 'number [interval]', 'threshold', 'why'], rows)}"
+        "</details>"
+        '<p class="note">Not seen: the claim fails at the estimate. Not settled: it holds there, '
+        "but not over the interval, or a guard below "
         "says that the numbers are no evidence.</p>"
     )
 
@@ -136,9 +149,13 @@ def _ranking(results: dict, drawn: dict) -> str:
     ]
     lines = "".join(figure(drawn, name) for name in sorted(drawn) if name.startswith("domains_"))
     return (
-        f"<h2>Ranking at one learning rate against the tuned target</h2>{figure(drawn, 'rho')}{figure(drawn, 'accuracy')}{table(head, rows)}{folded}{lines}"
-        f"<h3>Standard and reduced rates</h3>{table(['proxy', 'N#', 'standard#', '/3#', '/10#', '/30#', 'tiny#', ''], rates)}"
-        '<p class="note">Standard: as given, else the highest rate of the arms, else that of the least mean loss over the recipes. A reduction is the nearest rate of the grid within a factor of 2.</p>'
+        f"<h2>Ranking at one learning rate against the tuned target</h2>{figure(drawn, 'rho')}"
+        f"{figure(drawn, 'accuracy')}{table(head, rows)}{folded}{lines}"
+        "<h3>Standard and reduced rates</h3>"
+        f"{table(['proxy', 'N#', 'standard#', '/3#', '/10#', '/30#', 'tiny#', ''], rates)}"
+        '<p class="note">Standard: as given, else the highest rate of the arms, else that of the '
+        "least mean loss over the recipes. A reduction is the nearest rate of the grid within a "
+        "factor of 2.</p>"
         f"<h3>From the proxies to the target</h3>{figure(drawn, 'slopes')}"
     )
 
@@ -157,10 +174,11 @@ def _findings(results: dict, drawn: dict) -> str:
         if r["domain"] == "mean" and r["against"] != TUNED_TARGET
     ]
     return (
-        "<h2>Within the proxy, and across scale at one rate</h2><p>Finding I compares with the same proxy tuned per recipe, Finding II with the target at the same rate.</p>"
-        + table(
-            ["against", "proxy", "learning rate#", "rho#", "decision accuracy#", "recipes#"], rows
-        )
+        "<h2>Within the proxy, and across scale at one rate</h2>"
+        "<p>Finding I compares with the same proxy tuned per recipe, Finding II with the "
+        "target at the same rate.</p>"
+    ) + table(
+        ["against", "proxy", "learning rate#", "rho#", "decision accuracy#", "recipes#"], rows
     )
 
 
@@ -177,9 +195,12 @@ def _regret(results: dict, drawn: dict) -> str:
         for r in results["regret"]
     ]
     return (
-        f"<h2>What a wrong choice costs</h2>{figure(drawn, 'regret')}<details><summary>all {len(rows)}</summary>"
-        f"{table(['proxy', 'learning rate#', 'k#', 'reading', 'regret, nats per token#', 'recipes#'], rows)}</details>"
-        '<p class="note">Reading best: the best of the k kept minus the best of all. Reading mean: the mean of the k kept minus that of the true best k. '
+        f"<h2>What a wrong choice costs</h2>{figure(drawn, 'regret')}<details>"
+        f"<summary>all {len(rows)}</summary>"
+        f"{table(['proxy', 'learning rate#', 'k#', 'reading', 'regret, nats per token#', 'recipes#'], rows)}"
+        "</details>"
+        '<p class="note">Reading best: the best of the k kept minus the best of all. Reading mean: '
+        "the mean of the k kept minus that of the true best k. "
         "Equal proxy losses are broken against us.</p>"
     )
 
@@ -210,9 +231,15 @@ def _losses(results: dict, drawn: dict) -> str:
         "",
     ]
     return (
-        f"<h2>Losses, and the target tuned for each recipe</h2>{figure(drawn, 'losses')}{table(head, main)}"
+        (
+            f"<h2>Losses, and the target tuned for each recipe</h2>{figure(drawn, 'losses')}"
+            f"{table(head, main)}"
+        )
         + (f"<details><summary>by domain</summary>{table(head, more)}</details>" if more else "")
-        + '<p class="note">The parabola goes through the 3 lowest points in log learning rate; it is left out where it is not convex or leaves them.</p>'
+        + (
+            '<p class="note">The parabola goes through the 3 lowest points in log learning rate; '
+            "it is left out where it is not convex or leaves them.</p>"
+        )
     )
 
 
@@ -246,7 +273,8 @@ def _flips(results: dict, drawn: dict) -> str:
     return (
         f"<h2>Pairs that flip between neighbouring learning rates</h2>{figure(drawn, 'flip_rates')}"
         f"{table(['size', 'rates', 'flips#', 'share#', 'sign changes, noise or not#', 'by noise alone#'], rows)}"
-        f"<details><summary>all {len(events)} flips</summary>{listed}</details>{figure(drawn, 'flip_matrix')}"
+        f"<details><summary>all {len(events)} flips</summary>{listed}</details>"
+        f"{figure(drawn, 'flip_matrix')}"
     )
 
 
@@ -282,15 +310,20 @@ def _arms(results: dict, drawn: dict) -> str:
         for r in results["more_steps"]
     ]
     equal = (
-        f"<h3>G3: the tiny against the standard rate at equal tokens, with more steps</h3>{table(['proxy', 'arm', 'rho at the tiny rate#', 'at the standard rate#', 'difference#'], more)}"
+        (
+            "<h3>G3: the tiny against the standard rate at equal tokens, with more steps</h3>"
+            f"{table(['proxy', 'arm', 'rho at the tiny rate#', 'at the standard rate#', 'difference#'], more)}"
+        )
         if more
         else ""
     )
     return (
         f"<h2>Batch size, weight decay, tokens and steps</h2>{figure(drawn, 'arms')}"
         f"{table(['proxy', 'arm', 'learning rate#', 'rho#', 'main arm#', 'change#', 'steps, times main#', 'tokens, times main#', ''], rows)}"
-        f"{equal}<h3>Range of rho</h3>{table(['proxy', 'family', 'at rate#', 'settings', 'range of rho#'], spans)}"
-        '<p class="note">A range over noisy numbers is above zero by itself: compare ranges of about as many settings.</p>'
+        f"{equal}<h3>Range of rho</h3>"
+        f"{table(['proxy', 'family', 'at rate#', 'settings', 'range of rho#'], spans)}"
+        '<p class="note">A range over noisy numbers is above zero by itself: compare ranges of '
+        "about as many settings.</p>"
     )
 
 
@@ -340,13 +373,15 @@ def _gradients(results: dict, drawn: dict) -> str:
         for r in results["sharpness"]
     ]
     return (
-        "<h2>What the gradients alone say</h2><p>Alignment a = &lt;grad l_val, grad l_i&gt; ranks the recipes without training. The crossover rate of a pair is "
-        "2 (a_A - a_B) / (c_A - c_B), for one step along the gradient or, nearer to Adam, along its sign. The runs take many steps, so ranks matter and the ratio only says "
-        "how far off the scale is.</p>"
+        "<h2>What the gradients alone say</h2><p>Alignment a = &lt;grad l_val, grad l_i&gt; ranks "
+        "the recipes without training. The crossover rate of a pair is 2 (a_A - a_B) / (c_A - "
+        "c_B), for one step along the gradient or, nearer to Adam, along its sign. The runs take "
+        "many steps, so ranks matter and the ratio only says how far off the scale is.</p>"
         f"{table(['size', 'of training#', 'along', 'rho with tuned target#', 'accuracy#', 'rho with the lowest rate#', 'rho with target alignment#'], lined)}"
         f"<h3>Predicted and observed crossovers</h3>{figure(drawn, 'crossovers')}"
         f"{table(['size', 'of training#', 'along', 'pairs with both#', 'sensitivity#', 'specificity#', 'rank agreement#', 'observed / predicted#'], crossed)}"
-        f"<h3>Top eigenvalue of the validation loss</h3>{table(['size', 'run', 'of training#', 'lambda_max#', '1 / lambda_max#', 'tiny rate#', 'bound by'], sharp)}"
+        "<h3>Top eigenvalue of the validation loss</h3>"
+        f"{table(['size', 'run', 'of training#', 'lambda_max#', '1 / lambda_max#', 'tiny rate#', 'bound by'], sharp)}"
     )
 
 
@@ -412,13 +447,19 @@ def _guards(results: dict, drawn: dict) -> str:
             if grams
             else "<p>No n-gram baseline was given.</p>"
         )
-        + f"<h3>G6: is the spread of the recipes more than noise</h3><p>Noise: {escape('; '.join(source))}.</p>{table(head, whole)}"
+        + (
+            "<h3>G6: is the spread of the recipes more than noise</h3>"
+            f"<p>Noise: {escape('; '.join(source))}.</p>{table(head, whole)}"
+        )
         + (
             f"<details><summary>by domain</summary>{table(head, by_domain)}</details>"
             if by_domain
             else ""
         )
-        + '<p class="note">G3 (more steps) stands among the arms, G4 is every interval on this page; Fisher\'s z is printed beside rho for reference.</p>'
+        + (
+            '<p class="note">G3 (more steps) stands among the arms, G4 is every interval on this '
+            "page; Fisher's z is printed beside rho for reference.</p>"
+        )
     )
 
 
@@ -444,7 +485,10 @@ def _out(results: dict, drawn: dict) -> str:
 
 
 def _again(results: dict, drawn: dict) -> str:
-    return f"<h2>To make this page again</h2><pre>{escape(results['command'])}</pre><p class='note'>Every number on it stands in <code>results.json</code> beside it.</p>"
+    return (
+        f"<h2>To make this page again</h2><pre>{escape(results['command'])}</pre>"
+        "<p class='note'>Every number on it stands in <code>results.json</code> beside it.</p>"
+    )
 
 
 def _cell(row: dict) -> str:

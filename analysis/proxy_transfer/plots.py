@@ -1,4 +1,6 @@
-"""Figures of the rankings: rho, accuracy and regret against the learning rate, the n-gram baseline as a line, the standard rate as a mark."""
+"""Figures of the rankings: rho, accuracy and regret against the learning rate, the n-gram baseline
+as a line, the standard rate as a mark.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ _TITLES = {
 
 @_styled
 def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
-    """rho or accuracy (what) against the learning rate, a line a proxy with its band; dashes: the n-gram rankings.
+    """rho or accuracy (what) against the learning rate, a line a proxy with its band; dashes: the
+    n-gram rankings.
 
-    Hollow: a guard rejects the point, for the runs did not train or the spread of the recipes is noise.
+    Hollow: a guard rejects the point, for the runs did not train or the spread of the recipes is
+    noise.
     """
     figure, axes = _axes(8.6, 4.4)
     rows = [r for r in result.agreement if r["against"] == "tuned target" and r["domain"] == domain]
@@ -110,7 +114,9 @@ def domains(result: Result, size: str) -> Figure:
 
 @_styled
 def regret(result: Result, reading: str = "best") -> Figure:
-    """Regret@k against the learning rate, a panel a proxy, a shade a k; the band is that of k = 1."""
+    """Regret@k against the learning rate, a panel a proxy, a shade a k; the band is that of k =
+    1.
+    """
     from matplotlib.figure import Figure
 
     sizes = [r["size"] for r in result.rates]
@@ -156,7 +162,9 @@ def regret(result: Result, reading: str = "best") -> Figure:
 
 @_styled
 def slopes(result: Result) -> Figure:
-    """Ranks of the recipes by each proxy at its standard and its tiny rate, and by the tuned target: crossing lines are wrong decisions."""
+    """Ranks of the recipes by each proxy at its standard and its tiny rate, and by the tuned
+    target: crossing lines are wrong decisions.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

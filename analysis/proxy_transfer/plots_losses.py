@@ -1,4 +1,6 @@
-"""Figures of the losses themselves: curves per recipe, flips between neighbouring rates, crossovers from gradients against the observed."""
+"""Figures of the losses themselves: curves per recipe, flips between neighbouring rates, crossovers
+from gradients against the observed.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 @_styled
 def curves(result: Result) -> Figure:
-    """Loss above the best against the learning rate, a panel a size, a line a recipe from the best (light) to the worst tuned target."""
+    """Loss above the best against the learning rate, a panel a size, a line a recipe from the best
+    (light) to the worst tuned target.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -47,7 +51,9 @@ def curves(result: Result) -> Figure:
 
 @_styled
 def flip_rates(result: Result) -> Figure:
-    """Share of pairs that flip between neighbouring rates beyond seed noise, a line a size, with what noise alone would make."""
+    """Share of pairs that flip between neighbouring rates beyond seed noise, a line a size, with
+    what noise alone would make.
+    """
     figure, axes = _axes(8.6, 3.8)
     rows = [r for r in result.flip_rates if r["domain"] == "mean" and r["pairs"]]
     colours = size_colours([r["N"] for r in rows])
@@ -79,7 +85,9 @@ def flip_rates(result: Result) -> Figure:
 
 @_styled
 def flip_matrix(result: Result) -> Figure:
-    """Learning rate of the first sure crossing of every pair, recipes in the order of the tuned target, a panel a size; blank: no crossing."""
+    """Learning rate of the first sure crossing of every pair, recipes in the order of the tuned
+    target, a panel a size; blank: no crossing.
+    """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -120,7 +128,9 @@ def flip_matrix(result: Result) -> Figure:
 
 @_styled
 def crossovers(result: Result) -> Figure:
-    """Predicted against observed crossover rate of each pair that has both, a panel a direction, a colour a size, a mark a fraction."""
+    """Predicted against observed crossover rate of each pair that has both, a panel a direction, a
+    colour a size, a mark a fraction.
+    """
     from matplotlib.figure import Figure
 
     pairs = [
@@ -160,7 +170,9 @@ def crossovers(result: Result) -> Figure:
 
 @_styled
 def arms(result: Result) -> Figure:
-    """Rho of every arm against the main arm's at the same learning rate: on the line, the setting changes nothing."""
+    """Rho of every arm against the main arm's at the same learning rate: on the line, the setting
+    changes nothing.
+    """
     figure, axes = _axes(5.6, 4.6)
     rows = [r for r in result.arms if np.isfinite(r["rho"]) and np.isfinite(r["main_rho"])]
     families = list(dict.fromkeys(r["family"] for r in rows))

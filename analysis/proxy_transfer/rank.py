@@ -1,15 +1,18 @@
-"""Rank agreement of two scores over the recipes: Spearman's rho, pairwise decision accuracy, regret of the k best.
+"""Rank agreement of two scores over the recipes: Spearman's rho, pairwise decision accuracy, regret
+of the k best.
 
-Lower is better everywhere. All three take a batch: scores [..., R], and weights [..., R] that say how often each recipe counts (0: not
-there, 2: drawn twice by a bootstrap). Infinity is a score: a diverged run is worse than every finite one. NaN is none: the recipe is
-left out of this statistic, and the caller says how many were used.
+Lower is better everywhere. All three take a batch: scores [..., R], and weights [..., R] that say
+how often each recipe counts (0: not there, 2: drawn twice by a bootstrap). Infinity is a score: a
+diverged run is worse than every finite one. NaN is none: the recipe is left out of this statistic,
+and the caller says how many were used.
 """
 
 import numpy as np
 
 
 def spearman(x, y, weights=None) -> np.ndarray:
-    """Spearman's rho [...] of x and y [..., R]: Pearson's correlation of average ranks, so ties are exact (arXiv 2512.24503's measure).
+    """Spearman's rho [...] of x and y [..., R]: Pearson's correlation of average ranks, so ties are
+    exact (arXiv 2512.24503's measure).
 
     NaN with fewer than 3 recipes or when one side is all ties.
     """
@@ -18,9 +21,11 @@ def spearman(x, y, weights=None) -> np.ndarray:
 
 
 def decision_accuracy(x, y, weights=None) -> np.ndarray:
-    """Share [...] of recipe pairs that x orders as y does (arXiv 2504.11393): (1 + Kendall's tau) / 2 without ties.
+    """Share [...] of recipe pairs that x orders as y does (arXiv 2504.11393): (1 + Kendall's tau) /
+    2 without ties.
 
-    A pair tied in y is no decision and leaves the count; a pair tied in x alone is a coin toss and counts half: (1 + Somers' D) / 2.
+    A pair tied in y is no decision and leaves the count; a pair tied in x alone is a coin toss and
+    counts half: (1 + Somers' D) / 2.
     """
     x, y, w = _prepare(x, y, weights)
     sy = signs(y)
@@ -28,10 +33,12 @@ def decision_accuracy(x, y, weights=None) -> np.ndarray:
 
 
 def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndarray:
-    """Loss [...] (unit of y) lost by keeping the k recipes that x likes best (our formula: arXiv 2512.24503 does not state one).
+    """Loss [...] (unit of y) lost by keeping the k recipes that x likes best (our formula: arXiv
+    2512.24503 does not state one).
 
-    reading "best": the best of the k minus the best of all; "mean": the mean of the k minus the mean of the true k best. Ties in x are
-    broken against us: of equal scores the recipe with the higher y comes first. With fewer than k recipes all of them are kept.
+    reading "best": the best of the k minus the best of all; "mean": the mean of the k minus the
+    mean of the true k best. Ties in x are broken against us: of equal scores the recipe with the
+    higher y comes first. With fewer than k recipes all of them are kept.
     """
     x, y, w = _prepare(x, y, weights)
     x, y, w = np.broadcast_arrays(x, y, w)
@@ -54,7 +61,9 @@ def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndar
 
 
 def _first(w: np.ndarray, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often [..., R] each recipe in `order` is among the first k counted with its weight, and whether it is."""
+    """How often [..., R] each recipe in `order` is among the first k counted with its weight, and
+    whether it is.
+    """
     ordered = np.take_along_axis(w, order, -1)
     before = np.cumsum(ordered, -1) - ordered
     count = np.clip(k - before, 0, ordered)
@@ -69,13 +78,12 @@ def signs(x: np.ndarray) -> np.ndarray:
 
 
 def row_sums(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix product. Of signs, a row's average rank up to
-    a factor and a constant."""
+    """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix
+    product. Of signs, a row's average rank up to a factor and a constant."""
     if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
         return w @ matrix.reshape(matrix.shape[-2:]).T
-    return np.matmul(matrix, w.astype(np.float32)[..., None])[
-        ..., 0
-    ]  # sums of small integers: exact
+    # sums of small integers: exact
+    return np.matmul(matrix, w.astype(np.float32)[..., None])[..., 0]
 
 
 def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -92,7 +100,9 @@ def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def accuracy_of(sx: np.ndarray, sy: np.ndarray, decided: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """`decision_accuracy` from the signs of both sides; `decided`: row sums of the absolute signs of the truth."""
+    """`decision_accuracy` from the signs of both sides; `decided`: row sums of the absolute signs
+    of the truth.
+    """
     agree, of = (w * row_sums(sx * sy, w)).sum(-1), (w * decided).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(of > 0, 0.5 + 0.5 * agree / of, np.nan)

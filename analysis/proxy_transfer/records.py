@@ -1,4 +1,6 @@
-"""The study's table, n-gram baselines and probes from the records of a working directory; every run that is left out has its reason."""
+"""The study's table, n-gram baselines and probes from the records of a working directory; every run
+that is left out has its reason.
+"""
 
 import json
 import math
@@ -21,7 +23,11 @@ PROBES = "probes"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `study` takes. table: long, losses in nats per token; excluded: columns EXCLUDED of tidy.py; warnings: recipes that are one."""
+    """What `study` takes.
+
+    table: long, losses in nats per token; excluded: columns EXCLUDED of tidy.py; warnings: recipes
+    that are one.
+    """
 
     table: pd.DataFrame
     ngrams: dict | None
@@ -32,10 +38,12 @@ class Inputs:
 
 
 def read(workdir: str | Path) -> Inputs:
-    """The runs of the study in a working directory: the last decayed evaluation of each finished run by domain.
+    """The runs of the study in a working directory: the last decayed evaluation of each finished
+    run by domain.
 
-    Runs are those with the tag study "proxy_transfer"; without any, those with a recipe. A diverged run has the loss infinity in every
-    domain. The initial loss is that of an evaluation at step 0, else the logarithm of the vocabulary. Raises UserError when there is none.
+    Runs are those with the tag study "proxy_transfer"; without any, those with a recipe. A diverged
+    run has the loss infinity in every domain. The initial loss is that of an evaluation at step 0,
+    else the logarithm of the vocabulary. Raises UserError when there is none.
     """
     runs = load(workdir)
     table, others = runs.runs, []
@@ -51,16 +59,19 @@ def read(workdir: str | Path) -> Inputs:
     kept = table[mine & ~unfinished]
     if not len(kept):
         raise UserError(
-            f"workdir={str(workdir)!r}: no finished run of the study {STUDY}; run its ladder first, or give --table=FILE"
+            f"workdir={str(workdir)!r}: no finished run of the study {STUDY}; run its ladder "
+            "first, or give --table=FILE"
         )
     rows = _losses(runs, kept)
     silent = kept[~kept["run_id"].isin({r["run_id"] for r in rows})]
     others.append(_exclude(silent, "finished without a decayed evaluation"))
     if not rows:
         raise UserError(
-            f"workdir={str(workdir)!r}: no run of the study {STUDY} has a decayed evaluation; let them finish"
+            f"workdir={str(workdir)!r}: no run of the study {STUDY} has a decayed evaluation; let "
+            "them finish"
         )
-    # Of the loader's own list, what concerns these runs and is not said above: unreadable rows, repeated steps, losses that are no numbers.
+    # Of the loader's own list, what concerns these runs and is not said above: unreadable rows,
+    # repeated steps, losses that are no numbers.
     known = runs.excluded[
         runs.excluded["run_id"].isin(set(kept["run_id"]))
         & ~runs.excluded["reason"].str.startswith(tuple(STATE_REASONS.values()))
@@ -154,7 +165,8 @@ def _same_data(workdir: Path, kept: pd.DataFrame) -> list[str]:
         )
         if body in seen:
             said.append(
-                f"recipes {seen[body]!r} and {recipe!r} have the same domain weights and corpus: one recipe under two names"
+                f"recipes {seen[body]!r} and {recipe!r} have the same domain weights and corpus: "
+                "one recipe under two names"
             )
         seen.setdefault(body, str(recipe))
     return said

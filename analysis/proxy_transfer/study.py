@@ -1,4 +1,7 @@
-"""Do small runs rank data recipes as tuned targets do, and does a reduced learning rate help? From a table to numbers and verdicts."""
+"""Do small runs rank data recipes as tuned targets do, and does a reduced learning rate help?
+
+From a table to numbers and verdicts.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -31,8 +34,9 @@ DECIDES = "bigram"  # the n-gram that a model must beat for its size to count
 
 @dataclass(frozen=True)
 class Result:
-    """Everything the study says. Each field of rows is a list of dicts with every number beside its interval (x, x_low, x_high);
-    `frame(name)` gives it as a table, `to_dict()` all of it as JSON types. grids and tuned carry the arrays behind them."""
+    """Everything the study says. Each field of rows is a list of dicts with every number beside its
+    interval (x, x_low, x_high); `frame(name)` gives it as a table, `to_dict()` all of it as JSON
+    types. grids and tuned carry the arrays behind them."""
 
     settings: dict
     recipes: tuple[str, ...]
@@ -109,11 +113,13 @@ def study(
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Result:
-    """A1-A8 and G1-G6 of the protocol (after arXiv 2512.24503) on a long table of losses in nats per token; see tidy.py for its columns.
+    """A1-A8 and G1-G6 of the protocol (after arXiv 2512.24503) on a long table of losses in nats
+    per token; see tidy.py for its columns.
 
-    ngrams: {"unigram" | "bigram": {recipe: {domain: nats per token}}}; probes: the trainer's alignment files as dicts. eta_std: standard
-    learning rate of all proxies, or by size; without it the rate with the least mean loss over recipes. vocabulary: initial loss is its
-    logarithm where the table has none. Intervals: percentile bootstrap over recipes at `level`. Raises UserError.
+    ngrams: {"unigram" | "bigram": {recipe: {domain: nats per token}}}; probes: the trainer's
+    alignment files as dicts. eta_std: standard learning rate of all proxies, or by size; without it
+    the rate with the least mean loss over recipes. vocabulary: initial loss is its logarithm where
+    the table has none. Intervals: percentile bootstrap over recipes at `level`. Raises UserError.
     """
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.95")
@@ -128,7 +134,8 @@ def study(
     recipes, domains = tuple(sorted(frame["recipe"].unique())), domain_names(frame)
     if len(recipes) < 3:
         raise UserError(
-            f"recipe={', '.join(recipes)}: a ranking needs at least 3 recipes, and an interval about 12; add some"
+            f"recipe={', '.join(recipes)}: a ranking needs at least 3 recipes, and an interval "
+            "about 12; add some"
         )
     found = grids(frame, recipes, domains)
     mine = lambda role, arm: [g for g in found if g.role == role and (g.arm == MAIN) == arm]  # noqa: E731
@@ -246,14 +253,17 @@ def _refuse_without_main(proxies: Sequence[Grid], targets: Sequence[Grid]) -> No
     for name, found in (("proxy", proxies), ("target", targets)):
         if not found or (name == "target" and found[0].arm != MAIN):
             raise UserError(
-                f"arm: no run of the {name} is in the arm {MAIN!r}; leave the arm of its learning-rate grid empty"
+                f"arm: no run of the {name} is in the arm {MAIN!r}; leave the arm of its "
+                "learning-rate grid empty"
             )
 
 
 def _nulls(
     ngrams: Mapping | None, recipes: Sequence[str], domains: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """name -> cross-entropy [R, V] in nats per token; the mean is over the same domains as the losses', NaN without all of them."""
+    """name -> cross-entropy [R, V] in nats per token; the mean is over the same domains as the
+    losses', NaN without all of them.
+    """
     out = {}
     for name in NULLS:
         body = (ngrams or {}).get(name)
@@ -316,7 +326,10 @@ def _aligned(
     trained: Sequence[Mapping],
     sample: Sample,
 ):
-    """A7 and A8, empty without probes. The lowest rate of a size is the lowest one that trained (or could not be checked)."""
+    """A7 and A8, empty without probes.
+
+    The lowest rate of a size is the lowest one that trained (or could not be checked).
+    """
     if not probes:
         return [], [], [], []
     found = alignment.gather(probes, sample.recipes, truth.domains)
@@ -379,5 +392,8 @@ def _untrusted(chosen: verdicts.Rates, trained: Sequence[Mapping], snr: Sequence
             return f"at {rate:g} the {chosen.size} proxy did not train"
         for r in here[1]:
             if r["domain"] == MEAN and r["passes"] is False:
-                return f"at {rate:g} the spread of the recipes is {r['snr']:.2g} seed SD, and noise alone makes {r['by_noise']:.2g}"
+                return (
+                    f"at {rate:g} the spread of the recipes is {r['snr']:.2g} seed SD, and noise "
+                    f"alone makes {r['by_noise']:.2g}"
+                )
     return ""

@@ -4,18 +4,25 @@ _ORDER = ("a", "b", "c", "d", "e")
 
 
 def sentences(results: dict) -> list[str]:
-    """One line for every claim, then one for every proxy, then what is missing or looks wrong. `results`: Result.to_dict()."""
+    """One line for every claim, then one for every proxy, then what is missing or looks wrong.
+
+    `results`: Result.to_dict().
+    """
     lines = [headline(results)]
     for claim in results["claims"]:
         lines.append(f"({claim['id']}) {claim['claim']}: {claim['verdict'].upper()}")
         for v in results["verdicts"]:
             if v["id"] == claim["id"]:
                 lines.append(
-                    f"    {v['size'] or 'all sizes'}: {span(v['number'], v['low'], v['high'], v['measure'])}; {v['why']}"
+                    f"    {v['size'] or 'all sizes'}: "
+                    f"{span(v['number'], v['low'], v['high'], v['measure'])}; {v['why']}"
                 )
     lines += [f"{r['size']}: {_rho_line(results, r)}" for r in results["rates"]]
     holes = len(results["missing_cells"])
-    counts = f"left out: {len(results['excluded'])} rows; diverged: {len(results['diverged'])}; cells without a loss: {holes} (all listed in the report)"
+    counts = (
+        f"left out: {len(results['excluded'])} rows; diverged: {len(results['diverged'])}; cells "
+        f"without a loss: {holes} (all listed in the report)"
+    )
     return [
         *lines,
         counts,
@@ -25,7 +32,9 @@ def sentences(results: dict) -> list[str]:
 
 
 def headline(results: dict) -> str:
-    """The answer in one sentence: check (c) and (d) are the question, the other checks are its background."""
+    """The answer in one sentence: check (c) and (d) are the question, the other checks are its
+    background.
+    """
     words = {c["id"]: c["verdict"] for c in results["claims"]}
     n, sizes, target = (
         len(results["recipes"]),
@@ -36,7 +45,10 @@ def headline(results: dict) -> str:
         (
             "seen",
             "seen",
-        ): "a reduced learning rate ranks the recipes as the tuned target does, and picks better ones",
+        ): (
+            "a reduced learning rate ranks the recipes as the tuned target does, and picks better "
+            "ones"
+        ),
         (
             "seen",
             "not seen at this scale",
@@ -76,7 +88,10 @@ def _rho_line(results: dict, rates: dict) -> str:
     for name in ("eta_std", "eta_std/3", "eta_std/10", "eta_std/30"):
         row = at_rate(results, rates["size"], rates[name])
         said = (
-            f"{span(row['rho'], row['rho_low'], row['rho_high'])} ({row['recipes']} of {row['of']} recipes)"
+            (
+                f"{span(row['rho'], row['rho_low'], row['rho_high'])} ({row['recipes']} of "
+                f"{row['of']} recipes)"
+            )
             if row
             else "not in the grid"
         )
@@ -90,12 +105,16 @@ def _rho_line(results: dict, rates: dict) -> str:
     if top:
         gain = top.get("above_standard")
         beside = (
-            f", above eta_std's by {span(gain, top['above_standard_low'], top['above_standard_high'])}"
+            (
+                ", above eta_std's by "
+                f"{span(gain, top['above_standard_low'], top['above_standard_high'])}"
+            )
             if gain is not None
             else ""
         )
         parts.append(
-            f"highest of the grid, picked afterwards: {top['rho']:.3g} at {top['learning_rate']:.3g}{beside}"
+            f"highest of the grid, picked afterwards: {top['rho']:.3g} at "
+            f"{top['learning_rate']:.3g}{beside}"
         )
     null = next(
         (r for r in results["nulls"] if r["null"] == "bigram" and r["domain"] == "mean"), None

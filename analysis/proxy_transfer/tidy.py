@@ -1,4 +1,6 @@
-"""Any table of runs to the study's long table: columns found and checked, arms named, every row that is left out listed."""
+"""Any table of runs to the study's long table: columns found and checked, arms named, every row
+that is left out listed.
+"""
 
 import re
 from collections.abc import Mapping
@@ -56,7 +58,8 @@ _DEFAULTS: Mapping[str, object] = {
 }
 CELL = ("role", "size", "arm", "recipe", "learning_rate", "weight_decay", "seed", "domain")
 EXCLUDED = ("run_id", "recipe", "size", "learning_rate", "seed", "domain", "arm", "reason")
-# What makes a run of the main arm another arm: (column, name of the arm from its value and the usual value, or from the row).
+# What makes a run of the main arm another arm: (column, name of the arm from its value and the
+# usual value, or from the row).
 _DEVIATIONS = {
     "weight_decay": lambda row, usual: f"wd{row.weight_decay:g}",
     "batch_size": lambda row, usual: (
@@ -75,8 +78,9 @@ _DEVIATIONS = {
 class Tidy:
     """The clean table and what was decided about it.
 
-    frame: a row per (role, size, arm, recipe, learning_rate, weight_decay, seed, domain) with `loss` in nats per token, infinite where the
-    run diverged. target: the target's size. excluded: columns EXCLUDED. diverged: the same columns; these rows count, as worst.
+    frame: a row per (role, size, arm, recipe, learning_rate, weight_decay, seed, domain) with
+    `loss` in nats per token, infinite where the run diverged. target: the target's size. excluded:
+    columns EXCLUDED. diverged: the same columns; these rows count, as worst.
     """
 
     frame: pd.DataFrame
@@ -87,10 +91,12 @@ class Tidy:
 
 
 def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
-    """Check `table` (see ALIASES for its columns; recipe, learning_rate and loss are needed, and N, size or role to tell proxy from target).
+    """Check `table` (see ALIASES for its columns; recipe, learning_rate and loss are needed, and N,
+    size or role to tell proxy from target).
 
-    A row whose state is "diverged" or whose loss is infinite is kept with loss infinity. Without a role column the largest N is the target.
-    Runs of the main arm that differ from their size's usual weight decay, batch, tokens or steps become arms of their own. Raises UserError.
+    A row whose state is "diverged" or whose loss is infinite is kept with loss infinity. Without a
+    role column the largest N is the target. Runs of the main arm that differ from their size's
+    usual weight decay, batch, tokens or steps become arms of their own. Raises UserError.
     """
     frame, notes = _columns(table)
     excluded: list[pd.DataFrame] = []
@@ -116,7 +122,8 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
     excluded += more
     if set(frame["domain"]) - {"all"} and (whole := frame["domain"].eq("all")).any():
         notes.append(
-            f"{int(whole.sum())} rows of domain 'all' are not used: the mean is taken over the {frame['domain'].nunique() - 1} domains"
+            f"{int(whole.sum())} rows of domain 'all' are not used: the mean is taken over the "
+            f"{frame['domain'].nunique() - 1} domains"
         )
         frame = frame[~whole]
     frame, said = _arms(frame)
@@ -146,7 +153,8 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for name in NEEDED:
         if name not in found:
             raise UserError(
-                f"columns={', '.join(map(str, table.columns))}: no column of {name}; {nearest(name, map(str, table.columns))}, rename it"
+                f"columns={', '.join(map(str, table.columns))}: no column of {name}; "
+                f"{nearest(name, map(str, table.columns))}, rename it"
             )
     frame = pd.DataFrame(found).reset_index(drop=True)
     for name in _NUMBERS:
@@ -165,7 +173,9 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every size has one name and one N; sizes without a name are called after N, one name with two N after both."""
+    """Every size has one name and one N; sizes without a name are called after N, one name with two
+    N after both.
+    """
     if "size" not in frame:
         if frame["N"].isna().any():
             raise UserError(
@@ -189,7 +199,8 @@ def _roles(frame: pd.DataFrame, target: str | None) -> tuple[pd.DataFrame, str, 
     if not frame["role"].isin([PROXY, TARGET]).any():
         if frame["N"].isna().any() and target is None:
             raise UserError(
-                "columns: neither role nor N says which size is the target; add a column role (proxy, target) or N"
+                "columns: neither role nor N says which size is the target; add a column role "
+                "(proxy, target) or N"
             )
         largest = frame.loc[frame["N"].idxmax(), "size"] if target is None else target
         frame = frame.assign(role=np.where(frame["size"] == largest, TARGET, PROXY))
@@ -202,7 +213,8 @@ def _roles(frame: pd.DataFrame, target: str | None) -> tuple[pd.DataFrame, str, 
     sizes = frame[frame["role"] == TARGET].groupby("size")["N"].max().fillna(0)
     if not len(sizes) or frame["role"].eq(PROXY).sum() == 0:
         raise UserError(
-            f"role={', '.join(sorted(set(frame['role'])))}: the study needs runs of a target and of at least one smaller proxy; add them"
+            f"role={', '.join(sorted(set(frame['role'])))}: the study needs runs of a target and "
+            "of at least one smaller proxy; add them"
         )
     chosen = str(target if target is not None else sizes.idxmax())
     other = (frame["role"] == TARGET) & (frame["size"] != chosen)
@@ -226,7 +238,10 @@ def _arms(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             arm[away.index] = [named(row, usual) for row in away.itertuples()]
             notes += (
                 [
-                    f"{size}: {column} {usual:g} is the main arm; others became the arms {', '.join(sorted(set(arm[away.index])))}"
+                    (
+                        f"{size}: {column} {usual:g} is the main arm; others became the arms "
+                        f"{', '.join(sorted(set(arm[away.index])))}"
+                    )
                 ]
                 if len(away)
                 else []

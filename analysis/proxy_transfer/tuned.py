@@ -1,4 +1,6 @@
-"""The ground truth: each recipe's loss after tuning the target for it, y[r, d] = min over (learning rate, weight decay)."""
+"""The ground truth: each recipe's loss after tuning the target for it, y[r, d] = min over (learning
+rate, weight decay).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +13,11 @@ from stepladder.analysis.proxy_transfer.grid import Grid
 
 @dataclass(frozen=True)
 class Tuned:
-    """Of R recipes and V domains (the first is the mean): loss [R, V] is the least mean loss over `grids` (NaN: no run), at rate and
-    weight decay [R, V]; refined [R, V] is the least of a parabola in log rate through the 3 lowest points (NaN: none); se [R, V] is the
-    loss's standard error from the seeds; edge [R, V] is "low" or "high" when the best rate is the grid's first or last, else "".
+    """Of R recipes and V domains (the first is the mean): loss [R, V] is the least mean loss over
+    `grids` (NaN: no run), at rate and weight decay [R, V]; refined [R, V] is the least of a
+    parabola in log rate through the 3 lowest points (NaN: none); se [R, V] is the loss's standard
+    error from the seeds; edge [R, V] is "low" or "high" when the best rate is the grid's first or
+    last, else "".
     """
 
     grids: tuple[Grid, ...]
@@ -28,7 +32,9 @@ class Tuned:
     edge: np.ndarray
 
     def draw(self, draws: Draws | None, domain: int) -> np.ndarray:
-        """The least loss [B, R] under the draws' seeds: the choice of the setting is part of the draw."""
+        """The least loss [B, R] under the draws' seeds: the choice of the setting is part of the
+        draw.
+        """
         cells = np.concatenate([g.mean(draws, domain) for g in self.grids], -1)
         return least(cells)
 
@@ -68,7 +74,9 @@ def tune(grids: Sequence[Grid]) -> Tuned:
 
 
 def refine(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
-    """(least loss, its rate) of the parabola in log rate through the 3 lowest finite points; NaN when it is not convex or leaves them."""
+    """(least loss, its rate) of the parabola in log rate through the 3 lowest finite points; NaN
+    when it is not convex or leaves them.
+    """
     finite = np.flatnonzero(np.isfinite(losses))
     three = np.sort(finite[np.argsort(losses[finite], kind="stable")[:3]])
     if len(three) < 3:
@@ -82,10 +90,11 @@ def refine(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
 
 
 def standard_rate(grid: Grid) -> tuple[float, str]:
-    """(eta_std, note) of a size: the rate with the least mean over the recipes of its mean-domain loss (our choice).
+    """(eta_std, note) of a size: the rate with the least mean over the recipes of its mean-domain
+    loss (our choice).
 
-    Only recipes with every rate are averaged, else a recipe missing at one rate would move it; a diverged recipe rules its rate out. NaN
-    when every rate has a diverged recipe.
+    Only recipes with every rate are averaged, else a recipe missing at one rate would move it; a
+    diverged recipe rules its rate out. NaN when every rate has a diverged recipe.
     """
     loss = grid.mean()[0]
     whole = ~np.isnan(loss).any(-1)
@@ -107,7 +116,9 @@ def standard_rate(grid: Grid) -> tuple[float, str]:
 
 
 def nearest_rate(grid: Grid, wanted: float) -> float | None:
-    """The grid's rate nearest to `wanted` in logs, or None when it is off by more than a factor of 2."""
+    """The grid's rate nearest to `wanted` in logs, or None when it is off by more than a factor of
+    2.
+    """
     if not np.isfinite(wanted):
         return None
     best = min(grid.rates, key=lambda r: abs(np.log(r / wanted)))

@@ -1,8 +1,10 @@
-"""The five acceptance checks of the study, each with its number, interval, threshold and one of three words.
+"""The five acceptance checks of the study, each with its number, interval, threshold and one of
+three words.
 
-seen: the claim holds and its whole interval is on the right side. not seen at this scale: the claim fails at the estimate itself. not
-settled: it holds at the estimate but not over the interval, or a guard says that the numbers behind it are no evidence. Thresholds in (c)
-are ours; the checks are agreement in kind with arXiv 2512.24503, not a replication of its numbers.
+seen: the claim holds and its whole interval is on the right side. not seen at this scale: the claim
+fails at the estimate itself. not settled: it holds at the estimate but not over the interval, or a
+guard says that the numbers behind it are no evidence. Thresholds in (c) are ours; the checks are
+agreement in kind with arXiv 2512.24503, not a replication of its numbers.
 """
 
 import math
@@ -27,7 +29,11 @@ REDUCTIONS = (3, 10, 30)
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim. `size`: the proxy it is about, or "" for all. number, low, high, threshold: in the unit that `measure` names."""
+    """One claim.
+
+    `size`: the proxy it is about, or "" for all. number, low, high, threshold: in the unit that
+    `measure` names.
+    """
 
     id: str
     claim: str
@@ -43,8 +49,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rates:
-    """Of one proxy: the standard rate, its reductions (divisor -> nearest rate of the grid, None when none is within a factor of 2), and
-    the tiny rate of the checks."""
+    """Of one proxy: the standard rate, its reductions (divisor -> nearest rate of the grid, None
+    when none is within a factor of 2), and the tiny rate of the checks."""
 
     size: str
     standard: float
@@ -61,8 +67,9 @@ class Rates:
 def choose_rates(
     grid: Grid, eta_std: float | None, eta_tiny: float | None, arms: Sequence[float] = ()
 ) -> Rates:
-    """The given rates; else the highest and the lowest that the size's `arms` were run at (A6 is at the standard and the tiny rate); else
-    that of `standard_rate` and a thirtieth of it (where check (c) wants rho > 0.9)."""
+    """The given rates; else the highest and the lowest that the size's `arms` were run at (A6 is at
+    the standard and the tiny rate); else that of `standard_rate` and a thirtieth of it (where check
+    (c) wants rho > 0.9)."""
     said = "given"
     if eta_std is None and len(set(arms)) > 1:
         eta_std, said = max(arms), "the highest rate of the arms"
@@ -77,15 +84,22 @@ def choose_rates(
 
 
 def word(holds: bool, clear: bool) -> str:
-    """The word for a claim that holds at the estimate, or not, and whose interval is clear of the threshold, or not."""
+    """The word for a claim that holds at the estimate, or not, and whose interval is clear of the
+    threshold, or not.
+    """
     return NOT_SEEN if not holds else SEEN if clear else NOT_SETTLED
 
 
 def flips_verdict(
     grids: Sequence[Grid], rates: Sequence[Mapping], left_out: Mapping[str, str], sample: Sample
 ) -> Verdict:
-    """(a): flips on the mean domain over rates at most 3.3x apart, against the number that noise alone would make (Poisson)."""
-    claim = "at least one pair of recipes flips between two learning rates at most 3.3x apart, beyond seed noise"
+    """(a): flips on the mean domain over rates at most 3.3x apart, against the number that noise
+    alone would make (Poisson).
+    """
+    claim = (
+        "at least one pair of recipes flips between two learning rates at most 3.3x apart, beyond "
+        "seed noise"
+    )
     grids = [g for g in grids if g.size not in left_out]
     found, pairs = total_flips(grids, sample)
     expected = sum(
@@ -105,7 +119,10 @@ def flips_verdict(
     count = int(found.value)
     luck = _poisson_tail(count, expected)
     lower_bound = any("lower bound" in g.noise_source for g in grids)
-    why = f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise alone makes so many with probability {luck:.2g}"
+    why = (
+        f"{count} of {pairs} pair steps flip by more than {BEYOND:g} sqrt(sA^2 + sB^2); noise "
+        f"alone makes so many with probability {luck:.2g}"
+    )
     why += "; without repeated seeds the noise is only a lower bound" if lower_bound else ""
     clear = luck < FALSE_ALARM and not lower_bound
     return Verdict(
@@ -123,9 +140,11 @@ def flips_verdict(
 
 
 def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: float) -> Verdict:
-    """(b): recipes, over all sizes, whose best rate is not their size's most common one and whose loss there is worse beyond seed noise.
+    """(b): recipes, over all sizes, whose best rate is not their size's most common one and whose
+    loss there is worse beyond seed noise.
 
-    At equal losses a recipe would be beyond the limit at one of the other rates with probability (rates - 1) Phi(-2 sqrt(seeds)).
+    At equal losses a recipe would be beyond the limit at one of the other rates with probability
+    (rates - 1) Phi(-2 sqrt(seeds)).
     """
     claim = "the best learning rate differs across recipes"
     threshold = "at least 1 recipe beyond seed noise, and more than noise makes"
@@ -142,7 +161,10 @@ def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: fl
         limit = BEYOND * math.sqrt(2) * grid.noise[common, 0]
         others, known = int((best[here] != common).sum()), known + int(here.sum())
         differ += others
-        line = f"{grid.size}: {others} of {int(here.sum())} recipes have another best rate than {grid.rates[common]:g}"
+        line = (
+            f"{grid.size}: {others} of {int(here.sum())} recipes have another best rate than "
+            f"{grid.rates[common]:g}"
+        )
         if math.isfinite(limit):
             with np.errstate(invalid="ignore"):
                 mine = int((here & (loss[:, common] - filled.min(-1) > limit)).sum())
@@ -193,7 +215,10 @@ def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: fl
 
 def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) -> Verdict:
     """(c): rho at eta_std / 30 above rho at eta_std, and above 0.9."""
-    claim = "rho rises as the learning rate falls below about eta_std / 3, and exceeds 0.9 by eta_std / 30"
+    claim = (
+        "rho rises as the learning rate falls below about eta_std / 3, and exceeds 0.9 by eta_std "
+        "/ 30"
+    )
     threshold = f"rho > {RHO} at eta_tiny, and above rho at eta_std"
     pair = _pair(rates, found.points)
     if isinstance(pair, str):
@@ -201,7 +226,10 @@ def rise_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str) 
     tiny, standard = pair
     rise = change(tiny, standard, sample)
     holds, clear = tiny.rho.value > RHO and rise.value > 0, tiny.rho.low > RHO and rise.low > 0
-    why = f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: change {_said(rise)}; {_count(tiny.rho)}"
+    why = (
+        f"rho {_said(tiny.rho)} at {rates.tiny:g} and {_said(standard.rho)} at {rates.standard:g}: "
+        f"change {_said(rise)}; {_count(tiny.rho)}"
+    )
     return _guarded(
         Verdict(
             "c",
@@ -250,7 +278,9 @@ def regret_verdict(rates: Rates, found: Agreements, sample: Sample, blocked: str
 
 
 def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked: str) -> Verdict:
-    """(e): range of rho over the standard rate and its reductions minus the largest range of the other families."""
+    """(e): range of rho over the standard rate and its reductions minus the largest range of the
+    other families.
+    """
     claim = (
         "the learning rate moves rho more than batch size, weight decay or tokens per parameter do"
     )
@@ -272,7 +302,10 @@ def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked
     gain = difference(
         own.range, top.range, own.draws, np.stack([r.draws for r in others]).max(0), sample.level
     )
-    why = f"range {own.range.value:.3f} over {len(own.settings)} learning rates; the largest other is {top.range.value:.3f} over {top.family} ({', '.join(top.settings)}) at {top.rate:g}"
+    why = (
+        f"range {own.range.value:.3f} over {len(own.settings)} learning rates; the largest other "
+        f"is {top.range.value:.3f} over {top.family} ({', '.join(top.settings)}) at {top.rate:g}"
+    )
     return _guarded(
         Verdict(
             "e",
@@ -291,8 +324,9 @@ def range_verdict(rates: Rates, ranges: Sequence[Range], sample: Sample, blocked
 
 
 def overall(verdicts: Sequence[Verdict], left_out: Mapping[str, str]) -> list[dict]:
-    """Per claim, one word over its proxies: theirs when they agree, else not settled. A size that does not count (left_out), or that the
-    question could not be put to (no number), has no vote while another one has."""
+    """Per claim, one word over its proxies: theirs when they agree, else not settled. A size that
+    does not count (left_out), or that the question could not be put to (no number), has no vote
+    while another one has."""
     out = []
     for key in dict.fromkeys(v.id for v in verdicts):
         mine = [v for v in verdicts if v.id == key]
@@ -367,6 +401,5 @@ def _wilson(count: int, of: int, level: float) -> tuple[float, float]:
         (count + z * z / 2) / (of + z * z),
         z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
     )
-    return max(0.0, min(middle - half, count / of)), min(
-        1.0, max(middle + half, count / of)
-    )  # rounding at 0 and 1
+    # rounding at 0 and 1
+    return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))

@@ -1,14 +1,17 @@
-"""Chinchilla ladders for real hardware: trunks with cooldowns at several sizes, learning-rate curves at the small ones, and a target.
+"""Chinchilla ladders for real hardware: trunks with cooldowns at several sizes, learning-rate
+curves at the small ones, and a target.
 
     stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16      what it costs, and whether it fits; needs no TPU
     stepladder run --config=configs/ladders/chinchilla.py:v5e-256 --workdir=W                the same command on every host
     stepladder run --config=configs/ladders/chinchilla.py:cpu --workdir=W                    the same shape on a laptop in minutes
 
-The argument names a budget, not a machine: global batches, steps and checkpoints are the same wherever it runs. A trunk trains at constant
-rate to its longest horizon and is cooled down at shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law (rule.step_law):
-our own rule was fitted on models a thousand times smaller.
+The argument names a budget, not a machine: global batches, steps and checkpoints are the same
+wherever it runs. A trunk trains at constant rate to its longest horizon and is cooled down at
+shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law (rule.step_law): our own
+rule was fitted on models a thousand times smaller.
 
-Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147 billion tokens once.
+Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147
+billion tokens once.
 """
 
 from typing import NamedTuple
@@ -20,7 +23,9 @@ from stepladder.configs.rungs import model_spec, rung, with_cooldowns
 
 
 class Ladder(NamedTuple):
-    """Sizes of the proxies, the target, and up to which size seeds and a learning-rate curve are affordable."""
+    """Sizes of the proxies, the target, and up to which size seeds and a learning-rate curve are
+    affordable.
+    """
 
     proxies: tuple[str, ...]
     target: str
@@ -51,13 +56,8 @@ TOPOLOGIES = {  # the TPU slices that these budgets are named for
 HORIZONS = (0.25, 0.5)  # of a trunk's tokens, where its cooldowns end
 DECAY = 0.2
 SEEDS = 3
-RATE_FACTORS = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-)  # of the learning-rate curve, which is one Chinchilla long
+# of the learning-rate curve, which is one Chinchilla long
+RATE_FACTORS = 0.25, 0.5, 1.0, 2.0, 4.0
 
 
 def get_config(arg: str = "v5e-256") -> ConfigDict:
@@ -82,9 +82,8 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
         c.run.log_every, c.run.eval_windows = 20, 512
     c.chinchilla = ConfigDict()
     c.chinchilla.ladder = arg
-    c.chinchilla.trunk = (
-        0.2 if arg == "tiny" else 4.0
-    )  # of a proxy, in multiples of 20 tokens a parameter
+    # of a proxy, in multiples of 20 tokens a parameter
+    c.chinchilla.trunk = 0.2 if arg == "tiny" else 4.0
     c.chinchilla.target = 0.1 if arg == "tiny" else 1.0
     return c
 

@@ -1,10 +1,13 @@
-"""Does the best learning rate stay where it is as width grows? Standard against muP, at a fixed depth, on real text.
+"""Does the best learning rate stay where it is as width grows?
+
+Standard against muP, at a fixed depth, on real text.
 
     stepladder run --config=configs/studies/parametrization.py:cpu --workdir=W      then `stepladder report --workdir=W --study=learning_rate`
-    stepladder coordinates --config=configs/studies/parametrization.py:cpu --widths=64,128,256,512,1024 --workdir=W
+    stepladder coordinates --config=configs/studies/parametrization.py:cpu
+    --widths=64,128,256,512,1024 --workdir=W
 
-`:tiny` is the same in seconds, for tests; `:gpu` goes from width 64 to 1024. A grid may differ by width and parametrisation: it has to hold
-the optimum, with steps of sqrt 2 around it.
+`:tiny` is the same in seconds, for tests; `:gpu` goes from width 64 to 1024. A grid may differ by
+width and parametrisation: it has to hold the optimum, with steps of sqrt 2 around it.
 """
 
 from dataclasses import dataclass
@@ -17,7 +20,10 @@ from stepladder.configs.rungs import rung
 
 @dataclass(frozen=True)
 class Study:
-    """One argument of this config. `rates`: parametrisation -> width -> (lowest, highest) k of the learning rates 2^(k/2)."""
+    """One argument of this config.
+
+    `rates`: parametrisation -> width -> (lowest, highest) k of the learning rates 2^(k/2).
+    """
 
     rates: dict[str, dict[int, tuple[int, int]]]
     base_width: int  # of muP
@@ -30,9 +36,10 @@ class Study:
     mb: float  # of text a domain
 
 
-# The base width is where muP's ratio of the embedding's rate to the hidden matrices' is that of standard. With a tied table of bytes a
-# narrow base makes the embedding fast at every width: in pilots of one seed, width 256 at its standard rate 2e-3 reached 2.12 nats, and with
-# the same hidden rate but muP's base at 32 (base rate 1.6e-2) 2.31. So the base is at the wide end.
+# The base width is where muP's ratio of the embedding's rate to the hidden matrices' is that of
+# standard. With a tied table of bytes a narrow base makes the embedding fast at every width: in
+# pilots of one seed, width 256 at its standard rate 2e-3 reached 2.12 nats, and with the same
+# hidden rate but muP's base at 32 (base rate 1.6e-2) 2.31. So the base is at the wide end.
 STUDIES = {
     "tiny": Study(
         rates={
@@ -62,7 +69,9 @@ STUDIES = {
         head=16,
         mb=1.0,
     ),
-    "gpu": Study(  # not run yet: the grids follow the cpu study's drift, one power of two for each doubling of standard's width
+    # not run yet: the grids follow the cpu study's drift, one power of two for each doubling of
+    # standard's width
+    "gpu": Study(
         rates={
             "standard": {
                 64: (-18, -9),

@@ -1,17 +1,23 @@
-"""Do small runs pick the right data? Every recipe at every learning rate on two proxies, and tuned for each on a target (arXiv:2512.24503).
+"""Do small runs pick the right data?
+
+Every recipe at every learning rate on two proxies, and tuned for each on a target
+(arXiv:2512.24503).
 
     stepladder run --config=configs/studies/proxy_transfer.py:cpu --workdir=W        about an hour on two cores
     stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W      alignment, curvature and n-gram baselines of it
     stepladder report --workdir=W --study=proxy_transfer
 
-`:tiny` is the same in seconds, for tests. `:gpu` has proxies of 0.3M and 0.5M and a target of 2.7M parameters. `:tpu` is the paper's scale, for
-`plan`: 23 recipes over the user's own text (`--config.data.sources.c4='web/c4/*.jsonl.zst'`, a path or glob for every domain).
+`:tiny` is the same in seconds, for tests. `:gpu` has proxies of 0.3M and 0.5M and a target of 2.7M
+parameters. `:tpu` is the paper's scale, for `plan`: 23 recipes over the user's own text
+(`--config.data.sources.c4='web/c4/*.jsonl.zst'`, a path or glob for every domain).
 
-Warm-up and cosine, AdamW(.9, .95) with coupled weight decay 0.1 (a decay that did not shrink with the rate would, at tiny rates, be all that
-happens), clipping at 1. Tags: role, recipe, and the arm: "main", or what deviates from it at the smaller proxy's standard and tiny rate.
+Warm-up and cosine, AdamW(.9, .95) with coupled weight decay 0.1 (a decay that did not shrink with
+the rate would, at tiny rates, be all that happens), clipping at 1. Tags: role, recipe, and the arm:
+"main", or what deviates from it at the smaller proxy's standard and tiny rate.
 
-Why these proxies and tokens (`:cpu`; a pilot on the recipe `uniform`, whose bigram loss is 2.83 nats a byte on the five validation domains;
-best of the rates 3e-3, 1e-2 and 3e-2, one seed, nats a byte):
+Why these proxies and tokens (`:cpu`; a pilot on the recipe `uniform`, whose bigram loss is 2.83
+nats a byte on the five validation domains; best of the rates 3e-3, 1e-2 and 3e-2, one seed, nats a
+byte):
 
     tokens a parameter        20      50     100         20      50         20      50
     sequences a step           8       8       8          4       4          2       2
@@ -19,9 +25,11 @@ best of the rates 3e-3, 1e-2 and 3e-2, one seed, nats a byte):
     14k (20.2k parameters)  2.84    2.37    2.16       2.72    2.36       2.61    2.30
     25k (33.5k parameters)  2.53    2.13    1.98          -       -          -       -
 
-At 20 tokens a parameter and 8 sequences a step only 25k knows more than pairs of bytes. 4 sequences a step (2 would leave no smaller batch
-for the arms) make the smallest size beat its bigram by 0.15 at 50 tokens a parameter, and 14k by more than 0.2 at 30. The grid goes up to where the loss rises again and 2.5 decades
-down from there (means of two seeds, `uniform`; the standard rate is what configs/rule.py recommends, rounded to the grid):
+At 20 tokens a parameter and 8 sequences a step only 25k knows more than pairs of bytes. 4 sequences
+a step (2 would leave no smaller batch for the arms) make the smallest size beat its bigram by 0.15
+at 50 tokens a parameter, and 14k by more than 0.2 at 30. The grid goes up to where the loss rises
+again and 2.5 decades down from there (means of two seeds, `uniform`; the standard rate is what
+configs/rule.py recommends, rounded to the grid):
 
     learning rate            3e-5   1e-4   3e-4   1e-3   3e-3   1e-2   3e-2   1e-1
     6k at 50, batch 4        5.23   4.50   3.55   3.09   2.83   2.65   2.70   2.63
@@ -38,16 +46,16 @@ from stepladder.configs.probe import Alignment, Ngrams, Probe
 from stepladder.configs.rungs import rung, with_checkpoints
 
 STUDY = "proxy_transfer"
-FRACTIONS = (
-    0.0,
-    0.01,
-    0.1,
-)  # of training, where the reference recipe is probed; and at the end of its warm-up
+# of training, where the reference recipe is probed; and at the end of its warm-up
+FRACTIONS = 0.0, 0.01, 0.1
 
 
 @dataclass(frozen=True)
 class Rung:
-    """All runs of one size: every recipe at every rate and seed. `standard` and `tiny` are of `rates`."""
+    """All runs of one size: every recipe at every rate and seed.
+
+    `standard` and `tiny` are of `rates`.
+    """
 
     size: str
     tokens: float  # a parameter
@@ -100,13 +108,8 @@ def _tokens(more: float, *tokens: float) -> dict[str, Arm]:
 _WIDE = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 _LOW = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _PAPER = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 6e-4, 1e-3, 3e-3)
-_SHORT = (
-    "only_c_cpp",
-    "cut_500",
-    "dedup_none",
-    "dedup_exact",
-    "dedup_minhash",
-)  # recipes with too little text for a longer target
+# recipes with too little text for a longer target
+_SHORT = "only_c_cpp", "cut_500", "dedup_none", "dedup_exact", "dedup_minhash"
 STUDIES = {
     "tiny": Study(
         proxies=(Rung("6k", 1, 4, (1e-3, 3e-3, 1e-2), 1e-2, 1e-3),),
@@ -256,9 +259,8 @@ def _run(
     c.model.size, c.optimizer.learning_rate = size.size, rate
     c.seed, c.data_seed = config.seed + seed, config.data_seed + seed
     c.run.duration = f"{size.tokens / 20:g} chinchilla"
-    c.run.batch_size = max(
-        1, round((size.batch or rung(c).batch_size) * arm.batch)
-    )  # the main arm's batch, whatever the arm's tokens
+    # the main arm's batch, whatever the arm's tokens
+    c.run.batch_size = max(1, round((size.batch or rung(c).batch_size) * arm.batch))
     c.run.duration = f"{(arm.tokens or size.tokens) / 20:g} chinchilla"
     c.optimizer.weight_decay = config.optimizer.weight_decay if arm.decay is None else arm.decay
     label = name.replace("/", "div").replace("*", "x")
@@ -275,7 +277,9 @@ def _probed_steps(run) -> list[int]:
 
 
 def probes(config: ConfigDict, specs: list) -> list[Probe]:
-    """Baselines of the recipes, and alignment of all recipes along the reference recipe's run on the smallest proxy and the target."""
+    """Baselines of the recipes, and alignment of all recipes along the reference recipe's run on
+    the smallest proxy and the target.
+    """
     study = STUDIES[config.study.arg]
     weights = {spec.tag["recipe"]: spec.data.weights for spec in specs}
     every = tuple(weights.items())

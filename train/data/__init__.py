@@ -1,1 +1,3 @@
-"""Data: text -> documents -> token store -> batches that are pure functions of (recipe, seed, index)."""
+"""Data: text -> documents -> token store -> batches that are pure functions of (recipe, seed,
+index).
+"""

@@ -1,4 +1,6 @@
-"""Batches: a Grain source whose element is one process's rows of a few steps, and the windows that evaluation reads."""
+"""Batches: a Grain source whose element is one process's rows of a few steps, and the windows that
+evaluation reads.
+"""
 
 from collections.abc import Iterator
 
@@ -13,10 +15,12 @@ GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
 
 
 class BatchSource:
-    """Element g is int32 [group, len(rows), seq_len + 1]: the `rows` of the batches of steps g * group onwards; all rows by default.
+    """Element g is int32 [group, len(rows), seq_len + 1]: the `rows` of the batches of steps g *
+    group onwards; all rows by default.
 
-    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone, and `rows`, those
-    that the devices of a process hold, only pick from it. An element is several whole batches because the cost is per element, not per token
+    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len,
+    batch_size, seed) alone, and `rows`, those that the devices of a process hold, only pick from
+    it. An element is several whole batches because the cost is per element, not per token
     (BENCHMARKS.md).
     """
 
@@ -29,13 +33,16 @@ class BatchSource:
         seed: int,
         rows: np.ndarray | None = None,
     ) -> None:
-        """Raises UserError for weights that do not fit the store, a text shorter than a window, rows that a batch has not."""
+        """Raises UserError for weights that do not fit the store, a text shorter than a window,
+        rows that a batch has not.
+        """
         if seq_len < 1 or batch_size < 1:
             raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
         self.rows = np.arange(batch_size) if rows is None else np.asarray(rows)
         if not (len(self.rows) and self.rows.min() >= 0 and self.rows.max() < batch_size):
             raise UserError(
-                f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a batch"
+                f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a "
+                "batch"
             )
         check_weights(weights, store.domains)
         self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
@@ -69,7 +76,9 @@ class BatchSource:
 
     @property
     def _views(self) -> list[np.ndarray]:
-        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len, seq_len + 1]; made lazily."""
+        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len,
+        seq_len + 1]; made lazily.
+        """
         if "_opened" not in self.__dict__:
             width = self.seq_len + 1
             self._opened = [
@@ -85,9 +94,11 @@ class BatchSource:
 def batches(
     source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1
 ) -> Iterator[np.ndarray]:
-    """int32 [rows of the source, seq_len + 1] of steps start_step..stop_step-1, prefetched by threads of this process; the cursor is the step alone.
+    """int32 [rows of the source, seq_len + 1] of steps start_step..stop_step-1, prefetched by
+    threads of this process; the cursor is the step alone.
 
-    `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their order.
+    `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their
+    order.
     """
     if not 0 <= start_step <= stop_step:
         raise UserError(f"start_step={start_step}: must be from 0 to stop_step={stop_step}")
@@ -109,15 +120,18 @@ def _batches(
 
 
 def evaluation_windows(store: Store, domain: str, seq_len: int, count: int) -> np.ndarray:
-    """int32 [at most count, seq_len + 1]: evenly spaced windows of a domain's validation split, the same whenever asked.
+    """int32 [at most count, seq_len + 1]: evenly spaced windows of a domain's validation split, the
+    same whenever asked.
 
-    No token is predicted twice (the last token of a window may be the first of the next). Raises UserError when there is not one window.
+    No token is predicted twice (the last token of a window may be the first of the next). Raises
+    UserError when there is not one window.
     """
     have = (store.count(domain, "validation") - 1) // seq_len
     if have < 1:
         tokens = store.count(domain, "validation")
         raise UserError(
-            f"seq_len={seq_len}: domain {domain} has {tokens:,} validation tokens, less than one window; raise validation_fraction"
+            f"seq_len={seq_len}: domain {domain} has {tokens:,} validation tokens, less than one "
+            "window; raise validation_fraction"
         )
     chosen = np.arange(min(count, have), dtype=np.int64) * have // min(count, have)
     view = np.lib.stride_tricks.sliding_window_view(store.tokens(domain, "validation"), seq_len + 1)

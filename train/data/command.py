@@ -39,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--corpus",
         default=None,
-        help="label in the manifest; 'embedded' (default without sources) is the installation's own text",
+        help=(
+            "label in the manifest; 'embedded' (default without sources) is the installation's own "
+            "text"
+        ),
     )
     parser.add_argument(
         "--domains", default="", help="only these domains, separated by commas (default: all)"
@@ -84,7 +87,8 @@ def corpus_of(args: argparse.Namespace) -> CorpusSpec:
         )
     if args.corpus not in (None, "embedded") and not sources:
         raise UserError(
-            f"corpus={args.corpus}: no sources given; add --domain NAME=GLOB, or use --corpus=embedded"
+            f"corpus={args.corpus}: no sources given; add --domain NAME=GLOB, or use "
+            "--corpus=embedded"
         )
     return CorpusSpec(
         name=args.corpus or ("files" if sources else "embedded"),
@@ -100,16 +104,24 @@ def corpus_of(args: argparse.Namespace) -> CorpusSpec:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepare, then print the store's table. Returns 0; raises UserError for what the user can mend."""
+    """Prepare, then print the store's table.
+
+    Returns 0; raises UserError for what the user can mend.
+    """
     store = prepare(corpus_of(args), args.out)
     sys.stdout.write(table(store))
     return 0
 
 
 def table(store: Store) -> str:
-    """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation with training."""
+    """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation
+    with training.
+    """
     lines = [
-        f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}{'val. tokens':>13s}{'overlap':>9s}  dropped"
+        (
+            f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}{'val. tokens':>13s}{'overlap':>9s}  "
+            "dropped"
+        )
     ]
     for domain, entry in store.manifest["domains"].items():
         train, validation = (
@@ -124,7 +136,8 @@ def table(store: Store) -> str:
         )
     made = store.manifest["tokenizer"]
     lines.append(
-        f"{store.path}: {made['name']}, vocabulary {made['vocab_size']:,}, fingerprint {store.fingerprint}"
+        f"{store.path}: {made['name']}, vocabulary {made['vocab_size']:,}, fingerprint "
+        f"{store.fingerprint}"
     )
     return "\n".join(lines) + "\n"
 

@@ -1,7 +1,7 @@
 """Exact and near duplicates over all domains at once, before anything is split.
 
-MinHash signatures are datasketch's. Its LSH index is a Python dict per band, which for millions of documents exceeds the memory
-bound; the bands are sorted here instead, one at a time.
+MinHash signatures are datasketch's. Its LSH index is a Python dict per band, which for millions of
+documents exceeds the memory bound; the bands are sorted here instead, one at a time.
 """
 
 import functools
@@ -40,7 +40,9 @@ def exact_hash(data: bytes) -> int:
 
 
 def signature(data: bytes) -> np.ndarray:
-    """UTF-8 text -> uint32 [PERMUTATIONS]: MinHash over runs of five words (or the words, when there are fewer)."""
+    """UTF-8 text -> uint32 [PERMUTATIONS]: MinHash over runs of five words (or the words, when
+    there are fewer).
+    """
     hashes = words.word_hashes(data)
     shingles = words.grams(hashes, min(SHINGLE, max(len(hashes), 1)))
     low = np.unique((shingles & np.uint64(0xFFFFFFFF)).astype(np.uint32))
@@ -51,9 +53,8 @@ def signature(data: bytes) -> np.ndarray:
 
 
 def _minhash(**options):
-    from datasketch import (
-        MinHash,
-    )  # with scipy most of a second to import, and most commands prepare no text
+    # with scipy most of a second to import, and most commands prepare no text
+    from datasketch import MinHash
 
     return MinHash(num_perm=PERMUTATIONS, seed=1, scheme=_SCHEME, **options)
 
@@ -73,9 +74,11 @@ def exact_duplicates(hashes: np.ndarray) -> np.ndarray:
 def near_duplicates(
     signatures: np.ndarray, candidate: np.ndarray, release: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """uint32 [docs, PERMUTATIONS], bool [docs] (documents still in) -> bool [docs]: True where an earlier one in is nearly the same.
+    """uint32 [docs, PERMUTATIONS], bool [docs] (documents still in) -> bool [docs]: True where an
+    earlier one in is nearly the same.
 
-    `signatures` may be a memmap: it is read in parts, and `release` (called after each) may give their pages back.
+    `signatures` may be a memmap: it is read in parts, and `release` (called after each) may give
+    their pages back.
     """
     rows = PERMUTATIONS // BANDS
     alive = np.flatnonzero(candidate)
@@ -88,9 +91,8 @@ def near_duplicates(
                 ::rows
             ]
             release()
-        order = np.argsort(
-            keys, kind="stable"
-        )  # stable: within a bucket documents stay in corpus order
+        # stable: within a bucket documents stay in corpus order
+        order = np.argsort(keys, kind="stable")
         edges = np.flatnonzero(np.diff(keys[order])) + 1
         starts = np.concatenate([[0], edges])
         sizes = np.diff(np.append(starts, len(order)))
@@ -101,7 +103,9 @@ def near_duplicates(
 
 
 def _mark(signatures: np.ndarray, bucket: np.ndarray, drop: np.ndarray) -> None:
-    """Within one bucket: the first document stays and takes those like it; then the next of the rest."""
+    """Within one bucket: the first document stays and takes those like it; then the next of the
+    rest.
+    """
     for _ in range(_LEADERS):
         rest = bucket[1:]
         if not len(rest):

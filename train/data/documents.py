@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 from stepladder.configs.errors import UserError, nearest
 
-PIECE_BYTES = (
-    1 << 20
-)  # a longer text file is cut at line ends: memory stays bounded; the pieces share a group, so never a split
+# a longer text file is cut at line ends: memory stays bounded; the pieces share a group, so never a
+# split
+PIECE_BYTES = 1 << 20
 CODE_SUFFIXES = frozenset(
     [
         ".py",
@@ -45,7 +45,10 @@ CODE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text. Documents of one `group` (a file, a package) are never divided between training and validation."""
+    """One text.
+
+    Documents of one `group` (a file, a package) are never divided between training and validation.
+    """
 
     text: str
     group: str
@@ -53,7 +56,10 @@ class Document:
 
 
 def expand(domain: str, pattern: str) -> list[Path]:
-    """The files a source names, sorted: a file, a folder (all its readable files) or a glob. Raises UserError when there are none."""
+    """The files a source names, sorted: a file, a folder (all its readable files) or a glob.
+
+    Raises UserError when there are none.
+    """
     path = Path(pattern).expanduser()
     if path.is_file():
         return [path]
@@ -63,7 +69,8 @@ def expand(domain: str, pattern: str) -> list[Path]:
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not found:
         raise UserError(
-            f"sources.{domain}={pattern}: no such file, or no file matches; check the path (readable: {', '.join(READERS)})"
+            f"sources.{domain}={pattern}: no such file, or no file matches; check the path "
+            f"(readable: {', '.join(READERS)})"
         )
     return found
 
@@ -71,8 +78,9 @@ def expand(domain: str, pattern: str) -> list[Path]:
 def read(domain: str, paths: list[Path]) -> Iterator[Document]:
     """Every document of the files, in order.
 
-    A text file is one document, grouped by itself, or by its folder when it is code and there are several folders; a row of JSON lines or
-    Parquet is a document and a group of its own. Raises UserError naming the file and the place of whatever cannot be read.
+    A text file is one document, grouped by itself, or by its folder when it is code and there are
+    several folders; a row of JSON lines or Parquet is a document and a group of its own. Raises
+    UserError naming the file and the place of whatever cannot be read.
     """
     by_folder = len({p.parent for p in paths if p.suffix in CODE_SUFFIXES}) > 1
     for path in paths:
@@ -97,7 +105,8 @@ def read(domain: str, paths: list[Path]) -> Iterator[Document]:
             ) from e
         except OSError as e:
             raise UserError(
-                f"sources.{domain}={path}: cannot be read ({e.strerror or e}); check the path and its permissions"
+                f"sources.{domain}={path}: cannot be read ({e.strerror or e}); check the path and "
+                "its permissions"
             ) from e
 
 
@@ -119,11 +128,14 @@ def _text(path: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def _rest_of_line(file: BinaryIO) -> bytes:
-    """Up to the end of the line; a line above 16 pieces long (binary, one-line dumps) is refused rather than held in memory."""
+    """Up to the end of the line; a line above 16 pieces long (binary, one-line dumps) is refused
+    rather than held in memory.
+    """
     rest = file.readline(16 * PIECE_BYTES)
     if len(rest) == 16 * PIECE_BYTES:
         raise BadFileError(
-            f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON lines"
+            f"a line longer than {16 * PIECE_BYTES >> 20} MB; break it into lines, or use JSON "
+            "lines"
         )
     return rest
 
@@ -139,7 +151,9 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 
 class _WholeZstd(io.RawIOBase):
-    """A zstd stream that complains when the file ends in the middle of a frame (the library's reader does not)."""
+    """A zstd stream that complains when the file ends in the middle of a frame (the library's
+    reader does not).
+    """
 
     def __init__(self, path: Path, zstandard) -> None:
         self._file = path.open("rb")
@@ -194,17 +208,20 @@ def _jsonl(opener: Callable[[Path], BinaryIO]) -> Callable[[Path], Iterator[tupl
                         else "; the last line has no end: the file may be truncated"
                     )
                     raise BadFileError(
-                        f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or remove the line"
+                        f"line {number} is no JSON ({e.msg} at column {e.colno}){cut}; mend or "
+                        "remove the line"
                     ) from e
                 text = row.get("text") if isinstance(row, dict) else None
                 if not isinstance(text, str):
                     have = ", ".join(list(row)[:8]) if isinstance(row, dict) else type(row).__name__
                     raise BadFileError(
-                        f"line {number} has no string field 'text' (it has: {have}); rename the field"
+                        f"line {number} has no string field 'text' (it has: {have}); rename the "
+                        "field"
                     )
                 if not text.isascii() and _LONE.search(text):
                     raise BadFileError(
-                        f"line {number} holds half a surrogate pair, which UTF-8 cannot write; mend or remove the line"
+                        f"line {number} holds half a surrogate pair, which UTF-8 cannot write; "
+                        "mend or remove the line"
                     )
                 yield text, f"{path}:{number}", False
 
@@ -231,7 +248,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, str, bool]]:
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError) as e:
         raise BadFileError(
-            f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or write it again"
+            f"truncated, damaged or no Parquet file with text ({str(e).splitlines()[0]}); fetch or "
+            "write it again"
         ) from e
 
 

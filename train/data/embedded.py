@@ -1,7 +1,9 @@
-"""The default corpus: text that every installation already carries (wheels of our own dependencies, and the standard library).
+"""The default corpus: text that every installation already carries (wheels of our own dependencies,
+and the standard library).
 
-Nothing is downloaded and nothing imported: packages are located, their files read. Files are visited in the order of a hash of their
-name, so that a cap takes a fixed random sample of a domain and what the cap drops is never parsed.
+Nothing is downloaded and nothing imported: packages are located, their files read. Files are
+visited in the order of a hash of their name, so that a cap takes a fixed random sample of a domain
+and what the cap drops is never parsed.
 """
 
 import fnmatch
@@ -101,7 +103,10 @@ _LICENCE = ("*LICEN[SC]E*", "*COPYING*", "*NOTICE*", "*AUTHORS*")
 
 @dataclass(frozen=True)
 class Domain:
-    """Where a domain's files are and how one becomes a text. `reader` is a key of source_text.READERS."""
+    """Where a domain's files are and how one becomes a text.
+
+    `reader` is a key of source_text.READERS.
+    """
 
     packages: tuple[str, ...]
     include: tuple[str, ...]
@@ -161,7 +166,10 @@ _MIN_BYTES = 50_000  # a domain with less text than this on the installation cou
 
 
 def available(names: tuple[str, ...] = ()) -> list[str]:
-    """Domains to prepare: those named, or all that this installation carries. Raises UserError for a name unknown or absent."""
+    """Domains to prepare: those named, or all that this installation carries.
+
+    Raises UserError for a name unknown or absent.
+    """
     for name in names:
         if name not in NAMES:
             raise UserError(
@@ -169,13 +177,16 @@ def available(names: tuple[str, ...] = ()) -> list[str]:
             )
         if name in DOMAINS and not _present(name):
             raise UserError(
-                f"domains={name}: this installation carries no such text (some systems leave it out); choose among {', '.join(available())}"
+                f"domains={name}: this installation carries no such text (some systems leave it "
+                f"out); choose among {', '.join(available())}"
             )
     return list(names) or [name for name in NAMES if name in PROCEDURAL or _present(name)]
 
 
 def read(name: str, cap_bytes: float, seed: int) -> Iterator[Document]:
-    """Documents of a domain in hash order of their names (of the seed); the reader may stop after `cap_bytes` of text."""
+    """Documents of a domain in hash order of their names (of the seed); the reader may stop after
+    `cap_bytes` of text.
+    """
     if name in PROCEDURAL:
         yield from PROCEDURAL[name](cap_bytes, seed)
         return
@@ -207,7 +218,9 @@ def _present(name: str) -> bool:
 
 
 def _files(name: str) -> Iterator[tuple[str, Path]]:
-    """(label, path) of the domain's files; labels begin with the package and never name this machine's folders."""
+    """(label, path) of the domain's files; labels begin with the package and never name this
+    machine's folders.
+    """
     domain = DOMAINS[name]
     for package in domain.packages:
         for label, path in _distribution_files() if package == TEXTS else _package_files(package):

@@ -17,7 +17,10 @@ def encode(
     tokenizer: Tokenizer,
     advance: Callable[[float], None],
 ) -> dict:
-    """Write `texts` (UTF-8) as the split's files; returns the manifest's entry. Nothing is committed when it raises."""
+    """Write `texts` (UTF-8) as the split's files; returns the manifest's entry.
+
+    Nothing is committed when it raises.
+    """
     writer = SplitWriter(
         out, domain, split, dtype_name(tokenizer.vocab_size), tokenizer.eos, tokenizer.token_bytes
     )

@@ -1,8 +1,11 @@
-"""Which window every example is: example i is a pure function of (weights, seed, i), by integer arithmetic.
+"""Which window every example is: example i is a pure function of (weights, seed, i), by integer
+arithmetic.
 
-Weights are rounded to units of 2^-20. Examples come in blocks of 1,024; a block holds of every domain its whole number of rows, and the
-fractions left over go round over 1,024 blocks, so that counts are exact over a period and never off by more than one row in a block.
-A permutation of the block mixes the rows; the k-th row of a domain is window k of an endless sequence of shuffled epochs.
+Weights are rounded to units of 2^-20. Examples come in blocks of 1,024; a block holds of every
+domain its whole number of rows, and the fractions left over go round over 1,024 blocks, so that
+counts are exact over a period and never off by more than one row in a block. A permutation of the
+block mixes the rows; the k-th row of a domain is window k of an endless sequence of shuffled
+epochs.
 """
 
 import functools
@@ -21,7 +24,9 @@ UNITS = BLOCK * PERIOD
 
 
 def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) -> None:
-    """Raise UserError unless the weights name domains of the store once each, are not negative and sum to 1."""
+    """Raise UserError unless the weights name domains of the store once each, are not negative and
+    sum to 1.
+    """
     names = [name for name, _ in weights]
     for name, weight in weights:
         if name not in domains:
@@ -38,7 +43,8 @@ def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) ->
             )
         if 0 < weight < 1 / UNITS:
             raise UserError(
-                f"weights.{name}={weight}: below the finest weight {1 / UNITS:.1e}; use 0 to leave the domain out"
+                f"weights.{name}={weight}: below the finest weight {1 / UNITS:.1e}; use 0 to leave "
+                "the domain out"
             )
     total = sum(weight for _, weight in weights)
     if abs(total - 1) > 1e-6:
@@ -48,7 +54,10 @@ def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) ->
 
 
 class Mixture:
-    """Domain, draw and window of every example. `windows` is the number of windows of each domain of `weights`."""
+    """Domain, draw and window of every example.
+
+    `windows` is the number of windows of each domain of `weights`.
+    """
 
     def __init__(
         self, weights: tuple[tuple[str, float], ...], windows: dict[str, int], seed: int
@@ -57,12 +66,14 @@ class Mixture:
         self.domains = [name for name, _ in used]
         self.seed = seed
         self._windows = [windows[name] for name in self.domains]
-        # A domain's order depends on its name, not on its place in the recipe: recipes that share a domain read it in the same order.
+        # A domain's order depends on its name, not on its place in the recipe: recipes that share a
+        # domain read it in the same order.
         self._keys = [_key(name) for name in self.domains]
         units = _units(np.array([weight for _, weight in used]))
         whole, rest = units // PERIOD, units % PERIOD
         edges = np.concatenate([[0], np.cumsum(rest)])
-        # The fraction of a block at which its left-over rows are taken: bit reversal spreads every run of blocks evenly.
+        # The fraction of a block at which its left-over rows are taken: bit reversal spreads every
+        # run of blocks evenly.
         offset = np.array([int(f"{b:010b}"[::-1], 2) for b in range(PERIOD)])
         counts = whole + np.diff((edges[None, :] + offset[:, None]) // PERIOD, axis=1)
         self._counts = (
@@ -120,7 +131,9 @@ class Mixture:
         return domain, window
 
     def _window(self, d: int, draw: np.ndarray) -> np.ndarray:
-        """Draws of a domain, int64 [n] -> windows, int64 [n]: every epoch is a permutation of its own."""
+        """Draws of a domain, int64 [n] -> windows, int64 [n]: every epoch is a permutation of its
+        own.
+        """
         epoch, k = np.divmod(draw, self._windows[d])
         key = mix(
             mix(np.array([self._keys[d]]) + np.uint64(self.seed % (1 << 63)))
@@ -130,13 +143,17 @@ class Mixture:
 
 
 def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) -> dict[str, int]:
-    """Training windows of every domain. Raises UserError when a domain in use is shorter than one window."""
+    """Training windows of every domain.
+
+    Raises UserError when a domain in use is shorter than one window.
+    """
     counts = {}
     for name, weight in weights:
         counts[name] = (store.count(name, "train") - 1) // seq_len
         if weight > 0 and counts[name] < 1:
             raise UserError(
-                f"seq_len={seq_len}: domain {name} has {store.count(name, 'train'):,} training tokens, less than one window; give more text"
+                f"seq_len={seq_len}: domain {name} has {store.count(name, 'train'):,} training "
+                "tokens, less than one window; give more text"
             )
     return counts
 
@@ -144,7 +161,10 @@ def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) 
 def epochs(
     store: Store, weights: tuple[tuple[str, float], ...], seq_len: int, examples: int
 ) -> dict[str, float]:
-    """Times every domain in use is seen in `examples` examples of `seq_len` tokens. Raises UserError for bad weights."""
+    """Times every domain in use is seen in `examples` examples of `seq_len` tokens.
+
+    Raises UserError for bad weights.
+    """
     check_weights(weights, store.domains)
     have = windows(store, weights, seq_len)
     return {name: n / have[name] for name, n in Mixture(weights, have, 0).draws(examples).items()}
@@ -163,8 +183,9 @@ def check_epochs(
         if n > max_epochs:
             have = windows(store, weights, seq_len)[name] * seq_len
             raise UserError(
-                f"max_epochs={max_epochs:g}: the run asks {round(n * have):,} tokens of {name}, which has {have:,} ({n:.2f} epochs);"
-                f" train on fewer tokens, lower weights.{name}, prepare more text, or set max_epochs={np.ceil(n):g}"
+                f"max_epochs={max_epochs:g}: the run asks {round(n * have):,} tokens of {name}, "
+                f"which has {have:,} ({n:.2f} epochs); train on fewer tokens, lower "
+                f"weights.{name}, prepare more text, or set max_epochs={np.ceil(n):g}"
             )
     return seen
 

@@ -1,11 +1,13 @@
-"""Unigram and bigram baselines: how much of a recipe's loss is nothing but the statistics of pairs of tokens.
+"""Unigram and bigram baselines: how much of a recipe's loss is nothing but the statistics of pairs
+of tokens.
 
-A mixture's counts are those of its domains, each scaled to its weight, as many tokens as it gives in one epoch of its scarcest domain:
+A mixture's counts are those of its domains, each scaled to its weight, as many tokens as it gives
+in one epoch of its scarcest domain:
 
     p1(b) = (C(b) + alpha) / (C + alpha V)          p2(b | a) = (C(a, b) + beta p1(b)) / (C(a) + beta)
 
-alpha and beta minimise the loss on the last HELD_OUT of every domain's training text, which is not counted. Validation is only read to
-be scored.
+alpha and beta minimise the loss on the last HELD_OUT of every domain's training text, which is not
+counted. Validation is only read to be scored.
 """
 
 from collections.abc import Mapping
@@ -17,9 +19,8 @@ from stepladder.train.data.mixture import check_weights
 from stepladder.train.data.store import Store
 
 HELD_OUT = 0.05  # of a domain's training tokens
-MAX_TOKENS = (
-    1 << 25
-)  # counted of a domain, from its start: enough for pairs, and a bound for corpora of any size
+# counted of a domain, from its start: enough for pairs, and a bound for corpora of any size
+MAX_TOKENS = 1 << 25
 ALPHAS = tuple(10.0**k for k in range(-3, 5))
 BETAS = tuple(10.0 ** (k / 2) for k in range(-4, 11))
 _CHUNK = 1 << 22  # tokens read at once
@@ -28,7 +29,9 @@ _DENSE = 1 << 24  # pairs of the vocabulary up to which counting needs no sort
 
 @dataclass(frozen=True)
 class Pairs:
-    """Counts of pairs: `keys` (first token * vocabulary + second) ascending, int64, and `counts`, float64."""
+    """Counts of pairs: `keys` (first token * vocabulary + second) ascending, int64, and `counts`,
+    float64.
+    """
 
     keys: np.ndarray
     counts: np.ndarray
@@ -108,7 +111,9 @@ class Model:
 def fit(
     counted: dict[str, Pairs], held: dict[str, Pairs], weights: Mapping[str, float], vocabulary: int
 ) -> Model:
-    """The mixture's model; smoothing from `held`, the text of the same domains that is not counted."""
+    """The mixture's model; smoothing from `held`, the text of the same domains that is not
+    counted.
+    """
     names = [name for name, weight in weights.items() if weight > 0]
     tokens = min(counted[name].total / weights[name] for name in names)
     pairs = merge(
@@ -128,10 +133,12 @@ def fit(
 def baselines(
     store: Store, recipes: Mapping[str, Mapping[str, float]], windows: Mapping[str, np.ndarray]
 ) -> dict:
-    """{"unigram" and "bigram": {recipe: {domain: nats a token}}, "smoothing": {recipe: {"alpha", "beta"}}}.
+    """{"unigram" and "bigram": {recipe: {domain: nats a token}}, "smoothing": {recipe: {"alpha",
+    "beta"}}}.
 
-    `recipes`: weights over the store's domains. `windows`: int [n, L + 1] of every validation domain; the last L tokens of each are scored,
-    as a model's are. Raises UserError for weights that do not fit the store.
+    `recipes`: weights over the store's domains. `windows`: int [n, L + 1] of every validation
+    domain; the last L tokens of each are scored, as a model's are. Raises UserError for weights
+    that do not fit the store.
     """
     V = store.vocab_size
     for weights in recipes.values():

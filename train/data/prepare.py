@@ -1,6 +1,8 @@
-"""From a corpus spec to a token store, in stages that each commit: collect, select, tokenizer, encode, variants, manifest.
+"""From a corpus spec to a token store, in stages that each commit: collect, select, tokenizer,
+encode, variants, manifest.
 
-Killed anywhere and repeated, the store comes out byte for byte the same; repeated when done, nothing is written.
+Killed anywhere and repeated, the store comes out byte for byte the same; repeated when done,
+nothing is written.
 """
 
 import contextlib
@@ -43,9 +45,11 @@ TOKENIZER_BYTES = 20_000_000  # text a tokenizer is trained on, evenly over the 
 
 
 def prepare(corpus: CorpusSpec, out: str | os.PathLike, show: bool = True) -> Store:
-    """Prepare the corpus into the folder `out`, or return the store that is there already when it is of the same spec and sources.
+    """Prepare the corpus into the folder `out`, or return the store that is there already when it
+    is of the same spec and sources.
 
-    Raises UserError for a bad spec, unreadable text, an unwritable or full disk (what was done is kept), a folder of another spec.
+    Raises UserError for a bad spec, unreadable text, an unwritable or full disk (what was done is
+    kept), a folder of another spec.
     """
     out = Path(out)
     check(corpus)
@@ -63,7 +67,8 @@ def check(corpus: CorpusSpec) -> None:
     tokenizers.check(corpus.tokenizer)
     if not 0 < corpus.validation_fraction <= 0.5:
         raise UserError(
-            f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; e.g. 0.05"
+            f"validation_fraction={corpus.validation_fraction}: must be above 0 and at most 0.5; "
+            "e.g. 0.05"
         )
     if not 0 <= corpus.max_mb_per_domain < float("inf"):
         raise UserError(
@@ -74,7 +79,8 @@ def check(corpus: CorpusSpec) -> None:
     for domain, _ in corpus.sources:
         if not domain.replace("_", "").replace("-", "").isalnum():
             raise UserError(
-                f"sources.{domain}: a domain's name is letters, digits, - and _ only (it names files); rename it"
+                f"sources.{domain}: a domain's name is letters, digits, - and _ only (it names "
+                "files); rename it"
             )
 
 
@@ -140,7 +146,8 @@ def _existing(corpus: CorpusSpec, out: Path) -> Store | None:
         file = Path(path)  # a source that is gone is no change: the store is complete without it
         if file.is_file() and [file.stat().st_size, file.stat().st_mtime_ns] != [size, mtime]:
             raise UserError(
-                f"sources.{domain}={path}: changed since {out} was prepared from it; choose another --out"
+                f"sources.{domain}={path}: changed since {out} was prepared from it; choose "
+                "another --out"
             )
     known = {path for _, path, _, _ in stamp["files"]}
     for domain, path in _still_there(corpus):
@@ -164,7 +171,8 @@ def _same_spec(corpus: CorpusSpec, have: dict, out: Path) -> None:
     for field, value in to_dict(corpus).items():
         if have.get(field, []) != value:  # a store from before variants has none
             raise UserError(
-                f"{field}={value}: the folder {out} holds a corpus prepared with {field}={have.get(field)}; choose another --out"
+                f"{field}={value}: the folder {out} holds a corpus prepared with "
+                f"{field}={have.get(field)}; choose another --out"
             )
 
 
@@ -192,7 +200,9 @@ def _stamp(corpus: CorpusSpec, names: list[str], files: dict[str, list[Path]]) -
 
 
 def _work(corpus: CorpusSpec, out: Path, stamp: dict) -> Path:
-    """The folder of intermediate results: continued when spec and sources are the same, begun anew when the sources changed."""
+    """The folder of intermediate results: continued when spec and sources are the same, begun anew
+    when the sources changed.
+    """
     work, plan = out / WORK, out / WORK / "plan.json"
     if plan.is_file():
         have = json.loads(plan.read_text(encoding="utf-8"))
@@ -201,7 +211,8 @@ def _work(corpus: CorpusSpec, out: Path, stamp: dict) -> Path:
             return work
     elif not work.exists() and any(p.name != ".lock" for p in out.iterdir()):
         raise UserError(
-            f"out={out}: the folder holds other files and no token store; choose an empty or new folder"
+            f"out={out}: the folder holds other files and no token store; choose an empty or new "
+            "folder"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -234,7 +245,8 @@ def _collect(
         if not kept:
             why = f" ({filtered})" if filtered else ""
             raise UserError(
-                f"sources.{domain}: no text is left{why}; give more text, or relax the filters {list(corpus.filters)}"
+                f"sources.{domain}: no text is left{why}; give more text, or relax the filters "
+                f"{list(corpus.filters)}"
             )
         writer.commit({"filtered": filtered})
     finally:
@@ -307,7 +319,9 @@ def _encode(
 _DISK = {
     errno.ENOSPC: "no space left on the disk; free some or choose another --out",
     errno.EDQUOT: "the disk quota is used up; free some or choose another --out",
-    errno.EFBIG: "the file would be larger than allowed here; raise the limit or choose another --out",
+    errno.EFBIG: (
+        "the file would be larger than allowed here; raise the limit or choose another --out"
+    ),
     errno.EACCES: "not writable; choose another --out or change its permissions",
     errno.EPERM: "not writable; choose another --out or change its permissions",
     errno.EROFS: "a read-only file system; choose another --out",

@@ -1,7 +1,8 @@
 """Classifier-like selection: a fixed score of one document, and the best share of a domain by it.
 
-Stand-ins for the trained classifiers of web corpora (arXiv:2406.11794): features of the surface with weights chosen by hand, so that the
-choice is the same on every machine and needs no model. What they select *towards* is prose or code.
+Stand-ins for the trained classifiers of web corpora (arXiv:2406.11794): features of the surface
+with weights chosen by hand, so that the choice is the same on every machine and needs no model.
+What they select *towards* is prose or code.
 """
 
 import re
@@ -17,14 +18,19 @@ SHARE = 0.3  # of the domain's bytes that a ranked step keeps
 _WORD = re.compile(r"[^\W\d_]+")
 _FUNCTION_WORDS = frozenset(
     _WORD.findall(
-        "the of and to in a is that for it as was with be by on not or are this have from which an at if can will when may been one all has"
-        " were their there used such than other these also any each must should more only into its they no"
+        "the of and to in a is that for it as was with be by on not or are this have from which an "
+        "at if can will when may been one all has were their there used such than other these also "
+        "any each must should more only into its they no"
     )
 )
 
 
 def prose(text: str) -> float:
-    """Share of the words that are English function words, less the share of visible characters that are neither letters nor , . ' -"""
+    """Share of the words that are English function words, less the share of visible characters that
+    are neither letters nor , .
+
+    ' -
+    """
     words = _WORD.findall(text.lower())
     visible = max(sum(not c.isspace() for c in text), 1)
     other = sum(not (c.isalpha() or c.isspace() or c in ",.'-") for c in text)
@@ -32,7 +38,9 @@ def prose(text: str) -> float:
 
 
 def code(text: str) -> float:
-    """Share of visible characters that are brackets, operators, underscores or digits, plus the share of lines that are indented."""
+    """Share of visible characters that are brackets, operators, underscores or digits, plus the
+    share of lines that are indented.
+    """
     visible = max(sum(not c.isspace() for c in text), 1)
     lines = [line for line in text.splitlines() if line.strip()]
     symbols = sum(c in "()[]{}<>=+*/%&|^~!:;_#@\\" or c.isdigit() for c in text)
@@ -43,7 +51,11 @@ RANKED: dict[str, Callable[[str], float]] = {"prose_top30": prose, "code_top30":
 
 
 def best(step: str, spool: Spool, wanted: np.ndarray) -> np.ndarray:
-    """bool [documents]: of those `wanted`, the highest scores until SHARE of their bytes is reached. Raises UserError when there is none."""
+    """bool [documents]: of those `wanted`, the highest scores until SHARE of their bytes is
+    reached.
+
+    Raises UserError when there is none.
+    """
     index = np.flatnonzero(wanted)
     if not len(index):
         raise UserError(f"filters={step}: no document to choose from; give the domain more text")

@@ -12,14 +12,16 @@ from stepladder.train.data import dedup, split
 from stepladder.train.data.spool import Spool
 
 DROPPED = 2  # beside split.TRAIN and split.VALIDATION
-DUPLICATE = 3  # dropped as a copy: text that a variant of the domain may still train on (train/data/variants.py)
+# dropped as a copy: text that a variant of the domain may still train on (train/data/variants.py)
+DUPLICATE = 3
 NEAR_PASSES = {"none": (), "exact": ("exact",), "minhash": ("exact", "near")}
 
 
 def select(
     corpus: CorpusSpec, spools: dict[str, Spool], work: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, dict]]:
-    """Side of every document, uint8 [docs] per domain, and per domain {"dropped": {reason: documents}, "overlap": share}.
+    """Side of every document, uint8 [docs] per domain, and per domain {"dropped": {reason:
+    documents}, "overlap": share}.
 
     Raises UserError when a domain is left without documents on one side.
     """
@@ -54,9 +56,8 @@ def select(
 
 def near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
     """bool [documents of all spools]: the near duplicates among those in `keep`."""
-    together = (
-        work / "signatures"
-    )  # one file, mapped: signatures of millions of documents do not fit the memory bound
+    # one file, mapped: signatures of millions of documents do not fit the memory bound
+    together = work / "signatures"
     with together.open("wb") as out:
         for spool in spools.values():
             with spool.signatures.open("rb") as file:
@@ -68,7 +69,9 @@ def near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
 
 
 def _forget(mapped: np.ndarray) -> None:
-    """Give the mapped pages back; the operating system would keep them as long as there is memory."""
+    """Give the mapped pages back; the operating system would keep them as long as there is
+    memory.
+    """
     base = mapped
     while isinstance(base.base, np.ndarray):
         base = base.base
@@ -95,8 +98,9 @@ def _overlap(
         facts[domain]["dropped"]["overlap"] = int(high.sum())
         if high.all():
             raise UserError(
-                f"validation_fraction: all {len(index)} validation documents of {domain} repeat more than {split.MAX_OVERLAP:.0%} of their"
-                " 13-grams from training; raise validation_fraction, use dedup=minhash, or leave the domain out"
+                f"validation_fraction: all {len(index)} validation documents of {domain} repeat "
+                f"more than {split.MAX_OVERLAP:.0%} of their 13-grams from training; raise "
+                "validation_fraction, use dedup=minhash, or leave the domain out"
             )
         weights = spool.sizes[index[~high]]
         facts[domain]["overlap"] = round(float((share[~high] * weights).sum() / weights.sum()), 6)

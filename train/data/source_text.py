@@ -1,4 +1,6 @@
-"""From a file of an installed package to documents: code without docstrings, docstrings alone, prose, plain text."""
+"""From a file of an installed package to documents: code without docstrings, docstrings alone,
+prose, plain text.
+"""
 
 import ast
 import gc
@@ -12,13 +14,14 @@ PIECE_CHARS = 1 << 16  # longer files are cut at line ends; the pieces share a g
 _SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-_CONTAINERS = frozenset(
-    ("core", "_core", "_src", "test", "tests", "include", "experimental")
-)  # folders of packages, not packages themselves
+# folders of packages, not packages themselves
+_CONTAINERS = frozenset(("core", "_core", "_src", "test", "tests", "include", "experimental"))
 
 
 def group_of(label: str) -> str:
-    """The package of a file: `numpy/linalg/_linalg.py` -> `numpy/linalg`; of a module beside packages the module itself."""
+    """The package of a file: `numpy/linalg/_linalg.py` -> `numpy/linalg`; of a module beside
+    packages the module itself.
+    """
     parts = label.split("/")
     depth = 2
     while depth < len(parts) and parts[depth - 1] in _CONTAINERS:
@@ -54,7 +57,10 @@ def docstrings(label: str, path: Path) -> Iterator[Document]:
 
 
 def plain(label: str, path: Path) -> Iterator[Document]:
-    """The file as it is, when it is UTF-8. Grouped by file: tables and licences have no packages."""
+    """The file as it is, when it is UTF-8.
+
+    Grouped by file: tables and licences have no packages.
+    """
     yield from _pieces(_read(path) or "", label, label)
 
 
@@ -82,7 +88,9 @@ READERS: dict[str, Callable[[str, Path], Iterator[Document]]] = {
 
 
 def _read(path: Path) -> str | None:
-    """None for what is no UTF-8 text (test fixtures in other encodings): not part of this corpus."""
+    """None for what is no UTF-8 text (test fixtures in other encodings): not part of this
+    corpus.
+    """
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except (UnicodeDecodeError, FileNotFoundError):
@@ -95,7 +103,9 @@ def _parsed(path: Path) -> tuple[str, ast.Module | None]:
         return "", None
     source = source.replace("\f", " ").replace("\r", "\n").replace("\x00", "")
     collecting = gc.isenabled()
-    gc.disable()  # a syntax tree is a million small objects without cycles: collecting while it grows takes most of the time
+    # a syntax tree is a million small objects without cycles: collecting while it grows takes most
+    # of the time
+    gc.disable()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's code

@@ -1,6 +1,7 @@
 """Training and validation: whole groups by hash order, then a 13-gram check between the two sides.
 
-Memory is bounded: only 13-grams of the validation side are held, and of those a sample by hash when they are many.
+Memory is bounded: only 13-grams of the validation side are held, and of those a sample by hash when
+they are many.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,16 +23,18 @@ TRAIN, VALIDATION = 0, 1
 def assign(
     group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: float, seed: int, domain: str
 ) -> np.ndarray:
-    """Side of every document of a domain: uint64 [docs] group hashes, int [docs] bytes, bool [docs] kept -> uint8 [docs].
+    """Side of every document of a domain: uint64 [docs] group hashes, int [docs] bytes, bool [docs]
+    kept -> uint8 [docs].
 
-    Groups go to validation in hash order while they fit, until `fraction` of the bytes is reached. Raises UserError when there is
-    nothing to divide.
+    Groups go to validation in hash order while they fit, until `fraction` of the bytes is reached.
+    Raises UserError when there is nothing to divide.
     """
     ids, inverse = np.unique(group[keep], return_inverse=True)
     if len(ids) < 2:
         raise UserError(
-            f"sources.{domain}={len(ids)} document(s) left: validation is split by document (code: by package), so two are needed;"
-            " give more files, or JSON lines with one document a line"
+            f"sources.{domain}={len(ids)} document(s) left: validation is split by document (code: "
+            "by package), so two are needed; give more files, or JSON lines with one document a "
+            "line"
         )
     sizes = np.bincount(inverse, weights=size[keep]).astype(np.int64)
     target = max(int(fraction * sizes.sum()), 1)
@@ -42,9 +45,8 @@ def assign(
             chosen[g], total = True, total + sizes[g]
         if total >= target:
             break
-    if (
-        total < target / 2
-    ):  # only big groups were left: the smallest of them rather than next to nothing
+    # only big groups were left: the smallest of them rather than next to nothing
+    if total < target / 2:
         rest = order[~chosen[order]]
         if len(rest) > 1:
             chosen[rest[np.argmin(sizes[rest])]] = True
@@ -56,7 +58,8 @@ def assign(
 def overlap(
     validation: Callable[[], Iterable[bytes]], validation_bytes: int, train: Iterable[bytes]
 ) -> np.ndarray:
-    """Share of each validation document's distinct 13-grams that occur in training: float [validation docs].
+    """Share of each validation document's distinct 13-grams that occur in training: float
+    [validation docs].
 
     `validation` is called twice and must yield the same texts; `train` is streamed once.
     """
@@ -77,10 +80,11 @@ def overlap(
 
 
 def sampling(validation_bytes: int) -> int:
-    """One 13-gram in how many is looked at, so that MAX_GRAMS bound those of a validation side of this size."""
-    return max(
-        1, -(-validation_bytes // (4 * MAX_GRAMS))
-    )  # a word is above four bytes in nearly every text
+    """One 13-gram in how many is looked at, so that MAX_GRAMS bound those of a validation side of
+    this size.
+    """
+    # a word is above four bytes in nearly every text
+    return max(1, -(-validation_bytes // (4 * MAX_GRAMS)))
 
 
 def sampled(text: bytes, keep_one_in: int) -> np.ndarray:

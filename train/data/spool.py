@@ -1,4 +1,6 @@
-"""A domain's text between reading and encoding: on disk, with an array of facts per document, so that memory does not grow with text."""
+"""A domain's text between reading and encoding: on disk, with an array of facts per document, so
+that memory does not grow with text.
+"""
 
 import array
 import hashlib
@@ -21,7 +23,9 @@ class SpoolWriter:
     def __init__(
         self, folder: Path, domain: str, cap_bytes: float, in_order: bool, minhash: bool
     ) -> None:
-        """`in_order`: the cap takes the first documents (they come shuffled); otherwise those with the smallest content hash."""
+        """`in_order`: the cap takes the first documents (they come shuffled); otherwise those with
+        the smallest content hash.
+        """
         self._stem = folder / domain
         self._cap, self._in_order, self._minhash = cap_bytes, in_order, minhash
         self._text = self._stem.with_suffix(".txt").open("wb")
@@ -75,7 +79,9 @@ class SpoolWriter:
         return np.frombuffer(self._facts, FACTS).copy()
 
     def _lower_limit(self) -> int:
-        """The content hash up to which documents fit the cap: what comes later can only lower it."""
+        """The content hash up to which documents fit the cap: what comes later can only lower
+        it.
+        """
         facts = self._rows()
         order = np.argsort(facts["exact"], kind="stable")
         total = np.cumsum(np.diff(facts["end"], prepend=np.uint64(0))[order])

@@ -1,4 +1,5 @@
-"""The token store: one flat file of ids per domain and split, an index, and a manifest that is written last.
+"""The token store: one flat file of ids per domain and split, an index, and a manifest that is
+written last.
 
 <domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every document followed by its end
 <domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its UTF-8 bytes
@@ -29,12 +30,17 @@ def dtype_name(vocab_size: int) -> str:
 
 
 def splits(entry: dict) -> tuple[str, ...]:
-    """The splits of a domain's entry in the manifest: a variant, which has a `base`, is training text only."""
+    """The splits of a domain's entry in the manifest: a variant, which has a `base`, is training
+    text only.
+    """
     return SPLITS[:1] if "base" in entry else SPLITS
 
 
 class Store:
-    """A prepared corpus, opened for reading. Files are mapped when first asked for, so a store pickles as its path."""
+    """A prepared corpus, opened for reading.
+
+    Files are mapped when first asked for, so a store pickles as its path.
+    """
 
     def __init__(self, path: Path, manifest: dict) -> None:
         self.path = path
@@ -47,8 +53,9 @@ class Store:
     ) -> "Store":
         """Open and check a store.
 
-        `tokenizer` (an object, a name such as "bytes", or a hash) refuses a store made with another one. Raises UserError also when the
-        folder is no store, incomplete, truncated, or its vocabulary does not fit its integer type.
+        `tokenizer` (an object, a name such as "bytes", or a hash) refuses a store made with another
+        one. Raises UserError also when the folder is no store, incomplete, truncated, or its
+        vocabulary does not fit its integer type.
         """
         path = Path(path)
         manifest = _manifest(path)
@@ -71,7 +78,10 @@ class Store:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits of the content: tokenizer, and tokens of every domain and split. Independent of where and when it was made."""
+        """16 hex digits of the content: tokenizer, and tokens of every domain and split.
+
+        Independent of where and when it was made.
+        """
         return self.manifest["fingerprint"]
 
     def tokens(self, domain: str, split: str) -> np.ndarray:
@@ -88,7 +98,10 @@ class Store:
         return np.fromfile(self.path / f"{domain}.{split}.idx", "<i8").reshape(-1, 2)
 
     def count(self, domain: str, split: str) -> int:
-        """Tokens of a split, from the manifest. Raises UserError for an unknown domain, and for a variant's validation."""
+        """Tokens of a split, from the manifest.
+
+        Raises UserError for an unknown domain, and for a variant's validation.
+        """
         if domain not in self.manifest["domains"]:
             raise UserError(
                 f"domain={domain}: not in the store {self.path}; {nearest(domain, self.domains)}"
@@ -96,7 +109,8 @@ class Store:
         entry = self.manifest["domains"][domain]
         if split not in splits(entry):
             raise UserError(
-                f"domain={domain}: a variant of {entry['base']} has no {split} text in {self.path}; use {entry['base']}"
+                f"domain={domain}: a variant of {entry['base']} has no {split} text in "
+                f"{self.path}; use {entry['base']}"
             )
         return entry[split]["tokens"]
 
@@ -106,7 +120,9 @@ class Store:
 
 
 class SplitWriter:
-    """Writes one domain's split beside its final name, hashing on the way; `commit` renames and returns the manifest's entry."""
+    """Writes one domain's split beside its final name, hashing on the way; `commit` renames and
+    returns the manifest's entry.
+    """
 
     def __init__(
         self, folder: Path, domain: str, split: str, dtype: str, eos: int, token_bytes: np.ndarray
@@ -122,11 +138,15 @@ class SplitWriter:
         self._tokens = 0
 
     def write(self, documents: Iterable[np.ndarray]) -> None:
-        """Append documents, each int [tokens] without its end. Raises UserError for an id above the integer type."""
+        """Append documents, each int [tokens] without its end.
+
+        Raises UserError for an id above the integer type.
+        """
         for ids in documents:
             if len(ids) and int(ids.max()) > self._limit:
                 raise UserError(
-                    f"tokenizer: id {int(ids.max()):,} does not fit {self._type.name}; prepare with a vocabulary that does"
+                    f"tokenizer: id {int(ids.max()):,} does not fit {self._type.name}; prepare "
+                    "with a vocabulary that does"
                 )
             data = np.concatenate([ids, self._eos]).astype(self._type).tobytes()
             self._file.write(data)
@@ -212,12 +232,14 @@ def _manifest(path: Path) -> dict:
         ) from e
     except (OSError, ValueError) as e:
         raise UserError(
-            f"store={path}: {MANIFEST} cannot be read ({e}); prepare the store again in another folder"
+            f"store={path}: {MANIFEST} cannot be read ({e}); prepare the store again in another "
+            "folder"
         ) from e
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise UserError(
-            f"store={path}: format {found!r}, this version reads {FORMAT}; prepare the store again in another folder"
+            f"store={path}: format {found!r}, this version reads {FORMAT}; prepare the store again "
+            "in another folder"
         )
     return manifest
 
@@ -226,7 +248,8 @@ def _check_vocabulary(path: Path, manifest: dict) -> None:
     name, size = manifest["dtype"], manifest["tokenizer"]["vocab_size"]
     if name not in DTYPES or size - 1 > np.iinfo(DTYPES[name]).max:
         raise UserError(
-            f"store={path}: vocabulary {size:,} is larger than its integer type {name} holds; prepare the store again"
+            f"store={path}: vocabulary {size:,} is larger than its integer type {name} holds; "
+            "prepare the store again"
         )
 
 
@@ -240,7 +263,8 @@ def _check_tokenizer(path: Path, manifest: dict, tokenizer) -> None:
     ):
         label = asked if isinstance(tokenizer, str) else f"{tokenizer.name} ({asked})"
         raise UserError(
-            f"tokenizer={label}: the store {path} was made with {have['name']} ({have['hash']}); prepare another store for this tokenizer"
+            f"tokenizer={label}: the store {path} was made with {have['name']} ({have['hash']}); "
+            "prepare another store for this tokenizer"
         )
 
 
@@ -250,7 +274,8 @@ def _check_files(path: Path, manifest: dict) -> None:
         for split in splits(entry):
             if entry[split]["tokens"] == 0:
                 raise UserError(
-                    f"store={path}: domain {domain} has no {split} tokens; prepare again with more text, or without it"
+                    f"store={path}: domain {domain} has no {split} tokens; prepare again with more "
+                    "text, or without it"
                 )
             for suffix, want in (
                 (".bin", entry[split]["tokens"] * width),
@@ -261,5 +286,6 @@ def _check_files(path: Path, manifest: dict) -> None:
                 if have != want:
                     size = "missing" if have is None else f"{have:,} bytes"
                     raise UserError(
-                        f"store={path}: {file.name} is {size}, the manifest says {want:,} bytes: truncated; prepare the store again"
+                        f"store={path}: {file.name} is {size}, the manifest says {want:,} bytes: "
+                        "truncated; prepare the store again"
                     )

@@ -1,4 +1,6 @@
-"""Tokenizers: text <-> ids, with the number of UTF-8 bytes behind every id, so that bits per byte are exact."""
+"""Tokenizers: text <-> ids, with the number of UTF-8 bytes behind every id, so that bits per byte
+are exact.
+"""
 
 import functools
 import hashlib
@@ -79,9 +81,8 @@ class BpeTokenizer:
         """int32 [vocab_size]: UTF-8 bytes of each id, 0 for the end of document."""
         sizes = np.zeros(self.vocab_size, np.int32)
         for token, i in self._tokenizer.get_vocab().items():
-            sizes[i] = (
-                0 if i == self.eos else len(token)
-            )  # byte-level BPE writes one character a byte
+            # byte-level BPE writes one character a byte
+            sizes[i] = 0 if i == self.eos else len(token)
         return sizes
 
     @property
@@ -119,7 +120,8 @@ def _train_bpe(size: str, texts: Iterable[str]) -> BpeTokenizer:
     if tokenizer.get_vocab_size() != int(size) - 1:
         have = tokenizer.get_vocab_size() + 1
         raise UserError(
-            f"tokenizer=bpe:{size}: the text yields {have} tokens only; ask for bpe:{have} or less, or give more text"
+            f"tokenizer=bpe:{size}: the text yields {have} tokens only; ask for bpe:{have} or "
+            "less, or give more text"
         )
     tokenizer.add_special_tokens([END])
     return BpeTokenizer(tokenizer.to_str(pretty=True))
@@ -133,18 +135,23 @@ def check(name: str) -> None:
     kind, _, size = name.partition(":")
     if kind not in TOKENIZERS:
         raise UserError(
-            f"tokenizer={name}: no such tokenizer; {nearest(kind, TOKENIZERS)} (bytes, or bpe:<vocabulary>)"
+            f"tokenizer={name}: no such tokenizer; {nearest(kind, TOKENIZERS)} (bytes, or "
+            "bpe:<vocabulary>)"
         )
     if kind == "bytes" and size:
         raise UserError(f"tokenizer={name}: bytes has a fixed vocabulary; write tokenizer=bytes")
     if kind == "bpe" and not (size.isascii() and size.isdigit() and 258 <= int(size) < 1 << 20):
         raise UserError(
-            f"tokenizer={name}: the vocabulary must be a number from 258 to {1 << 20:,}; e.g. bpe:4096"
+            f"tokenizer={name}: the vocabulary must be a number from 258 to {1 << 20:,}; e.g. "
+            "bpe:4096"
         )
 
 
 def train(name: str, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a name, trained on texts where it needs training. Deterministic. Raises UserError."""
+    """The tokenizer of a name, trained on texts where it needs training.
+
+    Deterministic. Raises UserError.
+    """
     check(name)
     kind, _, size = name.partition(":")
     return TOKENIZERS[kind](size, texts)

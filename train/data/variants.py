@@ -1,8 +1,11 @@
-"""Variants of a domain: training text with filters and a deduplication of its own, for recipes that differ in more than weights.
+"""Variants of a domain: training text with filters and a deduplication of its own, for recipes that
+differ in more than weights.
 
-A variant is made from the text its domain was made from, before the corpus removed duplicates: with `none` it sees every copy. What the
-corpus holds out stays out: no document of a held-out group, and of the copies none that repeats validation text. Filters see one document
-each; a ranked step (train/data/quality.py) keeps the best share of the domain by a score; duplicates are those left after the filters.
+A variant is made from the text its domain was made from, before the corpus removed duplicates: with
+`none` it sees every copy. What the corpus holds out stays out: no document of a held-out group, and
+of the copies none that repeats validation text. Filters see one document each; a ranked step
+(train/data/quality.py) keeps the best share of the domain by a score; duplicates are those left
+after the filters.
 """
 
 import functools
@@ -50,7 +53,8 @@ def check(corpus: CorpusSpec) -> None:
     for variant in variants(corpus):
         if not variant.name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
-                f"{variant.field}: a variant's name is letters, digits, - and _ only (it names files); rename it"
+                f"{variant.field}: a variant's name is letters, digits, - and _ only (it names "
+                "files); rename it"
             )
         if variant.name in seen:
             raise UserError(f"{variant.field}: the name {variant.name} is taken; rename it")
@@ -58,7 +62,8 @@ def check(corpus: CorpusSpec) -> None:
         ranked = [step for step in variant.filters if step in quality.RANKED]
         if ranked and variant.filters.index(ranked[-1]) > 0:
             raise UserError(
-                f"{variant.field}: {ranked[-1]} ranks the domain's own text; name it first, and once"
+                f"{variant.field}: {ranked[-1]} ranks the domain's own text; name it first, and "
+                "once"
             )
         filters.check([step for step in variant.filters if step not in quality.RANKED])
         dedup.check(variant.dedup)
@@ -86,8 +91,9 @@ class HeldOut:
     def candidates(self, domain: str) -> np.ndarray:
         """bool [documents]: what a variant of the domain may train on.
 
-        The domain's own training text, and of the copies the corpus dropped those whose group is not held out (a group whose validation
-        documents were dropped for their overlap counts as held out) and that do not repeat validation text of any domain.
+        The domain's own training text, and of the copies the corpus dropped those whose group is
+        not held out (a group whose validation documents were dropped for their overlap counts as
+        held out) and that do not repeat validation text of any domain.
         """
         spool, side = self._spools[domain], self._sides[domain]
         held_out = (side == split.VALIDATION) | (
@@ -98,9 +104,8 @@ class HeldOut:
         )
         copies &= ~np.isin(spool.facts["exact"], self._exact)
         for i, text in zip(np.flatnonzero(copies), spool.texts(copies.copy())):
-            mine = split.sampled(
-                text, self._every
-            )  # a copy too short for a 13-gram cannot be told from validation text: left out
+            # a copy too short for a 13-gram cannot be told from validation text: left out
+            mine = split.sampled(text, self._every)
             copies[i] = (
                 len(mine) > 0 and split.find(self._grams, mine)[0].mean() <= split.MAX_OVERLAP
             )
@@ -138,7 +143,8 @@ def write_all(
             )
         if variant.base not in spools:
             raise UserError(
-                f"{variant.field}: the corpus has no domain {variant.base}; use one of {', '.join(spools)}"
+                f"{variant.field}: the corpus has no domain {variant.base}; use one of "
+                f"{', '.join(spools)}"
             )
         done = work / f"{variant.name}.variant"
         if not done.is_file():
@@ -148,10 +154,8 @@ def write_all(
                 variant, Spool(work, variant.name), held_out(), tokenizer, out, work, show
             )
             write_atomic(done, json.dumps(entry))
-            for suffix in (
-                ".txt",
-                ".sig",
-            ):  # variants may be many times the corpus: their text need not wait for the last of them
+            # variants may be many times the corpus: their text need not wait for the last of them
+            for suffix in (".txt", ".sig"):
                 (work / variant.name).with_suffix(suffix).unlink(missing_ok=True)
         entries[variant.name] = json.loads(done.read_text(encoding="utf-8"))
     return entries
@@ -181,7 +185,8 @@ def _collect(variant: Variant, spool: Spool, wanted: np.ndarray, work: Path, sho
                 kept += 1
         if not kept:
             raise UserError(
-                f"{variant.field}: no text is left ({dict(dropped)}); relax the filters, or leave the variant out"
+                f"{variant.field}: no text is left ({dict(dropped)}); relax the filters, or leave "
+                "the variant out"
             )
         writer.commit({"filtered": {reason: n for reason, n in dropped.items() if n}})
     finally:

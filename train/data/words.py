@@ -1,6 +1,8 @@
-"""Hashes of a text's words and word n-grams, vectorised: what near-duplicate removal and the overlap check compare.
+"""Hashes of a text's words and word n-grams, vectorised: what near-duplicate removal and the
+overlap check compare.
 
-Stable across machines, Python versions and processes (crc32 and 64-bit integer arithmetic; never `hash`).
+Stable across machines, Python versions and processes (crc32 and 64-bit integer arithmetic; never
+`hash`).
 """
 
 import zlib
@@ -27,9 +29,12 @@ _MULTIPLIERS = mix(np.arange(1, 65, dtype=np.uint64) * np.uint64(_GOLDEN)) | np.
 
 
 def word_hashes(data: bytes) -> np.ndarray:
-    """UTF-8 text -> uint64 [words]. A word is a run of letters, digits or non-ASCII bytes, case folded.
+    """UTF-8 text -> uint64 [words].
 
-    Text without spaces (Chinese, Japanese, base64) has next to no such runs: then every character is a word.
+    A word is a run of letters, digits or non-ASCII bytes, case folded.
+
+    Text without spaces (Chinese, Japanese, base64) has next to no such runs: then every character
+    is a word.
     """
     words = data.translate(_FOLD).split()
     if len(data) > 64 and len(words) * 24 < len(data):
@@ -38,7 +43,9 @@ def word_hashes(data: bytes) -> np.ndarray:
 
 
 def grams(words: np.ndarray, n: int) -> np.ndarray:
-    """uint64 [words] -> uint64 [words - n + 1]: one 64-bit hash per run of n words; empty when there are fewer."""
+    """uint64 [words] -> uint64 [words - n + 1]: one 64-bit hash per run of n words; empty when
+    there are fewer.
+    """
     count = len(words) - n + 1
     if count <= 0:
         return np.empty(0, np.uint64)
