@@ -14,6 +14,7 @@ demo: $(STAMP)  ## prepare the corpus, train the proxies, write the forecast, tr
 
 test: $(STAMP)  ## the fast suite
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/pytest -n 2 -q -rs -m "not slow" $(TESTS)
 
 test-slow: $(STAMP)  ## everything, kill-and-resume and whole ladders included

@@ -113,10 +113,8 @@ def allocate(
     for name, value in (("N", n), ("D", d)):
         i = p.law.inputs.index(name)
         if p.law.axes[i].kind in ("log", "raw"):
-            top, least = (
-                np.exp(p.x[:, i].max() + p.centre[i]),
-                np.exp(p.x[:, i].min() + p.centre[i]),
-            )
+            top = np.exp(p.x[:, i].max() + p.centre[i])
+            least = np.exp(p.x[:, i].min() + p.centre[i])
             if not least <= value <= top:
                 notes.append(
                     f"{name}* = {value:.3g} lies outside of the points' {least:.3g} to {top:.3g}: "
@@ -250,11 +248,14 @@ def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str
     """
     p = params
     low, high = np.log(1.0), np.log(C_inf / 2)  # k of at least 1
-    slope = lambda v: (  # noqa: E731
-        p["beta"] * p["B"] * (6 * np.exp(v) / C) ** p["beta"]
-        + p["gamma"] * p["G"] * (2 * np.exp(v) / C_inf) ** p["gamma"]
-        - p["alpha"] * p["A"] * np.exp(-p["alpha"] * v)
-    )
+
+    def slope(v):
+        return (
+            p["beta"] * p["B"] * (6 * np.exp(v) / C) ** p["beta"]
+            + p["gamma"] * p["G"] * (2 * np.exp(v) / C_inf) ** p["gamma"]
+            - p["alpha"] * p["A"] * np.exp(-p["alpha"] * v)
+        )
+
     if slope(high) < 0:
         middle = high
     else:

@@ -241,10 +241,8 @@ def _plan(
 def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
     """The fits w [K, n] of the plans of one family, without the points that none of them uses."""
     points, keep = plans[0].points, w.any(0)
-    logs, loss = (
-        np.log(points[["N", "D"]].to_numpy(float))[keep],
-        points["loss"].to_numpy(float)[keep],
-    )
+    logs = np.log(points[["N", "D"]].to_numpy(float))[keep]
+    loss = points["loss"].to_numpy(float)[keep]
     centre = logs.mean(0) if keep.any() else np.zeros(2)
     scale = float(np.median(loss)) if keep.any() else 1.0
     return _Block(logs - centre, (loss - plans[0].known[keep]) / scale, w[:, keep], centre, scale)
@@ -285,11 +283,9 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         pad = width - len(b.y)  # points of weight 0
         # the term of N is already subtracted: A' is one more constant
         logs = b.x * (0.0, 1.0) if rules.borrow else b.x
-        x, y, w = (
-            np.pad(logs, ((0, pad), (0, 0))),
-            np.pad(b.y, (0, pad), constant_values=1.0),
-            np.pad(b.w, ((0, 0), (0, pad))),
-        )
+        x = np.pad(logs, ((0, pad), (0, 0)))
+        y = np.pad(b.y, (0, pad), constant_values=1.0)
+        w = np.pad(b.w, ((0, 0), (0, pad)))
         # In log loss an error of dL is one of dL / L.
         starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
         jobs = np.repeat(w, starts.shape[1], 0)
@@ -373,7 +369,10 @@ def _baselines(
     nan = float("nan")
     if not used.any():
         return {"best_seen": nan, "most_compute": nan, "power_law": nan}
-    are = lambda forecast: float(np.abs(forecast / loss[hidden] - 1).mean())  # noqa: E731
+
+    def are(forecast):
+        return float(np.abs(forecast / loss[hidden] - 1).mean())
+
     power = nan
     if len(np.unique(c[used])) > 1:
         slope, level = np.polyfit(np.log(c[used]), np.log(loss[used]), 1)

@@ -251,7 +251,10 @@ def _one(
         }
         body |= {"lost_resamples": refits.lost, "failed_resamples": refits.failed}
     if {"alpha", "beta"} <= set(found.params):
-        ratio = lambda p: p["beta"] / (p["alpha"] + p["beta"])  # noqa: E731
+
+        def ratio(p):
+            return p["beta"] / (p["alpha"] + p["beta"])
+
         tail = (1 - args.level) / 2
         body["a"] = {
             "value": ratio(found.params),

@@ -6,9 +6,11 @@ Every value passes through `escape`.
 from html import escape
 
 _CSS = """
-:root{--ink:#1f2933;--muted:#616e7c;--line:#e4e7eb;--soft:#f5f7fa;--target:#c8384f;--blue:#0b3c5d;--good:#1b7f5c}
+:root{--ink:#1f2933;--muted:#616e7c;--line:#e4e7eb;--soft:#f5f7fa;--target:#c8384f;\
+--blue:#0b3c5d;--good:#1b7f5c}
 *{box-sizing:border-box}
-body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff;margin:0}
+body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;\
+color:var(--ink);background:#fff;margin:0}
 main{max-width:980px;margin:0 auto;padding:32px 24px 80px}
 h1{font-size:30px;line-height:1.2;margin:0 0 4px}
 h2{font-size:21px;margin:48px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
@@ -20,7 +22,8 @@ p{margin:8px 0;max-width:76ch}
 .tile b{display:block;font-size:27px;line-height:1.15;font-variant-numeric:tabular-nums}
 .tile span{color:var(--muted);font-size:14px}
 .red b{color:var(--target)}.good b{color:var(--good)}
-table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums;margin:10px 0}
+table{border-collapse:collapse;width:100%;font-size:14px;\
+font-variant-numeric:tabular-nums;margin:10px 0}
 th{text-align:left;color:var(--muted);font-weight:600;border-bottom:2px solid var(--line)}
 th,td{padding:5px 12px 5px 0;vertical-align:top}
 td{border-bottom:1px solid var(--line)}
@@ -30,10 +33,12 @@ figure{margin:18px 0}
 figure svg{width:100%;height:auto;display:block}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:20px}
 @media(max-width:760px){.pair{grid-template-columns:1fr}}
-code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;background:var(--soft);border-radius:6px}
+code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;\
+background:var(--soft);border-radius:6px}
 code{padding:1px 5px}pre{padding:12px 16px;overflow-x:auto}
 ul{padding-left:20px;margin:8px 0}li{margin:4px 0}
-.missing{border-left:4px solid #e0a100;background:#fff8e5;padding:10px 16px;border-radius:0 8px 8px 0}
+.missing{border-left:4px solid #e0a100;background:#fff8e5;\
+padding:10px 16px;border-radius:0 8px 8px 0}
 .share{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:10px 0}
 details summary{cursor:pointer;color:var(--muted)}
 """
@@ -79,7 +84,10 @@ def left_out(rows: list[dict]) -> str:
         ["reason", "count#"],
         [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])],
     )
-    step = lambda v: "" if v is None else f"{v:.0f}"  # noqa: E731
+
+    def step(v):
+        return "" if v is None else f"{v:.0f}"
+
     full = table(
         ["run", "step#", "domain", "reason"],
         [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows],

@@ -541,10 +541,8 @@ def _minimum(
         low, high = np.quantile(np.clip(lost, x.min(), x.max()), ends)
         se = float(found.log_n[good].std())
         if how.median:
-            log_n, loss = (
-                float(np.log(np.median(np.exp(found.log_n[good])))),
-                float(np.median(found.loss[good])),
-            )
+            log_n = float(np.log(np.median(np.exp(found.log_n[good]))))
+            loss = float(np.median(found.loss[good]))
             se = (
                 max(se, _LEAST_SD * (x.max() - x.min()) / ((len(x) - 1) * _GRID - 1))
                 * draws

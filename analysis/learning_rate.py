@@ -147,11 +147,9 @@ def _curve(
 ) -> Curve:
     noise, freedom, origin = _noise(rows, table, shared)
     alive, lost = _alive(table), table[table["lost"] > 0]
-    rates, losses, counts = (
-        alive.index.to_numpy(float),
-        alive["mean"].to_numpy(),
-        alive["count"].to_numpy(float),
-    )
+    rates = alive.index.to_numpy(float)
+    losses = alive["mean"].to_numpy()
+    counts = alive["count"].to_numpy(float)
     beyond = lost.index[lost.index > rates[-1]].min() if len(rates) else np.nan
     if len(rates) < LEAST_RATES:
         body = {

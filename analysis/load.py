@@ -16,71 +16,20 @@ from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
 COUNTS = ("params_total", "params_non_embedding")
-_RUN = (
-    "run_id",
-    "name",
-    "role",
-    "study",
-    "recipe",
-    "arm",
-    "size",
-    "width",
-    "depth",
-    "parametrization",
-    "state",
-    "step",
-    "N",
-    "params_total",
-    "params_non_embedding",
-    "steps",
-    "tokens_per_step",
-    "D",
-    "train_flops",
-    "train_flops_6nd",
-    "flops_per_token_train",
-    "flops_per_token_6n",
-    "flops_per_token_inference",
-    "learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "schedule",
-    "batch_size",
-    "seq_len",
-    "vocab_size",
-    "compute_dtype",
-    "seed",
-    "data_seed",
-    "parent",
-    "parent_step",
-    "root",
-    "corpus",
-    "tokenizer",
-    "spec_hash",
-    "created",
-    "machine",
-    "error",
+_RUN = tuple(
+    (
+        "run_id name role study recipe arm size width depth parametrization state step N "
+        "params_total params_non_embedding steps tokens_per_step D train_flops train_flops_6nd "
+        "flops_per_token_train flops_per_token_6n flops_per_token_inference learning_rate "
+        "weight_decay warmup_steps schedule batch_size seq_len vocab_size compute_dtype seed "
+        "data_seed parent parent_step root corpus tokenizer spec_hash created machine error"
+    ).split()
 )
-_POINT = (
-    "run_id",
-    "root",
-    "role",
-    "size",
-    "state",
-    "step",
-    "N",
-    "D",
-    "C",
-    "C_6nd",
-    "domain",
-    "loss",
-    "loss_se",
-    "bits_per_byte",
-    "windows",
-    "tokens_evaluated",
-    "decayed",
-    "learning_rate",
-    "seed",
-    "data_seed",
+_POINT = tuple(
+    (
+        "run_id root role size state step N D C C_6nd domain loss loss_se bits_per_byte windows "
+        "tokens_evaluated decayed learning_rate seed data_seed"
+    ).split()
 )
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *schema.FIELDS[schema.TRAIN])
 _TIMING = ("run_id", "role", "size", "N", "step", *schema.FIELDS[schema.TIMING])
@@ -415,20 +364,7 @@ def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
 
 def _point(run: dict, row: dict) -> dict:
     return {
-        **{
-            k: run[k]
-            for k in (
-                "run_id",
-                "root",
-                "role",
-                "size",
-                "state",
-                "N",
-                "learning_rate",
-                "seed",
-                "data_seed",
-            )
-        },
+        **{k: run[k] for k in "run_id root role size state N learning_rate seed data_seed".split()},
         **{k: row.get(k, math.nan) for k in ("step", *schema.FIELDS[schema.EVAL])},
         "loss": math.nan if row["loss"] is None else row["loss"],
         "D": row["tokens"],

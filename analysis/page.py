@@ -96,7 +96,10 @@ def _number_line(entry: dict) -> str:
     ]
     low, high = min(values), max(values)
     pad = (high - low or 1) * 0.08
-    at = lambda v: 20 + 860 * (v - low + pad) / (high - low + 2 * pad)  # noqa: E731
+
+    def at(v):
+        return 20 + 860 * (v - low + pad) / (high - low + 2 * pad)
+
     x0, x1, x = at(entry["low"]), at(entry["high"]), at(entry["prediction"])
     parts = [
         '<line x1="20" x2="880" y1="40" y2="40" stroke="#cbd2d9" stroke-width="2"/>',

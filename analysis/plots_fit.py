@@ -161,9 +161,8 @@ def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
     # the steep corner of small N and D would take most of the lines
     low, high = plane.min(), np.quantile(plane, 0.97)
-    levels = (np.geomspace if low > 0 and high > 10 * low else np.linspace)(low, high, _LEVELS + 1)[
-        1:
-    ]
+    space = np.geomspace if low > 0 and high > 10 * low else np.linspace
+    levels = space(low, high, _LEVELS + 1)[1:]
     drawn = axes.contour(n, d, plane, levels=levels, colors=[MUTED], linewidths=0.9)
     axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])
     colours = size_colours(list(points["N"]))

@@ -111,10 +111,8 @@ def profile(found: Profile) -> Figure:
     """
     figure, axes = _axes(5.8, 4.0)
     value, ratio = (found.frame[name].to_numpy() for name in ("value", "ratio"))
-    low, high = (
-        (value[0] if found.low is None else found.low),
-        (value[-1] if found.high is None else found.high),
-    )
+    low = value[0] if found.low is None else found.low
+    high = value[-1] if found.high is None else found.high
     axes.axvspan(low, high, color=TARGET, alpha=0.13, lw=0, label=f"{found.level:.0%} interval")
     axes.plot(value, ratio, color=INK, lw=1.4)
     axes.plot(

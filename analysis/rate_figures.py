@@ -151,7 +151,10 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
             np.mean(np.log([at(c, d.axis) for c in mine])),
             np.mean(np.log([c.optimum for c in mine])),
         )
-        line = lambda s: np.exp(centre[1] + s * (np.log(x) - centre[0]))  # noqa: E731, B023
+
+        def line(s):
+            return np.exp(centre[1] + s * (np.log(x) - centre[0]))  # noqa: B023
+
         name = " ".join(w for w in (d.parametrization, d.recipe) if w)
         factor, low, high = d.factor
         axes.plot(

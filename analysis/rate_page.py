@@ -273,7 +273,10 @@ def _broken(found: RateStudy, drawn: dict) -> str:
     told = [b for b in found.boundaries if b.diverges is not None]
     if not told:
         return ""
-    rate = lambda v: "none" if v is None else f"{v:.3g}"  # noqa: E731
+
+    def rate(v):
+        return "none" if v is None else f"{v:.3g}"
+
     rows = [
         [
             b.size,

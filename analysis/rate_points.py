@@ -20,43 +20,18 @@ from stepladder.configs.errors import UserError
 
 # What two runs must share to lie on one curve, where the source has it; they differ in the rate and
 # the seeds alone.
-SETTINGS = (
-    "N",
-    "D",
-    "recipe",
-    "parametrization",
-    "study",
-    "arm",
-    "width",
-    "depth",
-    "schedule",
-    "weight_decay",
-    "batch_size",
-    "warmup_steps",
+SETTINGS = tuple(
+    (
+        "N D recipe parametrization study arm width depth schedule weight_decay batch_size "
+        "warmup_steps"
+    ).split()
 )
-_TEXT = (
-    "recipe",
-    "parametrization",
-    "study",
-    "arm",
-    "schedule",
-    "size",
-    "state",
-    "run_id",
-    "seed",
-    "domain",
-)
-_NUMBERS = (
-    "width",
-    "depth",
-    "weight_decay",
-    "batch_size",
-    "warmup_steps",
-    "loss_se",
-    "initial_loss",
-    "vocab_size",
-    "seq_len",
-    "step",
+_TEXT = tuple("recipe parametrization study arm schedule size state run_id seed domain".split())
+_NUMBERS = tuple(
+    (
+        "width depth weight_decay batch_size warmup_steps loss_se initial_loss vocab_size seq_len "
+        "step"
+    ).split()
 )
 # Beside its own name, compared without case, spaces and signs; N, D and loss have theirs in
 # table_columns.ALIASES.
@@ -223,7 +198,9 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
 
 
 def _usual(wanted: str, table: pd.DataFrame) -> str | None:
-    plain = lambda text: re.sub(r"[^a-z0-9]", "", str(text).lower())  # noqa: E731
+    def plain(text):
+        return re.sub(r"[^a-z0-9]", "", str(text).lower())
+
     if wanted in table or wanted not in _NAMES:
         return None
     names = {plain(n) for n in (wanted, *_NAMES[wanted])}

@@ -195,10 +195,8 @@ def near_best(
     members = [np.flatnonzero(cells == k) for k in range(number)]
     found: dict[str, list] = {"rate": [], "batch": []}
     lost = 0
-    y, z = (
-        np.log(near["learning_rate"].to_numpy(float)),
-        np.log(tokens.to_numpy(float)) if several else None,
-    )
+    y = np.log(near["learning_rate"].to_numpy(float))
+    z = np.log(tokens.to_numpy(float)) if several else None
     for _ in range(draws):
         picked = (
             rng.integers(0, len(near), len(near))

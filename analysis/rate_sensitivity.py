@@ -83,7 +83,10 @@ def sensitivity_of(
     by_rate = [
         group["capped"].to_numpy(float) for _, group in capped.groupby("learning_rate", sort=True)
     ]
-    per_rate = lambda runs: float(np.mean(np.where(np.isfinite(runs), np.minimum(runs, l0), l0)))  # noqa: E731
+
+    def per_rate(runs):
+        return float(np.mean(np.where(np.isfinite(runs), np.minimum(runs, l0), l0)))
+
     value = sensitivity(np.array([per_rate(runs) for runs in by_rate]), l0)
     if noise is None:
         return Sensitivity(

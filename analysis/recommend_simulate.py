@@ -72,21 +72,17 @@ def truth_of(
             "D alone, e.g. chinchilla"
         )
     if isinstance(found, Fit):
-        params, said = (
-            dict(found.params),
-            f"law {name} fitted to {found.points} points" + (", and its refits" if refits else ""),
+        params = dict(found.params)
+        said = f"law {name} fitted to {found.points} points" + (
+            ", and its refits" if refits else ""
         )
         noise = _residual_sd(found) if noise is None else noise
     elif found is not None:
-        params, said = (
-            {k: float(v) for k, v in found.items()},
-            f"law {name} with the constants given",
-        )
+        params = {k: float(v) for k, v in found.items()}
+        said = f"law {name} with the constants given"
     elif name in PUBLISHED:
-        params, said = (
-            PUBLISHED[name][0],
-            f"law {name} with the constants of arXiv {PUBLISHED[name][1]}",
-        )
+        params = PUBLISHED[name][0]
+        said = f"law {name} with the constants of arXiv {PUBLISHED[name][1]}"
     else:
         raise UserError(
             f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use "

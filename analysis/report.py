@@ -47,7 +47,10 @@ def draw(collected: Collected) -> dict[str, str]:
             figures.loss_curves(runs.train, runs.points, shown), "loss against tokens for every run"
         )
     if law is not None and len(proxies):
-        predict = lambda n, d: law.predict(N=n, D=np.asarray(d, float))  # noqa: E731
+
+        def predict(n, d):
+            return law.predict(N=n, D=np.asarray(d, float))
+
         target, band = (entry["target"], entry["band"]) if entry else (None, None)
         more = (entry["truth"], entry["low"], entry["high"]) if entry else (None, None, None)
         drawn["extrapolation"] = figures.svg(

@@ -20,27 +20,12 @@ from stepladder.analysis.select import checkpoint_points, final_points
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 
-RUN_COLUMNS = (
-    "run_id",
-    "role",
-    "size",
-    "params_total",
-    "params_non_embedding",
-    "D",
-    "train_flops",
-    "train_flops_6nd",
-    "learning_rate",
-    "weight_decay",
-    "batch_size",
-    "steps",
-    "seed",
-    "data_seed",
-    "parent",
-    "parent_step",
-    "state",
-    "step",
-    "spec_hash",
-    "created",
+RUN_COLUMNS = tuple(
+    (
+        "run_id role size params_total params_non_embedding D train_flops train_flops_6nd "
+        "learning_rate weight_decay batch_size steps seed data_seed parent parent_step state step "
+        "spec_hash created"
+    ).split()
 )
 
 

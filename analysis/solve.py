@@ -255,9 +255,12 @@ def program(law: Law, objective_name: str) -> Callable:
         per = 1 / f if objective.log else jnp.ones_like(f)
         first = [slope(predict, a)(parts) * per for a in range(size)]
         r = objective.transform(jnp, f) - target
+
         # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances
         # stop early.
-        rho = lambda r: objective.rho(jnp, r, delta, tau) / delta**2  # noqa: E731
+        def rho(r):
+            return objective.rho(jnp, r, delta, tau) / delta**2
+
         one = jnp.ones_like(r)
         cost, pull = jax.jvp(rho, (r,), (one,))
         bend = w * jax.jvp(lambda r: jax.jvp(rho, (r,), (one,))[1], (r,), (one,))[1]
@@ -274,9 +277,12 @@ def program(law: Law, objective_name: str) -> Callable:
                 )
                 for a, b in pairs
             }
-        square = lambda half: jnp.stack(
-            [jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)]
-        )  # noqa: E731
+
+        def square(half):
+            return jnp.stack(
+                [jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)]
+            )
+
         gradient = jnp.stack([total(pull * first[a]) for a in range(size)])
         return total(w * cost), gradient, square(hessian), square(majorant)
 

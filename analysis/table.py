@@ -126,11 +126,9 @@ def read_points(
             "e.g. N,D"
         )
     where = tuple(expression.strip() for expression in where)
-    mapping, derive, units = (
-        {k: str(v) for k, v in (columns or {}).items()},
-        dict(derive or {}),
-        dict(units or {}),
-    )
+    mapping = {k: str(v) for k, v in (columns or {}).items()}
+    derive = dict(derive or {})
+    units = dict(units or {})
     table, name, rows = _open(source, mapping, domain)
     data = Columns(table, name, mapping, units)
     _refuse_unused("columns", mapping, {*inputs, output, *ALIASES}, (*where, *derive.values()))
@@ -235,10 +233,8 @@ def _open(
             "a workdir or a pandas DataFrame"
         )
     if isinstance(source, pd.DataFrame):
-        table, name = (
-            source if source.index.is_unique else source.reset_index(drop=True),
-            "the DataFrame",
-        )
+        table = source if source.index.is_unique else source.reset_index(drop=True)
+        name = "the DataFrame"
     elif not extension(source) and (Path(source).is_dir() or "://" in str(source)):
         try:
             runs = load(source, n=mapping.pop("N") if mapping.get("N") in COUNTS else COUNTS[0])

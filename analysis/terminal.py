@@ -57,7 +57,10 @@ def _entry(entry: dict) -> list[str]:
     lines.append(f"{'nats per token':<22}{'loss':>8}  {span:<18} {'error':>7}")
     for name, middle, low, high, error in rows:
         bar = [" "] * _WIDTH
-        place = lambda v: round((v - left) / spread * (_WIDTH - 1))  # noqa: E731
+
+        def place(v):
+            return round((v - left) / spread * (_WIDTH - 1))
+
         if low is not None:
             bar[place(low) : place(high) + 1] = "-" * (place(high) - place(low) + 1)
         if truth is not None:

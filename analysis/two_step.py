@@ -86,10 +86,8 @@ class TwoStep:
             moved
             + self.first.residual_sd * rng.standard_t(self.first.points - self.first.rank, many)
         )
-        value, middle = (
-            float(self._accuracy(np.array(self.second.theta), loss)),
-            self._accuracy(np.array(self.second.theta), at),
-        )
+        value = float(self._accuracy(np.array(self.second.theta), loss))
+        middle = self._accuracy(np.array(self.second.theta), at)
         accuracy = middle + (self._accuracy(two[good], at) - middle) * _short(
             self.second, self.runs[1]
         )

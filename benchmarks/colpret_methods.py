@@ -1,5 +1,6 @@
-"""Which way of fitting forecasts real families best: `STEPLADDER_DATA=DIR python
-benchmarks/colpret_methods.py [--json] [--figures]`.
+"""Which way of fitting forecasts real families best.
+
+    STEPLADDER_DATA=DIR python benchmarks/colpret_methods.py [--json] [--figures]
 
 Table colpret of arXiv 2410.11840. (a) its 28 families in the authors' mode and in ours; (b)
 objective x weights x early cut on the 9 families that identify the law, the cut chosen by

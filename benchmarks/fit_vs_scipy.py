@@ -1,9 +1,12 @@
 """The batched fit against SciPy: 4,500 starts and 4,000 bootstrap refits of the Chinchilla law, and
 what more points and refits cost.
 
-    export STEPLADDER_DATA=...                       the folder with chinchilla/svg_extracted_data.csv
-    python benchmarks/fit_vs_scipy.py                the table of BENCHMARKS.md (minutes: the references run in full)
-    python benchmarks/fit_vs_scipy.py --quick        references reduced and scaled linearly, said in the table
+    # the folder with chinchilla/svg_extracted_data.csv
+    export STEPLADDER_DATA=...
+    # the table of BENCHMARKS.md (minutes: the references run in full)
+    python benchmarks/fit_vs_scipy.py
+    # references reduced and scaled linearly, said in the table
+    python benchmarks/fit_vs_scipy.py --quick
     python benchmarks/fit_vs_scipy.py --only ours scaling --json
 
 Ours is timed from outside: a fresh process from its start to its end, so interpreter, imports,

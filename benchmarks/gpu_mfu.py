@@ -1,9 +1,12 @@
 """MFU of a 100M and a 1B model in bfloat16 at sequence length 2048 on the accelerator at hand,
 through the program and loop of `run`.
 
-python benchmarks/gpu_mfu.py                       a table, about ten minutes on one GPU
-python benchmarks/gpu_mfu.py --case 1b:32:4:none   SIZE:BATCH:MICRO-BATCHES:REMAT, may be repeated; 0 and auto: what fits
-python benchmarks/gpu_mfu.py --tiny --json         the same path in small, anywhere
+    # a table, about ten minutes on one GPU
+    python benchmarks/gpu_mfu.py
+    # SIZE:BATCH:MICRO-BATCHES:REMAT, may be repeated; 0 and auto: what fits
+    python benchmarks/gpu_mfu.py --case 1b:32:4:none
+    # the same path in small, anywhere
+    python benchmarks/gpu_mfu.py --tiny --json
 
 MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16
 peak of train/devices.py; on CPU over what a float32 GEMM reaches. The same steps run twice, once

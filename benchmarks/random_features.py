@@ -1,5 +1,6 @@
-"""The toy check of arXiv 2512.24503's theorem: `python benchmarks/random_features.py [--trials 200]
-[--figure FILE.svg] [--json]`.
+"""The toy check of arXiv 2512.24503's theorem.
+
+    python benchmarks/random_features.py [--trials 200] [--figure FILE.svg] [--json]
 
 Does a small random-feature model at a small learning rate order two training sets as the infinitely
 wide one does? Features phi(x) = relu(W x) / sqrt(m), one pass of plain SGD from zero on least
@@ -53,8 +54,13 @@ def draw(trials: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     B has labels of the wrong sign.
     """
     w = rng.standard_normal((trials, DIMENSION))
-    truth = lambda x: np.tanh(np.einsum("tnd,td->tn", x, w) / 2)  # noqa: E731
-    sphere = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
+
+    def truth(x):
+        return np.tanh(np.einsum("tnd,td->tn", x, w) / 2)
+
+    def sphere(x):
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
     away = rng.standard_normal((trials, 1, DIMENSION))
     away /= np.linalg.norm(away, axis=-1, keepdims=True)
     # How far A is shifted and how noisy B is differ between trials: the truth is A in some and B in
@@ -98,10 +104,12 @@ def sgd(
 
     Overflow is infinite.
     """
-    phi = lambda x: (
-        np.maximum(x @ np.swapaxes(features, 1, 2), 0).astype(np.float32)
-        / np.float32(math.sqrt(features.shape[1]))
-    )  # noqa: E731
+
+    def phi(x):
+        return np.maximum(x @ np.swapaxes(features, 1, 2), 0).astype(np.float32) / np.float32(
+            math.sqrt(features.shape[1])
+        )
+
     inputs, labels = phi(problem[f"x{side}"]), problem[f"y{side}"].astype(np.float32)
     theta = np.zeros((inputs.shape[0], inputs.shape[2], len(rates)), np.float32)
     step = rates.astype(np.float32) / BATCH
@@ -150,10 +158,8 @@ def run(
 
 
 def wilson(count: float, of: int, z: float = 1.959964) -> tuple[float, float]:
-    middle, half = (
-        (count + z * z / 2) / (of + z * z),
-        z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
-    )
+    middle = (count + z * z / 2) / (of + z * z)
+    half = z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
     # rounding at 0 and 1
     return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))
 

@@ -18,19 +18,9 @@ from stepladder.configs import rule
 
 TABLE = Path(__file__).parent / "rule_sweep.csv"
 SEQ_LEN = 128
-COLUMNS = [
-    "size",
-    "N",
-    "D",
-    "batch_size",
-    "steps",
-    "learning_rate",
-    "weight_decay",
-    "warmup_steps",
-    "loss",
-    "loss_se",
-    "state",
-]
+COLUMNS = (
+    "size N D batch_size steps learning_rate weight_decay warmup_steps loss loss_se state".split()
+)
 
 
 def collect(workdirs: list[Path]) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The Chinchilla fit as SciPy does it: the reference of `fit_vs_scipy.py`. NumPy and SciPy only.
 
     export OPENBLAS_NUM_THREADS=1 STEPLADDER_DATA=...
-    python benchmarks/scipy_fit.py                      a reduced version of every reference, and what the full one would take
+    # a reduced version of every reference, and what the full one would take
+    python benchmarks/scipy_fit.py
     python benchmarks/scipy_fit.py --full --processes 2
 
 The law L = E + A / N^alpha + B / D^beta (arXiv 2203.15556), fitted by Huber at 1e-3 on log loss,
@@ -283,11 +284,9 @@ def _solve(batch: Batch, processes: int) -> Reference:
             begin = time.perf_counter()
             done = list(pool.map(_work, parts))
             wall = time.perf_counter() - begin
-    theta, values, success = (
-        np.zeros(batch.starts.shape),
-        np.zeros(len(batch.starts)),
-        np.zeros(len(batch.starts), bool),
-    )
+    theta = np.zeros(batch.starts.shape)
+    values = np.zeros(len(batch.starts))
+    success = np.zeros(len(batch.starts), bool)
     for share, (part, _) in zip(shares, done):
         theta[share], values[share], success[share] = part
     best = int(np.argmin(np.where(success, values, np.inf) if success.any() else values))

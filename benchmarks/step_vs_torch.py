@@ -1,8 +1,10 @@
 """The training step against an equivalent eager PyTorch step, interleaved in one process.
 
-    python benchmarks/step_vs_torch.py                                                   the table of BENCHMARKS.md
+    # the table of BENCHMARKS.md
+    python benchmarks/step_vs_torch.py
     python benchmarks/step_vs_torch.py --sizes 200k --seq 128 256 --rounds 9 --json
-    python benchmarks/step_vs_torch.py --layouts                                         also scan, whole batches, one device
+    # also scan, whole batches, one device
+    python benchmarks/step_vs_torch.py --layouts
 
 A step is forward, backward, clipping by global norm and AdamW. Both sides have the same shapes,
 parameters and number of threads (jax: one host device a core); torch has a process of its own.
@@ -45,10 +47,8 @@ class JaxStep:
         mesh = jax.make_mesh(
             (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
         )
-        replicated, by_batch = (
-            NamedSharding(mesh, PartitionSpec()),
-            NamedSharding(mesh, PartitionSpec("data")),
-        )
+        replicated = NamedSharding(mesh, PartitionSpec())
+        by_batch = NamedSharding(mesh, PartitionSpec("data"))
 
         def gradient(params: dict, tokens_BT: jax.Array) -> tuple[dict, dict]:
             return loss_and_gradient(spec, params, tokens_BT, chunk=chunk, mesh=mesh, layers=layers)
@@ -103,10 +103,8 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
     from torch_step import TorchProcess  # optional dependency
 
     spec, cores = shape(size, vocab_size=257), args.threads
-    best, chunk = (
-        layout.DEFAULTS["cpu"].layers,
-        layout.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu"),
-    )
+    best = layout.DEFAULTS["cpu"].layers
+    chunk = layout.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
     jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, chunk)}
     if args.layouts:
         other = "scan" if best == "unroll" else "unroll"

@@ -3,9 +3,12 @@ collectives, time.
 
 About 20 minutes on two cores.
 
-    python benchmarks/tpu_compiled.py                      compile all, write benchmarks/tpu_compiled.json
-    python benchmarks/tpu_compiled.py v5e-256 v4-16        only these, the others stay
-    python benchmarks/tpu_compiled.py --show               the table as it stands, as Markdown
+    # compile all, write benchmarks/tpu_compiled.json
+    python benchmarks/tpu_compiled.py
+    # only these, the others stay
+    python benchmarks/tpu_compiled.py v5e-256 v4-16
+    # the table as it stands, as Markdown
+    python benchmarks/tpu_compiled.py --show
 
 `stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16` says the same
 of one ladder, and more of it.
@@ -28,19 +31,11 @@ from stepladder.train.machine import Machine  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".json")
-KEPT = (
-    "fingerprint",
-    "size",
-    "runs",
-    "members",
-    "mesh",
-    "micro_batch",
-    "local_batch",
-    "remat",
-    "attention",
-    "bytes",
-    "memory",
-    "seconds",
+KEPT = tuple(
+    (
+        "fingerprint size runs members mesh micro_batch local_batch remat attention bytes memory "
+        "seconds"
+    ).split()
 )
 
 

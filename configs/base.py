@@ -2,8 +2,7 @@
 
 Other configs start from `get_config()` and change what they study.
 
-stepladder run --config=configs/base.py --workdir=W --config.model.size=25k
---config.run.duration='2M tokens'
+    stepladder run --config=configs/base.py --workdir=W --config.run.duration='2M tokens'
 """
 
 from ml_collections import ConfigDict

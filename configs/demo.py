@@ -1,9 +1,12 @@
 """The five-minute ladder: five proxy sizes, a forecast written before the target's first step, the
 target, and the truth.
 
-    make demo                                                        on a laptop: about five minutes on two cores
-    stepladder run --config=configs/demo.py:cpu --workdir=demo       the same runs, resumable; then `stepladder report --workdir=demo`
-    stepladder run --config=configs/demo.py:tiny --workdir=tiny      the same ladder in under a minute, for tests; its forecast means nothing
+    # on a laptop: about five minutes on two cores
+    make demo
+    # the same runs, resumable; then `stepladder report --workdir=demo`
+    stepladder run --config=configs/demo.py:cpu --workdir=demo
+    # the same ladder in under a minute, for tests; its forecast means nothing
+    stepladder run --config=configs/demo.py:tiny --workdir=tiny
 
 Each proxy size is one trunk at constant rate with cooldown branches (arXiv:2405.18392): three
 finished losses at 0.4, 0.65 and 1 D for the price of 1.21 D. The target has at least 8x the

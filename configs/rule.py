@@ -1,10 +1,12 @@
 """One rule for the hyperparameters of a rung, in N (parameters, embedding included) and D (tokens
 of the rung's longest run).
 
-    batch          tokens a step  = BATCH * max(1, D / D_BATCH)^BATCH_D, rounded to a power of two of sequences
-    learning rate  peak           = RATE * (N / N0)^RATE_N * (D / D0)^RATE_D * (batch / BATCH)^RATE_BATCH
-    weight decay   a step         = DECAY / steps          (independent mode: DECAY e-foldings over the run at full rate)
-    warm-up        steps          = WARMUP * steps, at least 10
+    batch (tokens a step) = BATCH * max(1, D / D_BATCH)^BATCH_D,
+                            rounded to a power of two of sequences
+    learning rate (peak)  = RATE * (N / N0)^RATE_N * (D / D0)^RATE_D * (batch / BATCH)^RATE_BATCH
+    weight decay (a step) = DECAY / steps
+                            (independent mode: DECAY e-foldings over the run at full rate)
+    warm-up (steps)       = WARMUP * steps, at least 10
 
 With one fixed learning rate over a ladder, L(N, D) would measure mistuning. The constants come from
 our sweep (configs/sweep.py, 97 runs at 11k, 34k and 96k parameters and 0.5M to 6M tokens, one seed

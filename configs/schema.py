@@ -1,13 +1,16 @@
 """The record's schema: the names under `runs/<id>/`, the kinds of metric rows, and what each field
 means.
 
-    runs/<run_id>/spec.json      the run spec (configs/spec.py), written before step 0
-                  lineage.json   parent, step, data fingerprint, counts (N, FLOPs), versions: what a reader needs beside the spec
-                  status.json    {"state": ..., "step": last committed step, ...}, rewritten at every commit
-                  heartbeat.json step and time, rewritten often, never part of any equality
-                  metrics/PART   JSON lines; a part is immutable and covers the steps (first, last] of its name
-                  checkpoints/   Orbax; only the trainer opens it
-                  profile/       an XProf trace, where `run --profile` asked for one
+    runs/<run_id>/
+        spec.json       the run spec (configs/spec.py), written before step 0
+        lineage.json    parent, step, data fingerprint, counts (N, FLOPs), versions: what a reader
+                        needs beside the spec
+        status.json     {"state": ..., "step": last committed step, ...}, rewritten at every commit
+        heartbeat.json  step and time, rewritten often, never part of any equality
+        metrics/PART    JSON lines; a part is immutable and covers the steps (first, last] of its
+                        name
+        checkpoints/    Orbax; only the trainer opens it
+        profile/        an XProf trace, where `run --profile` asked for one
 
 Every metric row has `step`, `tokens` and `kind`. `step` counts finished optimizer steps, `tokens` =
 step * tokens_per_step.
@@ -63,20 +66,12 @@ DONE, DIVERGED, FAILED, RUNNING, PENDING = "done", "diverged", "failed", "runnin
 TERMINAL = (DONE, DIVERGED)
 
 # lineage.json
-LINEAGE_FIELDS = (
-    "run_id",
-    "spec_hash",
-    "parent",
-    "data_fingerprint",
-    "tokenizer",
-    "params_total",
-    "params_non_embedding",
-    "flops_per_token_train",
-    "flops_per_token_6n",
-    "flops_per_token_inference",
-    "tokens_per_step",
-    "versions",
-    "machine",
+LINEAGE_FIELDS = tuple(
+    (
+        "run_id spec_hash parent data_fingerprint tokenizer params_total params_non_embedding "
+        "flops_per_token_train flops_per_token_6n flops_per_token_inference tokens_per_step "
+        "versions machine"
+    ).split()
 )
 
 

@@ -186,7 +186,10 @@ def to_dict(spec: Any) -> dict:
     """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are
     off.
     """
-    used = lambda pairs: {k: v for k, v in pairs if k not in LATER or v != LATER[k]}  # noqa: E731
+
+    def used(pairs):
+        return {k: v for k, v in pairs if k not in LATER or v != LATER[k]}
+
     return json.loads(json.dumps(dataclasses.asdict(spec, dict_factory=used), allow_nan=False))
 
 
@@ -217,16 +220,7 @@ def from_dict(body: dict) -> RunSpec:
     )
 
 
-_NESTED = (
-    "model",
-    "data",
-    "optimizer",
-    "hyper",
-    "eval_steps",
-    "checkpoint_steps",
-    "parent",
-    "tags",
-)
+_NESTED = tuple("model data optimizer hyper eval_steps checkpoint_steps parent tags".split())
 
 
 def _tuples(value: Any) -> Any:

@@ -1,10 +1,14 @@
 """The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes
 and two horizons.
 
-    stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate      learning rate x batch x D: RATE, RATE_N, RATE_D, BATCH, BATCH_D
-    stepladder run --config=configs/sweep.py:long --workdir=sweep/long      the same at a longer D
-    stepladder run --config=configs/sweep.py:decay --workdir=sweep/decay    weight decay and warm-up: DECAY, WARMUP
-    python benchmarks/rule_sweep.py sweep/rate sweep/long sweep/decay       the constants, with standard errors
+    # learning rate x batch x D: RATE, RATE_N, RATE_D, BATCH, BATCH_D
+    stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate
+    # the same at a longer D
+    stepladder run --config=configs/sweep.py:long --workdir=sweep/long
+    # weight decay and warm-up: DECAY, WARMUP
+    stepladder run --config=configs/sweep.py:decay --workdir=sweep/decay
+    # the constants, with standard errors
+    python benchmarks/rule_sweep.py sweep/rate sweep/long sweep/decay
 
 The result is committed as benchmarks/rule_sweep.csv.
 """

@@ -16,12 +16,10 @@ QUALITY = ("rpv2_head", "rpv2_middle", "rpv2_tail")
 DOMAINS = (*PILE, *CORPORA, *QUALITY)
 VALIDATION = ("pile_cc", "github", "arxiv", "wikipedia", "stackexchange")
 
-_WEB, _CODE, _SCIENCE, _REFERENCE = (
-    ("pile_cc",),
-    ("github", "stackexchange"),
-    ("arxiv", "pubmed"),
-    ("wikipedia", "books", "freelaw"),
-)
+_WEB = ("pile_cc",)
+_CODE = ("github", "stackexchange")
+_SCIENCE = ("arxiv", "pubmed")
+_REFERENCE = ("wikipedia", "books", "freelaw")
 
 
 def _pile(web: float, code: float, science: float, reference: float) -> dict[str, float]:

@@ -71,7 +71,10 @@ def attend(
         block_sizes=block_sizes(L, M, K, limits.window),
         interpret=interpret,
     )
-    heads_first = lambda x_BLHK: x_BLHK.swapaxes(1, 2)  # noqa: E731
+
+    def heads_first(x_BLHK):
+        return x_BLHK.swapaxes(1, 2)
+
     arrays = heads_first(q_BLHK * scale), heads_first(k_BMGK), heads_first(v_BMGK)
     if limits.documents_BL is None:
         return heads_first(jax.vmap(kernel)(*arrays))

@@ -35,7 +35,10 @@ def _chunked(
     if B % chunk:
         raise ValueError(f"chunk={chunk}: does not divide the {B} sequences of a device")
     zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, tokens_BT[:chunk]))
-    add = lambda sums, tokens_bT: (jax.tree.map(jnp.add, sums, gradient(tokens_bT)), None)  # noqa: E731
+
+    def add(sums, tokens_bT):
+        return (jax.tree.map(jnp.add, sums, gradient(tokens_bT)), None)
+
     sums, _ = jax.lax.scan(add, zero, tokens_BT.reshape(-1, chunk, T))
     return jax.tree.map(lambda x: x * (chunk / B), sums)
 

@@ -29,7 +29,10 @@ def chunks(sequences: int, seq_len: int, vocab_size: int, floats: int) -> int:
     """Pieces a sequence is cut into: the smallest divisor of its length with at most `floats`
     logits a piece of all sequences; 0 is no cut.
     """
-    fits = lambda n: sequences * (seq_len // n) * vocab_size <= floats  # noqa: E731
+
+    def fits(n):
+        return sequences * (seq_len // n) * vocab_size <= floats
+
     return (
         next((n for n in range(1, seq_len + 1) if seq_len % n == 0 and fits(n)), seq_len)
         if floats
@@ -56,9 +59,10 @@ def token_nll(
         factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
         shared.own(tokens_BT[:, 1:]),
     )
-    nll = lambda x_BlD, targets_Bl: cross_entropy(
-        capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl
-    )[0]  # noqa: E731
+
+    def nll(x_BlD, targets_Bl):
+        return cross_entropy(capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl)[0]
+
     n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
     if n == 1:
         return nll(x_BLD, targets_BL)
@@ -186,7 +190,10 @@ def _forward(
 def _backward(cap: float, n: int, saved: tuple, slopes: tuple) -> tuple:
     slope_BLD, sums_DV, square = saved
     total, B, L = slopes[0], *slope_BLD.shape[:2]
-    mean = lambda sums: (total / (B * L) * sums).astype(sums.dtype)  # noqa: E731
+
+    def mean(sums):
+        return (total / (B * L) * sums).astype(sums.dtype)
+
     return mean(slope_BLD), mean(sums_DV), None, total * square
 
 

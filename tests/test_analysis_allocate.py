@@ -69,10 +69,8 @@ def test_intervals_cover_the_truth():
 
 
 def test_frame_text_and_note_of_an_extrapolation(fitted):
-    inside, outside = (
-        allocate(fitted, 1e20),
-        allocate(fitted, 1e26, bootstrap=bootstrap(fitted, 20)),
-    )
+    inside = allocate(fitted, 1e20)
+    outside = allocate(fitted, 1e26, bootstrap=bootstrap(fitted, 20))
     assert inside.notes == () and inside.intervals == {}
     assert len(outside.notes) == 2 and "extrapolation" in outside.notes[0]
     assert outside.to_frame().loc["D/N", "value"] == pytest.approx(outside.tokens_per_parameter)

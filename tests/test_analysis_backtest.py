@@ -52,9 +52,10 @@ def test_an_exact_law_is_forecast_exactly(objective):
 
 def test_cut_fraction_and_strictness_choose_the_rows():
     points, tenth = family(), TOKENS.max() / 10
-    rows = lambda **rules: (
-        only(backtest(points, fractions=[rules.pop("p", 1.0)], rules=Rules(**rules))).n_train
-    )  # noqa: E731
+
+    def rows(**rules):
+        return only(backtest(points, fractions=[rules.pop("p", 1.0)], rules=Rules(**rules))).n_train
+
     assert rows() == 4 * 19  # strict: the rows at T are dropped
     assert rows(strict=False) == 4 * 20
     assert rows(cut=tenth, strict=False) == 4 * 18  # a row at exactly the cut is dropped
@@ -164,7 +165,10 @@ def test_baselines():
         points[points["N"] < 1e9],
         points[(points["N"] == 1e9) & (points["D"] >= 1.4e10)],
     )
-    are = lambda forecast: np.mean(np.abs(forecast - hidden["loss"]) / hidden["loss"])  # noqa: E731
+
+    def are(forecast):
+        return np.mean(np.abs(forecast - hidden["loss"]) / hidden["loss"])
+
     assert cell.best_seen == pytest.approx(are(train["loss"].min()))
     compute = train["N"] * train["D"]
     assert cell.most_compute == pytest.approx(are(train["loss"][compute.idxmax()]))

@@ -75,10 +75,8 @@ def test_weights_repeat_points():
     points = grid(noise=0.005)
     twice = pd.concat([points, points.iloc[:4]])
     weighted = points.assign(w=[2.0] * 4 + [1.0] * (len(points) - 4))
-    one, two = (
-        fit(twice, objective="squared_log"),
-        fit(weighted, objective="squared_log", weights="w"),
-    )
+    one = fit(twice, objective="squared_log")
+    two = fit(weighted, objective="squared_log", weights="w")
     assert two.value == pytest.approx(one.value, rel=1e-9)
     assert two.predict(N=1e10, D=1e11) == pytest.approx(one.predict(N=1e10, D=1e11), rel=1e-6)
     zero = points.assign(w=[0.0] + [1.0] * (len(points) - 1))

@@ -8,16 +8,7 @@ from pathlib import Path
 MODULES = sorted(
     p.stem for p in (Path(__file__).parents[1] / "analysis").glob("*.py") if p.stem != "__init__"
 )
-FORBIDDEN = (
-    "jax",
-    "flax",
-    "orbax",
-    "matplotlib",
-    "optax",
-    "grain",
-    "stepladder.model",
-    "stepladder.train",
-)
+FORBIDDEN = tuple("jax flax orbax matplotlib optax grain stepladder.model stepladder.train".split())
 
 
 def test_all_modules_import_without_jax_or_matplotlib():

@@ -91,7 +91,9 @@ def test_uneven_grids_and_skew_do_not_move_the_optimum():
 
 
 def test_three_rates_give_a_wider_interval_than_seven():
-    y = lambda rates: np.array([3 + 0.02 * math.log(r / 1.1e-3) ** 2 for r in rates])  # noqa: E731
+    def y(rates):
+        return np.array([3 + 0.02 * math.log(r / 1.1e-3) ** 2 for r in rates])
+
     three, seven = (
         optimum(np.array(g), y(g), np.ones(len(g)), 1e-4, np.inf) for g in (GRID[2:5], GRID)
     )

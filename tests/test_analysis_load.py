@@ -72,11 +72,9 @@ def test_runs_that_are_not_done_are_listed_and_stay_out_of_the_law(tmp_path, sta
 
 
 def test_undecayed_sweep_and_target_points_are_left_out_with_their_reasons(tmp_path):
-    proxy, sweep, target = (
-        records.spec("37k", 500),
-        records.spec("37k", 500, role="sweep"),
-        records.target_spec(),
-    )
+    proxy = records.spec("37k", 500)
+    sweep = records.spec("37k", 500, role="sweep")
+    target = records.target_spec()
     for run in (proxy, records.spec("37k", 600, role="sweep", rate=3e-3), target):
         records.write_run(tmp_path, run)
     used, left = final_points(load(tmp_path))

@@ -393,11 +393,9 @@ def test_records_with_a_diverged_run(workdir):
 def test_report_of_records_from_the_command(workdir, capsys):
     assert cli.main(["report", f"--workdir={workdir}", "--study=learning_rate"]) == 0
     page = workdir / "report" / "learning_rate" / "index.html"
-    said, html, results = (
-        capsys.readouterr().out,
-        page.read_text(),
-        json.loads((page.parent / "results.json").read_text()),
-    )
+    said = capsys.readouterr().out
+    html = page.read_text()
+    results = json.loads((page.parent / "results.json").read_text())
     assert f"report: {page}" in said and all(sentence in said for sentence in results["verdict"])
     assert "https://" not in html.replace("http://www.w3.org", "") and "<script" not in html
     assert {"curves.svg", "plane.svg", "sensitivity.svg", "divergence.svg", "drift_N.svg"} <= {

@@ -35,7 +35,10 @@ def fresh(ladder, draws, seed):
     at the target.
     """
     rng, c = np.random.default_rng(seed), PUBLISHED["chinchilla"][0]
-    law = lambda n, d: c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]  # noqa: E731
+
+    def law(n, d):
+        return c["E"] + c["A"] / n ** c["alpha"] + c["B"] / d ** c["beta"]
+
     runs, out = ladder.runs(), []
     rows = runs.loc[runs.index.repeat(runs["seeds"])].reset_index(drop=True)
     rows["copy"] = rows.groupby(["N", "D"]).cumcount()

@@ -92,9 +92,12 @@ def test_overlap_is_the_share_of_13_grams():
 
 def test_overlap_from_a_sample_is_near_the_exact_one(monkeypatch):
     mine = text(1, 20_000)
-    call = lambda: split.overlap(
-        lambda: [" ".join(mine).encode()], 80_000, [" ".join(mine[:10_000]).encode()]
-    )  # noqa: E731
+
+    def call():
+        return split.overlap(
+            lambda: [" ".join(mine).encode()], 80_000, [" ".join(mine[:10_000]).encode()]
+        )
+
     exact = call()
     monkeypatch.setattr(split, "MAX_GRAMS", 4000)
     assert call() == pytest.approx(exact, abs=0.05)

@@ -11,16 +11,11 @@ import pytest
 from stepladder.configs.errors import UserError
 from stepladder.train.data import arithmetic, embedded, source_text
 
-WHEELS = (
-    "python_numeric",
-    "python_numeric_tests",
-    "python_jax",
-    "c_cpp",
-    "cython",
-    "docstrings",
-    "reference",
-    "licences",
-    "tables",
+WHEELS = tuple(
+    (
+        "python_numeric python_numeric_tests python_jax c_cpp cython docstrings reference licences "
+        "tables"
+    ).split()
 )
 
 
@@ -49,7 +44,9 @@ def test_a_domain_reads_the_same_twice_and_has_groups_to_split(name):
 
 
 def test_another_seed_takes_another_sample():
-    names = lambda seed: {d.name for d in take("python_numeric", seed=seed)}  # noqa: E731
+    def names(seed):
+        return {d.name for d in take("python_numeric", seed=seed)}
+
     assert names(0) != names(1)
 
 

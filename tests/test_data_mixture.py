@@ -79,7 +79,9 @@ def test_restart_at_any_step_continues_the_stream(store, start):
 
 
 def test_the_stream_of_examples_does_not_depend_on_the_batch_size(store):
-    flat = lambda b: source(store, batch=b).steps(0, 96 // b).reshape(96, -1)  # noqa: E731
+    def flat(b):
+        return source(store, batch=b).steps(0, 96 // b).reshape(96, -1)
+
     assert (flat(32) == flat(8)).all() and (flat(32) == flat(48)).all()
 
 
@@ -91,7 +93,10 @@ def test_a_source_pickles_after_use(store):
 
 def test_seed_and_block_change_the_order(store):
     assert (source(store, seed=1).steps(0, 1) != source(store, seed=2).steps(0, 1)).any()
-    domains = lambda block: [source(store).domain_of(block * BLOCK + i) for i in range(64)]  # noqa: E731
+
+    def domains(block):
+        return [source(store).domain_of(block * BLOCK + i) for i in range(64)]
+
     assert domains(0) != domains(1)
 
 
@@ -195,10 +200,8 @@ def test_epochs_asked_and_available(store):
 
 
 def test_evaluation_windows(store):
-    few, all_of_them = (
-        evaluation_windows(store, "a", SEQ, 5),
-        evaluation_windows(store, "a", SEQ, 999),
-    )
+    few = evaluation_windows(store, "a", SEQ, 5)
+    all_of_them = evaluation_windows(store, "a", SEQ, 999)
     assert (
         few.shape == (5, SEQ + 1)
         and few.dtype == np.int32

@@ -69,16 +69,24 @@ def test_local_work_is_counted_on_every_device():
 
 
 def test_loops_branches_and_convolutions():
-    product = lambda x: x @ x  # noqa: E731
-    steps = lambda x, n: jax.lax.fori_loop(0, n, lambda i, x: product(product(x)), x)  # noqa: E731
+    def product(x):
+        return x @ x
+
+    def steps(x, n):
+        return jax.lax.fori_loop(0, n, lambda i, x: product(product(x)), x)
+
     assert flops.executed(jax.make_jaxpr(steps)(SQUARE, 7)) == 2 * PRODUCT  # unknown length: once
-    branch = lambda x, p: jax.lax.cond(p, lambda x: product(product(x)), product, x)  # noqa: E731
+
+    def branch(x, p):
+        return jax.lax.cond(p, lambda x: product(product(x)), product, x)
+
     assert flops.executed(jax.make_jaxpr(branch)(SQUARE, True)) == 2 * PRODUCT
-    image, kernel = (
-        jax.ShapeDtypeStruct((1, 3, 8, 8), jnp.float32),
-        jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32),
-    )
-    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "VALID")  # noqa: E731
+    image = jax.ShapeDtypeStruct((1, 3, 8, 8), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((5, 3, 2, 2), jnp.float32)
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(x, k, (1, 1), "VALID")
+
     assert flops.executed(jax.make_jaxpr(convolve)(image, kernel)) == 2 * 5 * 7 * 7 * 3 * 2 * 2
 
 
@@ -105,9 +113,12 @@ def test_a_kernel_counts_its_estimate_or_its_grid():
 
 def attention_gradient(implementation: str, L: int, H: int, K: int, window: int):
     x_BLHK = jax.ShapeDtypeStruct((1, L, H, K), jnp.bfloat16)
-    loss = lambda q, k, v: (
-        attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()
-    )  # noqa: E731
+
+    def loss(q, k, v):
+        return (
+            attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()
+        )
+
     return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x_BLHK, x_BLHK, x_BLHK)
 
 

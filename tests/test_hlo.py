@@ -44,17 +44,26 @@ def step_text(mesh: Mesh) -> str:
     def local(w_NDF, x_BD):
         def layer(x_BD, w_dF):
             w_DF = jax.lax.all_gather(w_dF, "fsdp", axis=0, tiled=True)
-            dot = lambda a, b: jnp.dot(a, b, precision="highest")  # noqa: E731  (else a TPU gathers in bfloat16)
+
+            def dot(a, b):
+                # else a TPU gathers in bfloat16
+                return jnp.dot(a, b, precision="highest")
+
             return jnp.tanh(dot(jnp.tanh(dot(x_BD, w_DF)), w_DF.T)), None
 
-        loss = lambda w_NdF: (jax.lax.scan(layer, x_BD, w_NdF)[0] ** 2).mean()  # noqa: E731
+        def loss(w_NdF):
+            return (jax.lax.scan(layer, x_BD, w_NdF)[0] ** 2).mean()
+
         return jax.lax.psum(jax.grad(loss)(w_NDF), "data")
 
     weights, batch = P(None, "fsdp", None), P(("data", "fsdp"))
     gradient = jax.shard_map(
         local, mesh=mesh, in_specs=(weights, batch), out_specs=weights, check_vma=False
     )
-    steps = lambda w, x, count: jax.lax.fori_loop(0, count, lambda i, w: w - gradient(w, x), w)  # noqa: E731
+
+    def steps(w, x, count):
+        return jax.lax.fori_loop(0, count, lambda i, w: w - gradient(w, x), w)
+
     arguments = (
         shape(mesh, (LAYERS, D, F), spec=weights),
         shape(mesh, (B, D), spec=batch),
@@ -122,7 +131,10 @@ def test_permutes_and_exchanges_in_a_loop_of_five():
 def test_what_crosses_slices_goes_over_the_network():
     """psum over both axes: scattered within a slice, summed between two, gathered within."""
     mesh = mesh_of(topology.devices("v5e:2x2*2"), data=2, fsdp=4)
-    local = lambda x_BD: jnp.cos(jax.lax.psum(jnp.sin(x_BD), ("data", "fsdp")))  # noqa: E731
+
+    def local(x_BD):
+        return jnp.cos(jax.lax.psum(jnp.sin(x_BD), ("data", "fsdp")))
+
     compiled = (
         jax.jit(jax.shard_map(local, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False))
         .lower(shape(mesh, (B, D)))
@@ -155,7 +167,9 @@ def test_what_the_compiler_partitions_itself_is_counted_once():
             jax.lax.scan(jax.checkpoint(layer), x_BLD, weights)[0].astype(jnp.float32) ** 2
         ).mean()
 
-    step = lambda w, x: jax.tree.map(jnp.subtract, w, jax.grad(loss)(w, x))  # noqa: E731
+    def step(w, x):
+        return jax.tree.map(jnp.subtract, w, jax.grad(loss)(w, x))
+
     weights = (
         shape(mesh, (layers, deep, wide), spec=P(None, "fsdp")),
         shape(mesh, (layers, wide, deep), spec=P(None, None, "fsdp")),
@@ -240,7 +254,10 @@ def test_traffic_of_a_scan_reads_its_weights_once(devices):
     """A scanned matmul reads each layer's slice, never the whole stack in every turn."""
     mesh = mesh_of(jax.devices()[:1] if devices == "cpu" else topology.devices(devices)[:1], data=1)
     layers, wide, rows = 16, 1024, 512
-    run = lambda x, w: jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]  # noqa: E731
+
+    def run(x, w):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, w)[0]
+
     text = (
         jax.jit(run)
         .lower(shape(mesh, (rows, wide)), shape(mesh, (layers, wide, wide)))

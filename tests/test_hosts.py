@@ -494,5 +494,10 @@ get_config = base.get_config
 
 def ladder(config):
     (spec,) = base.ladder(config)
-    return [dataclasses.replace(spec, name=f"s{seed}", hyper=dataclasses.replace(spec.hyper, seed=seed)) for seed in range(4)]
+    return [
+        dataclasses.replace(
+            spec, name=f"s{seed}", hyper=dataclasses.replace(spec.hyper, seed=seed)
+        )
+        for seed in range(4)
+    ]
 '''

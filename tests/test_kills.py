@@ -49,7 +49,8 @@ get_config = base.get_config
 def ladder(config):
     (spec,) = base.ladder(config)
     rates = (0.003, 0.01, 0.02)
-    return [dataclasses.replace(spec, name=f"r{i}", hyper=dataclasses.replace(spec.hyper, learning_rate=r)) for i, r in enumerate(rates)]
+    hypers = [dataclasses.replace(spec.hyper, learning_rate=rate) for rate in rates]
+    return [dataclasses.replace(spec, name=f"r{i}", hyper=h) for i, h in enumerate(hypers)]
 '''
 
 

@@ -214,9 +214,12 @@ def test_splash_in_layers_on_devices_in_packs():
 def test_a_model_trains_with_splash_as_with_the_reference():
     cfg = dataclasses.replace(SHAPES["all"], n_layers=1, window=60, document_end=3)
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (2, 129))
-    step = lambda name: jit(
-        lambda p: loss_and_gradient(cfg, p, tokens, 1e-3, remat="dots", attention=name)
-    )(params)  # noqa: E731
+
+    def step(name):
+        return jit(lambda p: loss_and_gradient(cfg, p, tokens, 1e-3, remat="dots", attention=name))(
+            params
+        )
+
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
         step("splash_interpreted"),
@@ -248,10 +251,8 @@ def test_a_packed_document_equals_the_same_document_alone():
 def test_a_window_forgets():
     """Two layers of a window of 3 see 2 * 2 positions back, and no further."""
     cfg = dataclasses.replace(SHAPES["gqa"], n_layers=2, window=3)
-    params, tokens = (
-        jax.tree.map(lambda p: 5 * p, create(cfg)),
-        RNG.integers(0, cfg.vocab_size, (1, 12)),
-    )
+    params = jax.tree.map(lambda p: 5 * p, create(cfg))
+    tokens = RNG.integers(0, cfg.vocab_size, (1, 12))
     changed = tokens.copy()
     changed[0, 2] = (changed[0, 2] + 1) % cfg.vocab_size
     a, b = (
@@ -283,9 +284,12 @@ def test_who_is_chosen_where():
     """The kernel of the backend where it can be used and is worth it, the reference elsewhere; a
     wish is kept or refused with its reason.
     """
-    of = lambda **changed: dataclasses.replace(
-        SHAPES["plain"], **{"head_dim": 64, "compute_dtype": "bfloat16", **changed}
-    )  # noqa: E731
+
+    def of(**changed):
+        return dataclasses.replace(
+            SHAPES["plain"], **{"head_dim": 64, "compute_dtype": "bfloat16", **changed}
+        )
+
     chosen = layout.attention_for
     assert [chosen(of(), 2048, backend) for backend in ("cpu", "gpu", "tpu")] == [
         "xla",
@@ -373,9 +377,11 @@ def test_splash_compiles_for_a_tpu(head_dim, seq_len, limits):
     one backward or, with a window, two.
     """
     mesh = Mesh(np.array(topology.devices("v5e:2x2")), ("data",), axis_types=(AxisType.Auto,))
-    rows = lambda *shape, dtype=jnp.bfloat16: jax.ShapeDtypeStruct(  # noqa: E731
-        (8, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec("data"))
-    )
+
+    def rows(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(
+            (8, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec("data"))
+        )
 
     def local(q, k, v, documents_BL):
         def loss(q, k, v):

@@ -98,7 +98,10 @@ def test_hessian_vector_against_finite_differences(tiny, dense):
 
 def test_largest_eigenvalue_of_the_model(tiny, dense):
     cfg, params, tokens_CBT, weight_CB = tiny
-    apply = lambda v_P: curvature.hessian_vector(cfg, HOW, params, tokens_CBT, weight_CB, v_P)  # noqa: E731
+
+    def apply(v_P):
+        return curvature.hessian_vector(cfg, HOW, params, tokens_CBT, weight_CB, v_P)
+
     start_P = jax.random.normal(jax.random.key(5), dense[1].shape)
     found = curvature.largest(
         jax.jit(lambda shift: curvature.largest_magnitude(apply, start_P, 2000, 1e-3, shift))

@@ -178,11 +178,14 @@ def test_chunks_in_float64():
             jax.tree.map(lambda p: np.asarray(p, np.float64), create(cfg)),
             RNG.integers(0, cfg.vocab_size, (2, 9)),
         )
-        loss = lambda floats: jit(
-            jax.value_and_grad(
-                lambda p: next_token_loss(cfg, p, tokens, 0.5, loss_floats=floats)[0]
-            )
-        )(params)  # noqa: E731
+
+        def loss(floats):
+            return jit(
+                jax.value_and_grad(
+                    lambda p: next_token_loss(cfg, p, tokens, 0.5, loss_floats=floats)[0]
+                )
+            )(params)
+
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-12),
             loss(100),
@@ -207,7 +210,10 @@ def test_bfloat16_chunks_sum_in_float32(tied):
         )
 
     exact = slope(dataclasses.replace(cfg, compute_dtype="float32"), 0)
-    error = lambda floats: np.linalg.norm(slope(cfg, floats) - exact) / np.linalg.norm(exact)  # noqa: E731
+
+    def error(floats):
+        return np.linalg.norm(slope(cfg, floats) - exact) / np.linalg.norm(exact)
+
     assert error(4 * cfg.vocab_size) < 1.2 * error(0) + 1e-3
 
 

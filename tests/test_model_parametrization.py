@@ -98,14 +98,10 @@ def test_table_against_the_papers(name, role):
         parametrization.value(cfg, power)
         for power in (found.learning_rate, found.weight_decay, found.epsilon)
     ] == pytest.approx([rate, decay, epsilon])
-    fan_in, base = (
-        64,
-        dataclasses.replace(cfg, d_model=16, n_layers=2 if name == "completep" else cfg.n_layers),
-    )
-    ours, at_base = (
-        Init(cfg, jax.random.key(0)).std(role, fan_in),
-        Init(base, jax.random.key(0)).std(role, fan_in // 4),
-    )
+    fan_in = 64
+    base = dataclasses.replace(cfg, d_model=16, n_layers=2 if name == "completep" else cfg.n_layers)
+    ours = Init(cfg, jax.random.key(0)).std(role, fan_in)
+    at_base = Init(base, jax.random.key(0)).std(role, fan_in // 4)
     assert (ours, at_base) == (None, None) if std is None else ours / at_base == pytest.approx(std)
     assert parametrization.logits(cfg) == 1 / 4
     assert parametrization.residual(cfg) == pytest.approx({"mup": 1, "completep": 1 / 3}[name])

@@ -147,9 +147,9 @@ def test_rope_scores_depend_on_distance_only():
     q, k = (RNG.standard_normal((1, 1, 1, 16)).astype(np.float32) for _ in range(2))
 
     def score(i, j):
-        turn = lambda x, at: np.asarray(
-            rope.rotate(x, *rope.angles(np.array([[at]]), 16, 10_000.0))
-        )  # noqa: E731
+        def turn(x, at):
+            return np.asarray(rope.rotate(x, *rope.angles(np.array([[at]]), 16, 10_000.0)))
+
         return float((turn(q, i) * turn(k, j)).sum())
 
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)

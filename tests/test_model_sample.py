@@ -30,9 +30,9 @@ def test_greedy_is_the_argmax_of_each_prefix(cfg):
 
 
 def test_seeds():
-    draw = lambda seed: np.asarray(
-        sample.generate(CFG, PARAMS, PROMPT, 20, 2.0, jax.random.key(seed))
-    )  # noqa: E731
+    def draw(seed):
+        return np.asarray(sample.generate(CFG, PARAMS, PROMPT, 20, 2.0, jax.random.key(seed)))
+
     np.testing.assert_array_equal(draw(1), draw(1))
     assert (draw(1) != draw(2)).any()
     assert (draw(1)[: len(PROMPT)] == PROMPT).all() and draw(1).shape == (25,)

@@ -87,11 +87,15 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
     monkeypatch.setattr(fits.machines, "platform", lambda machine: "gpu")
     with pytest.raises(
         UserError,
-        match=r"needs 0\.00 GiB of a device's 0\.00 GiB; use machine\.accumulation=2 .* or machine\.remat=full",
+        match=r"needs 0\.00 GiB of a device's 0\.00 GiB; use machine\.accumulation=2 .* or "
+        r"machine\.remat=full",
     ) as said:
         fits.check(pack, machine)
     assert spec.model.size in str(said.value)
-    evaluator = lambda: pack.program.evaluator(1)  # noqa: E731
+
+    def evaluator():
+        return pack.program.evaluator(1)
+
     with pytest.raises(UserError, match="evaluation needs .* larger machine.accumulation"):
         fits.check_evaluation(evaluator, spec, machine)
     fits.check(pack, Machine(memory_gb=1.0))
@@ -180,7 +184,10 @@ def test_peaks_are_of_the_devices_that_take_part():
     none.
     """
     assert devices.peak_flops(jax.devices()[:1]) == devices.peak_flops(jax.devices()[:4]) > 1e8
-    card = lambda kind: SimpleNamespace(device_kind=kind, platform="gpu", process_index=0)  # noqa: E731
+
+    def card(kind):
+        return SimpleNamespace(device_kind=kind, platform="gpu", process_index=0)
+
     assert devices.peak_flops([card("NVIDIA H100 80GB HBM3")] * 8) == 8 * 989e12
     assert (
         devices.peak_flops([card("NVIDIA H200")]) == 989e12

@@ -76,11 +76,9 @@ def test_weights_are_copies():
 
 def test_a_batch_of_scores_is_many_calls():
     rng = np.random.default_rng(5)
-    x, y, w = (
-        rng.standard_normal((30, 8)),
-        rng.standard_normal((30, 8)),
-        rng.integers(0, 3, (30, 8)).astype(float),
-    )
+    x = rng.standard_normal((30, 8))
+    y = rng.standard_normal((30, 8))
+    w = rng.integers(0, 3, (30, 8)).astype(float)
     for measure in (spearman, decision_accuracy):
         assert measure(x, y, w) == pytest.approx(
             [float(measure(a, b, c)) for a, b, c in zip(x, y, w)], nan_ok=True, rel=1e-5
@@ -111,7 +109,10 @@ def test_crossover_by_hand():
     assert found[0, 1] == pytest.approx(2 * 2 / 8) == found[1, 0]
     assert np.isnan(found[0, 2])  # better aligned and less curved: never overtaken
     assert found[1, 2] == pytest.approx(2 * 1 / 10)
-    loss = lambda a, c, eta: -eta * a + eta**2 / 2 * c  # noqa: E731
+
+    def loss(a, c, eta):
+        return -eta * a + eta**2 / 2 * c
+
     eta = found[0, 1]
     assert loss(3, 10, eta) == pytest.approx(loss(1, 2, eta)) and loss(3, 10, 0.9 * eta) < loss(
         1, 2, 0.9 * eta
@@ -151,10 +152,8 @@ def test_interval_holds_infinite_draws():
 
 
 def test_weighted_median():
-    values, weights = (
-        np.array([3.0, 1.0, np.nan, 2.0]),
-        np.array([[1.0, 1, 9, 1], [0, 1, 9, 1], [0, 0, 9, 0], [5, 1, 0, 1]]),
-    )
+    values = np.array([3.0, 1.0, np.nan, 2.0])
+    weights = np.array([[1.0, 1, 9, 1], [0, 1, 9, 1], [0, 0, 9, 0], [5, 1, 0, 1]])
     assert (
         _median(values, weights)[:2] == pytest.approx([2.0, 1.5])
         and np.isnan(_median(values, weights)[2])

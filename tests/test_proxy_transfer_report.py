@@ -145,7 +145,10 @@ def test_without_baselines_or_probes_the_page_says_so(tmp_path):
         assert said in html
     assert "What the gradients alone say" not in html
     again = run_study("proxy_transfer", None, made.table(recipes=5, seeds=1), tmp_path / "frame")
-    same = lambda path: json.loads((path / "results.json").read_text())["agreement"]  # noqa: E731
+
+    def same(path):
+        return json.loads((path / "results.json").read_text())["agreement"]
+
     assert same(again.parent) == same(tmp_path)
 
 
@@ -274,19 +277,9 @@ def test_from_records(tmp_path):
         and one["verdict"][1:6] == two["verdict"][1:6]
     )
     for name in (
-        "agreement",
-        "nulls",
-        "regret",
-        "flips",
-        "arms",
-        "alignment",
-        "crossovers",
-        "sharpness",
-        "ngrams",
-        "snr",
-        "claims",
-        "diverged",
-    ):
+        "agreement nulls regret flips arms alignment crossovers sharpness ngrams snr claims "
+        "diverged"
+    ).split():
         assert (
             pd.testing.assert_frame_equal(
                 pd.DataFrame(one[name]), pd.DataFrame(two[name]), rtol=1e-6

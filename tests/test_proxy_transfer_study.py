@@ -190,20 +190,9 @@ def test_the_baseline_stands_beside_every_rho(helps):
 
 def test_every_number_has_an_interval(helps):
     for name in (
-        "agreement",
-        "regret",
-        "flip_rates",
-        "arms",
-        "ranges",
-        "alignment",
-        "crossovers",
-        "trained",
-        "ngrams",
-        "snr",
-        "tuned",
-        "nulls",
-        "sharpness",
-    ):
+        "agreement regret flip_rates arms ranges alignment crossovers trained ngrams snr tuned "
+        "nulls sharpness"
+    ).split():
         frame = helps.frame(name)
         measured = [
             c.removesuffix("_low")

@@ -33,7 +33,10 @@ def test_the_kernel_is_the_limit_of_the_features(toy):
 def test_sgd_is_a_plain_loop(toy):
     rng = np.random.default_rng(1)
     problem, features, rate = toy.draw(1, rng), rng.standard_normal((1, 16, toy.DIMENSION)), 0.5
-    phi = lambda x: np.maximum(x @ features[0].T, 0) / 4  # noqa: E731
+
+    def phi(x):
+        return np.maximum(x @ features[0].T, 0) / 4
+
     theta = np.zeros(16)
     for start in range(0, toy.EXAMPLES, toy.BATCH):
         rows = phi(problem["xa"][0, start : start + toy.BATCH])

@@ -124,10 +124,16 @@ noise = np.exp(0.004 * np.random.default_rng(0).standard_normal(len(n)))
 loss = (1.8 + 480 / n**0.348 + 2000 / d**0.366) * noise
 pd.DataFrame({"params": n, "tokens": d, "val_loss": loss}).to_csv("runs.csv", index=False)
 z = np.log(np.array([1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2]))
-sweep = [{"params": n, "tokens": d, "lr": np.exp(x), "val_loss": 3 + 0.05 * (x - np.log(4e-3 * (n / 1e8) ** -0.3)) ** 2} for n in (1e8, 2e8) for d in (2e9,) for x in z]
+best = {n: np.log(4e-3 * (n / 1e8) ** -0.3) for n in (1e8, 2e8)}
+sweep = [
+    {"params": n, "tokens": 2e9, "lr": np.exp(x), "val_loss": 3 + 0.05 * (x - best[n]) ** 2}
+    for n in best
+    for x in z
+]
 pd.DataFrame(sweep).to_csv("sweep.csv", index=False)
 rng = random.Random(0)
-words = ["".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 8))) for _ in range(3000)]
+letters = "abcdefghijklmnopqrstuvwxyz"
+words = ["".join(rng.choice(letters) for _ in range(rng.randint(3, 8))) for _ in range(3000)]
 docs = [json.dumps({"text": " ".join(rng.choice(words) for _ in range(300))}) for _ in range(60)]
 open("texts/a.jsonl.zst", "wb").write(zstandard.compress(("\\n".join(docs) + "\\n").encode()))
 """

@@ -62,7 +62,10 @@ def test_finished_on_another_mesh(unbroken, tmp_path, devices, mesh):
         == schema.DONE
     )
     found = rows(tmp_path, spec)
-    key = lambda row: (row["step"], row["kind"], row.get("domain"))  # noqa: E731
+
+    def key(row):
+        return (row["step"], row["kind"], row.get("domain"))
+
     assert [key(row) for row in found] == [key(row) for row in want]
     assert [row for row in found if row["step"] <= stopped] == [
         row for row in want if row["step"] <= stopped

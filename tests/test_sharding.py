@@ -272,7 +272,10 @@ def test_scattering_ring_by_ring_is_scattering_at_once(rings, shape, dim):
     parts = np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32)
     cut = parallel.Cut(dim, ("fsdp",), rings)
     spec = parallel.spec(("embed",))
-    local = lambda part: parallel._scatter(part[0], cut)  # noqa: E731
+
+    def local(part):
+        return parallel._scatter(part[0], cut)
+
     got = jax.jit(
         parallel.split(local, mesh, spec, jax.sharding.PartitionSpec(*(None,) * dim, "fsdp"))
     )(jax.device_put(parts, NamedSharding(mesh, spec)))

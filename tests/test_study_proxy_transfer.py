@@ -107,9 +107,8 @@ def test_arms_deviate_in_what_they_say(studies, arg):
 def test_overrides_choose_recipes_and_wrong_ones_are_refused(root):
     reference = f"{root}/configs/studies/proxy_transfer.py:cpu"
     few = load(reference, [("study.recipes", "uniform,generated")]).specs
-    assert {s.tag["recipe"] for s in few} == {"uniform", "generated"} and few[
-        0
-    ].data.corpus.variants == ()
+    assert {s.tag["recipe"] for s in few} == {"uniform", "generated"}
+    assert few[0].data.corpus.variants == ()
     with pytest.raises(UserError, match="did you mean 'uniform'"):
         load(reference, [("study.recipes", "uniforn,generated")])
     moved = load(reference, [("study.recipes", "uniform"), ("seed", "7")]).specs
@@ -150,15 +149,16 @@ def test_alignment_is_what_the_definitions_say(tiny):
     found = alignment(probe, params, store, compiled)
     flat_P, unravel = ravel_pytree(jax.device_get(params))
     spec = probe.run
-    loss = lambda x_P, rows_WT: token_nll(
-        spec.model, unravel(x_P), jnp.asarray(rows_WT, jnp.int32)
-    ).mean()  # noqa: E731
+
+    def loss(x_P, rows_WT):
+        return token_nll(spec.model, unravel(x_P), jnp.asarray(rows_WT, jnp.int32)).mean()
+
     slope = jax.jit(jax.grad(loss))
-    product = jax.jit(
-        lambda x_P, rows_WT, v_P: jax.jvp(lambda x_P: jax.grad(loss)(x_P, rows_WT), (x_P,), (v_P,))[
-            1
-        ]
-    )
+
+    def along(x_P, rows_WT, v_P):
+        return jax.jvp(lambda x_P: jax.grad(loss)(x_P, rows_WT), (x_P,), (v_P,))[1]
+
+    product = jax.jit(along)
     windows = {d: evaluation_windows(store, d, spec.data.seq_len, 3) for d in spec.data.validation}
     assert (
         found["run_id"] == spec.run_id
@@ -190,10 +190,8 @@ def test_alignment_is_what_the_definitions_say(tiny):
 
 @pytest.mark.slow
 def test_the_tiny_study_runs_is_probed_and_repeats(root, tmp_path, capsys):
-    config, workdir = (
-        f"--config={root}/configs/studies/proxy_transfer.py:tiny",
-        f"--workdir={tmp_path / 'W'}",
-    )
+    config = f"--config={root}/configs/studies/proxy_transfer.py:tiny"
+    workdir = f"--workdir={tmp_path / 'W'}"
     loaded = load(f"{root}/configs/studies/proxy_transfer.py:tiny")
     later = next(p for p in loaded.probes if isinstance(p, Alignment) and p.step)
     # the baselines and the probe at initialisation need no run; the next does

@@ -72,7 +72,8 @@ def test_the_tiny_study_compiles_for_a_slice(root, capsys):
         == 0
     )
     rows = re.findall(
-        r"(\d+) runs, +(\d+) at once on +(\d+) devices: +([\d,.]+) MiB a device, (\d+)% of 16.0 GiB",
+        r"(\d+) runs, +(\d+) at once on +(\d+) devices: "
+        r"+([\d,.]+) MiB a device, (\d+)% of 16.0 GiB",
         capsys.readouterr().out,
     )
     assert len(rows) == 3 and sum(int(r[0]) for r in rows) == 42

@@ -251,12 +251,15 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     states = [
         jax.jit(lambda h: programs.initial_state(model, spec.optimizer, h))(h) for h in hypers
     ]
-    wide = lambda tree: jax.tree.map(
-        lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree
-    )  # noqa: E731
+
+    def wide(tree):
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree)
+
     states, hypers = [wide(s) for s in states], [wide(h) for h in hypers]
     tokens_SBT = np.random.default_rng(0).integers(0, 257, (steps, 4, 17)).astype(np.int32)
-    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
+
+    def stack(trees):
+        return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
     mesh = meshes.of_pack(machine, dataclasses.replace(spec, batch_size=4), members, "vmap")
     together = jax.jit(
@@ -364,19 +367,14 @@ def test_packs_of_a_rung_have_one_size(rung8):
     number are obeyed.
     """
     specs, _ = rung8
-    assert {
-        (len(p.specs), p.members) for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))
-    } == {(5, 6)}
+    five = packs.plan(specs[:5], dataclasses.replace(MAP, pack="8"))
+    assert {(len(p.specs), p.members) for p in five} == {(5, 6)}
     assert {(len(p.specs), p.members) for p in packs.plan(specs[:6], MAP)} == {(6, 6)}
-    assert [p.members for p in packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))] == [
-        1
-    ] * 5
-    assert {p.members for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))} == {2}
-    assert [len(p.specs) for p in packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))] == [
-        2,
-        2,
-        1,
-    ]
+    alone = packs.plan(specs[:5], dataclasses.replace(MAP, pack="off"))
+    assert [p.members for p in alone] == [1] * 5
+    pairs = packs.plan(specs[:5], dataclasses.replace(VMAP, pack="2"))
+    assert {p.members for p in pairs} == {2}
+    assert [len(p.specs) for p in pairs] == [2, 2, 1]
 
 
 def test_packs_of_a_program_share_their_executable(rung8):
@@ -397,16 +395,13 @@ def test_what_a_pack_would_slow_down_is_trained_alone(rung8):
     specs, _ = rung8
     long, short = dataclasses.replace(specs[0], steps=4000), specs[1]
     assert [p.members for p in packs.plan([long, short], MAP)] == [1, 1]
-    assert [p.members for p in packs.plan([long, dataclasses.replace(short, steps=3900)], MAP)] == [
-        2
-    ]
+    nearly = dataclasses.replace(short, steps=3900)
+    assert [p.members for p in packs.plan([long, nearly], MAP)] == [2]
     pair = [with_checkpoints(s, 16) for s in specs[:2]]
     leaf = cooldown(pair[0], 20, 0.2)
     assert [p.members for p in packs.plan([*pair, leaf], MAP)] == [1, 1, 1]
-    assert [p.members for p in packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))] == [
-        2,
-        1,
-    ]
+    packed = packs.plan([*pair, leaf], dataclasses.replace(MAP, pack="8"))
+    assert [p.members for p in packed] == [2, 1]
 
 
 def test_one_more_executable_is_counted_once(rung8):

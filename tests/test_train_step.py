@@ -205,10 +205,8 @@ def test_coupled_decay_is_optax_adamw():
         weight_decay=0.01,
         mask={"layer": {"up": True, "norm": False}},
     )
-    a, b = (
-        ours.update(GRADS, ours.init(PARAMS), PARAMS)[0],
-        theirs.update(GRADS, theirs.init(PARAMS), PARAMS)[0],
-    )
+    a = ours.update(GRADS, ours.init(PARAMS), PARAMS)[0]
+    b = theirs.update(GRADS, theirs.init(PARAMS), PARAMS)[0]
     assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6), a, b))
 
 

@@ -142,11 +142,9 @@ def test_the_formula_by_hand():
             ("run.duration", "100 steps"),
         ],
     ).specs
-    W, T, norms = (
-        4 * 4 * 256 * 256 + 4 * 3 * 256 * spec.model.d_ff,
-        4096 * 256,
-        4 * (2 * 256 + 2 * 64) + 256,
-    )
+    W = 4 * 4 * 256 * 256 + 4 * 3 * 256 * spec.model.d_ff
+    T = 4096 * 256
+    norms = 4 * (2 * 256 + 2 * 64) + 256
     one = {"data": 1, "fsdp": 1, "tensor": 1}
     found = wire.expected(spec, {**one, "data": 8}, {"chunk": 0, "remat": "none"})
     assert found == pytest.approx(
@@ -248,10 +246,8 @@ def test_every_shipped_program_compiles(name, size, root, capsys):
     libtpu, none above 90 %, bytes by the formula.
     """
     module, held = table(root)
-    config, topo = (
-        f"--config={root}/configs/ladders/chinchilla.py:{name}",
-        f"--topology={chinchilla.TOPOLOGIES[name]}",
-    )
+    config = f"--config={root}/configs/ladders/chinchilla.py:{name}"
+    topo = f"--topology={chinchilla.TOPOLOGIES[name]}"
     assert (
         cli.main(["plan", config, topo, f"--only=(proxy-{size}-s0|target-{size})-", "--json"]) == 0
     )

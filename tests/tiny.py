@@ -9,38 +9,10 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import base
 
-WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "a",
-    "is",
-    "that",
-    "for",
-    "it",
-    "as",
-    "was",
-    "with",
-    "be",
-    "by",
-    "on",
-    "not",
-    "he",
-    "his",
-    "but",
-    "at",
-    "are",
-    "this",
-    "have",
-    "from",
-    "or",
-    "had",
-    "an",
-    "they",
-    "which",
-]
+WORDS = (
+    "the of and to in a is that for it as was with be by on not he his but at are this have "
+    "from or had an they which"
+).split()
 
 
 def write_text(folder: Path) -> dict[str, str]:

@@ -456,7 +456,9 @@ def laws(args) -> int:
 def _coordinates_arguments(parser):
     from stepladder.configs.sizes import BASES
 
-    numbers = lambda text: tuple(int(part) for part in text.split(","))  # noqa: E731
+    def numbers(text):
+        return tuple(int(part) for part in text.split(","))
+
     _config(parser)
     _workdir(parser)
     grown = parser.add_mutually_exclusive_group(required=True)

@@ -65,7 +65,9 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
 
 
 def _measure(model, params: dict, tokens_BL: jax.Array, first: dict) -> dict:
-    mean = lambda x: jnp.abs(x.astype(jnp.float32)).mean()  # noqa: E731
+    def mean(x):
+        return jnp.abs(x.astype(jnp.float32)).mean()
+
     return {
         name: (mean(x), mean(x - first[name]))
         for name, x in activations(model, params, tokens_BL).items()

@@ -32,7 +32,8 @@ FORMING = 20  # seconds for jax to form the group once all processes are known t
 FOREVER = 7 * 24 * 3600 * 1000  # ms: who waits so long is ended by the watch when its peer is lost
 # What a collective, or the key-value store, raises when a peer is gone.
 LOST = re.compile(
-    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|connection (closed|reset)|heartbeat|barrier",
+    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
+    r"|connection (closed|reset)|heartbeat|barrier",
     re.I,
 )
 

@@ -223,11 +223,14 @@ def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
         return Sizes(data=rows, tensor=tensor)
     # of ever more sides of the wiring; else any number of devices
     reach = itertools.accumulate(reversed(_sides(found)), operator.mul)
-    cuts = lambda sizes: [
-        k
-        for k in sizes
-        if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0
-    ]  # noqa: E731
+
+    def cuts(sizes):
+        return [
+            k
+            for k in sizes
+            if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0
+        ]
+
     groups = [k for k in cuts(reach) if k > tensor] or cuts(range(tensor + 1, rows * tensor + 1))
     small = (k for k in groups if memory.state(spec, k) <= limit)
     fsdp = next(small, max(groups, default=tensor)) // tensor
@@ -240,7 +243,10 @@ def _tensor(spec: RunSpec, idle: int) -> int:
     """
     model = spec.model
     numbers = (model.n_kv_heads, model.d_ff, spec.data.seq_len, model.d_model)
-    fits = lambda k: all(n % k == 0 for n in numbers) and model.d_ff // k >= WIDE  # noqa: E731
+
+    def fits(k):
+        return all(n % k == 0 for n in numbers) and model.d_ff // k >= WIDE
+
     return max([k for k in range(2, idle + 1) if idle % k == 0 and fits(k)], default=1)
 
 

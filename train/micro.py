@@ -25,10 +25,8 @@ def batches(
     least recomputation with which the `wanted` sequences fit, and the largest micro-batch with
     that. members: of a pack, that a device trains at once.
     """
-    local, chosen = (
-        spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"]),
-        defaults.of(machine),
-    )
+    local = spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    chosen = defaults.of(machine)
     remats = chosen.remat if machine.remat == "auto" else (machine.remat,)
     if machine.accumulation:
         chunk = local // machine.accumulation
@@ -41,7 +39,10 @@ def batches(
         (mesh.shape["fsdp"], mesh.shape["tensor"]),
         memory.FILL * machines.memory(machine) / members,
     )
-    fits = lambda rows, remat: memory.step(spec, rows, remat, forward, *cut) <= most  # noqa: E731
+
+    def fits(rows, remat):
+        return memory.step(spec, rows, remat, forward, *cut) <= most
+
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if chunk is None:
         chunk = max(

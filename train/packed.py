@@ -92,7 +92,10 @@ def vmap_steps(
 
     def body(i, carry):
         active_K = i < count_K
-        keep = lambda new, old: jnp.where(active_K.reshape(-1, *(1,) * (new.ndim - 1)), new, old)  # noqa: E731
+
+        def keep(new, old):
+            return jnp.where(active_K.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
         return jax.tree.map(keep, step_K(carry[0], hyper_K, batch(i)), carry)
 
     shapes = jax.eval_shape(step_K, state_K, hyper_K, batch(0))[1]
@@ -192,11 +195,14 @@ class Packed:
         """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading
         K; the state is donated.
         """
-        stacked = lambda tree, at: jax.tree.map(  # noqa: E731
-            lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
-            tree,
-            at,
-        )
+
+        def stacked(tree, at):
+            return jax.tree.map(
+                lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
+                tree,
+                at,
+            )
+
         hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
@@ -218,9 +224,12 @@ class Packed:
 
     def place(self, states: Sequence[dict]) -> dict:
         """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
-        empty = lambda: jax.tree.map(
-            lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes
-        )  # noqa: E731
+
+        def empty():
+            return jax.tree.map(
+                lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes
+            )
+
         stacked = jax.jit(empty, out_shardings=self.by_state)()
         for row, state in zip(self.rows, states):
             stacked = self._put(stacked, arrays.move(state, self.by_member), np.int32(row))
@@ -288,7 +297,10 @@ class Packed:
     def _take(self):
         def local(stacked, member):
             size = self.members // self.mesh.shape["run"]
-            pick = lambda xs: jax.lax.dynamic_index_in_dim(xs, member % size, 0, keepdims=False)  # noqa: E731
+
+            def pick(xs):
+                return jax.lax.dynamic_index_in_dim(xs, member % size, 0, keepdims=False)
+
             return jax.tree.map(
                 lambda xs: jax.lax.all_gather(pick(xs), "run")[member // size], stacked
             )

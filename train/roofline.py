@@ -1,10 +1,12 @@
 """How long a step takes, from what the compiled program does and the data sheet: four terms, and
 two ways to add them.
 
-compute   executed FLOPs over MATMUL times the peak: large products reach about 80 % of a data sheet
-memory    bytes through a device's memory over its bandwidth
-links     bytes over ICI or NVLink over LINKS times the sum of a device's links: a collective over one axis of a torus fills half of a 2D one's
-network   bytes between slices, of all devices of a host, over the host's network cards
+- compute: executed FLOPs over MATMUL times the peak: large products reach about 80 % of a data
+  sheet
+- memory: bytes through a device's memory over its bandwidth
+- links: bytes over ICI or NVLink over LINKS times the sum of a device's links: a collective over
+  one axis of a torus fills half of a 2D one's
+- network: bytes between slices, of all devices of a host, over the host's network cards
 
 overlapped: the largest term, when everything else hides behind it. in_turn: their sum, when nothing
 does. A well-compiled step lies between; latency, which rules tiny models, is not in either.

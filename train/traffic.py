@@ -9,32 +9,14 @@ kernel may read an operand twice, or find it in a cache.
 from stepladder.train.hlo import Computation, Instruction, Module
 
 # What moves nothing itself: names of values, and second halves of pairs.
-_FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "after-all",
-    "iota",
-    "partition-id",
-    "replica-id",
-    "copy-done",
-    "slice-done",
-    "async-done",
-    "async-update",
-    "all-gather-done",
-    "all-reduce-done",
-    "collective-permute-done",
-    "send-done",
-    "recv-done",
-    "opt-barrier",
-    "custom-call:AllocateBuffer",
-    "custom-call:ConcatBitcast",
-}
+_FREE = frozenset(
+    (
+        "parameter constant tuple get-tuple-element bitcast while conditional call after-all iota "
+        "partition-id replica-id copy-done slice-done async-done async-update all-gather-done "
+        "all-reduce-done collective-permute-done send-done recv-done opt-barrier "
+        "custom-call:AllocateBuffer custom-call:ConcatBitcast"
+    ).split()
+)
 _TAKES = ("dynamic-slice", "slice", "gather")
 
 

@@ -12,10 +12,8 @@ from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent
 
 TOKENS = Input("D", distinct=3, kind="linear", unit="tokens", falls=True)
 MORE = Input("D2", distinct=3, kind="linear", unit="tokens", falls=True)
-_LOG_TOKENS, _LOG_MORE = (
-    Input("D", distinct=3, unit="tokens"),
-    Input("D2", distinct=3, unit="tokens"),
-)
+_LOG_TOKENS = Input("D", distinct=3, unit="tokens")
+_LOG_MORE = Input("D2", distinct=3, unit="tokens")
 _OFFSET = (0.02, 0.5), (1e-6, 1e3)
 
 

@@ -197,10 +197,8 @@ def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> 
         top = probe.get("lambda_max")
         if top is None or not np.isfinite(top) or top <= 0:
             continue
-        error, rate = (
-            float(probe.get("lambda_residual") or 0.0),
-            standard.get(str(probe["size"]), np.nan),
-        )
+        error = float(probe.get("lambda_residual") or 0.0)
+        rate = standard.get(str(probe["size"]), np.nan)
         bound = np.nanmin([1 / top, rate])
         rows.append(
             {
@@ -230,7 +228,10 @@ def _values(
     probe: Mapping, name: str, recipes: Sequence[str], domains: Sequence[str]
 ) -> np.ndarray:
     per = probe.get("per_domain") or {}
-    read = lambda table, recipe: float((table.get(recipe) or {}).get(name, np.nan))  # noqa: E731
+
+    def read(table, recipe):
+        return float((table.get(recipe) or {}).get(name, np.nan))
+
     columns = [[read(probe["recipes"], r) for r in recipes]] + [
         [read(per.get(d) or {}, r) for r in recipes] for d in domains[1:]
     ]

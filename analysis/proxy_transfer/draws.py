@@ -122,10 +122,8 @@ def difference(
         )
     if not (one.note or two.note) or math.isnan(found.value):
         return found
-    down, up = (
-        math.hypot(one.value - one.low, two.high - two.value),
-        math.hypot(one.high - one.value, two.value - two.low),
-    )
+    down = math.hypot(one.value - one.low, two.high - two.value)
+    up = math.hypot(one.high - one.value, two.value - two.low)
     return Estimate(
         found.value,
         min(found.low, found.value - down),

@@ -124,7 +124,10 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
     start = _nanmean(init.swapaxes(0, 2).reshape(len(real), -1))
     start = np.concatenate([[start.mean()], start]) if len(domains) > 1 else start
     noise, freedom, source = _noise(losses, rows, domains)
-    usual = lambda name: float(rows[name].median()) if rows[name].notna().any() else np.nan  # noqa: E731
+
+    def usual(name):
+        return float(rows[name].median()) if rows[name].notna().any() else np.nan
+
     return Grid(
         role,
         size,

@@ -33,15 +33,11 @@ def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[dict]:
             drop = np.where(finite, start - loss[:, e], 0.0)
             weights = sample.many.weights * finite
             with np.errstate(invalid="ignore", divide="ignore"):
-                value, draws = (
-                    drop[finite].mean() if finite.any() else np.nan,
-                    (weights @ drop) / weights.sum(1),
-                )
+                value = drop[finite].mean() if finite.any() else np.nan
+                draws = (weights @ drop) / weights.sum(1)
             found = estimate(value, draws, sample.level, int(finite.sum()), len(finite))
-            sigmas, share = (
-                value / (math.sqrt(2) * grid.noise[e, 0]) if grid.noise[e, 0] > 0 else np.nan,
-                value / start,
-            )
+            sigmas = value / (math.sqrt(2) * grid.noise[e, 0]) if grid.noise[e, 0] > 0 else np.nan
+            share = value / start
             rows.append(
                 {
                     "size": grid.size,
@@ -101,10 +97,8 @@ def ngram_rows(
                 there = np.isfinite(gap)
                 weights = sample.many.weights * there
                 with np.errstate(invalid="ignore", divide="ignore"):
-                    value, draws = (
-                        gap[there].mean() if there.any() else np.nan,
-                        (weights @ np.where(there, gap, 0.0)) / weights.sum(1),
-                    )
+                    value = gap[there].mean() if there.any() else np.nan
+                    draws = (weights @ np.where(there, gap, 0.0)) / weights.sum(1)
                 found = estimate(value, draws, sample.level, int(there.sum()), len(there))
                 rows.append(
                     {

@@ -194,11 +194,10 @@ def _regret(results: dict, drawn: dict) -> str:
         ]
         for r in results["regret"]
     ]
+    head = ["proxy", "learning rate#", "k#", "reading", "regret, nats per token#", "recipes#"]
     return (
-        f"<h2>What a wrong choice costs</h2>{figure(drawn, 'regret')}<details>"
-        f"<summary>all {len(rows)}</summary>"
-        f"{table(['proxy', 'learning rate#', 'k#', 'reading', 'regret, nats per token#', 'recipes#'], rows)}"
-        "</details>"
+        f"<h2>What a wrong choice costs</h2>{figure(drawn, 'regret')}"
+        f"<details><summary>all {len(rows)}</summary>{table(head, rows)}</details>"
         '<p class="note">Reading best: the best of the k kept minus the best of all. Reading mean: '
         "the mean of the k kept minus that of the true best k. "
         "Equal proxy losses are broken against us.</p>"
@@ -270,9 +269,10 @@ def _flips(results: dict, drawn: dict) -> str:
     listed = table(
         ["size", "first", "second", "rates", "gap at the lower#", "gap at the higher#"], events
     )
+    head = ["size", "rates", "flips#", "share#", "sign changes, noise or not#", "by noise alone#"]
     return (
         f"<h2>Pairs that flip between neighbouring learning rates</h2>{figure(drawn, 'flip_rates')}"
-        f"{table(['size', 'rates', 'flips#', 'share#', 'sign changes, noise or not#', 'by noise alone#'], rows)}"
+        f"{table(head, rows)}"
         f"<details><summary>all {len(events)} flips</summary>{listed}</details>"
         f"{figure(drawn, 'flip_matrix')}"
     )
@@ -309,18 +309,18 @@ def _arms(results: dict, drawn: dict) -> str:
         [r["size"], r["arm"], *(_span(r, k) for k in ("tiny_rho", "standard_rho", "gain"))]
         for r in results["more_steps"]
     ]
-    equal = (
-        (
+    equal = ""
+    if more:
+        at_rates = ["rho at the tiny rate#", "at the standard rate#", "difference#"]
+        equal = (
             "<h3>G3: the tiny against the standard rate at equal tokens, with more steps</h3>"
-            f"{table(['proxy', 'arm', 'rho at the tiny rate#', 'at the standard rate#', 'difference#'], more)}"
+            f"{table(['proxy', 'arm', *at_rates], more)}"
         )
-        if more
-        else ""
-    )
+    rho = ["learning rate#", "rho#", "main arm#", "change#"]
+    head = ["proxy", "arm", *rho, "steps, times main#", "tokens, times main#", ""]
     return (
         f"<h2>Batch size, weight decay, tokens and steps</h2>{figure(drawn, 'arms')}"
-        f"{table(['proxy', 'arm', 'learning rate#', 'rho#', 'main arm#', 'change#', 'steps, times main#', 'tokens, times main#', ''], rows)}"
-        f"{equal}<h3>Range of rho</h3>"
+        f"{table(head, rows)}{equal}<h3>Range of rho</h3>"
         f"{table(['proxy', 'family', 'at rate#', 'settings', 'range of rho#'], spans)}"
         '<p class="note">A range over noisy numbers is above zero by itself: compare ranges of '
         "about as many settings.</p>"
@@ -372,16 +372,25 @@ def _gradients(results: dict, drawn: dict) -> str:
         ]
         for r in results["sharpness"]
     ]
+    start = ["size", "of training#", "along"]
+    ranked = [
+        "rho with tuned target#",
+        "accuracy#",
+        "rho with the lowest rate#",
+        "rho with target alignment#",
+    ]
+    compared = ["sensitivity#", "specificity#", "rank agreement#", "observed / predicted#"]
+    curved = ["lambda_max#", "1 / lambda_max#", "tiny rate#", "bound by"]
     return (
         "<h2>What the gradients alone say</h2><p>Alignment a = &lt;grad l_val, grad l_i&gt; ranks "
         "the recipes without training. The crossover rate of a pair is 2 (a_A - a_B) / (c_A - "
         "c_B), for one step along the gradient or, nearer to Adam, along its sign. The runs take "
         "many steps, so ranks matter and the ratio only says how far off the scale is.</p>"
-        f"{table(['size', 'of training#', 'along', 'rho with tuned target#', 'accuracy#', 'rho with the lowest rate#', 'rho with target alignment#'], lined)}"
+        f"{table([*start, *ranked], lined)}"
         f"<h3>Predicted and observed crossovers</h3>{figure(drawn, 'crossovers')}"
-        f"{table(['size', 'of training#', 'along', 'pairs with both#', 'sensitivity#', 'specificity#', 'rank agreement#', 'observed / predicted#'], crossed)}"
+        f"{table([*start, 'pairs with both#', *compared], crossed)}"
         "<h3>Top eigenvalue of the validation loss</h3>"
-        f"{table(['size', 'run', 'of training#', 'lambda_max#', '1 / lambda_max#', 'tiny rate#', 'bound by'], sharp)}"
+        f"{table(['size', 'run', 'of training#', *curved], sharp)}"
     )
 
 
@@ -516,11 +525,14 @@ def _fisher(row: dict) -> str:
 
 def _marks(results: dict, row: dict) -> str:
     """What a reader must know before believing this rho."""
-    same = lambda r: (
-        r["size"] == row["size"]
-        and r["role"] == "proxy"
-        and abs(r["learning_rate"] / row["learning_rate"] - 1) < 1e-4
-    )  # noqa: E731
+
+    def same(r):
+        return (
+            r["size"] == row["size"]
+            and r["role"] == "proxy"
+            and abs(r["learning_rate"] / row["learning_rate"] - 1) < 1e-4
+        )
+
     said = ["did not train" for r in results["trained"] if same(r) and r["trained"] is False]
     said += [
         "spread is noise"

@@ -50,7 +50,10 @@ def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndar
     ideal, truth = _first(w, np.broadcast_to(best, w.shape), k)
     y_mine, y_best = np.take_along_axis(y, mine, -1), y[..., best]
     if reading == "mean":
-        total = lambda values, count: np.where(count > 0, values, 0.0) * count  # noqa: E731
+
+        def total(values, count):
+            return np.where(count > 0, values, 0.0) * count
+
         with np.errstate(invalid="ignore", divide="ignore"):
             return total(y_mine, picked).sum(-1) / picked.sum(-1) - total(y_best, ideal).sum(
                 -1
@@ -91,10 +94,8 @@ def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
     total = w.sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         one, two = (v - (w * v).sum(-1, keepdims=True) / total[..., None] for v in (one, two))
-        cover, spread = (
-            (w * one * two).sum(-1),
-            np.sqrt((w * one**2).sum(-1) * (w * two**2).sum(-1)),
-        )
+        cover = (w * one * two).sum(-1)
+        spread = np.sqrt((w * one**2).sum(-1) * (w * two**2).sum(-1))
         rho = cover / spread
     return np.where((total >= 3) & (spread > 1e-9 * total), np.clip(rho, -1, 1), np.nan)
 

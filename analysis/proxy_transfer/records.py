@@ -95,19 +95,8 @@ def read(workdir: str | Path) -> Inputs:
 
 
 def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
-    columns = (
-        "run_id",
-        "recipe",
-        "size",
-        "N",
-        "D",
-        "learning_rate",
-        "weight_decay",
-        "batch_size",
-        "seed",
-        "role",
-        "steps",
-        "state",
+    columns = tuple(
+        "run_id recipe size N D learning_rate weight_decay batch_size seed role steps state".split()
     )
     start = runs.points[runs.points["step"] == 0].set_index(["run_id", "domain"])["loss"].to_dict()
     domains = sorted(runs.points["domain"].unique())

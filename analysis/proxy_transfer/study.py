@@ -138,11 +138,14 @@ def study(
             "about 12; add some"
         )
     found = grids(frame, recipes, domains)
-    mine = lambda role, arm: [g for g in found if g.role == role and (g.arm == MAIN) == arm]  # noqa: E731
-    proxies, targets = (
-        mine(PROXY, True),
-        [g for g in found if g.role == TARGET and arms.family(g.arm) in (MAIN, "weight decay")],
-    )
+
+    def mine(role, arm):
+        return [g for g in found if g.role == role and (g.arm == MAIN) == arm]
+
+    proxies = mine(PROXY, True)
+    targets = [
+        g for g in found if g.role == TARGET and arms.family(g.arm) in (MAIN, "weight decay")
+    ]
     _refuse_without_main(proxies, targets)
     rng = np.random.default_rng(seed)
     seeds = {g.key: len(g.seeds) for g in found} if resample_seeds else {}
@@ -154,8 +157,13 @@ def study(
     scored = agreements(proxies, goal, truth, nulls, sample)
     main = {g.size: g for g in proxies}
     arm_grids = [g for g in mine(PROXY, False) if g.size in main]
-    given = lambda g: eta_std.get(g.size) if isinstance(eta_std, Mapping) else eta_std  # noqa: E731
-    run_at = lambda g: [r for a in arm_grids if a.size == g.size for r in a.rates]  # noqa: E731
+
+    def given(g):
+        return eta_std.get(g.size) if isinstance(eta_std, Mapping) else eta_std
+
+    def run_at(g):
+        return [r for a in arm_grids if a.size == g.size for r in a.rates]
+
     chosen = [verdicts.choose_rates(g, given(g), eta_tiny, run_at(g)) for g in proxies]
     absent = [
         f"{name} ranking: not given, so no rho stands beside a {name} baseline"
@@ -171,11 +179,9 @@ def study(
     ]
     whole = [*proxies, goal]
     events, flip_rows = flips.flip_events(whole), flips.flip_rates(whole, sample)
-    trained, counts, snr = (
-        guards.trained_rows(whole, sample),
-        guards.ngram_rows(whole, nulls, sample),
-        guards.snr_rows(whole, level),
-    )
+    trained = guards.trained_rows(whole, sample)
+    counts = guards.ngram_rows(whole, nulls, sample)
+    snr = guards.snr_rows(whole, level)
     lined, crossed, pairs, sharp = _aligned(probes, whole, chosen, truth, trained, sample)
     if not probes:
         absent.append(

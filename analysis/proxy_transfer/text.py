@@ -36,11 +36,9 @@ def headline(results: dict) -> str:
     background.
     """
     words = {c["id"]: c["verdict"] for c in results["claims"]}
-    n, sizes, target = (
-        len(results["recipes"]),
-        ", ".join(r["size"] for r in results["rates"]),
-        results["target"]["size"],
-    )
+    n = len(results["recipes"])
+    sizes = ", ".join(r["size"] for r in results["rates"])
+    target = results["target"]["size"]
     answers = {
         (
             "seen",

@@ -36,17 +36,7 @@ ALIASES = {
     "run_id": ("run_id",),
 }
 NEEDED = ("recipe", "learning_rate", "loss")
-_NUMBERS = (
-    "N",
-    "D",
-    "learning_rate",
-    "weight_decay",
-    "batch_size",
-    "loss",
-    "loss_se",
-    "loss_init",
-    "steps",
-)
+_NUMBERS = tuple("N D learning_rate weight_decay batch_size loss loss_se loss_init steps".split())
 _DEFAULTS: Mapping[str, object] = {
     "domain": "all",
     "seed": 0,
@@ -142,7 +132,9 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
 
 
 def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    plain = lambda name: re.sub(r"[^a-z0-9]", "", str(name).lower())  # noqa: E731
+    def plain(name):
+        return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
     names, notes, found = {plain(c): c for c in table.columns}, [], {}
     for name, usual in ALIASES.items():
         hit = next((names[plain(u)] for u in usual if plain(u) in names), None)

@@ -176,10 +176,8 @@ def argmin_verdict(grids: Sequence[Grid], left_out: Mapping[str, str], level: fl
     if not known:
         return _unsettled("b", claim, "", "recipes", threshold, why)
     if not tested:
-        number, why = (
-            differ / known,
-            why + "; without repeated seeds none of it can be told from noise",
-        )
+        number = differ / known
+        why = why + "; without repeated seeds none of it can be told from noise"
         low, high = _wilson(differ, known, level)
         return Verdict(
             "b",
@@ -397,9 +395,7 @@ def _wilson(count: int, of: int, level: float) -> tuple[float, float]:
     from statistics import NormalDist
 
     z = NormalDist().inv_cdf((1 + level) / 2)
-    middle, half = (
-        (count + z * z / 2) / (of + z * z),
-        z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4),
-    )
+    middle = (count + z * z / 2) / (of + z * z)
+    half = z / (of + z * z) * math.sqrt(count * (of - count) / of + z * z / 4)
     # rounding at 0 and 1
     return max(0.0, min(middle - half, count / of)), min(1.0, max(middle + half, count / of))

@@ -1,9 +1,12 @@
 """Chinchilla ladders for real hardware: trunks with cooldowns at several sizes, learning-rate
 curves at the small ones, and a target.
 
-    stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16      what it costs, and whether it fits; needs no TPU
-    stepladder run --config=configs/ladders/chinchilla.py:v5e-256 --workdir=W                the same command on every host
-    stepladder run --config=configs/ladders/chinchilla.py:cpu --workdir=W                    the same shape on a laptop in minutes
+    # what it costs, and whether it fits; needs no TPU
+    stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16
+    # the same command on every host
+    stepladder run --config=configs/ladders/chinchilla.py:v5e-256 --workdir=W
+    # the same shape on a laptop in minutes
+    stepladder run --config=configs/ladders/chinchilla.py:cpu --workdir=W
 
 The argument names a budget, not a machine: global batches, steps and checkpoints are the same
 wherever it runs. A trunk trains at constant rate to its longest horizon and is cooled down at

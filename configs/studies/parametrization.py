@@ -2,9 +2,10 @@
 
 Standard against muP, at a fixed depth, on real text.
 
-    stepladder run --config=configs/studies/parametrization.py:cpu --workdir=W      then `stepladder report --workdir=W --study=learning_rate`
-    stepladder coordinates --config=configs/studies/parametrization.py:cpu
-    --widths=64,128,256,512,1024 --workdir=W
+    # then `stepladder report --workdir=W --study=learning_rate`
+    stepladder run --config=configs/studies/parametrization.py:cpu --workdir=W
+    # with --widths=64,128,256,512,1024
+    stepladder coordinates --config=configs/studies/parametrization.py:cpu --workdir=W
 
 `:tiny` is the same in seconds, for tests; `:gpu` goes from width 64 to 1024. A grid may differ by
 width and parametrisation: it has to hold the optimum, with steps of sqrt 2 around it.

@@ -3,8 +3,10 @@
 Every recipe at every learning rate on two proxies, and tuned for each on a target
 (arXiv:2512.24503).
 
-    stepladder run --config=configs/studies/proxy_transfer.py:cpu --workdir=W        about an hour on two cores
-    stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W      alignment, curvature and n-gram baselines of it
+    # about an hour on two cores
+    stepladder run --config=configs/studies/proxy_transfer.py:cpu --workdir=W
+    # alignment, curvature and n-gram baselines of it
+    stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W
     stepladder report --workdir=W --study=proxy_transfer
 
 `:tiny` is the same in seconds, for tests. `:gpu` has proxies of 0.3M and 0.5M and a target of 2.7M
@@ -34,7 +36,9 @@ configs/rule.py recommends, rounded to the grid):
     learning rate            3e-5   1e-4   3e-4   1e-3   3e-3   1e-2   3e-2   1e-1
     6k at 50, batch 4        5.23   4.50   3.55   3.09   2.83   2.65   2.70   2.63
     14k at 30, batch 4       5.04   4.05   3.41   2.96   2.76   2.59   2.49   2.59
-    84k at 20, batch 8          -      -      -      -   1.98   1.93   1.96   1.99   (one seed, 64 windows)
+    84k at 20, batch 8          -      -      -      -   1.98   1.93   1.96   1.99
+
+(84k: one seed, 64 windows.)
 """
 
 from dataclasses import dataclass

@@ -12,9 +12,11 @@ from stepladder.train.data.prepare import prepare
 from stepladder.train.data.store import Store
 
 EXAMPLE = """examples:
-  stepladder data prepare --out=store                                   the text this installation carries; nothing is downloaded
+  stepladder data prepare --out=store                                 \
+  the text this installation carries; nothing is downloaded
   stepladder data prepare --out=store --max-mb-per-domain=4 --domains=python_jax,docstrings
-  stepladder data prepare --out=store --domain web='crawl/*.jsonl.zst' --domain code=src --tokenizer=bpe:4096"""
+  stepladder data prepare --out=store --domain web='crawl/*.jsonl.zst' --domain code=src \
+--tokenizer=bpe:4096"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,20 +120,17 @@ def table(store: Store) -> str:
     with training.
     """
     lines = [
-        (
-            f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}{'val. tokens':>13s}{'overlap':>9s}  "
-            "dropped"
-        )
+        f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}"
+        f"{'val. tokens':>13s}{'overlap':>9s}  dropped"
     ]
     for domain, entry in store.manifest["domains"].items():
-        train, validation = (
-            entry["train"],
-            entry.get("validation", {"documents": 0, "bytes": 0, "tokens": 0}),
-        )
+        train = entry["train"]
+        validation = entry.get("validation", {"documents": 0, "bytes": 0, "tokens": 0})
         dropped = ", ".join(f"{reason} {n:,}" for reason, n in entry["dropped"].items()) or "-"
         size = (train["bytes"] + validation["bytes"]) / 1e6
+        documents = train["documents"] + validation["documents"]
         lines.append(
-            f"{domain:24s}{train['documents'] + validation['documents']:9,}{size:10.2f}{train['tokens']:14,}"
+            f"{domain:24s}{documents:9,}{size:10.2f}{train['tokens']:14,}"
             f"{validation['tokens']:13,}{entry['overlap']:9.2%}  {dropped}"
         )
     made = store.manifest["tokenizer"]

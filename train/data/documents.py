@@ -16,30 +16,10 @@ from stepladder.configs.errors import UserError, nearest
 # split
 PIECE_BYTES = 1 << 20
 CODE_SUFFIXES = frozenset(
-    [
-        ".py",
-        ".pyx",
-        ".pxd",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".hpp",
-        ".cu",
-        ".rs",
-        ".go",
-        ".java",
-        ".js",
-        ".ts",
-        ".rb",
-        ".jl",
-        ".scala",
-        ".kt",
-        ".swift",
-        ".r",
-        ".m",
-        ".sh",
-    ]
+    (
+        ".py .pyx .pxd .c .h .cc .cpp .hpp .cu .rs .go .java .js .ts .rb .jl .scala .kt .swift "
+        ".r .m .sh"
+    ).split()
 )
 
 
@@ -261,22 +241,7 @@ def _decode(data: bytes, where: str) -> str:
         raise BadFileError(f"{what}; convert it, e.g. `iconv -f latin1 -t utf-8`") from e
 
 
-_TEXT = [
-    ".txt",
-    ".text",
-    ".md",
-    ".rst",
-    ".tex",
-    ".html",
-    ".xml",
-    ".csv",
-    ".tsv",
-    ".yaml",
-    ".yml",
-    ".toml",
-    ".cfg",
-    ".ini",
-]
+_TEXT = ".txt .text .md .rst .tex .html .xml .csv .tsv .yaml .yml .toml .cfg .ini".split()
 READERS: dict[str, Callable[[Path], Iterator[tuple[str, str, bool]]]] = {
     ".jsonl": _jsonl(lambda path: path.open("rb")),
     ".jsonl.gz": _jsonl(_open_gzip),

@@ -25,54 +25,19 @@ STDLIB = "stdlib"  # stands for the standard library's folder in `Domain.package
 TEXTS = "dist-info"  # stands for metadata and licence files of the distributions below
 
 NUMERIC = ("numpy", "scipy", "pandas", "matplotlib", "mpl_toolkits")
-JAX = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax",
-    "grain",
-    "ml_collections",
-    "etils",
-    "treescope",
-    "tensorstore",
-    "ml_dtypes",
-    "opt_einsum",
+JAX = tuple(
+    (
+        "jax jaxlib flax optax orbax grain ml_collections etils treescope tensorstore ml_dtypes "
+        "opt_einsum"
+    ).split()
 )
-DISTRIBUTIONS = (
-    "absl-py",
-    "array_record",
-    "contourpy",
-    "datasketch",
-    "etils",
-    "flax",
-    "fonttools",
-    "grain",
-    "huggingface-hub",
-    "jax",
-    "jaxlib",
-    "kiwisolver",
-    "matplotlib",
-    "ml-collections",
-    "ml_dtypes",
-    "msgpack",
-    "numpy",
-    "opt_einsum",
-    "optax",
-    "orbax-checkpoint",
-    "packaging",
-    "pandas",
-    "pillow",
-    "protobuf",
-    "pyarrow",
-    "pygments",
-    "python-dateutil",
-    "rich",
-    "scipy",
-    "tensorstore",
-    "tokenizers",
-    "treescope",
-    "zstandard",
+DISTRIBUTIONS = tuple(
+    (
+        "absl-py array_record contourpy datasketch etils flax fonttools grain huggingface-hub jax "
+        "jaxlib kiwisolver matplotlib ml-collections ml_dtypes msgpack numpy opt_einsum optax "
+        "orbax-checkpoint packaging pandas pillow protobuf pyarrow pygments python-dateutil rich "
+        "scipy tensorstore tokenizers treescope zstandard"
+    ).split()
 )
 _PACKAGES_OF = {  # where the import name is another
     "fonttools": {"fontTools"},
@@ -190,7 +155,10 @@ def read(name: str, cap_bytes: float, seed: int) -> Iterator[Document]:
     if name in PROCEDURAL:
         yield from PROCEDURAL[name](cap_bytes, seed)
         return
-    key = lambda item: hashlib.blake2b(f"{seed}:{item[0]}".encode(), digest_size=8).digest()  # noqa: E731
+
+    def key(item):
+        return hashlib.blake2b(f"{seed}:{item[0]}".encode(), digest_size=8).digest()
+
     for label, path in sorted(_files(name), key=key):
         yield from source_text.READERS[DOMAINS[name].reader](label, path)
 

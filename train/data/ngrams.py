@@ -4,7 +4,8 @@ of tokens.
 A mixture's counts are those of its domains, each scaled to its weight, as many tokens as it gives
 in one epoch of its scarcest domain:
 
-    p1(b) = (C(b) + alpha) / (C + alpha V)          p2(b | a) = (C(a, b) + beta p1(b)) / (C(a) + beta)
+    p1(b)     = (C(b) + alpha) / (C + alpha V)
+    p2(b | a) = (C(a, b) + beta p1(b)) / (C(a) + beta)
 
 alpha and beta minimise the loss on the last HELD_OUT of every domain's training text, which is not
 counted. Validation is only read to be scored.

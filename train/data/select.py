@@ -84,7 +84,10 @@ def _overlap(
 ) -> None:
     """Drop validation documents that training covers too well, and record what overlap remains."""
     validation = {d: side == split.VALIDATION for d, side in sides.items()}
-    texts = lambda: (t for d, s in spools.items() for t in s.texts(validation[d]))  # noqa: E731
+
+    def texts():
+        return (t for d, s in spools.items() for t in s.texts(validation[d]))
+
     size = sum(int(s.sizes[validation[d]].sum()) for d, s in spools.items())
     train = (t for d, s in spools.items() for t in s.texts(sides[d] == split.TRAIN))
     shares = split.overlap(texts, size, train)

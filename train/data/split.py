@@ -64,7 +64,10 @@ def overlap(
     `validation` is called twice and must yield the same texts; `train` is streamed once.
     """
     keep_one_in = sampling(validation_bytes)
-    sample = lambda text: sampled(text, keep_one_in)  # noqa: E731
+
+    def sample(text):
+        return sampled(text, keep_one_in)
+
     held = np.unique(
         np.concatenate([np.empty(0, np.uint64), *(sample(text) for text in validation())])
     )

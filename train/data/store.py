@@ -1,9 +1,11 @@
 """The token store: one flat file of ids per domain and split, an index, and a manifest that is
 written last.
 
-<domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every document followed by its end
-<domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its UTF-8 bytes
-tokenizer.json         manifest.json
+    <domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every
+                           document followed by its end
+    <domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its
+                           UTF-8 bytes
+    tokenizer.json         manifest.json
 """
 
 import array
