@@ -71,7 +71,7 @@ def test_package_list_is_complete():
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_file_is_one_idea(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 400, f"{path} is two files"
+    assert len(text.splitlines()) <= 600, f"{path} is two files"
     assert path.stem not in ("utils", "util", "helpers", "common", "misc")
     assert ast.get_docstring(ast.parse(text)), f"{path} does not say what it is"
 
