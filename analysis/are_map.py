@@ -48,12 +48,6 @@ class AreMap:
     cells: pd.DataFrame
     cheapest: pd.DataFrame
 
-    def plot(self, kind: str = "map", **options):
-        """A matplotlib Figure: the map, as of `draw` (plots.py)."""
-        from stepladder.analysis import plots
-
-        return plots.plot(self, kind, **options)
-
 
 def are_map(
     points: pd.DataFrame,

@@ -68,12 +68,6 @@ class Bootstrap:
             )
         return f"{said}\n{self.to_frame().to_string(float_format=lambda v: f'{v:.5g}')}"
 
-    def plot(self, kind: str = "ellipses", **options):
-        """A matplotlib Figure: "ellipses" of the refits (plots.py)."""
-        from stepladder.analysis import plots
-
-        return plots.plot(self, kind, **options)
-
 
 def bootstrap(
     fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence | None = None

@@ -162,12 +162,6 @@ class Fit:
         )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def plot(self, kind: str = "residuals", **options):
-        """A matplotlib Figure: "residuals", "contours" or "extrapolation" (plots.py)."""
-        from stepladder.analysis import plots
-
-        return plots.plot(self, kind, **options)
-
 
 def from_dict(body: Mapping) -> Fit:
     """A fit that predicts, from what `to_dict` wrote (of this version or an older one); its points

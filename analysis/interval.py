@@ -149,12 +149,6 @@ class Profile:
         ends = [f"{v:.5g}" if v is not None else "unbounded" for v in (self.low, self.high)]
         return f"{self.parameter}: {self.level:.0%} profile interval {ends[0]} to {ends[1]}"
 
-    def plot(self, kind: str = "profile", **options):
-        """A matplotlib Figure: the profile and its interval (plots.py)."""
-        from stepladder.analysis import plots
-
-        return plots.plot(self, kind, **options)
-
 
 def profile(
     fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, steps: int = 161

@@ -285,14 +285,6 @@ class Isoflop:
         lines += [f"  {law}" for law in (self.N, self.D) if law is not None]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
-    def plot(self, kind: str = "isoflop", **options):
-        """A matplotlib Figure: profiles, minima and N* against C; give `points` to have them drawn
-        too (plots.py).
-        """
-        from stepladder.analysis import plots
-
-        return plots.plot(self, kind, **options)
-
 
 def budgets(c: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
     """Number the budgets [n] of nearly equal C [n], smallest first: a gap wider than `tolerance`

@@ -1,5 +1,5 @@
-"""Every figure of a fitted object by name: what `fit.plot("contours")` draws and `stepladder fit
---figures` writes.
+"""Every figure of a fitted object by name: `plot(fit, "contours")` draws it, `stepladder fit
+--figures` writes all of them.
 """
 
 from __future__ import annotations
@@ -57,17 +57,19 @@ PLOTS = {
 }
 
 
-def plot(thing: Any, kind: str, **options: Any) -> Figure:
-    """What `thing.plot(kind, **options)` calls.
+def plot(found: Any, kind: str = "", **options: Any) -> Figure:
+    """The figure `kind` of a fit, bootstrap, profile interval, isoFLOP or error map; by default the
+    first in PLOTS of its type.
 
-    Raises UserError for a kind that is not one of the type of `thing`.
+    Raises UserError for a kind that is not one of the type of `found`.
     """
-    mine = [name for name, entry in PLOTS.items() if isinstance(thing, entry.of)]
-    if kind not in mine:
+    known = [name for name, entry in PLOTS.items() if isinstance(found, entry.of)]
+    kind = kind or next(iter(known), kind)
+    if kind not in known:
         raise UserError(
-            f"kind={kind!r}: no plot of a {type(thing).__name__}; {nearest(kind, mine)}"
+            f"kind={kind!r}: no plot of a {type(found).__name__}; {nearest(kind, known)}"
         )
-    return PLOTS[kind].draw(thing, **options)
+    return PLOTS[kind].draw(found, **options)
 
 
 def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path]:

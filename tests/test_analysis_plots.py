@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from matplotlib.path import Path as Outline
 
-from stepladder.analysis import plots
 from stepladder.analysis.allocate import allocate
 from stepladder.analysis.are_map import are_map
 from stepladder.analysis.bootstrap import bootstrap
@@ -18,6 +17,7 @@ from stepladder.analysis.figures import TARGET
 from stepladder.analysis.fit import fit, from_dict
 from stepladder.analysis.interval import prediction_interval, profile
 from stepladder.analysis.isoflop import isoflop
+from stepladder.analysis.plots import plot, save
 from stepladder.configs.errors import UserError
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
@@ -59,7 +59,7 @@ def lines(axes, style):
 
 
 def test_residuals_are_the_points_above_the_law(fitted, points):
-    left, right = fitted.plot().axes
+    left, right = plot(fitted).axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("N, parameters", "D, tokens")
     assert (
         left.get_ylabel() == "loss above the law, %"
@@ -77,7 +77,7 @@ def test_residuals_are_the_points_above_the_law(fitted, points):
 
 def test_residuals_in_loss_units_and_hollow_where_the_weight_is_zero(points):
     found = fit(points.assign(w=[0.0, *np.ones(len(points) - 1)]), objective="squared", weights="w")
-    axes = found.plot("residuals").axes[0]
+    axes = plot(found, "residuals").axes[0]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert axes.get_ylabel() == "loss above the law, nats per token" and len(dots) == len(points)
     assert [line.get_markerfacecolor() == "none" for line in dots] == [True] + [False] * (
@@ -91,7 +91,7 @@ def test_residuals_in_loss_units_and_hollow_where_the_weight_is_zero(points):
 
 def test_contours_have_their_lines_points_path_and_target(fitted, points):
     target = {"N": 7e9, "D": 2e11}
-    (axes,) = fitted.plot("contours", target=target).axes
+    (axes,) = plot(fitted, "contours", target=target).axes
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title(loc="left")) == (
         "N, parameters",
         "D, tokens",
@@ -120,15 +120,15 @@ def test_contours_of_a_law_with_more_inputs_are_at_its_largest_point():
     found = fit(
         pd.DataFrame({"N": n, "D": d, "D2": d2, "loss": loss}), "h0", objective="squared_log"
     )
-    assert "at D2 = 2B" in found.plot("contours").axes[0].get_title(loc="left")
-    assert "at D2 = 100M" in found.plot("contours", D2=1e8).axes[0].get_title(loc="left")
+    assert "at D2 = 2B" in plot(found, "contours").axes[0].get_title(loc="left")
+    assert "at D2 = 100M" in plot(found, "contours", D2=1e8).axes[0].get_title(loc="left")
     # tokens may be 0 in this law: no logarithms
-    assert found.plot("extrapolation").axes[0].get_xlabel() == "N, parameters"
+    assert plot(found, "extrapolation").axes[0].get_xlabel() == "N, parameters"
 
 
 def test_band_of_new_runs_is_the_prediction_interval(fitted, points):
     at = {"N": 7e9, "D": 2e11}
-    (axes,) = fitted.plot("extrapolation", at=at).axes
+    (axes,) = plot(fitted, "extrapolation", at=at).axes
     assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == (
         "D, tokens",
         "loss, nats per token",
@@ -163,14 +163,14 @@ def test_band_of_new_runs_is_the_prediction_interval(fitted, points):
 
 def test_band_of_refits_is_the_bootstrap_s(fitted, refits):
     at = {"N": 7e9, "D": 2e11}
-    (axes,) = fitted.plot("extrapolation", bootstrap=refits, at=at).axes
+    (axes,) = plot(fitted, "extrapolation", bootstrap=refits, at=at).axes
     band = of_label(axes, "^90% of 400 refits$").get_paths()[0].vertices
     values = band[np.isclose(band[:, 0], at["D"]), 1]
     assert (values.min(), values.max()) == pytest.approx(refits.predict(**at)[1:])
 
 
 def test_extrapolation_by_default_goes_ten_times_beyond_the_largest_point(fitted, points):
-    (axes,) = fitted.plot("extrapolation").axes
+    (axes,) = plot(fitted, "extrapolation").axes
     marker = of_label(axes, " at N = ")
     assert marker.get_xydata()[0][0] == pytest.approx(10 * points["D"].max())
     size = (
@@ -182,7 +182,7 @@ def test_extrapolation_by_default_goes_ten_times_beyond_the_largest_point(fitted
 
 
 def test_a_law_of_compute_has_readable_flops(points):
-    (axes,) = fit(points, "power_c", objective="squared_log").plot("extrapolation").axes
+    (axes,) = plot(fit(points, "power_c", objective="squared_log"), "extrapolation").axes
     assert axes.get_xlabel() == "C, FLOPs" and of_label(axes, "at C = 1e\\+22$")
     assert axes.xaxis.get_major_formatter()(1e21, 0) == "1e21"
     assert of_label(axes, "^points$")  # one curve only
@@ -190,12 +190,12 @@ def test_a_law_of_compute_has_readable_flops(points):
 
 def test_without_a_degree_of_freedom_there_is_no_band(points):
     few = pd.DataFrame({"C": [1e19, 1e20], "loss": [3.0, 2.6]})
-    (axes,) = fit(few, "power_c", objective="squared_log").plot("extrapolation").axes
+    (axes,) = plot(fit(few, "power_c", objective="squared_log"), "extrapolation").axes
     assert not axes.collections
 
 
 def test_ellipses_hold_what_they_say(refits):
-    figure = refits.plot(level=0.9)
+    figure = plot(refits, level=0.9)
     side = len(refits.params.columns) - 1
     drawn = [axes for axes in figure.axes if axes.lines]
     assert len(figure.axes) == side**2 and len(drawn) == side * (side + 1) // 2
@@ -209,7 +209,7 @@ def test_ellipses_hold_what_they_say(refits):
     names = list(refits.params)
     assert [a.get_xlabel() for a in figure.axes[-side:]] == names[:-1]
     assert [a.get_ylabel() for a in figure.axes[::side]] == names[1:]
-    half = Outline(np.log(refits.plot(level=0.5).axes[0].lines[1].get_xydata()))
+    half = Outline(np.log(plot(refits, level=0.5).axes[0].lines[1].get_xydata()))
     assert half.contains_points(
         np.log(figure.axes[0].lines[0].get_xydata())
     ).mean() == pytest.approx(0.5, abs=0.02)
@@ -217,16 +217,16 @@ def test_ellipses_hold_what_they_say(refits):
 
 def test_ellipses_leave_out_what_was_held_and_take_signed_parameters_as_they_are(points):
     held = bootstrap(fit(points, objective="squared_log", fixed={"E": E, "alpha": ALPHA}), 60)
-    assert [a.get_ylabel() for a in held.plot().axes[::2]] == ["B", "beta"]
-    signed = bootstrap(fit(points, "power_c", objective="squared_log"), 60).plot().axes[0]
+    assert [a.get_ylabel() for a in plot(held).axes[::2]] == ["B", "beta"]
+    signed = plot(bootstrap(fit(points, "power_c", objective="squared_log"), 60)).axes[0]
     assert (signed.get_xscale(), signed.get_yscale()) == ("log", "linear")
     with pytest.raises(UserError, match="fewer than two parameters vary"):
-        bootstrap(fit(points, "power_c", objective="squared_log", fixed={"alpha": 0.05}), 20).plot()
+        plot(bootstrap(fit(points, "power_c", objective="squared_log", fixed={"alpha": 0.05}), 20))
 
 
 def test_isoflop_draws_parabolas_minima_and_the_power_law(points):
     found = isoflop(points)
-    profiles, growth = found.plot(points=points).axes
+    profiles, growth = plot(found, points=points).axes
     assert (profiles.get_xlabel(), profiles.get_ylabel()) == (
         "N, parameters",
         "loss, nats per token",
@@ -257,7 +257,7 @@ def test_isoflop_draws_parabolas_minima_and_the_power_law(points):
     (bars,) = growth.containers
     ends = np.array([s for s in bars.lines[2][0].get_segments()])[:, :, 1]
     np.testing.assert_allclose(ends, [m.N_interval for m in found.minima])
-    without = found.plot().axes[0]
+    without = plot(found).axes[0]
     assert (
         len(lines(without, "-")) >= 5 and without.get_legend().get_title().get_text() == "C, FLOPs"
     )
@@ -267,7 +267,7 @@ def test_isoflop_marks_the_refused(points):
     # of the largest budget only sizes below its minimum
     narrow = points[(points["C"] < 9e20) | (points["N"] < 3e8)]
     found = isoflop(narrow)
-    figure = found.plot(points=narrow)
+    figure = plot(found, points=narrow)
     profiles, growth = figure.axes
     assert found.minima[-1].refused and found.minima[-1].refused in figure.get_supxlabel()
     hollow = [
@@ -279,24 +279,26 @@ def test_isoflop_marks_the_refused(points):
     assert of_label(growth, r"^refused \(1\)$").get_xdata() == pytest.approx([found.minima[-1].C])
     only = narrow[narrow["C"] > 9e20]
     nothing = isoflop(only)
-    assert len(nothing.plot(points=only).axes) == 1
+    assert len(plot(nothing, points=only).axes) == 1
     with pytest.raises(UserError, match="all 1 budgets were refused"):
-        nothing.plot()
+        plot(nothing)
     with pytest.raises(UserError, match="no column 'C'"):
-        found.plot(points=points[["N", "loss"]])
+        plot(found, points=points[["N", "loss"]])
 
 
 def test_interpolated_isoflop_joins_the_points(points):
     found = isoflop(points, method="akima", noise=0.003, draws=100)
     joined = [
-        line for line in lines(found.plot(points=points).axes[0], "-") if len(line.get_xdata()) == 7
+        line
+        for line in lines(plot(found, points=points).axes[0], "-")
+        if len(line.get_xdata()) == 7
     ]
     assert len(joined) == sum(not m.refused for m in found.minima) >= 3
 
 
 def test_profile_shows_interval_and_limit(fitted):
     found = profile(fitted, "E")
-    (axes,) = found.plot().axes
+    (axes,) = plot(found).axes
     band, limit = of_label(axes, "^90% interval$"), of_label(axes, "^limit$").get_ydata()[0]
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx((found.low, found.high))
     assert np.interp(found.high, found.frame["value"], found.frame["ratio"]) == pytest.approx(
@@ -309,7 +311,7 @@ def test_profile_shows_interval_and_limit(fitted):
     )
     assert axes.get_xlim()[0] < found.low < found.high < axes.get_xlim()[1]
     open_side = profile(fitted, "E", width=0.1)  # the grid ends inside of the interval
-    (axes,) = open_side.plot().axes
+    (axes,) = plot(open_side).axes
     assert open_side.low is None and open_side.high is None
     band = of_label(axes, "^90% interval$")
     assert (band.get_x(), band.get_x() + band.get_width()) == pytest.approx(axes.get_xlim())
@@ -318,15 +320,15 @@ def test_profile_shows_interval_and_limit(fitted):
 def test_error_map_is_of_its_family(points):
     table = points.assign(model=[f"{n / 1e6:.0f}M" for n in points["N"]], family="ours")
     found = are_map(table, fractions=(0.5, 1.0))
-    (axes,) = found.plot().axes
+    (axes,) = plot(found).axes
     assert axes.get_title(loc="left") == "ours: error of the forecast of 1280M, %"
     mesh = next(c for c in axes.collections if c.get_array() is not None).get_array()
     np.testing.assert_allclose(np.ma.filled(mesh, np.nan), found.are)
-    assert found.plot(title="mine").axes[0].get_title(loc="left") == "mine"
+    assert plot(found, title="mine").axes[0].get_title(loc="left") == "mine"
 
 
 def test_save_writes_every_plot_that_applies(fitted, refits, points, tmp_path):
-    paths = plots.save(fitted, refits, tmp_path / "new" / "folder")
+    paths = save(fitted, refits, tmp_path / "new" / "folder")
     assert [p.name for p in paths] == [
         "residuals.svg",
         "contours.svg",
@@ -341,38 +343,38 @@ def test_save_writes_every_plot_that_applies(fitted, refits, points, tmp_path):
             and path.stat().st_size < 1e6
         )
     assert "90% of 400 refits" in (tmp_path / "new" / "folder" / "extrapolation.svg").read_text()
-    again = plots.save(fitted, refits, tmp_path / "again")
+    again = save(fitted, refits, tmp_path / "again")
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
-    compute = plots.save(fit(points, "power_c", objective="squared_log"), None, tmp_path / "c")
+    compute = save(fit(points, "power_c", objective="squared_log"), None, tmp_path / "c")
     assert [p.name for p in compute] == ["residuals.svg", "extrapolation.svg"]
-    assert plots.save(from_dict(fitted.to_dict()), None, tmp_path / "none") == []
+    assert save(from_dict(fitted.to_dict()), None, tmp_path / "none") == []
 
 
 def test_refusals_name_what_to_do(fitted, refits, points):
     with pytest.raises(
         UserError, match="kind='contour': no plot of a Fit; did you mean 'contours'"
     ):
-        fitted.plot("contour")
+        plot(fitted, "contour")
     with pytest.raises(
         UserError, match="kind='residuals': no plot of a Bootstrap; known: ellipses"
     ):
-        refits.plot("residuals")
+        plot(refits, "residuals")
     with pytest.raises(UserError, match="law='power_c': contours are over N and D"):
-        fit(points, "power_c").plot("contours")
+        plot(fit(points, "power_c"), "contours")
     with pytest.raises(UserError, match="needs D"):
-        fitted.plot("extrapolation", at={"N": 1e9})
+        plot(fitted, "extrapolation", at={"N": 1e9})
     with pytest.raises(UserError, match="bootstrap.fit.law='chinchilla': the fit is of 'gadre'"):
-        fit(points, "gadre").plot("extrapolation", bootstrap=refits)
-    for call in (fitted.plot, lambda **o: refits.plot(level=o.pop("level"))):
+        plot(fit(points, "gadre"), "extrapolation", bootstrap=refits)
+    for found, kind in ((fitted, "extrapolation"), (refits, "ellipses")):
         with pytest.raises(UserError, match="level=90"):
-            call(**({"kind": "extrapolation"} if call == fitted.plot else {}), level=90)
+            plot(found, kind, level=90)
     for kind in ("residuals", "contours", "extrapolation"):
         with pytest.raises(UserError, match="read from a file; fit them again"):
-            from_dict(fitted.to_dict()).plot(kind)
+            plot(from_dict(fitted.to_dict()), kind)
 
 
 def test_colours_are_the_report_s(fitted):
-    (axes,) = fitted.plot("extrapolation").axes
+    (axes,) = plot(fitted, "extrapolation").axes
     assert of_label(axes, "of new runs$").get_facecolor()[0][:3] == pytest.approx(
         [int(TARGET[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     )
