@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.learning_rate import Curve
 from stepladder.analysis.rate_points import RatePoints
 from stepladder.analysis.rate_sensitivity import initial_loss
 from stepladder.configs.errors import UserError
@@ -53,6 +54,13 @@ class BoundaryLaw:
     def at(self, n: float) -> float:
         """The boundary for N parameters."""
         return float(self.rate[0] * (n / self.centre) ** self.a[0])
+
+
+def kind_of(found: Curve | Boundary) -> str:
+    """Recipe and parametrisation in words; '' when the source has neither."""
+    return " ".join(
+        str(found.settings[k]) for k in ("parametrization", "recipe") if found.settings.get(k)
+    )
 
 
 def boundaries(points: RatePoints, *, above: float = 0.0, excess: float = EXCESS) -> list[Boundary]:

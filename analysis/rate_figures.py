@@ -19,7 +19,7 @@ from stepladder.analysis.figures import (
     size_colours,
 )
 from stepladder.analysis.learning_rate import Curve
-from stepladder.analysis.rate_divergence import Boundary, BoundaryLaw
+from stepladder.analysis.rate_divergence import Boundary, BoundaryLaw, kind_of
 from stepladder.analysis.rate_drift import Drift, at
 from stepladder.analysis.rate_rule import Rule
 from stepladder.analysis.rate_sensitivity import Sensitivity
@@ -31,13 +31,6 @@ _KINDS = ("#0b3c5d", "#e0803a", "#1b7f5c", "#7b5ea7", "#9aa5b1", "#c8384f")
 _MARKS = "osD^vP"
 _PANELS, _CURVES = 6, 8
 _TOP = 2.0  # of the largest rise at the lower end of a curve: what lies above is cut off
-
-
-def kind_of(curve: Curve | Boundary) -> str:
-    """Recipe and parametrisation in words; '' when the source has neither."""
-    return " ".join(
-        str(curve.settings[k]) for k in ("parametrization", "recipe") if curve.settings.get(k)
-    )
 
 
 @_styled

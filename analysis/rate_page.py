@@ -1,9 +1,6 @@
 """The words and the page of the learning-rate study: verdict sentences, tables, figures."""
 
-from __future__ import annotations
-
 from html import escape
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,9 +8,7 @@ from stepladder.analysis.document import figure, hero, left_out, missing, table
 from stepladder.analysis.figures import human
 from stepladder.analysis.forecast import plain
 from stepladder.analysis.rate_divergence import EXCESS
-
-if TYPE_CHECKING:
-    from stepladder.analysis.rate_study import RateStudy
+from stepladder.analysis.rate_study import RateStudy
 
 _SHOWN = 40  # curves in the open table; the rest is folded
 

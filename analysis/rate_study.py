@@ -1,5 +1,5 @@
 """The learning-rate study: curves, optima, their drift and law, what a wrong rate costs and where
-runs break; numbers, verdict, page.
+runs break; numbers.
 """
 
 import dataclasses
@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis import figures, rate_figures, rate_page
 from stepladder.analysis.learning_rate import LEAST_RATES, Curve, curves
 from stepladder.analysis.load import Runs
-from stepladder.analysis.rate_divergence import Boundary, BoundaryLaw, boundaries, boundary_law
+from stepladder.analysis.rate_divergence import (
+    Boundary,
+    BoundaryLaw,
+    boundaries,
+    boundary_law,
+    kind_of,
+)
 from stepladder.analysis.rate_drift import Comparison, Drift, compare, drifts
 from stepladder.analysis.rate_points import RatePoints, rate_points
 from stepladder.analysis.rate_rule import NearBest, Rule, best_batch, fit_rule, near_best
 from stepladder.analysis.rate_sensitivity import Sensitivity, sensitivity_of
-from stepladder.analysis.studies import write_study, write_table
 from stepladder.configs.errors import UserError
-
-# arXiv 2503.04715, drawn beside a rule for comparison: N without embeddings, D in tokens, fitted
-# from 60M parameters.
-STEP_LAW, _STEP_LAW_FROM = Rule(1.79, -0.713, 0.307, {}, None, 0, ()), 6e7
 
 
 @dataclass(frozen=True)
@@ -78,14 +78,6 @@ class RateStudy:
             "missing": self.missing,
         }
 
-    def verdict(self) -> list[str]:
-        """The sentences that the command prints; every number with its interval."""
-        return rate_page.verdict(self)
-
-    def figures(self) -> dict[str, str]:
-        """Name -> inline SVG of every figure there is data for."""
-        return _draw(self)
-
 
 def study(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
@@ -112,7 +104,7 @@ def study(
     )
     drifted, comparisons, more = _drifts(chosen, level, seed)
     missing += more
-    kinds = {rate_figures.kind_of(c) for c in chosen}
+    kinds = {kind_of(c) for c in chosen}
     rule = law = near = None
     if len(kinds) > 1:
         missing.append(
@@ -131,7 +123,7 @@ def study(
         if _key(b) in at_best or _key(b) not in {_key(c) for c in found}
     ]
     if any(b.diverges is not None for b in brackets):
-        by_kind = {rate_figures.kind_of(b) for b in brackets}
+        by_kind = {kind_of(b) for b in brackets}
         if len(by_kind) == 1:
             law = _try(
                 lambda: boundary_law(brackets, level=level, seed=seed),
@@ -183,61 +175,3 @@ def _try(make, what: str, missing: list[str]):
     except UserError as error:
         missing.append(f"{what}: {error}")
         return None
-
-
-def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page of a workdir or a table, and of a workdir its runs as a table; see
-    studies.Study.
-    """
-    found = study(table if workdir is None else workdir)
-    drawn = found.figures()
-    results = found.to_dict()
-    if workdir is not None:
-        write_table(out, "runs", found.points.frame)
-    return write_study(
-        out,
-        "stepladder: learning rate",
-        rate_page.body(found, drawn),
-        results,
-        drawn,
-        found.verdict(),
-    )
-
-
-def comparable(found: RateStudy) -> bool:
-    """Whether the sizes are ones that the published law was fitted to."""
-    return bool(found.chosen) and min(c.N for c in found.chosen) >= _STEP_LAW_FROM
-
-
-def _draw(found: RateStudy) -> dict[str, str]:
-    drawn = {}
-    if found.chosen:
-        drawn["curves"] = figures.svg(
-            rate_figures.curves(found.chosen), "final loss against learning rate, with optima"
-        )
-    for axis in dict.fromkeys(d.axis for d in found.drifts):
-        mine = [d for d in found.drifts if d.axis == axis]
-        drawn[f"drift_{axis}"] = figures.svg(
-            rate_figures.drift(found.chosen, mine), f"best learning rate against {axis}"
-        )
-    pairs = [
-        (c, s)
-        for c, s in zip(found.curves, found.sensitivities)
-        if c in found.chosen and s.value is not None
-    ]
-    if pairs:
-        drawn["sensitivity"] = figures.svg(
-            rate_figures.sensitivity(pairs), "cost of a wrong learning rate against N"
-        )
-    if any(b.diverges is not None for b in found.boundaries):
-        drawn["divergence"] = figures.svg(
-            rate_figures.divergence(found.boundaries, found.boundary_law),
-            "where runs diverge, against N",
-        )
-    if found.rule is not None:
-        published = STEP_LAW if comparable(found) else None
-        drawn["plane"] = figures.svg(
-            rate_figures.plane(found.chosen, found.rule, published),
-            "the rule over N and D, and its optima",
-        )
-    return drawn

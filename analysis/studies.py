@@ -110,9 +110,9 @@ def write_table(out: Path, name: str, frame: pd.DataFrame) -> Path:
 
 
 def _learning_rate(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    from stepladder.analysis import rate_study
+    from stepladder.analysis import rate_report
 
-    return rate_study.run(workdir, table, out)
+    return rate_report.run(workdir, table, out)
 
 
 def _proxy_transfer(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:

@@ -90,11 +90,6 @@ class Result:
             raise UserError(f"frame={name!r}: no rows of that name; {nearest(name, known)}")
         return pd.DataFrame(rows)
 
-    def __str__(self) -> str:
-        from stepladder.analysis.proxy_transfer.text import sentences
-
-        return "\n".join(sentences(self.to_dict()))
-
 
 def study(
     table: pd.DataFrame,
