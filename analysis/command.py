@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stepladder.analysis.laws import LAWS
 from stepladder.configs import cache
 from stepladder.configs.errors import UserError, nearest
 
@@ -155,6 +154,7 @@ def keep_compiled() -> None:
 
 def read(args: argparse.Namespace):
     """The clean points of the arguments, and the law. Raises UserError."""
+    from stepladder.analysis.laws import LAWS
     from stepladder.analysis.table import read_points
 
     if args.law not in LAWS:
@@ -298,6 +298,7 @@ def predict(args: argparse.Namespace) -> int:
 
     from stepladder.analysis.fit import fit as fit_law
     from stepladder.analysis.interval import prediction_interval
+    from stepladder.analysis.laws import LAWS
 
     points = read(args)
     keep_compiled()
@@ -365,6 +366,8 @@ def _numbers(items: list[str], option: str) -> dict[str, float]:
 
 def laws() -> int:
     """Print name, formula, source and note of every law."""
+    from stepladder.analysis.laws import LAWS
+
     for law in LAWS.values():
         # mixtures: one entry stands for every k
         if not (law.name[-1].isdigit() and law.name[-2] == "_" and law.name[-1] != "2"):

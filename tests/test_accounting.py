@@ -11,7 +11,7 @@ import pytest
 from stepladder.configs import schema
 from stepladder.configs.errors import UserError
 from stepladder.configs.rungs import rung
-from stepladder.train import profile, status
+from stepladder.train import machine, status
 from stepladder.train.clock import PHASES, WAIT, Clock
 from stepladder.train.machine import Machine
 from stepladder.train.record import Record
@@ -177,4 +177,4 @@ def test_a_profile_that_outlasts_the_run_is_written_all_the_same(base, tmp_path)
 @pytest.mark.parametrize("text", ["5", "a:b", "3:0", "-1:2"])
 def test_a_window_is_checked_before_anything_runs(text):
     with pytest.raises(UserError, match="machine.profile"):
-        profile.window(text)
+        machine.profile_window(text)

@@ -5,7 +5,9 @@ No part of a run's identity.
 
 import contextlib
 import functools
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.spec import RunSpec
 from stepladder.model import layers, layout
 from stepladder.model.attention import IMPLEMENTATIONS
-from stepladder.train import hosts, profile, topology
+from stepladder.train import hosts, topology
 
 PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 
@@ -67,13 +69,27 @@ class Machine:
                 f"machine.pack={machine.pack!r}: not a number of runs; use auto, off or a number "
                 "of at least 1"
             )
-        profile.window(machine.profile)
+        profile_window(machine.profile)
         if machine.accumulation < 0:
             raise UserError(
                 f"machine.accumulation={machine.accumulation}: negative; use 0 (automatic) or a "
                 "number of micro-batches"
             )
         return machine
+
+
+def profile_window(text: str) -> tuple[float, float]:
+    """(first, last) dispatch of "START:COUNT": COUNT of them after START others.
+
+    Empty is never. Raises UserError.
+    """
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if text and not (found and int(found[2])):
+        raise UserError(
+            f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for "
+            "five after the first twenty"
+        )
+    return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
 
 
 def start(machine: Machine) -> None:

@@ -2,29 +2,13 @@
 TensorBoard's profile plugin.
 """
 
-import math
-import re
 from pathlib import Path
 
 import jax
 
 from stepladder.configs import schema
-from stepladder.configs.errors import UserError
 from stepladder.train import hosts
-
-
-def window(text: str) -> tuple[float, float]:
-    """(first, last) dispatch of "START:COUNT": COUNT of them after START others.
-
-    Empty is never. Raises UserError.
-    """
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    if text and not (found and int(found[2])):
-        raise UserError(
-            f"machine.profile={text!r}: no window of dispatches; use START:COUNT, e.g. 20:5 for "
-            "five after the first twenty"
-        )
-    return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
+from stepladder.train.machine import profile_window
 
 
 class Profile:
@@ -34,7 +18,7 @@ class Profile:
 
     def __init__(self, text: str, workdir: Path):
         there = any((Path(workdir) / schema.RUNS).glob(f"*/{schema.PROFILE}"))
-        self.first, self.last = window("" if there or not hosts.first() else text)
+        self.first, self.last = profile_window("" if there or not hosts.first() else text)
         self.seen, self.running = 0, False
 
     def before(self, folder: Path, state) -> None:
