@@ -15,6 +15,8 @@ from stepladder.configs.errors import UserError, nearest
 from stepladder.configs.probe import Probe
 from stepladder.configs.spec import RunSpec
 
+CONFIGS = Path(__file__).resolve().parent  # a file in it is imported under its own name, once
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -116,9 +118,14 @@ def _module(path: str):
     file = Path(path)
     if not file.is_file():
         raise UserError(f"config={path}: no such file; use e.g. configs/demo.py:cpu")
-    packaged = Path(__file__).parent
-    if file.resolve().parent == packaged:  # one of ours: import it under its own name
-        return importlib.import_module(f"stepladder.configs.{file.stem}")
+    try:
+        inside = file.resolve().relative_to(CONFIGS).with_suffix("")
+    except ValueError:  # someone else's
+        return _from_file(path, file)
+    return importlib.import_module(".".join(["stepladder.configs", *inside.parts]))
+
+
+def _from_file(path: str, file: Path):
     spec = importlib.util.spec_from_file_location(f"stepladder_config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -310,3 +312,23 @@ def test_documents_end_with_the_tokenizers_token(name):
         rungs.document_end(name)
         == tokenizer.train(name, ["a few words of text, many times over " * 20]).eos
     )
+
+
+def test_shipped_configs_load_once_under_their_own_name(tmp_path):
+    """In a process of its own: a second module of one file would hold a second copy of its
+    tables.
+    """
+    files = dict.fromkeys(reference.partition(":")[0] for reference in SHIPPED)
+    assert {Path(file).parent.name for file in files} == {"configs", "ladders", "studies"}
+    code = f"""if True:
+        import sys
+        from stepladder.configs.load import load
+        for file in {[str(ROOT / file) for file in files]}:
+            load(file)
+            print(*(k for k, m in sys.modules.items() if getattr(m, "__file__", None) == file))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    want = [f"stepladder.{file.removesuffix('.py').replace('/', '.')}" for file in files]
+    assert done.stdout.splitlines() == want

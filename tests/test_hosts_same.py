@@ -2,11 +2,13 @@
 anything compiles; in real processes.
 """
 
+import shutil
+
 import jax
 import pytest
 
 from stepladder.configs.errors import UserError
-from stepladder.train import hosts
+from stepladder.train import hosts, same
 from tests.processes import Job, words
 
 
@@ -19,6 +21,31 @@ def test_another_version_of_the_code_is_refused(root, tmp_path, name):
     )
     assert job.wait(60) == [1, 1], job.said()
     assert f"processes differ: {name} is" in job.said() and "another on process 1" in job.said()
+
+
+def test_every_source_file_that_executes_is_compared(root):
+    files = {
+        str(path.relative_to(root))
+        for folder in ("configs", "model", "train")
+        for path in (root / folder).rglob("*.py")
+    }
+    assert len(files) > 100 and {path.split("/")[0] for path in files} == {
+        "configs",
+        "model",
+        "train",
+    }
+    assert set(same.sources()) == {f"file {path}" for path in files}
+
+
+@pytest.mark.parametrize("folder", ["configs", "model", "train"])
+def test_one_byte_changes_what_is_compared(root, tmp_path, folder):
+    for name in ("configs", "model", "train"):
+        shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    assert same.sources(tmp_path) == same.sources()
+    deepest = max((tmp_path / folder).rglob("*.py"), key=lambda path: (len(path.parts), path))
+    deepest.write_bytes(deepest.read_bytes() + b"#")
+    changed = {k for k, v in same.sources(tmp_path).items() if same.sources().get(k) != v}
+    assert changed == {f"file {deepest.relative_to(tmp_path)}"}
 
 
 def test_a_workdir_that_is_not_shared_is_refused(root, tmp_path):

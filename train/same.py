@@ -86,11 +86,16 @@ def fingerprint(loaded: Loaded) -> dict[str, str]:
         },
         **{name: os.environ[name] for name in FLAGS if name in os.environ},
         "python": platform.python_version(),
-        **{
-            f"file {path.relative_to(ROOT)}": _hash(path.read_bytes())
-            for folder in FOLDERS
-            for path in sorted((ROOT / folder).rglob("*.py"))
-        },
+        **sources(),
+    }
+
+
+def sources(root: Path = ROOT) -> dict[str, str]:
+    """ "file PATH" -> hash of every source file below `root` that executes, PATH relative to it."""
+    return {
+        f"file {path.relative_to(root)}": _hash(path.read_bytes())
+        for folder in FOLDERS
+        for path in sorted((root / folder).rglob("*.py"))
     }
 
 
