@@ -5,8 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+ANALYSIS = Path(__file__).parents[1] / "analysis"
 MODULES = sorted(
-    p.stem for p in (Path(__file__).parents[1] / "analysis").glob("*.py") if p.stem != "__init__"
+    ".".join(path.relative_to(ANALYSIS).with_suffix("").parts)
+    for path in ANALYSIS.rglob("*.py")
+    if path.stem != "__init__"
 )
 FORBIDDEN = tuple("jax flax orbax matplotlib optax grain stepladder.model stepladder.train".split())
 

@@ -5,6 +5,7 @@ change nothing, the optimizer's parts.
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from stepladder.train.machine import Machine
 from stepladder.train.program import COMPILED, Program, dispatched, program, traced
 from tests import tiny
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "step.json")
+GOLDEN = Path(__file__).parent / "golden" / "step.json"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_golden_step(spec):
     }
     found = {"rows": rows, "abs_sums": sums}
     if os.environ.get("STEPLADDER_GOLDEN") == "write":
-        os.makedirs(os.path.dirname(GOLDEN), exist_ok=True)
+        GOLDEN.parent.mkdir(exist_ok=True)
         with open(GOLDEN, "w") as f:
             json.dump(found, f, indent=1, sort_keys=True)
     with open(GOLDEN) as f:
