@@ -29,7 +29,7 @@ lint: $(STAMP)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints/$(VERSION).txt
+$(STAMP): pyproject.toml setup.py constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,tpu-plan,dev]'

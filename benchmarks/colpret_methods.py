@@ -21,10 +21,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from stepladder.analysis.are_map import are_map, draw
-from stepladder.analysis.backtest import backtest, backtests
-from stepladder.analysis.backtest_rules import CANDIDATES, REFERENCE, Rules
-from stepladder.analysis.figures import svg
+from stepladder.analysis.decide.backtest.backtest import backtest, backtests
+from stepladder.analysis.decide.backtest.error_map import are_map
+from stepladder.analysis.decide.backtest.rules import CANDIDATES, REFERENCE, Rules
+from stepladder.analysis.figures.error_map import draw
+from stepladder.analysis.figures.style import svg
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LEAST_SQUARES = Rules(cut=1e10)  # the authors' objective, weights and cut, at its best optimum

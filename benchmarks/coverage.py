@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit import fit
-from stepladder.analysis.interval import prediction_interval
-from stepladder.analysis.law import Law, halton
+from stepladder.analysis.fit.fit import fit
+from stepladder.analysis.fit.interval import prediction_interval
 from stepladder.analysis.laws import LAWS
-from stepladder.configs.errors import UserError
+from stepladder.analysis.laws.law import Law, halton
+from stepladder.configs.core.errors import UserError
 
 LEVEL, LEAST, MOST = 0.9, 0.85, 0.95
 # of centred inputs

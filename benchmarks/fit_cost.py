@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from stepladder.analysis.figures import svg
+from stepladder.analysis.figures.style import svg
 
 HERE = Path(__file__).resolve().parent
 

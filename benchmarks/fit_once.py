@@ -39,7 +39,7 @@ def main() -> None:
 
     import pandas as pd
 
-    from stepladder.analysis.fit import fit
+    from stepladder.analysis.fit.fit import fit
 
     frame = pd.read_csv(args.points)
     options = {"objective": "huber_log"} | ({"starts": args.starts} if args.starts else {})
@@ -55,7 +55,7 @@ def main() -> None:
         "refits": [],
     }
     if args.resamples:
-        from stepladder.analysis.bootstrap import bootstrap
+        from stepladder.analysis.fit.bootstrap import bootstrap
 
         for count in args.resamples:
             refits, seconds = timed(bootstrap, found, resamples=count, seed=0)

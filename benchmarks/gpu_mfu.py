@@ -9,9 +9,9 @@ through the program and loop of `run`.
     python benchmarks/gpu_mfu.py --tiny --json
 
 MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16
-peak of train/devices.py; on CPU over what a float32 GEMM reaches. The same steps run twice, once
-with a checkpoint after each third of them: what the loop takes longer is what the saves cost (it
-stands still for the copy, and shares the machine with the writing), and --every seconds between
+peak of train/hardware/chips.py; on CPU over what a float32 GEMM reaches. The same steps run twice,
+once with a checkpoint after each third of them: what the loop takes longer is what the saves cost
+(it stands still for the copy, and shares the machine with the writing), and --every seconds between
 them make it a share of wall time.
 """
 
@@ -26,17 +26,19 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from stepladder.configs import base, schema
-from stepladder.configs.rungs import rung
-from stepladder.configs.spec import RunSpec
+from stepladder.configs import base
+from stepladder.configs.core import record
+from stepladder.configs.core.build import rung
+from stepladder.configs.core.spec import RunSpec
 from stepladder.model.gradient import loss_and_gradient
-from stepladder.train import compiled, devices, topology
-from stepladder.train import machine as machines
-from stepladder.train.data.store import Store
-from stepladder.train.machine import Machine
-from stepladder.train.program import program, traced
-from stepladder.train.run import run
-from stepladder.train.stores import stores
+from stepladder.train.data.read.corpora import stores
+from stepladder.train.data.read.store import Store
+from stepladder.train.hardware import chips, topology
+from stepladder.train.hardware import machine as machines
+from stepladder.train.hardware.machine import Machine
+from stepladder.train.ladder import executables
+from stepladder.train.loop.run import run
+from stepladder.train.step.program import program, traced
 
 CASES = ("100m:64:0:auto", "1b:32:0:auto")
 WINDOWS = 3
@@ -102,9 +104,9 @@ def timed(spec: RunSpec, store: Store, machine: Machine) -> list[dict]:
     """Run it; the timing rows of its record."""
     with tempfile.TemporaryDirectory() as folder:
         run(spec, Path(folder), store, machine)
-        parts = sorted((Path(folder) / schema.RUNS / spec.run_id / schema.METRICS).glob("*.jsonl"))
+        parts = sorted((Path(folder) / record.RUNS / spec.run_id / record.METRICS).glob("*.jsonl"))
         rows = [row for part in parts for row in map(json.loads, part.read_text().splitlines())]
-    return [row for row in rows if row["kind"] == schema.TIMING]
+    return [row for row in rows if row["kind"] == record.TIMING]
 
 
 def measure(
@@ -114,18 +116,18 @@ def measure(
     of = functools.partial(spec_of, size, int(batch), seq_len, tokenizer)
     machine = Machine(accumulation=int(micro), remat=remat, tensorboard=False, temporary_every=1e9)
     plain, saving = of(WINDOWS * window, 0), of(WINDOWS * window, window)
-    (plan,) = compiled.compile_all([plain], machine)
+    (plan,) = executables.compile_all([plain], machine)
     store = next(iter(stores([plain], workdir, show=False).values()))
     timed(of(10, 0), store, machine)  # compiles, and warms up
-    (row,) = (row for row in timed(plain, store, machine) if row["phase"] == schema.WINDOW)
+    (row,) = (row for row in timed(plain, store, machine) if row["phase"] == record.WINDOW)
     spent = sum(
         row["seconds"]
         for row in timed(saving, store, machine)
-        if row["phase"] in (schema.WINDOW, "checkpoint")
+        if row["phase"] in (record.WINDOW, "checkpoint")
     )
     cost = (spent - row["seconds"]) / (WINDOWS - 1)
     step = row["seconds"] / row["steps"]
-    found = devices.device(program(plain, machine).mesh.devices.flat)
+    found = chips.device(program(plain, machine).mesh.devices.flat)
     return {
         "case": case,
         "seq_len": seq_len,
@@ -142,7 +144,7 @@ def measure(
         "host_wait": row["wait"] / row["seconds"],
         "parts": parts_of(plain, machine, step),
         "roofline": plan.roofline.terms if plan.roofline else None,
-        "peak_flops": found.flops if found else devices.gemm_rate(),
+        "peak_flops": found.flops if found else chips.gemm_rate(),
         "compile_seconds": plan.seconds,
         "save_seconds": cost,
         "save_overhead": cost / every,

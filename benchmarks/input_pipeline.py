@@ -7,10 +7,10 @@ import json
 import tempfile
 import time
 
-from stepladder.configs.spec import CorpusSpec
-from stepladder.train.data.batches import BatchSource, batches
-from stepladder.train.data.prepare import prepare
-from stepladder.train.data.store import Store
+from stepladder.configs.core.spec import CorpusSpec
+from stepladder.train.data.prepare.prepare import prepare
+from stepladder.train.data.read.batches import BatchSource, batches
+from stepladder.train.data.read.store import Store
 
 SHAPES = ((8, 128), (32, 128), (32, 256), (128, 128), (32, 1024))
 SECONDS = 2.0

@@ -168,7 +168,7 @@ def figure(cells: list[Cell]):
     """P[order correct] against the learning rate, a shade a width."""
     from matplotlib.figure import Figure
 
-    from stepladder.analysis.figures import GRID, INK, size_colours
+    from stepladder.analysis.figures.style import GRID, INK, size_colours
 
     drawn = Figure(figsize=(8, 4.4), layout="constrained")
     axes = drawn.add_subplot()

@@ -24,12 +24,17 @@ import colpret_methods
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit import fit, prepare
-from stepladder.analysis.recommend import recommend
-from stepladder.analysis.recommend_candidates import CHINCHILLA, TARGET, Candidate, Design
-from stepladder.analysis.recommend_simulate import Truth, linear_errors, simulated_errors, truth_of
-from stepladder.analysis.solve import solve
-from stepladder.configs.errors import UserError
+from stepladder.analysis.decide.recommend.candidates import CHINCHILLA, TARGET, Candidate, Design
+from stepladder.analysis.decide.recommend.recommend import recommend
+from stepladder.analysis.decide.recommend.simulate import (
+    Truth,
+    linear_errors,
+    simulated_errors,
+    truth_of,
+)
+from stepladder.analysis.fit.fit import fit, prepare
+from stepladder.analysis.fit.solve import solve
+from stepladder.configs.core.errors import UserError
 
 CUT = 1e10  # tokens: the authors' early cut
 FAR = 4.0  # a stand-in farther than this factor in N or D makes another ladder of it

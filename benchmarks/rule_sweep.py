@@ -1,4 +1,5 @@
-"""The constants of configs/rule.py from our own sweep: `python benchmarks/rule_sweep.py [WORKDIR
+"""The constants of configs/core/hyperparameters.py from our own sweep: `python
+benchmarks/rule_sweep.py [WORKDIR
 ...] [--json]`.
 
 With workdirs of configs/sweep.py it rewrites benchmarks/rule_sweep.csv (one line a run) first;
@@ -13,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import least_squares
 
-from stepladder.analysis.load import load
-from stepladder.configs import rule
+from stepladder.analysis.records.load import load
+from stepladder.configs.core import hyperparameters
 
 TABLE = Path(__file__).parent / "rule_sweep.csv"
 SEQ_LEN = 128
@@ -78,9 +79,9 @@ def fit_rate(main: pd.DataFrame, near: float = 0.06) -> dict:
     design = np.column_stack(
         [
             np.ones(len(x)),
-            np.log(used["N"] / rule.N0),
-            np.log(used["D"] / rule.D0),
-            np.log(used["batch_size"] * SEQ_LEN / rule.BATCH),
+            np.log(used["N"] / hyperparameters.N0),
+            np.log(used["D"] / hyperparameters.D0),
+            np.log(used["batch_size"] * SEQ_LEN / hyperparameters.BATCH),
         ]
     )
 
@@ -88,7 +89,10 @@ def fit_rate(main: pd.DataFrame, near: float = 0.06) -> dict:
         return p[5 + cell] + p[4] ** 2 * (x - design @ p[:4]) ** 2 - y
 
     start = np.concatenate(
-        [[np.log(rule.RATE), 0, 0, 0, 0.1], np.log(used.groupby("cell")["loss"].min().to_numpy())]
+        [
+            [np.log(hyperparameters.RATE), 0, 0, 0, 0.1],
+            np.log(used.groupby("cell")["loss"].min().to_numpy()),
+        ]
     )
     found = least_squares(residual, start)
     freedom = len(x) - len(start)

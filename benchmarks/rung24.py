@@ -7,7 +7,7 @@ stepladder run --config=benchmarks/rung24.py:25k --workdir=W
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
-from stepladder.configs.rungs import rung
+from stepladder.configs.core.build import rung
 
 RATES = (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3, 5.6e-3, 8e-3, 1.1e-2)
 SEEDS = (0, 1, 2)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.configs.spec import ModelSpec
+from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import rope
-from stepladder.model.attention import Visible
+from stepladder.model.attention.attend import Visible
 from stepladder.model.init import Init
-from stepladder.model.layers import Layer
+from stepladder.model.layer import Layer
 from stepladder.model.loss import cross_entropy, next_token_loss
 
 

@@ -26,10 +26,10 @@ import optax
 import step_breakdown
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from stepladder.configs.counting import count
-from stepladder.configs.sizes import shape
-from stepladder.configs.spec import ModelSpec
-from stepladder.model import layout
+from stepladder.configs.core.counting import count
+from stepladder.configs.core.sizes import shape
+from stepladder.configs.core.spec import ModelSpec
+from stepladder.model import execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.model.transformer import init
 
@@ -103,12 +103,12 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
     from torch_step import TorchProcess  # optional dependency
 
     spec, cores = shape(size, vocab_size=257), args.threads
-    best = layout.DEFAULTS["cpu"].layers
-    chunk = layout.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
+    best = execution.DEFAULTS["cpu"].layers
+    chunk = execution.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
     jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, chunk)}
     if args.layouts:
         other = "scan" if best == "unroll" else "unroll"
-        whole = layout.chunk(spec, batch, seq_len, "cpu")
+        whole = execution.chunk(spec, batch, seq_len, "cpu")
         jax_steps |= {
             f"jax {other}": JaxStep(spec, batch, seq_len, cores, other, chunk),
             "jax whole batch": JaxStep(spec, batch, seq_len, cores, best, 0),
@@ -190,7 +190,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--sizes", nargs="+", default=["25k", "200k", "1m"], help="names of configs/sizes.py"
+        "--sizes", nargs="+", default=["25k", "200k", "1m"], help="names of configs/core/sizes.py"
     )
     parser.add_argument("--batch", nargs="+", type=int, default=[32])
     parser.add_argument("--seq", nargs="+", type=int, default=[128, 256])

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from stepladder.configs.spec import ModelSpec
+from stepladder.configs.core.spec import ModelSpec
 
 
 class Layer(nn.Module):

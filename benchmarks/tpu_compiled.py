@@ -20,14 +20,14 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from stepladder.train import topology
+from stepladder.train.hardware import topology
 
 topology.hush()
 
+from stepladder.configs.core.load import Loaded, load  # noqa: E402
 from stepladder.configs.ladders.chinchilla import TOPOLOGIES  # noqa: E402
-from stepladder.configs.load import Loaded, load  # noqa: E402
-from stepladder.train import compiled  # noqa: E402
-from stepladder.train.machine import Machine  # noqa: E402
+from stepladder.train.hardware.machine import Machine  # noqa: E402
+from stepladder.train.ladder import executables  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".json")
@@ -50,8 +50,8 @@ def opened(name: str) -> tuple[Loaded, Machine]:
 def measure(name: str) -> list[dict]:
     """One row an executable."""
     rows, (loaded, machine) = [], opened(name)
-    for found in compiled.compile_all(loaded.specs, machine):
-        print(compiled.row(found), flush=True)
+    for found in executables.compile_all(loaded.specs, machine):
+        print(executables.row(found), flush=True)
         body = found.to_json()
         sent = sum(c["bytes"] for c in found.collectives)
         rows.append(

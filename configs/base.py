@@ -7,7 +7,7 @@ Other configs start from `get_config()` and change what they study.
 
 from ml_collections import ConfigDict
 
-from stepladder.configs.rungs import rung
+from stepladder.configs.core.build import rung
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -21,7 +21,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data_seed = 0  # of the order of examples
 
     c.model = ConfigDict()
-    c.model.size = "25k"  # a name in configs/sizes.py
+    c.model.size = "25k"  # a name in configs/core/sizes.py
     c.model.activation = "swiglu"  # swiglu | gelu
     c.model.tied = True  # unembedding shares the embedding
     c.model.kv_ratio = 1  # query heads a key/value head
@@ -61,7 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.validation_fraction = (
         0.06  # of the bytes of a domain, whole documents (code: whole packages)
     )
-    c.data.filters = ()  # names in train/data/filters.py, applied in order
+    c.data.filters = ()  # names in train/data/prepare/filters.py, applied in order
     c.data.dedup = "minhash"  # none | exact | minhash, across the splits
     c.data.seed = 0  # of the split and of the cap's sample
     c.data.seq_len = 128
@@ -73,7 +73,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.name = "adamw"
     # independent: a rate per step, times the schedule | coupled: times the learning rate
     c.optimizer.weight_decay_mode = "independent"
-    c.optimizer.learning_rate = 0.0  # 0: from the rule in configs/rule.py
+    c.optimizer.learning_rate = 0.0  # 0: from the rule in configs/core/hyperparameters.py
     c.optimizer.learning_rate_factor = (
         1.0  # multiplies the rule's value: what a learning-rate sweep varies
     )
@@ -104,17 +104,18 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine = ConfigDict()
     c.machine.store = ""  # folder of token stores; empty: WORKDIR/data
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
-    c.machine.layers = "auto"  # auto (measured table in model/layout.py) | scan | unroll
-    # auto (train/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data takes
-    # what is left
+    c.machine.layers = "auto"  # auto (measured table in model/execution.py) | scan | unroll
+    # auto (train/hardware/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data
+    # takes what is left
     c.machine.mesh = "auto"
     c.machine.attention = (
-        "auto"  # auto (by backend and shape, model/layout.py) | xla | cudnn | splash
+        "auto"  # auto (by backend and shape, model/execution.py) | xla | cudnn | splash
     )
-    # auto (what fits: train/micro.py) | none | dots | full: what the backward pass computes again
+    # auto (what fits: train/hardware/micro_batch.py) | none | dots | full: what the backward pass
+    # computes again
     c.machine.remat = "auto"
     c.machine.accumulation = (
-        0  # micro-batches a step; 0: what fits cache or memory (train/micro.py)
+        0  # micro-batches a step; 0: what fits cache or memory (train/hardware/micro_batch.py)
     )
     c.machine.temporary_every = (
         300.0  # seconds between temporary checkpoints, of which the last is kept

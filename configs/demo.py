@@ -16,7 +16,8 @@ compute, 2x the parameters and 2x the tokens of every proxy, and the same schedu
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
-from stepladder.configs.rungs import rung, with_cooldowns
+from stepladder.configs.core.branches import with_cooldowns
+from stepladder.configs.core.build import rung
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of
 # tokens of a learning-rate curve)

@@ -2,9 +2,9 @@
 dimensions that curation has.
 
 A recipe is weights over domains, and filters and a deduplication for all of them; with either, it
-trains on variants of its domains (train/data/variants.py). Filtered recipes take CORE in equal
-parts, so `uniform` is what each differs from by its filter alone; those of deduplication share a
-pool with many copies. Which recipes are bad on purpose is the dimension `control`.
+trains on variants of its domains (train/data/prepare/variants.py). Filtered recipes take CORE in
+equal parts, so `uniform` is what each differs from by its filter alone; those of deduplication
+share a pool with many copies. Which recipes are bad on purpose is the dimension `control`.
 """
 
 import warnings
@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
-from stepladder.configs.errors import UserError, nearest
+from stepladder.configs.core.errors import UserError, nearest
 
 DIMENSIONS = ("mixture", "source", "quality", "deduplication", "control")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`weights` over domains sum to 1; `filters` (train/data/filters.py, quality.py) and `dedup`
-    ("" is the corpus') make variants.
+    """`weights` over domains sum to 1; `filters` (train/data/prepare/filters.py, quality.py) and
+    `dedup` ("" is the corpus') make variants.
     """
 
     dimension: str

@@ -1,5 +1,5 @@
-"""The sweep behind configs/rule.py: learning rate, batch, weight decay and warm-up at three sizes
-and two horizons.
+"""The sweep behind configs/core/hyperparameters.py: learning rate, batch, weight decay and warm-up
+at three sizes and two horizons.
 
     # learning rate x batch x D: RATE, RATE_N, RATE_D, BATCH, BATCH_D
     stepladder run --config=configs/sweep.py:rate --workdir=sweep/rate
@@ -16,7 +16,7 @@ The result is committed as benchmarks/rule_sweep.csv.
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
-from stepladder.configs.rungs import rung
+from stepladder.configs.core.build import rung
 
 SIZES = ("6k", "25k", "84k")
 

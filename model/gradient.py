@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from stepladder.model import parallel
 from stepladder.model.loss import next_token_loss, token_nll
+from stepladder.model.parallel import collectives, rules
 from stepladder.model.shape import Shape
 
 FLAT = 2**22  # numbers; gradients up to this size meet in one collective
@@ -57,25 +57,25 @@ def loss_and_gradient(
     `logits`.
 
     chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see
-    layout.chunk). mesh: with one, parameters and batch lie on it as model/parallel.py says, and so
-    do the gradients. Raises ValueError when a size does not divide.
+    layout.chunk). mesh: with one, parameters and batch lie on it as model/parallel/collectives.py
+    says, and so do the gradients. Raises ValueError when a size does not divide.
     """
     z_loss = jnp.asarray(z_loss, jnp.float32)
     if mesh is None or mesh.size == 1:
         return _chunked(cfg, params, tokens_BT, z_loss, chunk, how)
-    places = parallel.specs(params)
+    places = rules.specs(params)
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
         parts = _chunked(
-            cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": parallel.Parallel.on(mesh)}
+            cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": collectives.Parallel.on(mesh)}
         )
         return _meet(*parts, places, mesh)
 
     whole = PartitionSpec()
-    split = parallel.split(
+    split = collectives.split(
         local,
         mesh,
-        (places, parallel.spec(parallel.ACTIVATIONS["tokens_BT"]), whole),
+        (places, rules.spec(rules.ACTIVATIONS["tokens_BT"]), whole),
         (whole, places),
     )
     return split(params, tokens_BT, z_loss)
@@ -92,20 +92,20 @@ def window_losses(
         return token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
 
     def local(params: dict, tokens_BT: jax.Array) -> jax.Array:
-        nll_B = token_nll(cfg, params, tokens_BT, shared=parallel.Parallel.on(mesh), **how).mean(
+        nll_B = token_nll(cfg, params, tokens_BT, shared=collectives.Parallel.on(mesh), **how).mean(
             axis=-1
         )
         return jax.lax.pmean(nll_B, "tensor") if mesh.shape["tensor"] > 1 else nll_B
 
-    batch = parallel.spec(("batch",))
-    return parallel.split(local, mesh, (parallel.specs(params), batch), batch)(params, tokens_BT)
+    batch = rules.spec(("batch",))
+    return collectives.split(local, mesh, (rules.specs(params), batch), batch)(params, tokens_BT)
 
 
 def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
     """Means over all devices that share a batch, from each one's part: sums over the axes along
     which a gradient is not cut.
     """
-    sharing = tuple(axis for axis in parallel.AXES[1:] if mesh.shape[axis] > 1)
+    sharing = tuple(axis for axis in rules.AXES[1:] if mesh.shape[axis] > 1)
     leaves, tree = jax.tree.flatten((aux, grads))
     cut = [()] * len(aux) + [
         jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_spec)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.parallel import ALONE, Parallel
+from stepladder.model.parallel.collectives import ALONE, Parallel
 from stepladder.model.shape import Shape
 from stepladder.model.transformer import capped, factors, product
 

@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.model import layers as stack
-from stepladder.model import parametrization, rope
-from stepladder.model.attention import Visible
-from stepladder.model.attention_mask import documents
+from stepladder.model import layer, parametrization, rope
+from stepladder.model.attention.attend import Visible
+from stepladder.model.attention.mask import documents
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
-from stepladder.model.parallel import ALONE, Parallel
+from stepladder.model.parallel.collectives import ALONE, Parallel
 from stepladder.model.shape import Shape
 
 
@@ -28,7 +27,7 @@ class Transformer(nnx.Module):
         init = Init(cfg, key)
         self.cfg, self.logit_scale = cfg, parametrization.logits(cfg)
         self.embed = init("embed", (cfg.vocab_size, cfg.d_model))
-        self.layers = stack.Layer(cfg, init)
+        self.layers = layer.Layer(cfg, init)
         self.final_norm = init("final_norm", (cfg.d_model,))
         if not cfg.tied:
             self.unembed = init("unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
@@ -57,7 +56,7 @@ class Transformer(nnx.Module):
         x_BLD = self.embedded(tokens_BL, shared)
         angles_BLK = rope.angles(positions_BL, self.cfg.head_dim, self.cfg.rope_theta)
         visible = self.visible(tokens_BL, mask_BLM)
-        return stack.run(
+        return layer.run(
             self.layers,
             x_BLD,
             angles_BLK,
@@ -154,7 +153,7 @@ def factors(
     `attention.IMPLEMENTATIONS`.
     positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a
     query may look, on top of causality. shared: how the devices of a mesh share the work, when this
-    runs on local pieces of the parameters (model/parallel.py).
+    runs on local pieces of the parameters (model/parallel/collectives.py).
     """
     model = nnx.merge(graphdef(cfg), params)
     how = dict(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import published
+from tests.support import published_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladder"))
@@ -21,7 +21,7 @@ def pytest_configure(config):
     """
     import jax
 
-    from stepladder.train import machine, topology
+    from stepladder.train.hardware import machine, topology
 
     topology.hush()
     machine.start(machine.Machine(devices=8))
@@ -52,20 +52,20 @@ def pytest_sessionfinish(session):
     worker has its own).
     """
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["published"] = [astuple(row) for row in published.ROWS]
+        session.config.workeroutput["published"] = [astuple(row) for row in published_rows.ROWS]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node, error):
     for row in getattr(node, "workeroutput", {}).get("published", []):
-        published.record_row(*row)
+        published_rows.record_row(*row)
 
 
 def pytest_terminal_summary(terminalreporter):
-    if published.ROWS:
+    if published_rows.ROWS:
         terminalreporter.section("ours against published")
         terminalreporter.write_line(
-            published.text(sorted(published.ROWS, key=lambda row: row.table))
+            published_rows.text(sorted(published_rows.ROWS, key=lambda row: row.table))
         )
 
 

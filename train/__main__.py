@@ -2,6 +2,6 @@
 
 import sys
 
-from stepladder.train.cli import main
+from stepladder.train.cli.parser import main
 
 sys.exit(main())

@@ -1,6 +1,6 @@
 """From loss to what users see: accuracy, error."""
 
-from stepladder.analysis.law import Input, Law, Parameter, exp
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 
 _SHARE = (0.2, 1.2), (1e-3, 20.0)
 

@@ -1,6 +1,6 @@
 """Loss as a function of parameters N, tokens D, unique tokens U and compute C."""
 
-from stepladder.analysis.law import Input, Law, Parameter, exp, log
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp, log
 
 LEVEL = Parameter("E", (0.2, 0.95), (1e-3, 2.0))
 N, D = Input("N", distinct=3, falls=True), Input("D", distinct=3, falls=True, unit="tokens")

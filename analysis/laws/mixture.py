@@ -1,6 +1,6 @@
 """Loss as a function of the weights h1..hk of k domains, which sum to 1; one law for every k."""
 
-from stepladder.analysis.law import Input, Law, Parameter, exp, log
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp, log
 from stepladder.analysis.laws.loss import LEVEL, D, N, _chinchilla_units, coefficient, exponent
 
 DOMAINS = range(2, 9)

@@ -2,7 +2,7 @@
 pretraining.
 """
 
-from stepladder.analysis.law import Input, Law, Parameter, exp
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent
 
 ushape = Law(

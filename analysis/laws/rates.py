@@ -2,7 +2,7 @@
 the scale.
 """
 
-from stepladder.analysis.law import Input, Law, Parameter, exp
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 
 _LEVEL = (0.3, 3.0), (1e-9, 1e9)
 _EXPONENT = (-1.0, 1.0), (-6.0, 6.0)

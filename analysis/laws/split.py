@@ -7,7 +7,7 @@ H6 is `shukor_additive_k` (mixture.py) on weights averaged over both stages.
 
 from dataclasses import replace
 
-from stepladder.analysis.law import Input, Law, Parameter, exp
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 from stepladder.analysis.laws.loss import LEVEL, N, coefficient, exponent
 
 TOKENS = Input("D", distinct=3, kind="linear", unit="tokens", falls=True)

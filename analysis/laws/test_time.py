@@ -1,6 +1,6 @@
 """Loss and accuracy with k samples a question (T^2, arXiv 2604.01411)."""
 
-from stepladder.analysis.law import Input, Law, Parameter, exp
+from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 from stepladder.analysis.laws.loss import D, N, _chinchilla_units, chinchilla, coefficient, exponent
 
 t2_loss = Law(

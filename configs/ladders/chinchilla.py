@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from stepladder.configs import base, counting, durations, rule
-from stepladder.configs.rungs import model_spec, rung, with_cooldowns
+from stepladder.configs import base
+from stepladder.configs.core import counting, durations, hyperparameters
+from stepladder.configs.core.branches import with_cooldowns
+from stepladder.configs.core.build import model_spec, rung
 
 
 class Ladder(NamedTuple):
@@ -143,7 +145,7 @@ def _rung(
     if c.data.tokenizer != "bytes":
         counts = counting.count(model_spec(c), c.data.seq_len)
         tokens = durations.steps(c.run.duration, tokens_per_step=1, params=counts.params_total)
-        c.run.batch_size, c.optimizer.learning_rate = rule.step_law(
+        c.run.batch_size, c.optimizer.learning_rate = hyperparameters.step_law(
             counts.params_non_embedding, tokens, c.data.seq_len, batch
         )
     return rung(c, **tags)

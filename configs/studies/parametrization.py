@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from stepladder.configs import base, sizes
-from stepladder.configs.rungs import rung
+from stepladder.configs import base
+from stepladder.configs.core import sizes
+from stepladder.configs.core.build import rung
 
 
 @dataclass(frozen=True)

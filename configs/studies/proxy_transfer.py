@@ -31,7 +31,7 @@ At 20 tokens a parameter and 8 sequences a step only 25k knows more than pairs o
 a step (2 would leave no smaller batch for the arms) make the smallest size beat its bigram by 0.15
 at 50 tokens a parameter, and 14k by more than 0.2 at 30. The grid goes up to where the loss rises
 again and 2.5 decades down from there (means of two seeds, `uniform`; the standard rate is what
-configs/rule.py recommends, rounded to the grid):
+configs/core/hyperparameters.py recommends, rounded to the grid):
 
     learning rate            3e-5   1e-4   3e-4   1e-3   3e-3   1e-2   3e-2   1e-1
     6k at 50, batch 4        5.23   4.50   3.55   3.09   2.83   2.65   2.70   2.63
@@ -46,8 +46,9 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from stepladder.configs import base, recipes, web_recipes
-from stepladder.configs.probe import Alignment, Ngrams, Probe
-from stepladder.configs.rungs import rung, with_checkpoints
+from stepladder.configs.core.branches import with_checkpoints
+from stepladder.configs.core.build import rung
+from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
 
 STUDY = "proxy_transfer"
 # of training, where the reference recipe is probed; and at the end of its warm-up

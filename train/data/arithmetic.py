@@ -8,7 +8,7 @@ domain whose loss has a known floor.
 import random
 from collections.abc import Callable, Iterator
 
-from stepladder.train.data.documents import Document
+from stepladder.train.data.prepare.documents import Document
 
 GROUPS = 200
 _ITEMS = 24  # a document

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.train.data.mixture import check_weights
-from stepladder.train.data.store import Store
+from stepladder.train.data.read.mixture import check_weights
+from stepladder.train.data.read.store import Store
 
 HELD_OUT = 0.05  # of a domain's training tokens
 # counted of a domain, from its start: enough for pairs, and a bound for corpora of any size

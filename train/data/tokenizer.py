@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from stepladder.configs.errors import UserError, nearest
+from stepladder.configs.core.errors import UserError, nearest
 
 FILE = "tokenizer.json"
 END = "<|endofdocument|>"

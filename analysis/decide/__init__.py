@@ -1,0 +1,1 @@
+"""Decisions from fits: allocation, isoFLOP optima, envelopes."""

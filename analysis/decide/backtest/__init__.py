@@ -1,0 +1,1 @@
+"""Back-tests: what a forecast would have said of runs that exist."""

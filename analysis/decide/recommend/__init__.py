@@ -1,0 +1,1 @@
+"""Which ladder to train for a target and a wanted error."""

@@ -1,0 +1,95 @@
+"""Every figure of a fitted object by name: `plot(fit, "contours")` draws it, `stepladder fit
+--figures` writes all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stepladder.analysis.decide.backtest.error_map import AreMap
+from stepladder.analysis.decide.isoflop import Isoflop
+from stepladder.analysis.figures.error_map import draw
+from stepladder.analysis.figures.fit import (
+    contours,
+    extrapolation,
+    no_line,
+    no_plane,
+    no_points,
+    residuals,
+)
+from stepladder.analysis.figures.isoflop import isoflop
+from stepladder.analysis.figures.spread import ellipses, no_pair, profile
+from stepladder.analysis.figures.style import styled
+from stepladder.analysis.fit.bootstrap import Bootstrap
+from stepladder.analysis.fit.fit import Fit
+from stepladder.analysis.fit.interval import Profile
+from stepladder.configs.core.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def error_map(found: AreMap, title: str = "") -> Figure:
+    """The back-test errors as a map (are_map.draw), entitled by its family and target."""
+    family = f"{found.family}: " if found.family else ""
+    return draw(found, title or f"{family}error of the forecast of {found.target}, %")
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of objects of one type; `lacks` says what an object lacks for it, or nothing."""
+
+    draw: Callable[..., Any]
+    of: type
+    lacks: Callable[[Any], str] = lambda thing: ""
+
+
+PLOTS = {
+    "residuals": Plot(residuals, Fit, no_points),
+    "contours": Plot(contours, Fit, no_plane),
+    "extrapolation": Plot(extrapolation, Fit, no_line),
+    "ellipses": Plot(ellipses, Bootstrap, no_pair),
+    "isoflop": Plot(isoflop, Isoflop),
+    "profile": Plot(profile, Profile),
+    "map": Plot(error_map, AreMap),
+}
+
+
+def plot(found: Any, kind: str = "", **options: Any) -> Figure:
+    """The figure `kind` of a fit, bootstrap, profile interval, isoFLOP or error map; by default the
+    first in PLOTS of its type.
+
+    Raises UserError for a kind that is not one of the type of `found`.
+    """
+    known = [name for name, entry in PLOTS.items() if isinstance(found, entry.of)]
+    kind = kind or next(iter(known), kind)
+    if kind not in known:
+        raise UserError(
+            f"kind={kind!r}: no plot of a {type(found).__name__}; {nearest(kind, known)}"
+        )
+    return PLOTS[kind].draw(found, **options)
+
+
+def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path]:
+    """Every plot of the fit, and of the bootstrap where there is one, that its law allows, as
+    FOLDER/<name>.svg.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    things, options = {Fit: fit, Bootstrap: bootstrap}, {"extrapolation": {"bootstrap": bootstrap}}
+    paths = []
+    for name, entry in PLOTS.items():
+        thing = things.get(entry.of)
+        if thing is None or entry.lacks(thing):
+            continue
+        paths.append(folder / f"{name}.svg")
+        _write(entry.draw(thing, **options.get(name, {})), paths[-1])
+    return paths
+
+
+@styled
+def _write(figure: Figure, path: Path) -> None:
+    figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,128 @@
+"""The style of every figure: one colour for the target, one scale from light to dark for sizes, and
+axes to draw on.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stepladder.analysis.tables.numbers import human
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TARGET, INK, MUTED, GRID = "#c8384f", "#1f2933", "#7b8794", "#e4e7eb"
+_SMALL, _LARGE = "#8cc7d8", "#0b3c5d"
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "stepladder",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": True,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 0.85,
+    "legend.fontsize": 9,
+    "lines.solid_capstyle": "round",
+}
+
+
+def styled(draw):
+    """Draw under the report's style: matplotlib reads it when an artist is made."""
+
+    @functools.wraps(draw)
+    def styled(*args, **kwargs):
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@styled
+def svg(figure: Figure, label: str) -> str:
+    """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its
+    accessible name.
+    """
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    return f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}'
+
+
+def size_colours(ns: list[float]) -> dict[float, str]:
+    """From light (smallest N) to dark (largest N), by rank."""
+    from matplotlib.colors import LinearSegmentedColormap, to_hex
+
+    ranked = sorted(set(ns))
+    scale = LinearSegmentedColormap.from_list("sizes", [_SMALL, "#328cc1", _LARGE])
+    return {n: to_hex(scale(i / max(1, len(ranked) - 1))) for i, n in enumerate(ranked)}
+
+
+def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
+    """Logarithmic axes with ticks a person reads (20k, 1M), few enough not to touch."""
+    from matplotlib.ticker import (
+        FuncFormatter,
+        LogLocator,
+        MaxNLocator,
+        NullFormatter,
+        ScalarFormatter,
+    )
+
+    def ticks(axis, low: float, high: float) -> None:
+        decades = np.log10(high / low)
+        if decades < 0.7:
+            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_formatter(
+                ScalarFormatter() if high < 1e3 else FuncFormatter(lambda v, _: human(v))
+            )
+        else:
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+            axis.set_major_formatter(
+                FuncFormatter(
+                    lambda v, _: human(v) if v >= 0.01 else f"{v:.0e}".replace("e-0", "e-")
+                )
+            )
+        axis.set_minor_formatter(NullFormatter())
+
+    axes.set_xscale("log")
+    ticks(axes.xaxis, *axes.get_xlim())
+    if y:
+        axes.set_yscale("log")
+        ticks(axes.yaxis, *axes.get_ylim())
+    axes.set_xlabel(x)
+    axes.set_ylabel(y_label)

@@ -1,0 +1,1 @@
+"""Fits of a law to points, and how sure they are."""

@@ -1,0 +1,1 @@
+"""What every report is made of: parts of a page, files, JSON."""

@@ -1,0 +1,1 @@
+"""The coordinate check: do activations change alike at every width or depth?"""

@@ -1,0 +1,217 @@
+"""Reads a coordinate check (train/probes/coordinates.py): does what ten steps change in each
+activation grow with width or depth, or stay flat?
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis.figures.style import INK, MUTED, TARGET, styled
+from stepladder.configs.core import record
+from stepladder.configs.core.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2:
+# half of that separates the two.
+FLAT = 0.25
+_NEEDED = ("axis", "learning_rate", "base_width", "base_depth", "rows")
+_DRAWN = {
+    "standard": (TARGET, "o", "-"),
+    "mup": ("#328cc1", "s", "-"),
+    "completep": ("#2f855a", "^", "--"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One coordinate check along `axis` ("width" or "depth").
+
+    rows: parametrization, width, depth, seed, step, name, role, size and change (mean |activation|
+    and mean |its change since step 0|), loss in nats a token. slopes: a row an activation,
+    parametrisation and step: `slope` of log change, `size_slope` of log size against log of the
+    axis, means over seeds; `se` of `slope` from the scatter about the line (NaN for two sizes).
+    """
+
+    axis: str
+    learning_rate: float
+    base: dict[str, int]
+    rows: pd.DataFrame
+    slopes: pd.DataFrame
+
+    @property
+    def last(self) -> pd.DataFrame:
+        """The slopes after the last step."""
+        return self.slopes[self.slopes["step"] == self.slopes["step"].max()]
+
+    def verdict(self) -> dict[str, str]:
+        """Per parametrisation: "flat", or which activation is not and by how much."""
+        said = {}
+        for name, rows in self.last.groupby("parametrization", sort=False):
+            worst = rows.loc[rows["slope"].abs().idxmax()]
+            flat = abs(worst["slope"]) <= FLAT
+            said[name] = (
+                f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of "
+                f"{worst['name']})"
+            )
+        return said
+
+    def __str__(self) -> str:
+        sizes = ", ".join(map(str, sorted(self.rows[self.axis].unique())))
+        steps = sorted({1, int(self.slopes["step"].max())})
+        lines = [
+            (
+                f"slope of log mean |change| against log {self.axis} ({sizes}), learning rate "
+                f"{self.learning_rate:g}"
+            )
+        ]
+        lines.append(
+            f"{'':14}{'':11}"
+            + "".join(f"{f'step {s}':>9}" for s in steps)
+            + f"{'+-':>7}{'size':>9}"
+        )
+        table = self.slopes.set_index(["parametrization", "name", "step"])
+        for name, activation in dict.fromkeys(
+            zip(self.slopes["parametrization"], self.slopes["name"])
+        ):
+            at = [table.loc[name, activation, s] for s in steps]
+            se = "" if np.isnan(at[-1]["se"]) else f"{at[-1]['se']:.2f}"
+            lines.append(
+                f"{name:14}{activation:11}"
+                + "".join(f"{row['slope']:+9.2f}" for row in at)
+                + f"{se:>7}{at[-1]['size_slope']:+9.2f}"
+            )
+        return "\n".join(
+            [*lines, *(f"{name}: {verdict}" for name, verdict in self.verdict().items())]
+        )
+
+
+def read(workdir: str | Path, axis: str = "width") -> Check:
+    """The check that `stepladder coordinates` left in `workdir`.
+
+    Raises UserError when there is none, or when it is not one.
+    """
+    path = Path(workdir) / record.STUDIES / f"coordinates-{axis}.json"
+    if not path.is_file():
+        raise UserError(
+            f"workdir={workdir}: holds no {path.name}; run `stepladder coordinates --{axis}s=... "
+            f"--workdir={workdir}` first"
+        )
+    try:
+        body = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"workdir={workdir}: {path.name} is not JSON ({error}); run `stepladder coordinates` "
+            "again"
+        ) from error
+    missing = [name for name in _NEEDED if name not in body]
+    if missing:
+        raise UserError(
+            f"workdir={workdir}: {path.name} lacks {', '.join(missing)}; run `stepladder "
+            "coordinates` again"
+        )
+    rows = pd.DataFrame(body["rows"]).astype({"size": float, "change": float, "loss": float})
+    base = {"width": body["base_width"], "depth": body["base_depth"]}
+    return Check(body["axis"], body["learning_rate"], base, rows, slopes(rows, body["axis"]))
+
+
+def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0
+    (columns: see Check).
+    """
+    mean = (
+        rows[rows["step"] > 0]
+        .groupby(["parametrization", "name", "step", axis], sort=False)[["size", "change"]]
+        .mean()
+        .reset_index()
+    )
+    out = []
+    for (name, activation, step), group in mean.groupby(
+        ["parametrization", "name", "step"], sort=False
+    ):
+        x = np.log(group[axis].to_numpy(float))
+        (slope, se), (size_slope, _) = (
+            _line(x, np.log(group[column].to_numpy())) for column in ("change", "size")
+        )
+        out.append(
+            {
+                "parametrization": name,
+                "name": activation,
+                "step": step,
+                "slope": slope,
+                "se": se,
+                "size_slope": size_slope,
+            }
+        )
+    return pd.DataFrame(out)
+
+
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """(slope, its standard error) of a least-squares line; inf where an activation overflowed."""
+    if not np.isfinite(y).all():
+        return np.inf, np.nan
+    x = x - x.mean()
+    slope = float(x @ y / (x @ x))
+    left = y - y.mean() - slope * x
+    return slope, float(np.sqrt(left @ left / (len(x) - 2) / (x @ x))) if len(x) > 2 else np.nan
+
+
+@styled
+def draw(check: Check) -> Figure:
+    """A panel an activation: its mean |change| after the last step against the axis, a line a
+    parametrisation.
+    """
+    from matplotlib.figure import Figure
+
+    rows = check.rows[check.rows["step"] == check.rows["step"].max()]
+    names = list(dict.fromkeys(rows["name"]))
+    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
+    grid = figure.subplots(2, -(-len(names) // 2), sharex=True).ravel()
+    for axes, activation in zip(grid, names):
+        shown = rows[rows["name"] == activation]
+        for name, group in shown.groupby("parametrization", sort=False):
+            line = group.groupby(check.axis)["change"].mean()
+            colour, marker, style = _DRAWN.get(name, (MUTED, "o", "-"))
+            axes.plot(
+                line.index,
+                line.to_numpy(),
+                color=colour,
+                marker=marker,
+                ls=style,
+                ms=4,
+                mec="white",
+                mew=0.5,
+                label=name,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(
+            sorted(rows[check.axis].unique()), [str(v) for v in sorted(rows[check.axis].unique())]
+        )
+        axes.minorticks_off()
+        axes.set_title(activation, color=INK)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    grid[len(names) - 1].legend(loc="best")
+    figure.supxlabel(check.axis)
+    figure.supylabel(f"mean |change| after {rows['step'].max()} steps")
+    return figure
+
+
+def write(check: Check, workdir: str | Path) -> Path:
+    """Draw the check next to its numbers; returns the figure's path."""
+    from stepladder.analysis.figures.style import svg
+    from stepladder.configs.core.files import write_atomic
+
+    path = Path(workdir) / record.STUDIES / f"coordinates-{check.axis}.svg"
+    write_atomic(
+        path, svg(draw(check), f"change of activations against {check.axis}") + "\n", sync=False
+    )
+    return path

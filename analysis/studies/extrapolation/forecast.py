@@ -1,0 +1,281 @@
+"""Forecast a target's final loss from finished proxies: point, interval, back-test, baselines, and
+what is identified.
+
+What the interval contains. `level` of the simulated worlds of analysis/fit/simulate.py: the error
+of the fitted parameters at the target, plus the noise of the target's own run, both with the noise
+level itself
+unknown (Student-like tails). Not in it: a law of the wrong shape. For that there is a floor: the
+interval is never narrower than the error the same procedure makes when the largest proxy size is
+hidden and forecast from the others, times the target's distance beyond the proxies over that size's
+distance beyond the rest (in log N, which is what hiding a size hides; at least 1). A floor is no
+probability statement; `interval["binding"]` says which of the two was wider.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis.decide.allocate import CLOSED, span
+from stepladder.analysis.fit import simulate
+from stepladder.analysis.fit.fit import Fit, Prepared, describe, prepare
+from stepladder.analysis.fit.solve import solve
+from stepladder.analysis.records.final_points import final_points
+from stepladder.analysis.records.load import EXCLUDED, Runs
+from stepladder.analysis.report.jsonable import plain
+from stepladder.analysis.studies.extrapolation.baselines import baselines
+from stepladder.analysis.studies.extrapolation.identify import identified
+from stepladder.configs.core.errors import UserError
+
+DELTA = 1e-3
+COLUMNS = ("run_id", "root", "size", "role", "step", "N", "D", "C", "loss", "loss_se", "seed")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Losses in nats per token; `interval` says what the interval is made of (standard deviations
+    and floor in log loss).
+    """
+
+    target: dict[str, float]
+    prediction: float
+    low: float
+    high: float
+    level: float
+    interval: dict
+    fit: Fit
+    # interval of each parameter at `level`, from the simulated ladders
+    parameters: dict[str, tuple[float, float]]
+    identified: tuple[str, ...]
+    baselines: tuple[dict, ...]
+    backtest: tuple[dict, ...]  # one entry a hidden size, the largest first
+    points: tuple[dict, ...]
+    excluded: tuple[dict, ...]
+    n: str
+    seed: int
+    # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
+    allocation: dict
+    # prediction and interval of the parameters along D at the target's N, for the figure
+    band: dict[str, list]
+
+    def to_dict(self) -> dict:
+        """JSON-able: NaN and infinity become None."""
+        return plain(dataclasses.asdict(self) | {"fit": self.fit.to_dict()})
+
+    def __str__(self) -> str:
+        t = ", ".join(f"{k} = {v:.4g}" for k, v in self.target.items())
+        lines = [
+            (
+                f"forecast at {t}: {self.prediction:.4f} [{self.low:.4f}, {self.high:.4f}] nats "
+                f"per token ({self.level:.0%})"
+            ),
+            str(self.fit),
+        ]
+        lines += [f"  {b['name']:<22} {b['prediction']:.4f}" for b in self.baselines]
+        lines += [f"  hidden size {b['size']}: error {b['are']:.2%}" for b in self.backtest]
+        return "\n".join(lines + [f"  {sentence}" for sentence in self.identified])
+
+
+def forecast(
+    runs: Runs | pd.DataFrame,
+    target: dict[str, float],
+    seed: int = 0,
+    level: float = 0.9,
+    *,
+    objective: str = "squared_log",
+    resamples: int = 512,
+    domain: str = "all",
+) -> Forecast:
+    """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the
+    proxies.
+
+    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally
+    root, size, seed). The fit is least squares in log loss: about 20 final losses with small, even
+    noise, where Huber at 1e-3 would act as least absolute deviations and waste them.
+    Raises UserError when the points cannot identify the law.
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    for name in ("N", "D", "C"):
+        if not target.get(name, 0) > 0:
+            raise UserError(
+                f"target.{name}={target.get(name)}: must be a positive number; give N, D and C"
+            )
+    points, excluded = _points(runs, domain)
+    p = prepare(points, "chinchilla")
+    if len(points) <= len(p.law.parameters):
+        raise UserError(
+            f"points={len(points)}: as many as parameters, so the noise is unknown; add at least "
+            "one more finished run"
+        )
+    fit, backtest = _fit_and_backtest(p, points, objective)
+    rng = np.random.default_rng(seed)
+    draws = simulate.simulate(p, fit, points["root"].to_numpy(str), resamples=resamples, rng=rng)
+    if len(draws.theta) < resamples / 2:
+        raise UserError(
+            f"resamples={resamples}: {draws.dropped} refits have no finite objective, so there is "
+            "no interval; add proxies of other sizes"
+        )
+    errors, moved = simulate.errors_at(p, fit, draws, target, rng)
+    prediction = float(fit.predict(N=target["N"], D=target["D"]))
+    tail = (1 - level) / 2
+    below, above = np.quantile(errors, [tail, 1 - tail])
+    floor = _floor(points, target, backtest)
+    interval = {
+        "parameter_sd": float(np.std(moved)),
+        "noise_sd": float(np.sqrt(np.mean(draws.sd**2))),
+        "shared_noise": float(draws.rho.mean()),
+        "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))],
+        "floor": floor,
+        "binding": "back-test floor"
+        if floor is not None and (floor > above or floor > -below)
+        else "simulated ladders",
+        "resamples": len(draws.theta),
+        "dropped": draws.dropped,
+        "unfinished": draws.unfinished,
+        "clusters": int(points["root"].nunique()),
+        "freedom": fit.points - fit.rank,
+    }
+    below, above = min(below, -(floor or 0)), max(above, floor or 0)
+    natural = pd.DataFrame(p.natural(draws.theta))
+    spans = {
+        k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
+        for k in natural
+    }
+    return Forecast(
+        target={k: float(v) for k, v in target.items()},
+        prediction=prediction,
+        low=float(prediction * np.exp(below)),
+        high=float(prediction * np.exp(above)),
+        level=level,
+        interval=interval,
+        fit=fit,
+        parameters=spans,
+        identified=identified(fit, natural, spans, points, target, moved),
+        baselines=tuple(baselines(points, target)),
+        backtest=tuple(backtest),
+        points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")),
+        excluded=tuple(excluded.to_dict("records")),
+        n=runs.n if isinstance(runs, Runs) else "N as given",
+        seed=seed,
+        allocation=_allocation(fit, natural, target, level),
+        band=_band(p, fit, draws, points, target, tail),
+    )
+
+
+def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if isinstance(runs, Runs):
+        used, excluded = final_points(runs, domain=domain)
+        return used, pd.concat(
+            [t for t in (runs.excluded, excluded) if len(t)] or [excluded], ignore_index=True
+        )
+    for name in ("N", "D", "C", "loss"):
+        if name not in runs:
+            raise UserError(
+                f"column {name!r}: missing from the points; a forecast needs N, D, C and loss"
+            )
+    table = runs.reset_index(drop=True).copy()
+    if "root" not in table:
+        table["root"] = [f"point {i}" for i in range(len(table))]
+    if "size" not in table:
+        table["size"] = [f"{n:.3g}" for n in table["N"]]
+    return table, pd.DataFrame(columns=list(EXCLUDED))
+
+
+def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tuple[Fit, list[dict]]:
+    """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of
+    them are one program.
+    """
+    hidden = [
+        n
+        for n in sorted(points["N"].unique(), reverse=True)
+        if _identifies(points[points["N"] != n], p)
+    ]
+    masks = [p.w] + [p.w * (points["N"] != n).to_numpy(float) for n in hidden]
+    starts = [p.law.starts(p.x, p.y, w) for w in masks]
+    owner = np.repeat(np.arange(len(masks)), [len(s) for s in starts])
+    found = solve(p.law, objective, DELTA, p.x, p.y, np.array(masks)[owner], np.concatenate(starts))
+    best = [
+        int(np.flatnonzero(owner == k)[np.argmin(found.value[owner == k])])
+        for k in range(len(masks))
+    ]
+    mine = owner == 0
+    fit = describe(
+        p,
+        found.theta[best[0]],
+        objective,
+        DELTA,
+        found=(found.theta[mine], found.value[mine], found.converged[mine]),
+    )
+    rows = []
+    for k, n in enumerate(hidden, 1):
+        out = (points["N"] == n).to_numpy()
+        predicted = p.law.function(np, found.theta[best[k]], p.x)[out] * p.scale
+        truth = points["loss"].to_numpy()[out]
+        rest = points[~out]
+        rows.append(
+            {
+                "size": str(points["size"][out].iloc[0]),
+                "N": float(n),
+                "largest": bool(n == points["N"].max()),
+                "points": int(out.sum()),
+                "D": [float(d) for d in points["D"][out]],
+                "truth": [float(v) for v in truth],
+                "prediction": [float(v) for v in predicted],
+                "are": float(np.mean(np.abs(truth - predicted) / truth)),
+                "bias": float(np.mean(np.log(truth / predicted))),
+                "beyond": float(np.log(n / rest["N"].max())),
+                "converged": bool(found.converged[best[k]]),
+            }
+        )
+    return fit, rows
+
+
+def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
+    enough = all(
+        len(np.unique(np.round(np.log(rest[a.name]), 6))) >= a.distinct for a in p.law.axes
+    )
+    return enough and len(rest) >= len(p.law.parameters)
+
+
+def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict]) -> float | None:
+    """Half width in log loss; None when the largest size could not be hidden (fewer than four
+    sizes).
+    """
+    largest = next((b for b in backtest if b["largest"]), None)
+    if largest is None:
+        return None
+    beyond = max(0.0, float(np.log(target["N"] / points["N"].max())))
+    return abs(largest["bias"]) * max(
+        1.0, beyond / largest["beyond"] if largest["beyond"] > 0 else 1.0
+    )
+
+
+def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float) -> dict:
+    budget = 6 * target["N"] * target["D"]
+    names = ("N", "D", "loss", "a")
+    spans = span(dict(zip(names, CLOSED[fit.law](natural, budget))), level)
+    values = dict(zip(names, CLOSED[fit.law](fit.params, budget)))
+    return {"C": budget} | {k: (float(values[k]), *spans[k]) for k in names}
+
+
+def _band(
+    p: Prepared,
+    fit: Fit,
+    draws: simulate.Resamples,
+    points: pd.DataFrame,
+    target: dict[str, float],
+    tail: float,
+) -> dict[str, list]:
+    tokens = np.geomspace(points["D"].min() / 1.3, max(target["D"], points["D"].max()) * 1.3, 40)
+    x = np.stack([np.full(40, np.log(target["N"]) - p.centre[0]), np.log(tokens) - p.centre[1]], 1)
+    many = np.array([p.law.function(np, t, x) for t in draws.theta]) * p.scale
+    low, high = np.quantile(many, [tail, 1 - tail], axis=0)
+    middle = fit.predict(N=target["N"], D=tokens)
+    return {
+        "D": tokens.tolist(),
+        "prediction": middle.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }

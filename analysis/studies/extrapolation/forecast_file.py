@@ -1,0 +1,122 @@
+"""forecast.json: what was forecast for a target, written before the target's step 0 and never
+again.
+"""
+
+import datetime
+import json
+from pathlib import Path
+
+from stepladder.analysis.records.load import Runs, load
+from stepladder.analysis.studies.extrapolation.forecast import forecast
+from stepladder.configs.core import record
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import write_atomic
+
+
+def read_forecasts(workdir: str | Path) -> list[dict]:
+    """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none.
+
+    Raises UserError when it cannot be read.
+    """
+    return _read(workdir)["forecasts"]
+
+
+def read_refusals(workdir: str | Path) -> list[dict]:
+    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc,
+    reason}.
+    """
+    return _read(workdir)["refused"]
+
+
+def refuse_forecast(
+    workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str
+) -> dict:
+    """Write down, once and before the target's step 0, why its proxies support no forecast."""
+    body = _read(workdir)
+    for entry in body["refused"]:
+        if entry["target_spec_hash"] == target_spec_hash:
+            return entry
+    entry = {
+        "target_spec_hash": target_spec_hash,
+        "target_run_id": target_run_id,
+        "written_utc": _now(),
+        "reason": reason,
+    }
+    _write(Path(workdir) / record.FORECAST, body | {"refused": [*body["refused"], entry]})
+    return entry
+
+
+def _read(workdir: str | Path) -> dict[str, list[dict]]:
+    path = Path(workdir) / record.FORECAST
+    if not path.exists():
+        return {"forecasts": [], "refused": []}
+    try:
+        body = json.loads(path.read_text())
+        return {"forecasts": list(body["forecasts"]), "refused": list(body.get("refused", []))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"forecast={path}: unreadable ({error}); move it away, it is never overwritten"
+        ) from error
+
+
+def write_forecast(
+    workdir: str | Path,
+    target_spec_hash: str,
+    target_run_id: str,
+    target: dict[str, float],
+    *,
+    seed: int = 0,
+    level: float = 0.9,
+    n: str = "params_total",
+) -> dict:
+    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one
+    already there is returned as it is.
+
+    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises
+    UserError when the target has metrics already (it would be no forecast), or when the proxies
+    identify no law.
+    """
+    workdir = Path(workdir)
+    body = _read(workdir)
+    entries = body["forecasts"]
+    for entry in entries:
+        if entry["target_spec_hash"] == target_spec_hash:
+            return entry
+    runs = load(workdir, n=n)
+    begun = sum(
+        int((table["run_id"] == target_run_id).sum()) for table in (runs.points, runs.train)
+    )
+    if begun:
+        raise UserError(
+            f"target={target_run_id}: has {begun} metric rows already; a forecast is written "
+            "before step 0, use a new target"
+        )
+    made = forecast(runs, target, seed=seed, level=level)
+    entry = {
+        "target_spec_hash": target_spec_hash,
+        "target_run_id": target_run_id,
+        "written_utc": _now(),
+        **made.to_dict(),
+        "domains": {
+            d: _domain(runs, target, seed, level, d)
+            for d in sorted(set(runs.points["domain"]) - {"all"})
+        },
+    }
+    _write(workdir / record.FORECAST, body | {"forecasts": [*entries, entry]})
+    return entry
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domain: str) -> dict:
+    try:
+        made = forecast(runs, target, seed=seed, level=level, domain=domain)
+    except UserError as error:
+        return {"reason": str(error)}
+    return {"prediction": made.prediction, "low": made.low, "high": made.high}
+
+
+def _write(path: Path, body: dict) -> None:
+    write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")

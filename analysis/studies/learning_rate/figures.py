@@ -1,0 +1,318 @@
+"""Figures of the learning-rate study: curves with their optima, the drift, the cost of a wrong
+rate, where runs break, the law in N and D.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stepladder.analysis.figures.style import (
+    INK,
+    MUTED,
+    TARGET,
+    log_axes,
+    single_axes,
+    size_colours,
+    styled,
+)
+from stepladder.analysis.studies.learning_rate.curves import Curve
+from stepladder.analysis.studies.learning_rate.divergence import Boundary, BoundaryLaw, kind_of
+from stepladder.analysis.studies.learning_rate.drift import Drift, at
+from stepladder.analysis.studies.learning_rate.rule import Rule
+from stepladder.analysis.studies.learning_rate.sensitivity import Sensitivity
+from stepladder.analysis.tables.numbers import human
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KINDS = ("#0b3c5d", "#e0803a", "#1b7f5c", "#7b5ea7", "#9aa5b1", "#c8384f")
+_MARKS = "osD^vP"
+_PANELS, _CURVES = 6, 8
+_TOP = 2.0  # of the largest rise at the lower end of a curve: what lies above is cut off
+
+
+@styled
+def curves(found: list[Curve]) -> Figure:
+    """Final loss above each curve's lowest against learning rate, a panel a recipe and
+    parametrisation, a colour a size; optima in red.
+
+    Of more than eight curves in a panel the largest and smallest sizes and durations are drawn,
+    evenly spaced; a cross is a rate where a run diverged.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(map(kind_of, found)))[:_PANELS]
+    wide = min(2, len(kinds))
+    tall = -(-len(kinds) // wide)
+    figure = Figure(figsize=(8.6 if wide > 1 else 7.4, 3.7 * tall), layout="constrained")
+    grid = figure.subplots(tall, wide, squeeze=False)
+    colours = size_colours([c.N for c in found])
+    for panel, kind in zip(grid.flat, kinds):
+        mine = sorted(
+            (c for c in found if kind_of(c) == kind and c.rates), key=lambda c: (c.N, c.D)
+        )
+        shown = (
+            [
+                mine[i]
+                for i in np.unique(
+                    np.linspace(0, len(mine) - 1, min(len(mine), _CURVES)).round().astype(int)
+                )
+            ]
+            if mine
+            else []
+        )
+        styles = dict(zip(sorted({c.D for c in shown}), ("-", "--", ":", "-.") * 4))
+        top = (
+            _TOP * max([min(c.losses[0], c.losses[-1]) - min(c.losses) for c in shown] or [0.0])
+            or 1.0
+        )
+        for c in shown:
+            above = np.array(c.losses) - min(c.losses)
+            panel.plot(
+                c.rates,
+                above,
+                marker="o",
+                ms=4,
+                color=colours[c.N],
+                ls=styles[c.D],
+                lw=1.2,
+                mec="white",
+                mew=0.6,
+                label=f"{c.size}, D = {human(c.D)}",
+            )
+            for rate, *_ in c.diverged:
+                panel.plot(rate, top * 0.96, "x", ms=6, color=colours[c.N])
+            if c.optimum is not None:
+                bottom = c.loss_at_optimum - min(c.losses)
+                if c.low is not None:
+                    panel.plot(
+                        [c.low, c.high],
+                        [bottom, bottom],
+                        color=TARGET,
+                        lw=3,
+                        alpha=0.45,
+                        solid_capstyle="butt",
+                    )
+                panel.plot(c.optimum, bottom, "v", ms=6, mfc=TARGET, mec="white", mew=0.7, zorder=4)
+        panel.set_ylim(-0.04 * top, top)
+        log_axes(
+            panel,
+            "peak learning rate",
+            "final loss above the lowest, nats per token" if panel in grid[:, 0] else "",
+        )
+        more = f", {len(shown)} of {len(mine)} curves" if len(shown) < len(mine) else ""
+        panel.set_title(f"{kind or 'Loss against learning rate'}{more}")
+        panel.legend(loc="upper center", fontsize=8)
+    for panel in grid.flat[len(kinds) :]:
+        panel.set_visible(False)
+    return figure
+
+
+@styled
+def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
+    """lr* with its interval against the axis of the drifts, and the line of each parametrisation
+    and recipe.
+    """
+    figure, axes = single_axes(7.4, 4.2)
+    for k, d in enumerate(drifts):
+        colour, mark = _KINDS[k % len(_KINDS)], _MARKS[k % len(_MARKS)]
+        mine = [c for c in found if c.optimum is not None and _same(c, d)]
+        middle = {held: np.mean(np.log([at(c, held) for c in mine])) for held in d.held}
+        for c in mine:
+            low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+            place = at(c, d.axis)
+            # At the mean of what the regression holds, as the line is.
+            moved = float(
+                np.exp(sum(d.held_slope * (middle[held] - np.log(at(c, held))) for held in d.held))
+            )
+            axes.errorbar(
+                place,
+                c.optimum * moved,
+                yerr=[[(c.optimum - low) * moved], [(high - c.optimum) * moved]],
+                fmt=mark,
+                ms=5.5,
+                color=colour,
+                mec="white",
+                mew=0.7,
+                capsize=2.5,
+                lw=1.2,
+            )
+        x = np.geomspace(*d.span, 40)
+        centre = (
+            np.mean(np.log([at(c, d.axis) for c in mine])),
+            np.mean(np.log([c.optimum for c in mine])),
+        )
+
+        def line(s):
+            return np.exp(centre[1] + s * (np.log(x) - centre[0]))  # noqa: B023
+
+        name = " ".join(w for w in (d.parametrization, d.recipe) if w)
+        factor, low, high = d.factor
+        axes.plot(
+            x,
+            line(d.slope[0]),
+            color=colour,
+            lw=1.4,
+            label=f"{name + ': ' if name else ''}factor {factor:.2g} ({low:.2g} to {high:.2g})",
+        )
+        axes.fill_between(x, line(d.slope[1]), line(d.slope[2]), color=colour, alpha=0.12, lw=0)
+    log_axes(
+        axes,
+        {"N": "N, parameters", "D": "D, tokens"}.get(drifts[0].axis, drifts[0].axis),
+        "best learning rate",
+        y=True,
+    )
+    held = f", at the mean {' and '.join(drifts[0].held)}" if drifts[0].held else ""
+    axes.set_title(f"Drift of the best learning rate with {drifts[0].axis}{held}")
+    axes.legend(loc="best")
+    return figure
+
+
+@styled
+def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
+    """Loss lost on average over the rates tried, against N, a colour a recipe and
+    parametrisation.
+    """
+    figure, axes = single_axes(7.4, 3.8)
+    kinds = list(dict.fromkeys(kind_of(c) for c, _ in pairs))
+    for k, kind in enumerate(kinds):
+        mine = [(c, s) for c, s in pairs if kind_of(c) == kind and s.value is not None]
+        if not mine:
+            continue
+        value = np.array([s.value for _, s in mine])
+        reach = np.array(
+            [[s.value - s.low, s.high - s.value] if s.low is not None else [0, 0] for _, s in mine]
+        ).T
+        axes.errorbar(
+            [c.N * (1 + 0.03 * (k - (len(kinds) - 1) / 2)) for c, _ in mine],
+            value,
+            yerr=np.maximum(reach, 0),
+            fmt=_MARKS[k % len(_MARKS)],
+            ms=6,
+            color=_KINDS[k % len(_KINDS)],
+            mec="white",
+            capsize=3,
+            lw=1.2,
+            label=kind or None,
+        )
+    log_axes(axes, "N, parameters", "sensitivity, nats per token")
+    axes.set_ylim(bottom=0)
+    axes.set_title("What a wrong learning rate costs, on average over the rates tried")
+    if any(kinds):
+        axes.legend(loc="best")
+    return figure
+
+
+@styled
+def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
+    """The bracket of every setting between the largest surviving and the smallest diverging rate,
+    against N; the law where there is one.
+    """
+    figure, axes = single_axes(7.4, 3.8)
+    kinds = list(dict.fromkeys(map(kind_of, found)))
+    for k, kind in enumerate(kinds):
+        colour, named = _KINDS[k % len(_KINDS)], False
+        for b in (b for b in found if kind_of(b) == kind):
+            x = b.N * (1 + 0.03 * (k - (len(kinds) - 1) / 2))
+            if b.survives is not None and b.diverges is not None:
+                axes.plot(
+                    [x, x],
+                    [b.survives, b.diverges],
+                    color=colour,
+                    lw=5,
+                    alpha=0.35,
+                    solid_capstyle="butt",
+                    label=None if named or not kind else kind,
+                )
+                named = True
+            if b.survives is not None:
+                axes.plot(
+                    x,
+                    b.survives,
+                    "o" if b.diverges is not None else "^",
+                    ms=5,
+                    color=colour,
+                    mec="white",
+                    mew=0.6,
+                )
+            if b.diverges is not None:
+                axes.plot(x, b.diverges, "x", ms=6, color=TARGET)
+    if law is not None:
+        n = np.geomspace(min(b.N for b in found), max(b.N for b in found), 40)
+        label = f"N^{law.a[0]:.2f} ({law.a[1]:.2f} to {law.a[2]:.2f})"
+        axes.plot(n, [law.at(v) for v in n], color=INK, lw=1.3, ls="--", label=label)
+    log_axes(axes, "N, parameters", "learning rate", y=True)
+    axes.set_title("Where runs diverge: survives (dot, triangle: at all rates), diverges (cross)")
+    if law is not None or any(kinds):
+        axes.legend(loc="best")
+    return figure
+
+
+@styled
+def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figure:
+    """Left: lines of equal lr* of the rule over N and D, with the optima.
+
+    Right: optima with intervals against the rule (and `published`).
+    """
+    from matplotlib.figure import Figure
+
+    good = [c for c in found if c.optimum is not None]
+    figure = Figure(figsize=(8.6, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    n = np.geomspace(min(c.N for c in good) / 1.3, max(c.N for c in good) * 1.3, 60)
+    d = np.geomspace(min(c.D for c in good) / 1.3, max(c.D for c in good) * 1.3, 60)
+    height = np.log10(rule.c) + rule.a * np.log10(n)[None] + rule.b * np.log10(d)[:, None]
+    drawn = left.contour(n, d, height, levels=8, colors=[MUTED], linewidths=0.9, linestyles="-")
+    left.clabel(
+        drawn, fmt=lambda v: f"{10**v:.1e}".replace("e-0", "e-"), fontsize=8, colors=[MUTED]
+    )
+    colours = size_colours([c.N for c in good])
+    left.scatter(
+        [c.N for c in good],
+        [c.D for c in good],
+        c=[colours[c.N] for c in good],
+        s=40,
+        edgecolor="white",
+        linewidth=0.8,
+        zorder=3,
+    )
+    log_axes(left, "N, parameters", "D, tokens", y=True)
+    left.set_title(f"lr* = {rule.c:.3g} N^{rule.a:.2f} D^{rule.b:.2f}")
+    for c in good:
+        low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+        right.errorbar(
+            rule.at(c.N, c.D),
+            c.optimum,
+            yerr=[[c.optimum - low], [high - c.optimum]],
+            fmt="o",
+            ms=5.5,
+            color=colours[c.N],
+            mec="white",
+            mew=0.7,
+            capsize=2.5,
+            lw=1.2,
+        )
+        if published is not None:
+            right.plot(
+                rule.at(c.N, c.D),
+                published.at(c.N, c.D),
+                "_",
+                ms=9,
+                mew=1.6,
+                color=TARGET,
+                zorder=4,
+            )
+    ends = np.array([min(c.optimum for c in good) / 1.3, max(c.optimum for c in good) * 1.3])
+    right.plot(ends, ends, color=INK, lw=1)
+    log_axes(right, "best learning rate by the rule", "best learning rate found", y=True)
+    right.set_title("Optima found" + ("; red: published rule" if published is not None else ""))
+    return figure
+
+
+def _same(curve: Curve, drift: Drift) -> bool:
+    return (
+        str(curve.settings.get("parametrization", "")),
+        str(curve.settings.get("recipe", "")),
+    ) == (drift.parametrization, drift.recipe)

@@ -1,0 +1,233 @@
+"""Figures of the rankings: rho, accuracy and regret against the learning rate, the n-gram baseline
+as a line, the standard rate as a mark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stepladder.analysis.figures.style import (
+    INK,
+    MUTED,
+    TARGET,
+    log_axes,
+    single_axes,
+    size_colours,
+    styled,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from stepladder.analysis.studies.proxy_transfer.study import Result
+
+_TITLES = {
+    "rho": ("rank correlation with the tuned target", "Spearman's rho"),
+    "accuracy": ("pairs ordered as by the tuned target", "decision accuracy"),
+}
+
+
+@styled
+def ranking(result: Result, what: str = "rho", domain: str = "mean") -> Figure:
+    """rho or accuracy (what) against the learning rate, a line a proxy with its band; dashes: the
+    n-gram rankings.
+
+    Hollow: a guard rejects the point, for the runs did not train or the spread of the recipes is
+    noise.
+    """
+    figure, axes = single_axes(8.6, 4.4)
+    rows = [r for r in result.agreement if r["against"] == "tuned target" and r["domain"] == domain]
+    guards = [r | {"domain": domain, "passes": r["trained"]} for r in result.trained] + result.snr
+    rejected = {
+        (r["size"], r["learning_rate"])
+        for r in guards
+        if (r["role"], r["domain"]) == ("proxy", domain) and r["passes"] is False
+    }
+    colours = size_colours([r["N"] for r in result.rates])
+    for proxy in result.rates:
+        mine = [r for r in rows if r["size"] == proxy["size"]]
+        x, y = (np.array([r[k] for r in mine], float) for k in ("learning_rate", what))
+        colour = colours[proxy["N"]]
+        axes.fill_between(
+            x,
+            [r[f"{what}_low"] for r in mine],
+            [r[f"{what}_high"] for r in mine],
+            color=colour,
+            alpha=0.14,
+            lw=0,
+        )
+        axes.plot(x, y, color=colour, lw=1.6, label=f"proxy {proxy['size']}")
+        for rate, value in zip(x, y):
+            hollow = (proxy["size"], rate) in rejected
+            axes.plot(
+                rate, value, "o", ms=6, mfc="white" if hollow else colour, mec=colour, mew=1.3
+            )
+        if np.isfinite(proxy["eta_std"]):
+            axes.axvline(proxy["eta_std"], color=colour, lw=1, ls=":")
+            axes.annotate(
+                "standard",
+                (proxy["eta_std"], 0.01),
+                xycoords=("data", "axes fraction"),
+                fontsize=8,
+                color=colour,
+                rotation=90,
+                ha="right",
+            )
+    for null, style in (("bigram", "--"), ("unigram", "-.")):
+        found = next((r for r in result.nulls if r["null"] == null and r["domain"] == domain), None)
+        if found and np.isfinite(found[what]):
+            axes.axhline(
+                found[what],
+                color=TARGET,
+                lw=1.1,
+                ls=style,
+                label=f"{null} counts, {found[what]:.2f}",
+            )
+    axes.axhline(0.5 if what == "accuracy" else 0, color=MUTED, lw=1)
+    title, label = _TITLES[what]
+    log_axes(axes, "proxy's peak learning rate", label)
+    axes.set_title(
+        f"{title.capitalize()}, {domain} domain"
+        + ("; hollow: not trained, or noise" if rejected else "")
+    )
+    axes.legend(loc="best")
+    return figure
+
+
+@styled
+def domains(result: Result, size: str) -> Figure:
+    """Rho of one proxy against the learning rate, a line a domain, the mean in ink."""
+    figure, axes = single_axes(8.6, 4.0)
+    rows = [r for r in result.agreement if r["against"] == "tuned target" and r["size"] == size]
+    from matplotlib import colormaps
+
+    names = [d for d in result.domains if d != "mean"]
+    colours = dict(zip(names, colormaps["tab20"](np.linspace(0, 0.95, max(1, len(names))))))
+    for name in (*names, "mean"):
+        mine = [r for r in rows if r["domain"] == name]
+        axes.plot(
+            [r["learning_rate"] for r in mine],
+            [r["rho"] for r in mine],
+            color=colours.get(name, INK),
+            lw=2.2 if name == "mean" else 1.1,
+            label=name,
+        )
+    log_axes(axes, "proxy's peak learning rate", "Spearman's rho")
+    axes.set_title(f"Rank correlation by validation domain, proxy {size}")
+    axes.legend(loc="best", ncols=2, fontsize=8)
+    return figure
+
+
+@styled
+def regret(result: Result, reading: str = "best") -> Figure:
+    """Regret@k against the learning rate, a panel a proxy, a shade a k; the band is that of k =
+    1.
+    """
+    from matplotlib.figure import Figure
+
+    sizes = [r["size"] for r in result.rates]
+    figure = Figure(figsize=(max(5.0, 4.3 * len(sizes)), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
+    ks = sorted({r["k"] for r in result.regret})
+    colours = size_colours([float(k) for k in ks])
+    for axes, size in zip(panels, sizes):
+        for k in ks:
+            mine = [
+                r for r in result.regret if (r["size"], r["k"], r["reading"]) == (size, k, reading)
+            ]
+            x = [r["learning_rate"] for r in mine]
+            # Light is many kept, dark is one: the choice that hurts most stands out.
+            colour = colours[float(ks[-1] + ks[0] - k)] if ks[-1] + ks[0] - k in ks else MUTED
+            axes.plot(
+                x,
+                _finite([r["regret"] for r in mine]),
+                "o-",
+                ms=4,
+                color=colour,
+                lw=1.3,
+                label=f"k = {k}",
+            )
+            if k == 1:
+                axes.fill_between(
+                    x,
+                    _finite([r["regret_low"] for r in mine]),
+                    _finite([r["regret_high"] for r in mine]),
+                    color=colour,
+                    alpha=0.12,
+                    lw=0,
+                )
+        log_axes(
+            axes,
+            "proxy's peak learning rate",
+            "regret@k, nats per token" if size == sizes[0] else "",
+        )
+        axes.set_title(f"proxy {size}")
+    panels[0].legend(loc="best")
+    return figure
+
+
+@styled
+def slopes(result: Result) -> Figure:
+    """Ranks of the recipes by each proxy at its standard and its tiny rate, and by the tuned
+    target: crossing lines are wrong decisions.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    truth = result.ground_truth.loss[:, 0]
+    shown = [p for p in result.rates if np.isfinite(p["eta_std"])]
+    figure = Figure(
+        figsize=(max(5.0, 4.3 * max(1, len(shown))), 0.26 * len(truth) + 1.8), layout="constrained"
+    )
+    panels = figure.subplots(1, max(1, len(shown)), squeeze=False)[0]
+    order = np.argsort(np.where(np.isnan(truth), np.inf, truth))
+    colours = {
+        int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)
+    }
+    for axes, proxy in zip(panels, shown):
+        grid = next(
+            g
+            for g in result.grids
+            if g.size == proxy["size"] and g.role == "proxy" and g.arm == "main"
+        )
+        columns = [
+            ("standard", grid.mean()[0, :, grid.at(proxy["eta_std"])]),
+            ("tuned target", truth),
+        ]
+        if proxy["eta_tiny"]:
+            columns.append(("tiny", grid.mean()[0, :, grid.at(proxy["eta_tiny"])]))
+        places = np.array([_places(values) for _, values in columns])
+        for r in range(len(truth)):
+            axes.plot(range(len(columns)), places[:, r], "o-", color=colours[r], lw=1.4, ms=4)
+            axes.annotate(
+                result.recipes[r],
+                (1, places[1, r]),
+                xytext=(4, 3),
+                textcoords="offset points",
+                fontsize=7,
+                color=INK,
+            )
+        axes.set_xticks(range(len(columns)), [name for name, _ in columns])
+        axes.invert_yaxis()
+        axes.set_ylabel("rank, 1 is best")
+        axes.set_title(f"proxy {proxy['size']}")
+        axes.grid(False)
+    return figure
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Rank from 1, ties by their place in the table; NaN where there is no loss."""
+    order = (
+        np.argsort(
+            np.argsort(np.where(np.isnan(values), np.inf, values), kind="stable"), kind="stable"
+        )
+        + 1.0
+    )
+    return np.where(np.isnan(values), np.nan, order)
+
+
+def _finite(values: list[float]) -> np.ndarray:
+    array = np.array(values, float)
+    return np.where(np.isfinite(array), array, np.nan)

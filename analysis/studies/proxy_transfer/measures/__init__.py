@@ -1,0 +1,3 @@
+"""What the proxy-transfer study measures: agreement of rankings, flips, alignment, and their
+intervals.
+"""

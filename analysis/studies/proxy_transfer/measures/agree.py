@@ -1,0 +1,299 @@
+"""A2 to A5: how a proxy's ranking at one learning rate agrees with the tuned target, with the tuned
+proxy and with the target at that rate.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from stepladder.analysis.studies.proxy_transfer.measures.draws import (
+    Draws,
+    Estimate,
+    difference,
+    estimate,
+    fisher,
+)
+from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
+from stepladder.analysis.studies.proxy_transfer.measures.rank import (
+    accuracy_of,
+    decision_accuracy,
+    regret_at_k,
+    row_sums,
+    signs,
+    spearman,
+    spearman_of,
+)
+from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned, least
+from stepladder.analysis.studies.proxy_transfer.tidy import MEAN
+
+KS = (1, 2, 3, 4, 5)
+# What the ranking at one rate is compared with: A4 (and A5), A2, A3.
+TUNED_TARGET, TUNED_PROXY, SAME_RATE = "tuned target", "tuned proxy", "target at the same rate"
+AVERAGE = "average over domains"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The recipes as they are and their resamples, with the level of all intervals."""
+
+    recipes: tuple[str, ...]
+    plain: Draws
+    many: Draws
+    level: float
+
+
+@dataclass(frozen=True)
+class Side:
+    """One score of the recipes: `value` [R] as observed, `draws` [B or 1, R] in the resamples; NaN
+    where a recipe has none.
+    """
+
+    value: np.ndarray
+    draws: np.ndarray = field(repr=False)
+    _kept: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def there(self) -> np.ndarray:
+        return ~np.isnan(self.value)
+
+    @cached_property
+    def signs(self) -> np.ndarray:
+        return signs(_filled(self.draws))
+
+    def sums(self, weights: np.ndarray, there: np.ndarray, absolute: bool = False) -> np.ndarray:
+        """Row sums of the signs, or of their absolute values, under weights * there: the same for
+        every score this one is compared with.
+        """
+        key = (id(weights), there.tobytes(), absolute)
+        if key not in self._kept:
+            self._kept[key] = row_sums(
+                np.abs(self.signs) if absolute else self.signs, weights * there
+            )
+        return self._kept[key]
+
+
+def side(grid: Grid, rate: int, domain: int, sample: Sample) -> Side:
+    """The losses of a grid at one rate."""
+    return Side(grid.mean(None, domain)[0, :, rate], grid.mean(sample.many, domain)[:, :, rate])
+
+
+def fixed(values: np.ndarray) -> Side:
+    """A score without seeds."""
+    values = np.asarray(values, float)
+    return Side(values, values[None])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rho and pairwise decision accuracy of two scores; the draws [B] of rho are kept
+    for paired differences.
+    """
+
+    rho: Estimate
+    accuracy: Estimate
+    draws: np.ndarray = field(repr=False)
+
+
+def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
+    """Of two scores, over the recipes that have both."""
+    there = one.there & two.there
+    count, of = int(there.sum()), len(there)
+    rho = spearman(one.value, two.value, there.astype(float))
+    accuracy = decision_accuracy(one.value, two.value, there.astype(float))
+    draw = sample.many.weights
+    rhos = spearman_of(one.sums(draw, there), two.sums(draw, there), draw * there)
+    accuracies = accuracy_of(
+        one.signs, two.signs, two.sums(draw, there, absolute=True), draw * there
+    )
+    return Agreement(
+        estimate(rho, rhos, sample.level, count, of, kind="rho"),
+        estimate(accuracy, accuracies, sample.level, count, of, kind="share"),
+        rhos,
+    )
+
+
+@dataclass(frozen=True)
+class Agreements:
+    """rows: one a (size, learning rate, domain, against); regret: one a (size, rate, k, reading);
+    rho: draws [B] by (size, rate) of A4 on the mean domain; regret_draws: the same of regret@1;
+    points: the Agreement behind `rho`."""
+
+    rows: list[dict]
+    regret: list[dict]
+    points: Mapping[tuple[str, float], Agreement]
+    regret_draws: Mapping[tuple[str, float], tuple[float, np.ndarray]]
+
+
+def agreements(
+    proxies: Sequence[Grid],
+    target: Grid,
+    tuned: Tuned,
+    nulls: Mapping[str, np.ndarray],
+    sample: Sample,
+) -> Agreements:
+    """A2-A5 of every proxy at every rate and domain.
+
+    `nulls`: name -> score [R, V] printed beside each rho (the n-gram rankings).
+    """
+    rows, regret, points, drawn = [], [], {}, {}
+    for v, domain in enumerate(tuned.domains):
+        truth = Side(tuned.loss[:, v], tuned.draw(sample.many, v))
+        null = {name: agreement(fixed(score[:, v]), truth, sample) for name, score in nulls.items()}
+        for grid in proxies:
+            plain, many = grid.mean(None, v)[0], grid.mean(sample.many, v)
+            best = Side(least(plain), least(many))
+            for e, rate in enumerate(grid.rates):
+                x = Side(plain[:, e], many[:, :, e])
+                same = target.at(rate)
+                others = {TUNED_TARGET: truth, TUNED_PROXY: best} | (
+                    {SAME_RATE: side(target, same, v, sample)} if same is not None else {}
+                )
+                for against, y in others.items():
+                    found = agreement(x, y, sample)
+                    beside = null if against == TUNED_TARGET else {}
+                    rows.append(_row(grid, rate, domain, against, x, y, found, beside, sample))
+                    if against == TUNED_TARGET:
+                        points[grid.size, rate, domain] = found
+                if v == 0:
+                    more, drawn[grid.size, rate] = _regret(grid, rate, x, truth, sample)
+                    regret += more
+    rows += _averages(proxies, tuned.domains, points, sample)
+    return Agreements(
+        rows, regret, {(s, r): a for (s, r, d), a in points.items() if d == MEAN}, drawn
+    )
+
+
+def _row(
+    grid: Grid,
+    rate: float,
+    domain: str,
+    against: str,
+    x: Side,
+    y: Side,
+    found: Agreement,
+    nulls: Mapping[str, Agreement],
+    sample: Sample,
+) -> dict:
+    gone = [name for name, there in zip(sample.recipes, x.there & y.there) if not there]
+    low, high = fisher(found.rho.value, found.rho.used, sample.level)
+    out = {
+        "size": grid.size,
+        "N": grid.N,
+        "learning_rate": rate,
+        "domain": domain,
+        "against": against,
+        **flat("rho", found.rho),
+        **flat("accuracy", found.accuracy),
+        "fisher_low": low,
+        "fisher_high": high,
+        "recipes": found.rho.used,
+        "of": found.rho.of,
+        "missing": gone,
+        "diverged": [n for n, value in zip(sample.recipes, x.value) if np.isposinf(value)],
+        "note": found.rho.note,
+    }
+    for name, other in nulls.items():
+        out |= flat(f"{name}_rho", other.rho) | flat(f"above_{name}", change(found, other, sample))
+    return out
+
+
+def _regret(
+    grid: Grid, rate: float, x: Side, truth: Side, sample: Sample
+) -> tuple[list[dict], tuple[float, np.ndarray]]:
+    there = x.there & truth.there
+    weights, used = sample.many.weights * there, int(there.sum())
+    rows, first = [], (np.nan, np.full(len(weights), np.nan))
+    for reading in ("best", "mean"):
+        for k in KS:
+            if k > used:
+                continue
+            value = regret_at_k(
+                _filled(x.value), _filled(truth.value), k, there.astype(float), reading=reading
+            )
+            draws = regret_at_k(_filled(x.draws), _filled(truth.draws), k, weights, reading=reading)
+            found = estimate(float(value), draws, sample.level, used, len(there))
+            rows.append(
+                {
+                    "size": grid.size,
+                    "N": grid.N,
+                    "learning_rate": rate,
+                    "k": k,
+                    "reading": reading,
+                    **flat("regret", found),
+                    "recipes": used,
+                    "of": len(there),
+                }
+            )
+            if (k, reading) == (1, "best"):
+                first = (float(value), draws)
+    return rows, first
+
+
+def _averages(
+    proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, sample: Sample
+) -> list[dict]:
+    """Rho and accuracy per domain, then averaged: the other reading of "per domain"."""
+    rows = []
+    for grid in proxies if len(domains) > 2 else ():
+        for rate in grid.rates:
+            mine = [points[grid.size, rate, d] for d in domains[1:]]
+            used = min(a.rho.used for a in mine)
+            rho = estimate(
+                np.mean([a.rho.value for a in mine]),
+                np.mean([a.draws for a in mine], 0),
+                sample.level,
+                used,
+                mine[0].rho.of,
+                kind="rho",
+            )
+            rows.append(
+                {
+                    "size": grid.size,
+                    "N": grid.N,
+                    "learning_rate": rate,
+                    "domain": AVERAGE,
+                    "against": TUNED_TARGET,
+                    **flat("rho", rho),
+                    "recipes": used,
+                    "of": rho.of,
+                    "missing": [],
+                    "diverged": [],
+                    "note": rho.note,
+                }
+            )
+    return rows
+
+
+def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[dict]:
+    """`found.rows`, those of A4 on the mean domain with how much rho lies above the same proxy's at
+    its standard rate, paired.
+    """
+    usual = {size: found.points.get((size, rate)) for size, rate in standard.items()}
+
+    def more(row: dict) -> dict:
+        mine, other = found.points.get((row["size"], row["learning_rate"])), usual.get(row["size"])
+        if (
+            (row["domain"], row["against"]) != (MEAN, TUNED_TARGET)
+            or other is None
+            or mine is other
+        ):
+            return {}
+        return flat("above_standard", change(mine, other, sample))
+
+    return [row | more(row) for row in found.rows]
+
+
+def change(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
+    """Rho of one minus rho of two, paired."""
+    return difference(one.rho, two.rho, one.draws, two.draws, sample.level)
+
+
+def flat(name: str, found: Estimate) -> dict:
+    """An estimate as three columns."""
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _filled(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(values), np.inf, values)

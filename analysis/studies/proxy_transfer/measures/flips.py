@@ -1,0 +1,177 @@
+"""A1: pairs of recipes whose order changes between neighbouring learning rates, beyond the noise of
+the seeds; and where they cross.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+
+from stepladder.analysis.studies.proxy_transfer.measures.agree import Sample, flat
+from stepladder.analysis.studies.proxy_transfer.measures.draws import Estimate, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
+
+BEYOND = 2.0  # times sqrt(sA^2 + sB^2), s the seed SD of one run
+ADJACENT = 3.34  # the protocol's 3.3: a grid of 1, 3, 10 has steps of 3 and 3.33
+
+
+def gaps(grid: Grid, domain: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Gap of every ordered pair at each rate [R, R, E] (loss of the row minus the column's), and
+    its size in units of sqrt(sA^2 + sB^2); a diverged run is infinitely worse, two diverged runs
+    and missing ones have no gap (NaN)."""
+    loss = grid.mean(None, domain)[0]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gap = loss[:, None, :] - loss[None, :, :]
+        return gap, np.abs(gap) / (math.sqrt(2) * grid.noise[None, None, :, domain])
+
+
+def chance(grid: Grid) -> float:
+    """Probability that a pair of equal recipes flips between two rates by noise alone: both gaps
+    beyond the limit, with opposite signs.
+
+    The gaps are of means over S seeds, the limit is in units of one run: P = 2 Phi(-2 sqrt(S))^2.
+    """
+    count = np.isfinite(grid.losses[:, :, 0, :]).sum(-1)
+    seeds = float(np.median(count[count > 0])) if (count > 0).any() else 1.0
+    return 2 * NormalDist().cdf(-BEYOND * math.sqrt(seeds)) ** 2
+
+
+def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
+    """Share of pairs that flip between neighbouring rates, by size and domain, with its interval
+    over recipes.
+    """
+    rows = []
+    for grid in grids:
+        for v, domain in enumerate(grid.domains):
+            flipped, both, gap = _flips(grid, v)
+            for e in range(len(grid.rates) - 1):
+                mine, pairs = flipped[..., e], both[..., e]
+                count, of = int(mine.sum()) // 2, int(pairs.sum()) // 2
+                w = sample.many.weights
+                with np.errstate(invalid="ignore", divide="ignore"):
+                    draws = ((w @ mine.astype(float)) * w).sum(-1) / (
+                        (w @ pairs.astype(float)) * w
+                    ).sum(-1)
+                recipes = int(pairs.any(-1).sum())
+                found = estimate(
+                    count / of if of else np.nan,
+                    draws,
+                    sample.level,
+                    recipes,
+                    len(grid.recipes),
+                    kind="share",
+                )
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "N": grid.N,
+                        "domain": domain,
+                        "rate_low": grid.rates[e],
+                        "rate_high": grid.rates[e + 1],
+                        "flips": count,
+                        "pairs": of,
+                        "sign_changes": _changes(gap[..., e], gap[..., e + 1]),
+                        **flat("flip_rate", found),
+                        "by_chance": of * chance(grid),
+                        "noise_source": grid.noise_source,
+                    }
+                )
+    return rows
+
+
+def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
+    """Flips on the mean domain over all neighbouring rates at most ADJACENT apart of all these
+    sizes, with their interval over recipes; and the number of pair steps looked at."""
+    mine, both = np.zeros((2, len(sample.recipes), len(sample.recipes)))
+    for grid in grids:
+        flipped, there, _ = _flips(grid, 0)
+        near = [
+            e for e in range(len(grid.rates) - 1) if grid.rates[e + 1] / grid.rates[e] <= ADJACENT
+        ]
+        mine, both = mine + flipped[..., near].sum(-1), both + there[..., near].sum(-1)
+    w, of = sample.many.weights, int(both.sum()) // 2
+    if not of:
+        return Estimate(np.nan, np.nan, np.nan, 0, len(sample.recipes)), 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = ((w @ mine) * w).sum(-1) / ((w @ both) * w).sum(-1)
+    share = estimate(
+        mine.sum() / both.sum(),
+        draws,
+        sample.level,
+        int(both.any(-1).sum()),
+        len(sample.recipes),
+        kind="share",
+    )
+    return Estimate(
+        round(share.value * of), share.low * of, share.high * of, share.used, share.of, share.note
+    ), of
+
+
+def flip_events(grids: Sequence[Grid]) -> list[dict]:
+    """Every flip on the mean domain: the pair, the two rates, both gaps (nats per token, the first
+    recipe minus the second) and their size in units of the noise."""
+    rows = []
+    for grid in grids:
+        flipped, _, gap = _flips(grid, 0)
+        size = gaps(grid)[1]
+        for a, b, e in zip(*np.nonzero(flipped)):
+            if a < b:
+                rows.append(
+                    {
+                        "size": grid.size,
+                        "role": grid.role,
+                        "first": grid.recipes[a],
+                        "second": grid.recipes[b],
+                        "rate_low": grid.rates[e],
+                        "rate_high": grid.rates[e + 1],
+                        "gap_low": gap[a, b, e],
+                        "gap_high": gap[a, b, e + 1],
+                        "sigmas_low": size[a, b, e],
+                        "sigmas_high": size[a, b, e + 1],
+                    }
+                )
+    return rows
+
+
+def crossings(grid: Grid, domain: int = 0) -> dict[tuple[int, int], float]:
+    """Pair (a < b) -> the lowest learning rate at which its order changes, between rates whose gaps
+    are both beyond the noise.
+
+    Rates between them with a gap inside of the noise are passed over; the crossing is where the
+    line through the two gaps in log rate is zero (the middle in logs when one of them is infinite).
+    """
+    gap, size = gaps(grid, domain)
+    out, logs = {}, np.log(grid.rates)
+    for a, b in zip(*np.triu_indices(len(grid.recipes), 1)):
+        sure = np.flatnonzero(size[a, b] > BEYOND)
+        for low, high in itertools.pairwise(sure):
+            one, two = gap[a, b, low], gap[a, b, high]
+            if one * two < 0:
+                share = one / (one - two) if np.isfinite([one, two]).all() else 0.5
+                out[int(a), int(b)] = float(np.exp(logs[low] + share * (logs[high] - logs[low])))
+                break
+    return out
+
+
+def _flips(grid: Grid, domain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Whether a pair flips [R, R, E - 1], whether it has both gaps, and the gaps [R, R, E]."""
+    gap, size = gaps(grid, domain)
+    beyond = size > BEYOND
+    with np.errstate(invalid="ignore"):
+        flipped = (
+            (np.sign(gap[..., 1:]) * np.sign(gap[..., :-1]) < 0)
+            & beyond[..., 1:]
+            & beyond[..., :-1]
+        )
+    there = ~np.isnan(size)
+    off = ~np.eye(len(grid.recipes), dtype=bool)[..., None]
+    return flipped & off, there[..., 1:] & there[..., :-1] & off, gap
+
+
+def _changes(low: np.ndarray, high: np.ndarray) -> int:
+    """Pairs whose gap changes its sign, whatever the noise."""
+    with np.errstate(invalid="ignore"):
+        return int((np.sign(low) * np.sign(high) < 0).sum()) // 2

@@ -1,0 +1,203 @@
+"""The losses of one size and arm as an array over recipes, learning rates, domains and seeds, with
+the noise of a seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis.studies.proxy_transfer.measures.draws import Draws
+from stepladder.analysis.studies.proxy_transfer.tidy import MEAN
+
+
+@dataclass(frozen=True)
+class Grid:
+    """losses [R, E, V, S], nats per token: recipes, learning rates, domains (the first is the
+    mean), seeds; NaN: no run, infinity: diverged.
+
+    init [V]: loss at initialisation or NaN. noise [E, V]: standard deviation of one run's loss over
+    seeds, pooled over the recipes; freedom [E, V]: its degrees of freedom; noise_source says where
+    it comes from ("" when there is none).
+    """
+
+    role: str
+    size: str
+    arm: str
+    weight_decay: float
+    N: float
+    D: float
+    batch_size: float
+    steps: float
+    recipes: tuple[str, ...]
+    rates: tuple[float, ...]
+    domains: tuple[str, ...]
+    seeds: tuple[str, ...]
+    losses: np.ndarray
+    init: np.ndarray
+    noise: np.ndarray
+    freedom: np.ndarray
+    noise_source: str
+
+    @property
+    def key(self) -> str:
+        return f"{self.role}/{self.size}"
+
+    def mean(self, draws: Draws | None = None, domain: int = 0) -> np.ndarray:
+        """Mean loss over the seeds [B, R, E] under the draws' seeds (B = 1 without).
+
+        One diverged seed makes the mean infinite.
+
+        A resample without any of the seeds that a cell has falls back on all of them.
+        """
+        cell = self.losses[:, :, domain, :]
+        counts = None if draws is None else draws.seeds.get(self.key)
+        every = _average(cell, np.ones((1, cell.shape[0], cell.shape[2]), np.float32))
+        if counts is None or cell.shape[2] == 1:
+            return every
+        drawn = _average(cell, counts)
+        return np.where(np.isnan(drawn), every, drawn)
+
+    def at(self, rate: float) -> int | None:
+        """The index of a learning rate, or None."""
+        return next((i for i, r in enumerate(self.rates) if abs(r / rate - 1) < 1e-4), None)
+
+
+def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -> list[Grid]:
+    """A grid for every (role, size, arm, weight decay) of the tidy table, smallest N first, the
+    main arm first.
+    """
+    out = []
+    for (role, size), whole in frame.groupby(["role", "size"], sort=True):
+        seeds = sorted(whole["seed"].unique())
+        for (arm, decay), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
+            out.append(
+                _grid(
+                    rows,
+                    str(role),
+                    str(size),
+                    str(arm),
+                    float(decay),
+                    tuple(recipes),
+                    tuple(domains),
+                    tuple(seeds),
+                )
+            )
+    return sorted(
+        out,
+        key=lambda g: (
+            g.role == "target",
+            np.nan_to_num(g.N),
+            g.size,
+            g.arm != "main",
+            g.arm,
+            np.nan_to_num(g.weight_decay),
+        ),
+    )
+
+
+def domain_names(frame: pd.DataFrame) -> tuple[str, ...]:
+    """The mean first, then the domains when there is more than one."""
+    found = sorted(frame["domain"].unique())
+    return (MEAN, *found) if len(found) > 1 else (MEAN,)
+
+
+def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, seeds) -> Grid:
+    rates = sorted(rows["learning_rate"].unique())
+    real = domains[1:] or (rows["domain"].iloc[0],)
+    shape = (len(recipes), len(rates), len(real), len(seeds))
+    where = [
+        pd.Index(axis).get_indexer(rows[name])
+        for axis, name in (
+            (recipes, "recipe"),
+            (rates, "learning_rate"),
+            (real, "domain"),
+            (seeds, "seed"),
+        )
+    ]
+    losses, init = np.full(shape, np.nan), np.full(shape, np.nan)
+    losses[tuple(where)], init[tuple(where)] = rows["loss"], rows["loss_init"]
+    # The mean needs every domain: a run without one of them has no mean (and is listed as missing).
+    mean = losses.mean(2, keepdims=True)
+    losses = np.concatenate([mean, losses], 2) if len(domains) > 1 else mean
+    start = _nanmean(init.swapaxes(0, 2).reshape(len(real), -1))
+    start = np.concatenate([[start.mean()], start]) if len(domains) > 1 else start
+    noise, freedom, source = _noise(losses, rows, domains)
+
+    def usual(name):
+        return float(rows[name].median()) if rows[name].notna().any() else np.nan
+
+    return Grid(
+        role,
+        size,
+        arm,
+        decay,
+        usual("N"),
+        usual("D"),
+        usual("batch_size"),
+        usual("steps"),
+        recipes,
+        tuple(map(float, rates)),
+        domains,
+        seeds,
+        losses,
+        start,
+        noise,
+        freedom,
+        source,
+    )
+
+
+def _noise(
+    losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Pooled over recipes at each rate; a rate without repeated seeds takes the pool of all rates;
+    without any, the evaluation's error.
+    """
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    count = np.isfinite(finite).sum(-1)
+    middle = _nanmean(finite)[..., None]
+    square = np.nansum((finite - middle) ** 2, -1).sum(0)  # [E, V]
+    freedom = np.maximum(count - 1, 0).sum(0)
+    if freedom.sum():
+        pooled = np.sqrt(square.sum(0) / np.maximum(freedom.sum(0), 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            noise = np.where(freedom > 0, np.sqrt(square / freedom), pooled)
+        source = "repeated seeds" + (
+            "" if (freedom > 0).all() else "; rates with one seed take the pool of the others"
+        )
+        return noise, np.where(freedom > 0, freedom, freedom.sum(0)), source
+    se = rows.groupby("domain")["loss_se"].median()
+    if not len(domains) or se.isna().all():
+        return np.full(freedom.shape, np.nan), freedom, ""
+    whole = float(np.sqrt((se**2).sum()) / len(se))
+    level = np.array([whole] + [float(se.get(d, np.nan)) for d in domains[1:]])
+    return (
+        np.broadcast_to(level, freedom.shape).copy(),
+        freedom,
+        "evaluation standard error (no repeated seeds: a lower bound)",
+    )
+
+
+def _average(cell: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Mean over seeds [B, R, E] of cell [R, E, S] with counts [B, R, S]; NaN where no seed
+    counts.
+    """
+    there, lost = ~np.isnan(cell), np.isposinf(cell)
+    filled = np.where(np.isfinite(cell), cell, 0.0)
+    total, number, worst = (
+        np.matmul(filled_, counts.transpose(1, 2, 0).astype(float))
+        for filled_ in (filled, there.astype(float), lost.astype(float))
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # [R, E, B]
+        value = np.where(worst > 0, np.inf, np.where(number > 0, total / number, np.nan))
+    return np.moveaxis(value, -1, 0)
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where there is nothing, quietly."""
+    there = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(there, values, 0.0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)

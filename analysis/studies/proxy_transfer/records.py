@@ -1,0 +1,169 @@
+"""The study's table, n-gram baselines and probes from the records of a working directory; every run
+that is left out has its reason.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stepladder.analysis.records.final_points import final_points
+from stepladder.analysis.records.load import STATE_REASONS, Runs, load
+from stepladder.analysis.studies.proxy_transfer.tidy import EXCLUDED, PROXY, TARGET
+from stepladder.configs.core import record
+from stepladder.configs.core.errors import UserError
+
+STUDY = "proxy_transfer"
+NGRAMS = Path("studies") / STUDY / "ngrams.json"
+PROBES = "probes"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What `study` takes.
+
+    table: long, losses in nats per token; excluded: columns EXCLUDED of tidy.py; warnings: recipes
+    that are one.
+    """
+
+    table: pd.DataFrame
+    ngrams: dict | None
+    probes: list[dict]
+    excluded: pd.DataFrame
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def read(workdir: str | Path) -> Inputs:
+    """The runs of the study in a working directory: the last decayed evaluation of each finished
+    run by domain.
+
+    Runs are those with the tag study "proxy_transfer"; without any, those with a recipe. A diverged
+    run has the loss infinity in every domain. The initial loss is that of an evaluation at step 0,
+    else the logarithm of the vocabulary. Raises UserError when there is none.
+    """
+    runs = load(workdir)
+    table, others = runs.runs, []
+    mine = table["study"] == STUDY
+    if not mine.any():
+        mine = table["recipe"] != ""
+    others.append(_exclude(table[~mine], "another study's run"))
+    role = table["role"].isin([PROXY, TARGET])
+    others.append(_exclude(table[mine & ~role], "its role is neither proxy nor target"))
+    mine &= role
+    unfinished = mine & table["state"].isin([s for s in STATE_REASONS if s != record.DIVERGED])
+    others.append(_exclude(table[unfinished], table[unfinished]["state"].map(STATE_REASONS)))
+    kept = table[mine & ~unfinished]
+    if not len(kept):
+        raise UserError(
+            f"workdir={str(workdir)!r}: no finished run of the study {STUDY}; run its ladder "
+            "first, or give --table=FILE"
+        )
+    rows = _losses(runs, kept)
+    silent = kept[~kept["run_id"].isin({r["run_id"] for r in rows})]
+    others.append(_exclude(silent, "finished without a decayed evaluation"))
+    if not rows:
+        raise UserError(
+            f"workdir={str(workdir)!r}: no run of the study {STUDY} has a decayed evaluation; let "
+            "them finish"
+        )
+    # Of the loader's own list, what concerns these runs and is not said above: unreadable rows,
+    # repeated steps, losses that are no numbers.
+    known = runs.excluded[
+        runs.excluded["run_id"].isin(set(kept["run_id"]))
+        & ~runs.excluded["reason"].str.startswith(tuple(STATE_REASONS.values()))
+    ]
+    others.append(known.reindex(columns=list(EXCLUDED)))
+    excluded = pd.concat([t for t in others if len(t)] or others[:1], ignore_index=True)
+    notes = (
+        [f"{int((~mine).sum())} of {len(table)} runs of the workdir are not the study's"]
+        if (~mine).any()
+        else []
+    )
+    probes, said = _probes(Path(workdir), list(table[mine]["run_id"]))
+    return Inputs(
+        pd.DataFrame(rows),
+        _json(Path(workdir) / NGRAMS),
+        probes,
+        excluded,
+        (*notes, *said),
+        tuple(_same_data(Path(workdir), kept)),
+    )
+
+
+def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
+    columns = tuple(
+        "run_id recipe size N D learning_rate weight_decay batch_size seed role steps state".split()
+    )
+    start = runs.points[runs.points["step"] == 0].set_index(["run_id", "domain"])["loss"].to_dict()
+    domains = sorted(runs.points["domain"].unique())
+    last = {d: final_points(runs, domain=d, roles={})[0].set_index("run_id") for d in domains}
+    rows = []
+    for run in kept.itertuples():
+        base = {name: getattr(run, name) for name in columns} | {
+            "arm": run.arm or "main",
+            "precision": run.compute_dtype,
+        }
+        for domain in domains:
+            first = start.get((run.run_id, domain), math.log(run.vocab_size))
+            if run.state == record.DIVERGED:
+                rows.append({**base, "domain": domain, "loss": np.inf, "loss_init": first})
+            elif run.run_id in last[domain].index:
+                point = last[domain].loc[run.run_id]
+                rows.append(
+                    {
+                        **base,
+                        "domain": domain,
+                        "loss": float(point["loss"]),
+                        "loss_se": float(point["loss_se"]),
+                        "loss_init": first,
+                    }
+                )
+    return rows
+
+
+def _exclude(rows: pd.DataFrame, reason) -> pd.DataFrame:
+    return rows.assign(reason=reason, domain="").reindex(columns=list(EXCLUDED))
+
+
+def _probes(workdir: Path, run_ids: list[str]) -> tuple[list[dict], list[str]]:
+    """All alignment files of these runs, and the unreadable ones by name."""
+    found, notes = [], []
+    for run_id in run_ids:
+        for path in sorted((workdir / record.RUNS / run_id / PROBES).glob("alignment-*.json")):
+            body = _json(path)
+            if body is None:
+                notes.append(f"probe {run_id}/{path.name}: unreadable")
+            else:
+                found.append(body)
+    return found, notes
+
+
+def _same_data(workdir: Path, kept: pd.DataFrame) -> list[str]:
+    """Recipes with the same weights over the same prepared domains."""
+    seen: dict[str, str] = {}
+    said = []
+    for recipe, rows in kept.groupby("recipe", sort=True):
+        spec = _json(workdir / record.RUNS / rows["run_id"].iloc[0] / record.SPEC) or {}
+        data = spec.get("data") or {}
+        body = json.dumps(
+            [sorted(map(list, data.get("weights", ()))), data.get("corpus")], sort_keys=True
+        )
+        if body in seen:
+            said.append(
+                f"recipes {seen[body]!r} and {recipe!r} have the same domain weights and corpus: "
+                "one recipe under two names"
+            )
+        seen.setdefault(body, str(recipe))
+    return said
+
+
+def _json(path: Path) -> dict | None:
+    try:
+        body = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return body if isinstance(body, dict) else None

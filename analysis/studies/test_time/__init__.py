@@ -1,0 +1,1 @@
+"""Sampling at test time: pass@k."""

@@ -1,0 +1,1 @@
+"""Any table of runs to clean points."""

@@ -1,0 +1,231 @@
+"""The run spec: everything that determines a run, frozen, JSON, hashed.
+
+Two specs with equal `program_key` share one executable: what a sweep varies (`Hyper`) is traced
+state, never a Python constant.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Shape of a decoder-only Transformer."""
+
+    size: str
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    d_ff: int
+    activation: str  # swiglu | gelu
+    tied: bool  # unembedding shares the embedding's weights
+    qk_norm: bool
+    rope_theta: float
+    norm_eps: float
+    logit_cap: float  # tanh soft-cap of the logits; 0 is off
+    compute_dtype: str  # float32 | bfloat16; parameters are float32 always
+    parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
+    base_width: int = (
+        0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
+    )
+    base_depth: int = 0  # the same in layers; 0 for standard and mup
+    window: int = 0  # positions attention looks back over, itself included; 0 is all
+    # token that ends a document, out of which attention does not look; -1: it does
+    document_end: int = -1
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """Which text, and how it becomes tokens.
+
+    `sources` are paths, or empty for the text the installation carries.
+    """
+
+    name: str  # "embedded", or a label for one's own files
+    sources: tuple[tuple[str, str], ...]  # (domain, path or glob)
+    domains: tuple[str, ...]  # domains to prepare; empty is all
+    tokenizer: str  # "bytes" or "bpe:<vocabulary>"
+    max_mb_per_domain: float  # cap on text per domain before splitting, 0 is none
+    validation_fraction: float
+    filters: tuple[str, ...]  # names in train/data/prepare/filters.py, in order
+    dedup: str  # none | exact | minhash
+    seed: int
+    # (name, domain it is made from, filters, dedup): training text only
+    variants: tuple[tuple[str, str, tuple[str, ...], str], ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The recipe: a corpus and the weights of its domains.
+
+    A changed recipe is another run (or a branch), never a resume.
+    """
+
+    corpus: CorpusSpec
+    weights: tuple[tuple[str, float], ...]  # (domain, weight), sums to 1
+    seq_len: int
+    max_epochs: float  # refuse a run that would see any domain more often
+    # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
+    validation: tuple[str, ...] = ()
+
+    @property
+    def evaluated(self) -> tuple[tuple[str, float], ...]:
+        """(domain, weight in "all") of every domain the run is evaluated on."""
+        return tuple((d, 1 / len(self.validation)) for d in self.validation) or self.weights
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """Static part of the optimizer."""
+
+    name: str  # key of train/step/optimizer.py:OPTIMIZERS
+    weight_decay_mode: (
+        str  # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
+    )
+    schedule: str  # key of train/step/schedule.py:SCHEDULES
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """What a sweep varies: traced values, so that a whole grid is one compilation."""
+
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    clip_norm: float
+    z_loss: float
+    warmup_steps: int
+    decay_start: int  # first step of the decay; equal to `total_steps` means none
+    total_steps: int  # end of the schedule
+    end_factor: float  # final learning rate over peak
+    seed: int  # of the initialisation
+    data_seed: int  # of the order of examples
+
+
+@dataclass(frozen=True)
+class ParentSpec:
+    """Where a branch starts.
+
+    `reset` names parts of the parent's state that start anew ("optimizer", "step").
+    """
+
+    run_id: str
+    step: int
+    reset: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that determines a run; `run_id` is a readable slug plus 8 hex digits of the
+    hash.
+    """
+
+    name: str
+    model: ModelSpec
+    data: DataSpec
+    optimizer: OptimizerSpec
+    hyper: Hyper
+    batch_size: int  # sequences a step, over all hosts and devices
+    steps: int  # last step of this run (a branch starts at parent.step)
+    log_every: int  # steps between train rows; each holds the mean loss since the one before
+    eval_steps: tuple[int, ...]
+    eval_windows: int  # validation windows per domain
+    checkpoint_steps: tuple[int, ...]  # permanent checkpoints; the last step always is one
+    parent: ParentSpec | None = None
+    # e.g. ("role", "proxy"): for the analysis, no part of the hash
+    tags: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.data.seq_len
+
+    @property
+    def start_step(self) -> int:
+        return self.parent.step if self.parent and "step" not in self.parent.reset else 0
+
+    @property
+    def tag(self) -> dict[str, str]:
+        return dict(self.tags)
+
+    @cached_property
+    def hash(self) -> str:
+        body = to_dict(self)
+        del body["tags"], body["name"]
+        return hashlib.sha256(canonical(body).encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.name}-{self.hash[:8]}"
+
+    @cached_property
+    def program_key(self) -> str:
+        """Equal keys share one compiled train step."""
+        static = (to_dict(self.model), to_dict(self.optimizer), self.batch_size, self.data.seq_len)
+        return hashlib.sha256(canonical(static).encode()).hexdigest()[:16]
+
+
+# Fields that came after the first records, and the value of each that says "off": left out of a
+# spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
+LATER = {"window": 0, "document_end": -1}
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_dict(spec: Any) -> dict:
+    """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are
+    off.
+    """
+
+    def used(pairs):
+        return {k: v for k, v in pairs if k not in LATER or v != LATER[k]}
+
+    return json.loads(json.dumps(dataclasses.asdict(spec, dict_factory=used), allow_nan=False))
+
+
+def from_dict(body: dict) -> RunSpec:
+    """The inverse of `to_dict` for a run spec.
+
+    Raises KeyError or TypeError on a missing or unknown field.
+    """
+    return RunSpec(
+        **{k: v for k, v in body.items() if k not in _NESTED},
+        model=ModelSpec(**body["model"]),
+        data=DataSpec(
+            **{
+                k: v
+                for k, v in body["data"].items()
+                if k not in ("corpus", "weights", "validation")
+            },
+            corpus=CorpusSpec(**_tuples(body["data"]["corpus"])),
+            weights=tuple((d, w) for d, w in body["data"]["weights"]),
+            validation=tuple(body["data"].get("validation", ())),
+        ),
+        optimizer=OptimizerSpec(**body["optimizer"]),
+        hyper=Hyper(**body["hyper"]),
+        eval_steps=tuple(body["eval_steps"]),
+        checkpoint_steps=tuple(body["checkpoint_steps"]),
+        parent=ParentSpec(**_tuples(body["parent"])) if body.get("parent") else None,
+        tags=tuple((k, v) for k, v in body["tags"]),
+    )
+
+
+_NESTED = tuple("model data optimizer hyper eval_steps checkpoint_steps parent tags".split())
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(v) for v in value)
+    return value

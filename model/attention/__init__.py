@@ -1,0 +1,1 @@
+"""Attention: masks, and implementations of one function in a table."""

@@ -1,0 +1,33 @@
+"""Importing the analysis is quick and brings in neither jax nor matplotlib nor the trainer."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ANALYSIS = Path(__file__).parents[2] / "analysis"
+MODULES = sorted(
+    ".".join(path.relative_to(ANALYSIS).with_suffix("").parts)
+    for path in ANALYSIS.rglob("*.py")
+    if path.stem != "__init__"
+)
+FORBIDDEN = tuple("jax flax orbax matplotlib optax grain stepladder.model stepladder.train".split())
+
+
+def test_all_modules_import_without_jax_or_matplotlib():
+    names = ", ".join(f"stepladder.analysis.{m}" for m in MODULES)
+    code = f"import sys, {names}; print(*(m for m in {FORBIDDEN} if m in sys.modules))"
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - begin
+    assert done.stdout.split() == []
+    assert seconds < 6, f"{seconds:.1f} s; under 2 s on a quiet machine"
+
+
+def test_import_takes_under_two_seconds_of_cpu():
+    code = (
+        "import time, stepladder.analysis, stepladder.analysis.records.load, "
+        "stepladder.analysis.studies.extrapolation.forecast; print(time.process_time())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2  # CPU time: other work on the machine does not count

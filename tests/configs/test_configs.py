@@ -1,0 +1,346 @@
+"""Configs: durations, sizes, the rule, overrides and their refusals, golden specs of every shipped
+config.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stepladder.configs import base
+from stepladder.configs.core import build, durations, hyperparameters, sizes
+from stepladder.configs.core.branches import cooldown, with_checkpoints
+from stepladder.configs.core.build import rung
+from stepladder.configs.core.counting import count
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.load import load, override
+from stepladder.configs.core.spec import from_dict, to_dict
+from stepladder.configs.ladders import chinchilla
+from stepladder.train.data import tokenizer
+from tests.support import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parents[1] / "golden" / "configs.json"
+SHIPPED = (
+    "configs/base.py",
+    "configs/base.py:tiny",
+    "configs/demo.py:cpu",
+    "configs/sweep.py:rate",
+    "configs/sweep.py:decay",
+    "configs/studies/parametrization.py:tiny",
+    "configs/ladders/chinchilla.py:tiny",
+)
+LARGE = tuple(
+    f"configs/ladders/chinchilla.py:{name}" for name in chinchilla.LADDERS if name != "tiny"
+)  # ids alone: they hash the specs
+
+
+@pytest.mark.parametrize(
+    ("duration", "steps"),
+    [
+        (7, 7),
+        ("12 steps", 12),
+        ("1 step", 1),
+        ("4096 tokens", 4),
+        ("1M tokens", 977),
+        ("2.5k tokens", 2),
+        ("1 chinchilla", 20),
+        ("0.5chinchilla", 10),
+        ("20%", 40),
+        ("12.5%", 25),
+        ("0 steps", 0),
+    ],
+)
+def test_durations(duration, steps):
+    assert durations.steps(duration, tokens_per_step=1024, params=1024, total_steps=200) == steps
+
+
+@pytest.mark.parametrize(
+    "duration", ["", "fast", "10", "-3 steps", "5 epochs", "1e400 tokens", True]
+)
+def test_durations_refused(duration):
+    with pytest.raises(UserError, match="schedule.warmup"):
+        durations.steps(
+            duration, tokens_per_step=1024, params=1000, total_steps=200, field="schedule.warmup"
+        )
+
+
+@pytest.mark.parametrize("duration", ["20%", "1 chinchilla"])
+def test_relative_durations_need_what_they_are_relative_to(duration):
+    with pytest.raises(UserError, match="use tokens or steps"):
+        durations.steps(duration, tokens_per_step=1024)
+
+
+def test_sizes_are_a_geometric_family():
+    """From about 10k to 7B; each next size 1.2 to 3.5 times the one before; width and depth never
+    shrink.
+    """
+    shapes = [sizes.shape(name, vocab_size=257) for name in sizes.SIZES]
+    totals = [count(s, 128).params_total for s in shapes]
+    assert 9_000 < totals[0] < 12_000 and 6.5e9 < totals[-1] < 7.5e9
+    for (a, b), (x, y) in zip(itertools.pairwise(shapes), itertools.pairwise(totals)):
+        assert 1.2 < y / x < 3.5
+        assert b.d_model >= a.d_model and b.n_layers >= a.n_layers - 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "hint"),
+    [
+        ({"size": "25kk"}, "25k"),
+        ({"activation": "swigloo"}, "swiglu"),
+        ({"kv_ratio": 3}, "divisor"),
+        ({"compute_dtype": "float16"}, "bfloat16"),
+        ({"window": -1}, "number of positions"),
+    ],
+)
+def test_sizes_refused(argument, hint):
+    with pytest.raises(UserError, match=hint):
+        sizes.shape(**{"size": "25k", "vocab_size": 257, **argument})
+
+
+def test_rule_moves_the_right_way():
+    """Power laws in N and D around the pivot; an own batch keeps the tokens."""
+    small, large = (
+        hyperparameters.recommend(20_000, 1e6, 128),
+        hyperparameters.recommend(200_000, 1e6, 128),
+    )
+    expected = (200_000 / 20_000) ** hyperparameters.RATE_N
+    assert large.learning_rate / small.learning_rate == pytest.approx(expected, rel=1e-4)
+    longer, longest = (
+        hyperparameters.recommend(20_000, d, 128)
+        for d in (hyperparameters.D_BATCH, 16 * hyperparameters.D_BATCH)
+    )
+    assert small.batch_size == longer.batch_size == hyperparameters.BATCH // 128
+    # the nearest power of two
+    assert longest.batch_size == pytest.approx(
+        longer.batch_size * 16**hyperparameters.BATCH_D, rel=0.42
+    )
+    assert longest.learning_rate < longer.learning_rate < small.learning_rate
+    own = hyperparameters.recommend(20_000, 1e6, 128, batch_size=24)
+    assert own.learning_rate / small.learning_rate == pytest.approx(
+        3**hyperparameters.RATE_BATCH, rel=1e-4
+    )
+    assert own.batch_size == 24 and own.steps == round(1e6 / 24 / 128)
+    assert own.weight_decay * own.steps == pytest.approx(hyperparameters.DECAY, rel=1e-5)
+
+
+def test_spec_survives_json_and_its_hash_ignores_labels(tmp_path):
+    spec = rung(tiny.config(tmp_path), role="proxy")
+    again = from_dict(json.loads(json.dumps(to_dict(spec))))
+    assert again == spec and again.run_id == spec.run_id
+    assert dataclasses.replace(spec, name="other", tags=()).hash == spec.hash
+    for change in (
+        {"steps": 41},
+        {"batch_size": 16},
+        {"hyper": dataclasses.replace(spec.hyper, learning_rate=0.5)},
+    ):
+        assert dataclasses.replace(spec, **change).hash != spec.hash
+
+
+def test_what_a_sweep_varies_is_not_part_of_the_program(tmp_path):
+    spec = rung(tiny.config(tmp_path))
+    trunk = with_checkpoints(spec, 16)
+    assert cooldown(trunk, 20, 0.2).program_key == spec.program_key
+    assert (
+        dataclasses.replace(
+            spec, hyper=dataclasses.replace(spec.hyper, seed=3, learning_rate=1.0)
+        ).program_key
+        == spec.program_key
+    )
+    assert dataclasses.replace(spec, batch_size=16).program_key != spec.program_key
+
+
+def test_a_cooldown_needs_an_undecayed_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="no undecayed checkpoint"):
+        cooldown(rung(tiny.config(tmp_path)), 20, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("model.size", "6k", "6k"),
+        ("seed", "3", 3),
+        ("run.batch_size", "16", 16),
+        ("optimizer.learning_rate", "1e-3", 1e-3),
+        ("model.tied", "false", False),
+        ("run.evals", "10%,50%", ("10%", "50%")),
+        ("data.weights.tables", "0.25", 0.25),
+        ("data.sources.web", "a/*.txt", "a/*.txt"),
+    ],
+)
+def test_overrides(key, text, value):
+    config = base.get_config()
+    override(config, key, text)
+    node = config
+    for part in key.split("."):
+        node = node[part]
+    assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "says"),
+    [
+        ("model.sise", "6k", "did you mean 'model.size'"),
+        ("optimiser.learning_rate", "1", "did you mean 'optimizer.learning_rate'"),
+        ("seed", "many", "not a int"),
+        ("optimizer.learning_rate", "fast", "not a float"),
+        ("model.tied", "perhaps", "not a bool"),
+        ("model", "6k", "is a section"),
+        ("nonsense", "1", "unknown key"),
+    ],
+)
+def test_overrides_refused(key, text, says):
+    with pytest.raises(UserError, match=says):
+        override(base.get_config(), key, text)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"data__weights": {"words": 0.5, "digits": 0.6}}, "sum is 1.1"),
+        ({"data__weights": {"words": 1.5, "digits": -0.5}}, "negative"),
+        ({"data__weights": {"wordz": 1.0}}, "no such domain"),
+        ({"run__duration": "soon"}, "run.duration"),
+        ({"run__duration": "0 steps"}, "no step at all"),
+        ({"schedule__decay": "99%", "schedule__warmup": "10%"}, "exceed"),
+        ({"data__tokenizer": "words"}, "data.tokenizer"),
+        ({"model__size": "9k"}, "model.size"),
+    ],
+)
+def test_bad_configs_are_refused(tmp_path, change, says):
+    with pytest.raises(UserError, match=says):
+        rung(tiny.config(tmp_path, **change))
+
+
+@pytest.mark.parametrize("text", ["", "def get_config(arg=''):\n    return (", "x = 1"])
+def test_unusable_config_files(tmp_path, text):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match="config="):
+        load(str(path))
+    with pytest.raises(UserError, match="no such file"):
+        load(str(tmp_path / "absent.py"))
+
+
+def test_own_config_file(tmp_path):
+    """An experiment is one new file; it may yield any runs."""
+    (tmp_path / "mine.py").write_text(
+        "from stepladder.configs import base\nfrom stepladder.configs.core.build import rung\n"
+        "def get_config(arg=''):\n    c = base.get_config()\n    c.name = 'mine'\n    return c\n"
+        "def ladder(c):\n    runs = []\n    for seed in (0, 1):\n        d = "
+        "c.copy_and_resolve_references()\n        d.seed = seed\n        runs.append(rung(d))\n    "
+        "return runs\n"
+    )
+    loaded = load(str(tmp_path / "mine.py"), [("model.size", "6k")])
+    assert [s.hyper.seed for s in loaded.specs] == [0, 1] and {
+        s.model.size for s in loaded.specs
+    } == {"6k"}
+
+
+@pytest.mark.parametrize("reference", SHIPPED + LARGE)
+def test_golden_config(reference):
+    """The specs a shipped config yields, so that no default changes unseen.
+
+    On purpose: STEPLADDER_GOLDEN=write pytest -k golden.
+    """
+    path, _, arg = reference.partition(":")
+    specs = load(f"{ROOT / path}" + (f":{arg}" if arg else "")).specs
+    found = (
+        [s.run_id for s in specs] if reference in LARGE else {s.run_id: to_dict(s) for s in specs}
+    )
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if os.environ.get("STEPLADDER_GOLDEN") == "write":
+        golden[reference] = found
+        GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")
+    assert found == golden[reference]
+
+
+def test_the_demo_extrapolates():
+    """The target has at least 8x the compute, 2x the parameters and 2x the tokens of every proxy,
+    and the same schedule shape.
+    """
+    specs = load(str(ROOT / "configs/demo.py") + ":cpu").specs
+    target = next(s for s in specs if s.tag["role"] == "target")
+    proxies = [s for s in specs if s.tag["role"] == "proxy"]
+    assert specs[-1] is target and len({s.model.size for s in proxies}) >= 5
+    seeds = {
+        size: {s.hyper.seed for s in proxies if s.model.size == size}
+        for size in {s.model.size for s in proxies}
+    }
+    smallest = sorted(
+        seeds, key=lambda size: count(sizes.shape(size, vocab_size=257), 128).params_total
+    )[:2]
+    assert all(len(seeds[size]) >= 2 for size in smallest)
+    for proxy in proxies:
+        (n, d, c), (tn, td, tc) = (cost(s) for s in (proxy, target))
+        assert tn >= 2 * n and td >= 2 * d and tc >= 8 * c, proxy.name
+        shapes = [
+            (
+                s.optimizer,
+                s.hyper.end_factor,
+                round((s.hyper.total_steps - s.hyper.decay_start) / s.hyper.total_steps, 1),
+            )
+            for s in (proxy, target)
+        ]
+        if proxy.parent or proxy.steps == proxy.hyper.total_steps:
+            assert shapes[0] == shapes[1]
+
+
+def cost(spec) -> tuple[float, float, float]:
+    counts = count(spec.model, spec.data.seq_len)
+    tokens = spec.steps * spec.tokens_per_step
+    return counts.params_total, tokens, tokens * counts.flops_per_token_train
+
+
+def test_fields_that_came_later_change_no_id_while_they_are_off():
+    """A window and a document's end are written, hashed and compiled for only where they are used;
+    either way a spec is read back whole.
+    """
+    off, on = base.get_config("tiny"), base.get_config("tiny")
+    on.model.window, on.model.document_mask = 64, True
+    plain, limited = rung(off), rung(on)
+    assert not {"window", "document_end"} & to_dict(plain)["model"].keys()
+    assert (limited.model.window, limited.model.document_end) == (64, 256)
+    assert {k: to_dict(limited)["model"][k] for k in ("window", "document_end")} == {
+        "window": 64,
+        "document_end": 256,
+    }
+    assert plain.hash != limited.hash and plain.program_key != limited.program_key
+    for spec in (plain, limited):
+        assert from_dict(to_dict(spec)) == spec
+    # 0 is a token, not "off"
+    at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))
+    assert to_dict(at_zero)["model"]["document_end"] == 0
+
+
+@pytest.mark.parametrize("name", ["bytes", "bpe:270"])
+def test_documents_end_with_the_tokenizers_token(name):
+    assert (
+        build.document_end(name)
+        == tokenizer.train(name, ["a few words of text, many times over " * 20]).eos
+    )
+
+
+def test_shipped_configs_load_once_under_their_own_name(tmp_path):
+    """In a process of its own: a second module of one file would hold a second copy of its
+    tables.
+    """
+    files = dict.fromkeys(reference.partition(":")[0] for reference in SHIPPED)
+    assert {Path(file).parent.name for file in files} == {"configs", "ladders", "studies"}
+    code = f"""if True:
+        import sys
+        from stepladder.configs.core.load import load
+        for file in {[str(ROOT / file) for file in files]}:
+            load(file)
+            print(*(k for k, m in sys.modules.items() if getattr(m, "__file__", None) == file))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    want = [f"stepladder.{file.removesuffix('.py').replace('/', '.')}" for file in files]
+    assert done.stdout.splitlines() == want

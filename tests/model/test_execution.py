@@ -1,0 +1,155 @@
+"""Layouts change speed and memory, never the result: scan, unroll, remat, chunks, devices; and
+bfloat16, jit and vmap of `create`.
+"""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from stepladder.model import execution, layer, transformer
+from stepladder.model.gradient import loss_and_gradient
+from stepladder.model.loss import next_token_loss
+from stepladder.model.parallel import rules
+from tests.support.model_shapes import SHAPES, create, jit
+
+CFG = dataclasses.replace(SHAPES["all"], n_layers=2)
+PARAMS = create(CFG)
+TOKENS = np.random.default_rng(0).integers(0, CFG.vocab_size, (8, 17))
+
+
+@functools.cache
+def gradient(cfg=CFG, **how):
+    return jit(jax.value_and_grad(lambda p: next_token_loss(cfg, p, TOKENS, 1e-3, **how)[0]))(
+        PARAMS
+    )
+
+
+def assert_close(a, b, tolerance=1e-5):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=10 * tolerance, atol=tolerance), a, b
+    )
+
+
+@pytest.mark.parametrize("remat", layer.REMAT)
+@pytest.mark.parametrize("runner", layer.RUNNERS)
+def test_runners_and_remat_agree(runner, remat):
+    assert_close(gradient(layers=runner, remat=remat), gradient())
+
+
+def residual_floats(remat, runner):
+    """Size of what the forward pass hands to the backward pass."""
+    backward = jax.eval_shape(
+        lambda p: jax.vjp(
+            lambda p: next_token_loss(CFG, p, TOKENS, layers=runner, remat=remat)[0], p
+        )[1],
+        PARAMS,
+    )
+    return sum(x.size for x in jax.tree.leaves(backward))
+
+
+@pytest.mark.parametrize("runner", layer.RUNNERS)
+def test_remat_saves_less(runner):
+    none, dots, full = (residual_floats(remat, runner) for remat in ("none", "dots", "full"))
+    assert full < dots < none
+    inputs = CFG.n_layers * TOKENS.shape[0] * (TOKENS.shape[1] - 1) * CFG.d_model
+    outside = residual_floats("full", runner) - inputs
+    assert none - outside > 4 * inputs  # "full" keeps one residual stream a layer
+
+
+def test_stacked_parameters_whatever_the_runner():
+    for leaf in jax.tree.leaves(PARAMS["layers"]):
+        assert leaf.shape[0] == CFG.n_layers and leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("runner", layer.RUNNERS)
+def test_bfloat16_computes_with_float32_parameters(runner):
+    cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
+    value, grads = gradient(cfg, layers=runner)
+    exact, exact_grads = gradient()
+    assert float(value) == pytest.approx(float(exact), rel=1e-2)
+    for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(exact_grads)):
+        assert got.dtype == jnp.float32
+        assert np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
+    jaxpr = str(jax.make_jaxpr(lambda p: transformer.logits(cfg, p, TOKENS, layers=runner))(PARAMS))
+    projections = re.findall(r"(\w+)\[\d+,\d+\] = dot_general", jaxpr)
+    assert projections[-1] == "f32" and set(projections[:-1]) == {"bf16"}  # all but the logits
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_chunks_and_devices_agree(chunk, devices):
+    assert len(jax.devices()) >= devices, (
+        "tests/conftest.py asks for four CPU devices before jax starts"
+    )
+    mesh = jax.make_mesh(
+        (1, devices, 1, 1),
+        rules.AXES,
+        devices=jax.devices()[:devices],
+        axis_types=(AxisType.Auto,) * 4,
+    )
+    aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, chunk=chunk, mesh=mesh))(
+        PARAMS, TOKENS
+    )
+    value, want = gradient()
+    assert float(aux["loss"] + aux["z_loss"]) == pytest.approx(float(value), rel=1e-6)
+    assert_close(grads, want)
+
+
+def test_chunk_must_divide():
+    with pytest.raises(ValueError, match="chunk=3"):
+        loss_and_gradient(CFG, PARAMS, TOKENS, chunk=3)
+
+
+def test_layout_table():
+    for choice in execution.DEFAULTS.values():
+        assert choice.layers in layer.RUNNERS
+    wide = dataclasses.replace(CFG, d_model=128)
+    assert execution.chunk(wide, 16, 128, "cpu") == 2
+    assert execution.chunk(wide, 15, 128, "cpu") == 1  # divisors only
+    assert execution.chunk(wide, 16, 4096, "cpu") == 1  # never none
+    assert execution.chunk(CFG, 4, 128, "cpu") == 4
+    assert execution.chunk(wide, 16, 128, "gpu") == 0
+
+
+def test_create_is_traceable_in_the_key():
+    traces = []
+
+    @jit
+    def make(key):
+        traces.append(1)
+        return transformer.create(CFG, key)[1]
+
+    keys = jax.random.split(jax.random.key(3), 2)
+    each = [make(key) for key in keys]
+    packed = jit(jax.vmap(lambda key: transformer.create(CFG, key)[1]))(keys)
+    assert len(traces) == 1
+    for i, one in enumerate(each):
+        assert_close(jax.tree.map(lambda p, i=i: p[i], packed), one, 1e-6)
+    assert not np.allclose(each[0]["embed"], each[1]["embed"])
+
+
+def test_module_and_functions_are_one_model():
+    module = nnx.merge(transformer.graphdef(CFG), PARAMS)
+    np.testing.assert_array_equal(
+        jit(module)(TOKENS), jit(lambda p: transformer.logits(CFG, p, TOKENS))(PARAMS)
+    )
+
+
+def test_initial_scales():
+    cfg = dataclasses.replace(CFG, d_model=256, d_ff=512, head_dim=64)
+    params = create(cfg)
+    # output projections: times 2 N
+    fan_in = {"qkv": 256, "up": 256, "out": 256 * 2 * 2, "down": 512 * 2 * 2}
+    for module, names in (("attention", ("qkv", "out")), ("mlp", ("up", "down"))):
+        for name in names:
+            assert float(params["layers"][module][name].std()) == pytest.approx(
+                fan_in[name] ** -0.5, rel=0.02
+            )
+    assert float(params["embed"].std()) == pytest.approx(0.02, rel=0.03)

@@ -1,0 +1,57 @@
+"""What a step must send over the links, written out per mesh axis; `plan` and the tests compare it
+with the compiled program.
+
+Bytes that a device sends a step, by kind of collective, with f, t, d the sizes of fsdp, tensor and
+data, and share(g) = (g - 1) / g, what a ring of g devices sends of the whole (train/checks/hlo.py).
+W: the layers' matrices, T: the embedding tables, both as numbers; w: bytes of the compute dtype; m:
+micro-batches a step, of b sequences.
+
+- fsdp (ZeRO-3, arXiv:1910.02054): every micro-batch gathers the layers twice, forward and backward,
+  2 m w W/t share(f), and scatters their gradients in float32, m 4 W/t share(f). The embedding is
+  cut over fsdp and tensor, gathered and scattered once (XLA merges
+  both uses of a tied one): m (w + 4) T share(f t).
+- tensor with the sequence shared between blocks (arXiv:2205.05198, section 4.2.2): two blocks a
+  layer, each entered by an all-gather and left by a reduce-scatter of the residual stream, and the
+  other way round backward: 4 and 4 of w b L D share(t) a layer and micro-batch; what is computed
+  again enters both blocks and leaves the first once more.
+- data: one all-reduce a step of the gradients as they are cut: 2 share(d) 4 (W + T)/(f t).
+- Norms are whole on every device: 2 share(f t d) 4 bytes a number, once a step.
+"""
+
+from collections.abc import Mapping
+
+from stepladder.configs.core import counting
+from stepladder.configs.core.spec import RunSpec
+
+
+def expected(
+    spec: RunSpec, shape: Mapping[str, int], how: Mapping, members: int = 1
+) -> dict[str, float]:
+    """Kind of collective -> bytes a device sends in one step of the `members` it trains.
+
+    how: chunk and remat of Program.how_on.
+    """
+    model, params = spec.model, counting.count(spec.model, spec.data.seq_len).params
+    f, t, d = (shape[axis] for axis in ("fsdp", "tensor", "data"))
+    W = sum(params[name] for name in ("attention_qkv", "attention_out", "mlp"))
+    T = params["embed"] + params["unembed"]
+    w = 2 if model.compute_dtype == "bfloat16" else 4
+    local = spec.batch_size // (d * f)
+    b = how["chunk"] or local
+    m = local // b
+    stream = m * model.n_layers * w * b * spec.data.seq_len * model.d_model * _share(t)
+    again = how["remat"] != "none"
+    sent = {
+        "all-gather": 2 * m * w * W / t * _share(f)
+        + m * w * T * _share(f * t)
+        + (4 + 2 * again) * stream,
+        "reduce-scatter": m * 4 * W / t * _share(f)
+        + m * 4 * T * _share(f * t)
+        + (4 + again) * stream,
+        "all-reduce": 2 * 4 * (_share(d) * (W + T) / (f * t) + _share(d * f * t) * params["norms"]),
+    }
+    return {kind: members * size for kind, size in sent.items()}
+
+
+def _share(group: int) -> float:
+    return (group - 1) / group

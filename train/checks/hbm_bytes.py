@@ -1,0 +1,112 @@
+"""Bytes a step moves between a device's memory and its cores, read from the compiled program.
+
+Every instruction that is executed reads its operands and writes its result, once a turn of its
+loops; what a fusion keeps inside, and what lies in near memory (VMEM), moves nothing. A slice reads
+what it takes of its operand, an update in place writes what it replaces. Still an estimate: a
+kernel may read an operand twice, or find it in a cache.
+"""
+
+from stepladder.train.checks.hlo import Computation, Instruction, Module
+
+# What moves nothing itself: names of values, and second halves of pairs.
+_FREE = frozenset(
+    (
+        "parameter constant tuple get-tuple-element bitcast while conditional call after-all iota "
+        "partition-id replica-id copy-done slice-done async-done async-update all-gather-done "
+        "all-reduce-done collective-permute-done send-done recv-done opt-barrier "
+        "custom-call:AllocateBuffer custom-call:ConcatBitcast"
+    ).split()
+)
+_TAKES = ("dynamic-slice", "slice", "gather")
+
+
+def bytes_accessed(module: Module) -> float:
+    """Bytes a device reads and writes in its main memory in one step."""
+    fused = {
+        i.called("calls")
+        for c in module.computations.values()
+        for i in c.instructions.values()
+        if i.opcode == "fusion"
+    }
+    total = 0.0
+    for name, times in module.times.items():
+        if name not in fused:
+            here = module.computations[name]
+            total += times * sum(_moved(module, here, i) for i in here.instructions.values())
+    return total
+
+
+def _moved(module: Module, here: Computation, instruction: Instruction) -> float:
+    opcode = instruction.opcode
+    if opcode == "custom-call":
+        opcode += (
+            ":" + instruction.attributes.partition('custom_call_target="')[2].partition('"')[0]
+        )
+    if opcode in _FREE:
+        return 0.0
+    if opcode in _TAKES:
+        return 2 * _far(instruction)
+    if opcode == "slice-start":  # its result names the whole operand beside the piece
+        return instruction.arrays[-2].bytes if len(instruction.arrays) > 1 else 0.0
+    if opcode == "dynamic-update-slice":
+        return 2 * _far(here.instructions[instruction.operands[1]])
+    if opcode == "fusion":
+        return _fusion(here, instruction, module.computations[instruction.called("calls")])
+    result = (
+        instruction.arrays[0].bytes * (not instruction.arrays[0].near)
+        if opcode == "copy-start"
+        else _far(instruction)
+    )
+    return result + sum(_far(here.instructions[name]) for name in instruction.operands)
+
+
+def _fusion(here: Computation, instruction: Instruction, inside: Computation) -> float:
+    users: dict[str, list[Instruction]] = {}
+    for inner in inside.instructions.values():
+        for name in inner.operands:
+            users.setdefault(name, []).append(inner)
+    total = 0.0
+    for inner in inside.instructions.values():
+        if inner.opcode == "parameter" and int(inner.inside) < len(instruction.operands):
+            operand = here.instructions[instruction.operands[int(inner.inside)]]
+            total += min(_far(operand), _read(inner, users))
+    root = inside.instructions[inside.root]
+    results = (
+        [inside.instructions[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    )
+    near = [a.near for a in instruction.arrays]
+    for result, beside in zip(results, near):
+        total += 0.0 if beside else _written(inside, result)
+    return total
+
+
+def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> float:
+    """Bytes a fusion reads of one of its parameters."""
+    total = 0.0
+    for user in users.get(parameter.name, []):
+        if user.opcode == "bitcast":
+            total += _read(user, users)
+        elif user.opcode in _TAKES:
+            total += sum(a.bytes for a in user.arrays)
+        elif user.opcode == "tuple" or (
+            user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
+        ):
+            continue  # passed on, or updated in place
+        else:
+            return sum(a.bytes for a in parameter.arrays)
+    return total
+
+
+def _written(inside: Computation, result: Instruction) -> float:
+    while result.opcode == "bitcast":
+        result = inside.instructions[result.operands[0]]
+    if result.opcode == "parameter":
+        return 0.0
+    if result.opcode == "dynamic-update-slice":
+        result = inside.instructions[result.operands[1]]
+    return sum(a.bytes for a in result.arrays)
+
+
+def _far(instruction: Instruction) -> float:
+    """Bytes of a result that lies in main memory."""
+    return sum(a.bytes for a in instruction.arrays if not a.near)

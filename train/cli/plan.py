@@ -1,0 +1,96 @@
+"""`stepladder plan`: the table of runs, and with --topology what each of their programs costs when
+compiled.
+"""
+
+import argparse
+import json
+
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.load import Loaded, load
+from stepladder.train.hardware.topology import HERE
+from stepladder.train.ladder import cost
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=0,
+        help="achieved FLOP/s for the time estimate (default: a table by backend)",
+    )
+    parser.add_argument(
+        "--backend", default="cpu", choices=("cpu", "gpu", "tpu"), help="which row of that table"
+    )
+    parser.add_argument(
+        "--topology",
+        default="",
+        help=(
+            "compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs "
+            "no TPU, but libtpu); here: for this machine"
+        ),
+    )
+    parser.add_argument(
+        "--only", default="", metavar="REGEX", help="only the runs whose id it is found in"
+    )
+    parser.add_argument(
+        "--largest",
+        action="store_true",
+        help="with --topology: search the largest micro-batch that fits, by compiling more",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON instead of text")
+
+
+def main(args: argparse.Namespace) -> int:
+    """0, or 1 when a program does not fit.
+
+    Raises UserError for a pattern without runs, or --largest without --topology.
+    """
+    if args.largest and not args.topology:
+        raise UserError(
+            "largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)"
+        )
+    loaded = load(args.config, args.overrides)
+    specs = cost.only(loaded.specs, args.only)
+    rate = args.rate or _rate(args)
+    costs = [cost.cost(spec, rate) for spec in specs]
+    if not args.json:
+        print(cost.table(costs))
+    programs = _compile(loaded, specs, args) if args.topology else []
+    if args.json:
+        print(
+            json.dumps({"runs": [cost.to_json(c) for c in costs], "programs": programs}, indent=1)
+        )
+    return 0 if all(program["fits"] for program in programs) else 1
+
+
+def _rate(args: argparse.Namespace) -> float:
+    """FLOP/s for the estimate of time: plan.ACHIEVED, or plan.UTILISATION of the peak of the slices
+    compiled for.
+    """
+    if args.topology in ("", HERE):
+        return cost.ACHIEVED[args.backend]
+    from stepladder.train.hardware import chips, topology
+
+    return cost.UTILISATION * chips.peak_flops(topology.devices(args.topology))
+
+
+def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict]:
+    """Every program as JSON; as text on the way, when no JSON is asked for."""
+    import dataclasses
+
+    from stepladder.train.hardware import machine as machines
+    from stepladder.train.ladder import executables
+
+    machine = dataclasses.replace(
+        machines.Machine.from_config(loaded.config), compilation_cache="off"
+    )
+    if args.topology == HERE:
+        machines.start(machine)
+    else:
+        machine = dataclasses.replace(machine, topology=args.topology)
+    programs = []
+    for found in executables.compile_all(loaded.specs, machine, args.largest, specs):
+        programs.append(found.to_json())
+        if not args.json:
+            print(executables.row(found), flush=True)
+    return programs

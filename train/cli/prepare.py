@@ -1,0 +1,145 @@
+"""`stepladder data prepare`: text -> token store."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.spec import CorpusSpec
+from stepladder.train.data.prepare.documents import READERS
+from stepladder.train.data.prepare.filters import FILTERS
+from stepladder.train.data.prepare.prepare import prepare
+from stepladder.train.data.read.store import Store
+
+EXAMPLE = """examples:
+  stepladder data prepare --out=store                                 \
+  the text this installation carries; nothing is downloaded
+  stepladder data prepare --out=store --max-mb-per-domain=4 --domains=python_jax,docstrings
+  stepladder data prepare --out=store --domain web='crawl/*.jsonl.zst' --domain code=src \
+--tokenizer=bpe:4096"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EXAMPLE
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help=f"files, folders or globs of the domain 'text' ({', '.join(list(READERS)[:5])}, ...)",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder of the store")
+    parser.add_argument(
+        "--domain",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME=GLOB",
+        help="a domain of one's own files; repeatable",
+    )
+    parser.add_argument(
+        "--corpus",
+        default=None,
+        help=(
+            "label in the manifest; 'embedded' (default without sources) is the installation's own "
+            "text"
+        ),
+    )
+    parser.add_argument(
+        "--domains", default="", help="only these domains, separated by commas (default: all)"
+    )
+    parser.add_argument("--tokenizer", default="bytes", help="bytes (default) or bpe:<vocabulary>")
+    parser.add_argument(
+        "--max-mb-per-domain",
+        type=float,
+        default=0.0,
+        help="a fixed random sample of this size (default 0: everything)",
+    )
+    parser.add_argument(
+        "--dedup",
+        default="minhash",
+        help="none, exact or minhash (default), over all domains and before the split",
+    )
+    parser.add_argument(
+        "--filters", default="", help=f"steps in order, separated by commas: {', '.join(FILTERS)}"
+    )
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.05,
+        help="share of the text's bytes held out, by document or package (0.05)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and the split (0)")
+
+
+def corpus_of(args: argparse.Namespace) -> CorpusSpec:
+    """The corpus spec of parsed arguments. Raises UserError."""
+    sources = [("text", source) for source in args.sources]
+    for item in (part for group in args.domain for part in group):
+        name, equals, pattern = item.partition("=")
+        if not (name and equals and pattern):
+            raise UserError(
+                f"domain={item}: must be NAME=GLOB, e.g. --domain web='crawl/*.jsonl.gz'"
+            )
+        sources.append((name, pattern))
+    if args.corpus == "embedded" and sources:
+        raise UserError(
+            "corpus=embedded: takes no sources of one's own; leave out --corpus or the sources"
+        )
+    if args.corpus not in (None, "embedded") and not sources:
+        raise UserError(
+            f"corpus={args.corpus}: no sources given; add --domain NAME=GLOB, or use "
+            "--corpus=embedded"
+        )
+    return CorpusSpec(
+        name=args.corpus or ("files" if sources else "embedded"),
+        sources=tuple(sources),
+        domains=_names(args.domains),
+        tokenizer=args.tokenizer,
+        max_mb_per_domain=args.max_mb_per_domain,
+        validation_fraction=args.validation_fraction,
+        filters=_names(args.filters),
+        dedup=args.dedup,
+        seed=args.seed,
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Prepare, then print the store's table.
+
+    Returns 0; raises UserError for what the user can mend.
+    """
+    store = prepare(corpus_of(args), args.out)
+    sys.stdout.write(table(store))
+    return 0
+
+
+def table(store: Store) -> str:
+    """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation
+    with training.
+    """
+    lines = [
+        f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}"
+        f"{'val. tokens':>13s}{'overlap':>9s}  dropped"
+    ]
+    for domain, entry in store.manifest["domains"].items():
+        train = entry["train"]
+        validation = entry.get("validation", {"documents": 0, "bytes": 0, "tokens": 0})
+        dropped = ", ".join(f"{reason} {n:,}" for reason, n in entry["dropped"].items()) or "-"
+        size = (train["bytes"] + validation["bytes"]) / 1e6
+        documents = train["documents"] + validation["documents"]
+        lines.append(
+            f"{domain:24s}{documents:9,}{size:10.2f}{train['tokens']:14,}"
+            f"{validation['tokens']:13,}{entry['overlap']:9.2%}  {dropped}"
+        )
+    made = store.manifest["tokenizer"]
+    lines.append(
+        f"{store.path}: {made['name']}, vocabulary {made['vocab_size']:,}, fingerprint "
+        f"{store.fingerprint}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())

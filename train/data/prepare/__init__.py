@@ -1,0 +1,1 @@
+"""Text to token store: read, filter, deduplicate, split, tokenise."""

@@ -1,0 +1,1 @@
+"""Finished checkpoints: restored, sampled, evaluated, exported."""

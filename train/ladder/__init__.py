@@ -1,0 +1,1 @@
+"""A whole ladder: what each run costs, which runs train together, in which order."""

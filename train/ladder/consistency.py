@@ -1,0 +1,126 @@
+"""Whether all processes of a job would run the same: specs, machine settings, package versions and
+source files, compared at the start.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.load import Loaded
+from stepladder.train.hardware.machine import Machine
+from stepladder.train.loop.lineage import PACKAGES
+from stepladder.train.processes import group
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPILERS = ("libtpu", "jax-cuda", "jax_cuda")
+FLAGS = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_ENABLE_X64",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+)
+FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
+
+
+def check_same(loaded: Loaded, workdir: Path) -> None:
+    """Raise SharedError, on every process, that names what differs between them; or who does not
+    see process 0's WORKDIR.
+    """
+    if group.count() == 1:
+        return
+    mine = fingerprint(loaded)
+    if len(set(group.gather(_hash(json.dumps(mine))))) == 1:
+        return _check_shared(Path(workdir))
+    tables = [json.loads(text) for text in group.gather(json.dumps(mine))]
+    raise group.SharedError(
+        f"processes differ: {'; '.join(differences(tables))}; run the same command with the same "
+        "installation on every host"
+    )
+
+
+def _check_shared(workdir: Path) -> None:
+    """Process 0 leaves a file that all others must find."""
+    probe = group.share(lambda: _leave_probe(workdir))
+    blind = [
+        i for i, seen in enumerate(group.gather(str((workdir / probe).exists()))) if seen != "True"
+    ]
+    group.share(lambda: (workdir / probe).unlink(missing_ok=True))
+    if blind:
+        raise group.SharedError(
+            f"workdir={workdir}: process {' '.join(map(str, blind[:8]))} does not see what process "
+            "0 writes there; give a folder that all hosts share"
+        )
+
+
+def _leave_probe(workdir: Path) -> str:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        name = f".shared-{os.getpid()}-{time.time_ns()}"
+        (workdir / name).touch()
+    except OSError as error:
+        raise UserError(
+            f"workdir={workdir}: cannot write there ({error.strerror}); choose another --workdir"
+        ) from error
+    return name
+
+
+def fingerprint(loaded: Loaded) -> dict[str, str]:
+    """What -> its value or hash."""
+    return {
+        **{f"run {spec.run_id}": spec.hash for spec in loaded.specs},
+        **{
+            f"machine.{name}": str(value)
+            for name, value in asdict(Machine.from_config(loaded.config)).items()
+        },
+        **{
+            f"package {d.name}": d.version
+            for d in metadata.distributions()
+            if (d.name or "").startswith((*PACKAGES, *COMPILERS))
+        },
+        **{name: os.environ[name] for name in FLAGS if name in os.environ},
+        "python": platform.python_version(),
+        **sources(),
+    }
+
+
+def sources(root: Path = ROOT) -> dict[str, str]:
+    """ "file PATH" -> hash of every source file below `root` that executes, PATH relative to it."""
+    return {
+        f"file {path.relative_to(root)}": _hash(path.read_bytes())
+        for folder in FOLDERS
+        for path in sorted((root / folder).rglob("*.py"))
+    }
+
+
+def differences(tables: list[dict[str, str]], most: int = 4) -> list[str]:
+    """One sentence for each of the first `most` things that are not the same in all tables, one of
+    which belongs to a process.
+    """
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    found = [name for name in names if len({table.get(name) for table in tables}) > 1]
+    said = []
+    for name in found[:most]:
+        values: dict[str, list[str]] = {}
+        for process, table in enumerate(tables):
+            values.setdefault(table.get(name, "absent"), []).append(str(process))
+        said.append(
+            f"{name} is "
+            + ", ".join(
+                f"{value} on process {' '.join(processes[:8])}"
+                for value, processes in values.items()
+            )
+        )
+    return said + ([f"and {len(found) - most} more"] if len(found) > most else [])
+
+
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[
+        :12
+    ]

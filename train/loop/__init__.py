@@ -1,0 +1,1 @@
+"""The training loop: from a batch of runs to their finished records."""

@@ -1,0 +1,50 @@
+"""What a reader of the record needs beside the spec: parent, data, counts by the trainer, versions,
+machine.
+"""
+
+import platform
+import time
+from dataclasses import asdict
+from importlib import metadata
+
+from stepladder.configs.core import counting
+from stepladder.configs.core.spec import RunSpec
+from stepladder.train.data.read.store import Store
+from stepladder.train.step.program import Program
+
+PACKAGES = ("stepladder", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
+    """The body of lineage.json (fields: configs/core/record.py)."""
+    counts = counting.count(spec.model, spec.data.seq_len)
+    devices = program.mesh.devices.flatten()
+    return {
+        "run_id": spec.run_id,
+        "spec_hash": spec.hash,
+        "parent": {
+            "run_id": spec.parent.run_id,
+            "step": spec.parent.step,
+            "reset": list(spec.parent.reset),
+        }
+        if spec.parent
+        else None,
+        "data_fingerprint": store.fingerprint,
+        "tokenizer": store.manifest["tokenizer"],
+        "params_total": counts.params_total,
+        "params_non_embedding": counts.params_non_embedding,
+        "flops_per_token_train": counts.flops_per_token_train,
+        "flops_per_token_6n": counts.flops_per_token_6n,
+        "flops_per_token_inference": counts.flops_per_token_inference,
+        "tokens_per_step": spec.tokens_per_step,
+        "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "created_unix": time.time(),
+        "versions": {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
+        "machine": {
+            "platform": devices[0].platform,
+            "device_kind": devices[0].device_kind,
+            "devices": len(devices),
+            **asdict(program.machine),
+        },
+    }

@@ -1,0 +1,1 @@
+"""Measurements of checkpoints and data that are no part of training."""

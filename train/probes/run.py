@@ -1,0 +1,129 @@
+"""Make the probes a config asks for, those that are not there yet: one kind of probe, one entry in
+KINDS.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import write_atomic
+from stepladder.configs.core.load import Loaded
+from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
+from stepladder.configs.core.record import CHECKPOINTS, PENDING, RUNS, STATUS
+from stepladder.configs.core.spec import CorpusSpec
+from stepladder.train.data import ngrams
+from stepladder.train.data.prepare.prepare import prepare
+from stepladder.train.data.read import corpora
+from stepladder.train.data.read.batches import evaluation_windows
+from stepladder.train.data.read.mixture import epochs
+from stepladder.train.data.read.store import Store
+from stepladder.train.export import restore
+from stepladder.train.hardware.machine import Machine
+from stepladder.train.probes.alignment import alignment
+from stepladder.train.record.record import read_json
+from stepladder.train.step.program import program, traced
+
+Say = Callable[[str], None]
+
+
+def _alignment_path(workdir: Path, probe: Alignment) -> Path:
+    return workdir / RUNS / probe.run.run_id / "probes" / f"alignment-{probe.step}.json"
+
+
+def _alignment(workdir: Path, probe: Alignment, store: Store, how: Machine) -> dict:
+    if probe.step == 0:  # a function of the seed: no checkpoint holds it
+        compiled = program(probe.run, how)
+        return alignment(
+            probe, compiled.init(compiled.put(traced(probe.run)))["params"], store, compiled
+        )
+    record = workdir / RUNS / probe.run.run_id
+    if not (record / CHECKPOINTS / str(probe.step)).is_dir():
+        state = (read_json(record / STATUS) or {}).get("state", PENDING)
+        raise UserError(
+            f"probe={probe.run.run_id}@{probe.step}: no checkpoint there, the run is {state}; "
+            "`stepladder run` the same config first"
+        )
+    opened = restore.open_checkpoint(f"{record}@{probe.step}", str(store.path), how)
+    return alignment(probe, opened.program.put(opened.params), store, opened.program)
+
+
+def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
+    return workdir / "studies" / probe.study / "ngrams.json"
+
+
+def _ngrams(workdir: Path, probe: Ngrams, store: Store, how: Machine) -> dict:
+    windows = {
+        domain: evaluation_windows(store, domain, probe.seq_len, probe.eval_windows)
+        for domain in probe.validation
+    }
+    recipes = dict(probe.recipes)
+    seen = {
+        name: epochs(store, weights, probe.seq_len, probe.examples)
+        for name, weights in recipes.items()
+    }
+    found = ngrams.baselines(
+        store, {name: dict(weights) for name, weights in recipes.items()}, windows
+    )
+    return {**found, "epochs": seen, "data_fingerprint": store.fingerprint}
+
+
+# What a probe is written to, how it is made, and one line about it.
+KINDS: dict[type, tuple[Callable, Callable, Callable[[dict], str]]] = {
+    Alignment: (
+        _alignment_path,
+        _alignment,
+        lambda body: f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products",
+    ),
+    Ngrams: (
+        _ngrams_path,
+        _ngrams,
+        lambda body: (
+            f"{len(body['bigram'])} recipes; most epochs of a domain: {_most(body['epochs'])}"
+        ),
+    ),
+}
+
+
+def _most(epochs: dict[str, dict[str, float]]) -> str:
+    count, recipe, domain = max(
+        (count, recipe, domain) for recipe, seen in epochs.items() for domain, count in seen.items()
+    )
+    return f"{count:.2f} ({recipe}, {domain})"
+
+
+def path_of(workdir: Path, probe: Probe) -> Path:
+    """Where the probe's result stands; complete when it is there."""
+    return KINDS[type(probe)][0](Path(workdir), probe)
+
+
+def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> list[Path]:
+    """Make what is missing, in order; returns the files written.
+
+    A finished one is left as it is. `machine.start` comes before.
+
+    Raises UserError when the config asks for none, or a run has not been trained to a probe's step.
+    """
+    workdir = Path(workdir)
+    if not loaded.probes:
+        raise UserError(
+            f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), "
+            "as the studies' configs have"
+        )
+    missing = [probe for probe in loaded.probes if not path_of(workdir, probe).is_file()]
+    if not missing:
+        return []
+    how = Machine.from_config(loaded.config)
+    opened: dict[CorpusSpec, Store] = {}
+    written = []
+    for i, probe in enumerate(missing, 1):
+        path_to, make, tell = KINDS[type(probe)]
+        corpus = probe.corpus if isinstance(probe, Ngrams) else probe.run.data.corpus
+        if corpus not in opened:
+            root = Path(how.store) if how.store else workdir / "data"
+            opened[corpus] = prepare(corpus, corpora.folder(root, corpus), show=False)
+        path, body = path_to(workdir, probe), make(workdir, probe, opened[corpus], how)
+        write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
+        written.append(path)
+        say(f"{i}/{len(missing)} {path.relative_to(workdir)}: {tell(body)}")
+    return written

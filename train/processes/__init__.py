@@ -1,0 +1,1 @@
+"""The processes of one job: their group, who is alive, preemption."""

@@ -1,0 +1,1 @@
+"""Copies of the metrics for dashboards."""

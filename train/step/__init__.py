@@ -1,0 +1,1 @@
+"""One training step: schedule, optimizer, compiled programs and the evaluator."""
