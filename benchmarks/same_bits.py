@@ -41,6 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TIGHT, LOOSE = 1e-9, 1e-6  # relative differences allowed in the numbers of an analysis
 FLOOR = 1e-7  # of the denominator of a relative difference: rounding errors near zero do not count
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z")  # in a sentence: not compared
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
 
@@ -76,15 +77,22 @@ class Comparison:
         if tolerance and _is_number(before) and _is_number(after):
             self._difference(float(before), float(after), tolerance, path)
         elif tolerance and isinstance(before, str) and isinstance(after, str):
-            numbers = NUMBER.findall(before), NUMBER.findall(after)
-            if len(numbers[0]) != len(numbers[1]):
-                self.different.append(f"{path}: {_short(before)} | {_short(after)}")
-                return
-            self.reworded.append(f"{path}: {_short(before)} | {_short(after)}")
-            for one, other in zip(*numbers, strict=True):
-                self._difference(float(one), float(other), tolerance, path)
+            self._sentence(TIME.sub("", before), TIME.sub("", after), tolerance, path)
         else:
             self.different.append(f"{path}: {_short(before)} | {_short(after)}")
+
+    def _sentence(self, before: str, after: str, tolerance: float, path: str) -> None:
+        """Words may change; the numbers between them may not, nor may a name without a space."""
+        numbers = NUMBER.findall(before), NUMBER.findall(after)
+        if before == after:
+            return
+        if len(numbers[0]) != len(numbers[1]) or " " not in before:
+            self.different.append(f"{path}: {_short(before)} | {_short(after)}")
+            return
+        if NUMBER.sub("", before) != NUMBER.sub("", after):
+            self.reworded.append(f"{path}: {_short(before)} | {_short(after)}")
+        for one, other in zip(*numbers, strict=True):
+            self._difference(float(one), float(other), tolerance, path)
 
     def _difference(self, before: float, after: float, tolerance: float, path: str) -> None:
         size = abs(before - after) / max(abs(before), abs(after), FLOOR)
@@ -154,7 +162,10 @@ class Side:
                 return held["facts"], held["seconds"]
         began = time.perf_counter()
         sandbox = self.work / job.name.replace("/", "-")
-        facts = perform(job, sandbox, self.code / "stepladder", self.environment)
+        try:
+            facts = perform(job, sandbox, self.code / "stepladder", self.environment)
+        except JobFailed as error:
+            raise JobFailed(f"{self.commit}, {error}") from error
         seconds = round(time.perf_counter() - began, 1)
         body = {"job": asked, "environment": _environment(), "seconds": seconds, "facts": facts}
         self.kept.mkdir(parents=True, exist_ok=True)

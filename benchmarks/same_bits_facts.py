@@ -65,7 +65,7 @@ def perform(job: Job, sandbox: Path, checkout: Path, environment: dict[str, str]
         )
         if done.returncode:
             end = " ".join(done.stderr.strip().splitlines()[-1:])
-            raise JobFailed(f"{checkout.parent.parent.name}: exit {done.returncode}: {end}")
+            raise JobFailed(f"{words[0]}: exit {done.returncode}: {end}")
         if "--json" in command:
             printed.append(json.loads(done.stdout))
         elif command[0] in ("eval", "sample"):

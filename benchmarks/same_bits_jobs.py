@@ -98,7 +98,7 @@ def _examples() -> list[Job]:
         Job(
             "recommend",
             "ladders, by published and by given constants",
-            ((*ask, "--draws=50"), (*ask, "--draws=20", "--constants", *constants)),
+            ((*ask, "--draws=50"), (*ask, "--draws=50", "--constants", *constants)),
         ),
     ]
 
