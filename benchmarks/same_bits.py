@@ -42,6 +42,7 @@ TIGHT, LOOSE = 1e-9, 1e-6  # relative differences allowed in the numbers of an a
 FLOOR = 1e-7  # of the denominator of a relative difference: rounding errors near zero do not count
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:]+Z")  # in a sentence: not compared
+TINY = r"^(plan\.(base|demo|sweep)|data\.|examples\.fit)"  # the jobs of --tiny
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas")
 
 
@@ -244,6 +245,7 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", metavar="REGEX", help="jobs whose name it is found in"
     )
+    parser.add_argument("--tiny", action="store_true", help="only a few jobs of seconds")
     parser.add_argument(
         "--loose", metavar="REGEX", help=f"jobs whose numbers may differ by {LOOSE}"
     )
@@ -255,7 +257,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the jobs and stop")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
-    chosen = [job for job in jobs() if re.search(args.only, job.name)]
+    chosen = [job for job in jobs() if re.search(args.only or TINY * args.tiny, job.name)]
     if args.list:
         print("\n".join(f"{job.name:28} {job.compared}" for job in chosen))
         return 0
