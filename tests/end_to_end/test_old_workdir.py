@@ -1,7 +1,7 @@
 """A workdir that an older commit made is read, reported and resumed as that commit did.
 
 tests/fixtures/workdir_72a7412/README.md says how it was made. Its expected.json holds what the code
-of that commit said of it; that code writes the file again with `python tests/test_old_workdir.py`.
+of that commit said of it; that code writes the file again (`python` and the path of this file).
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import pytest
 
 from stepladder.analysis.load import load
 
-FIXTURE = Path(__file__).resolve().parent / "fixtures" / "workdir_72a7412"
+FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "workdir_72a7412"
 WORKDIR = "workdir"
 TRUNK, LEFT, LAST = "proxy-w8d1h8-6403ea71", 18, 32  # the run whose checkpoints are kept, and steps
 BRANCH = "proxy-w8d1h8-to24-45c82ac2"  # leaves the trunk at LEFT
