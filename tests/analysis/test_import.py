@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -17,11 +16,8 @@ FORBIDDEN = tuple("jax flax orbax matplotlib optax grain stepladder.model stepla
 def test_all_modules_import_without_jax_or_matplotlib():
     names = ", ".join(f"stepladder.analysis.{m}" for m in MODULES)
     code = f"import sys, {names}; print(*(m for m in {FORBIDDEN} if m in sys.modules))"
-    begin = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - begin
     assert done.stdout.split() == []
-    assert seconds < 6, f"{seconds:.1f} s; under 2 s on a quiet machine"
 
 
 def test_import_takes_under_two_seconds_of_cpu():

@@ -141,7 +141,7 @@ def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expecte
         lambda spec, machine, members, streams: spec.batch_size // machine.accumulation,
     )
     monkeypatch.setattr(
-        executables.fits, "compiled", lambda micro, machine: (tried.append(micro), micro, memory)
+        executables, "compiled", lambda micro, machine: (tried.append(micro), micro, memory)
     )
     began = 4 if memory >= 8 else 8
     found = executables.Compiled(spec, 1, 1, {}, began, memory, 0, began, 8, "none", 0, 0)
