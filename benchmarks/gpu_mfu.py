@@ -94,7 +94,9 @@ def parts_of(spec: RunSpec, machine: Machine, step: float) -> dict[str, float]:
     )
     tokens = own.put_windows(np.zeros((1, spec.batch_size, spec.data.seq_len + 1), np.int32))[0]
     gradient = jax.jit(
-        lambda params, tokens: loss_and_gradient(spec.model, params, tokens, 0.0, **own.how)
+        lambda params, tokens: loss_and_gradient(
+            spec.model, params, tokens, 0.0, execution=own.execution
+        )
     )
     both = seconds_of(lambda: gradient(params, tokens))
     return {"forward": forward, "backward": both - forward, "optimizer and rest": step - both}

@@ -19,6 +19,7 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
 from stepladder.configs.core.spec import ModelSpec, OptimizerSpec
 from stepladder.model import parametrization, transformer
+from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.parametrization import PARAMETRIZATIONS, Parametrization, Power, Rule
 from stepladder.train.step import optimizer, program
@@ -140,7 +141,7 @@ def step_text(name: str, qk_norm: bool, width: int, depth: int) -> str:
     )
     optim = OptimizerSpec("adamw", "coupled", "constant")
     start = functools.partial(program.initial_state, model, optim)
-    step = functools.partial(program.train_step, model, optim, {"layers": "scan"})
+    step = functools.partial(program.train_step, model, optim, Execution())
     tokens = jax.ShapeDtypeStruct((2, 9), np.int32)
     return str(jax.make_jaxpr(start)(STEP_HYPER)) + str(
         jax.make_jaxpr(step)(jax.eval_shape(start, STEP_HYPER), STEP_HYPER, tokens)
@@ -276,7 +277,7 @@ def test_members_of_a_pack_share_a_parametrisation():
             state, metrics = program.train_step(
                 model,
                 optim,
-                {"layers": "scan"},
+                Execution(),
                 state,
                 hyper,
                 jnp.asarray((TOKENS + i) % 37, jnp.int32),

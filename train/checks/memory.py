@@ -98,17 +98,16 @@ def fixes(pack: Alone | Packed, over: float) -> list[str]:
     """What would lower the memory of a step that needs `over` times what there is, the cheapest
     first; two at least.
     """
-    now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
-    found = [
-        (
-            f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains "
-            f"{pack.members} runs at once)"
-        )
-    ] * (pack.members > 1)
+    now = local_batch(pack) // (pack.execution.micro_batch or local_batch(pack))
+    found = []
+    if pack.members > 1:
+        fewer = pack.members // 2 if pack.members > 3 else "off"
+        found.append(f"machine.pack={fewer} (it trains {pack.members} runs at once)")
     more = [a for a in accumulations(pack) if a > now]
     enough = [a for a in more if a >= now * over]  # where activations take most of it
     found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
-    found += ["machine.remat=full (activations are computed again)"] * (pack.how["remat"] != "full")
+    if pack.execution.remat != "full":
+        found.append("machine.remat=full (activations are computed again)")
     found += _sharded(pack)
     return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
 

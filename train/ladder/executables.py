@@ -25,6 +25,16 @@ from stepladder.train.ladder import packing
 from stepladder.train.step.packed_program import Alone, Packed
 from stepladder.train.step.program import Program
 
+# Name in a fingerprint -> field of Execution. benchmarks/tpu_compiled.json holds fingerprints made
+# with these names, before the fields had theirs.
+FINGERPRINTED = {
+    "attention": "attention",
+    "chunk": "micro_batch",
+    "layers": "layers",
+    "loss_floats": "loss_floats",
+    "remat": "remat",
+}
+
 
 @dataclass(frozen=True)
 class Compiled:
@@ -119,11 +129,12 @@ def compile_all(
 
 
 def fingerprint(pack: Alone | Packed) -> str:
-    """Of what decides an executable: program, slice, members, mesh, layout.
+    """Hash of what decides an executable: program, slice, members, mesh, execution.
 
-    The model's own code and the compiler's version are not in it.
+    The model's own code and the compiler's version are not in it. Tables of compiled programs are
+    compared by it, so the names of `FINGERPRINTED` stay.
     """
-    how = {name: value for name, value in pack.how.items() if name != "mesh"}
+    execution = {name: getattr(pack.execution, at) for name, at in FINGERPRINTED.items()}
     program = pack.program
     decided = (
         program.spec.program_key,
@@ -131,7 +142,7 @@ def fingerprint(pack: Alone | Packed) -> str:
         pack.members,
         pack.streams,
         dict(pack.mesh.shape),
-        how,
+        execution,
     )
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
@@ -164,16 +175,16 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
         used,
         memory,
         seconds,
-        pack.how["chunk"] or local,
+        pack.execution.micro_batch or local,
         local,
-        pack.how["remat"],
+        pack.execution.remat,
         counted,
         flops.executed(pack.jaxpr),
-        attention=pack.how["attention"],
+        attention=pack.execution.attention,
         fingerprint=fingerprint(pack),
         formula=sum(
             collective_bytes.expected(
-                spec, mesh.shape, pack.how, max(1, members // mesh.shape["run"])
+                spec, mesh.shape, pack.execution, max(1, members // mesh.shape["run"])
             ).values()
         ),
         fixes=tuple(fixes(pack, used / memory)) if used > memory else (),

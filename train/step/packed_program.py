@@ -6,6 +6,7 @@ device. For backends that a single member already keeps busy, such as a CPU core
 members of a device at once, for accelerators that a small model leaves idle.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.core.spec import ModelSpec, OptimizerSpec, RunSpec
+from stepladder.model.execution import Execution
 from stepladder.model.parallel import collectives
 from stepladder.train.hardware import arrays
 from stepladder.train.hardware import machine as machines
@@ -36,7 +38,7 @@ RUN, WHOLE = PartitionSpec("run"), PartitionSpec()
 def map_steps(
     model: ModelSpec,
     optim: OptimizerSpec,
-    how: dict,
+    execution: Execution,
     mesh: Mesh,
     state_K,
     hyper_K,
@@ -52,7 +54,7 @@ def map_steps(
         return train_steps(
             model,
             optim,
-            how,
+            execution,
             state,
             hyper,
             count,
@@ -71,7 +73,7 @@ def map_steps(
 def vmap_steps(
     model: ModelSpec,
     optim: OptimizerSpec,
-    how: dict,
+    execution: Execution,
     mesh: Mesh,
     state_K,
     hyper_K,
@@ -85,7 +87,7 @@ def vmap_steps(
     k); else a step gathers its batches.
     """
     (members,), streams = count_K.shape, tokens_USBT.shape[0]
-    one = functools.partial(train_step, model, optim, how)
+    one = functools.partial(train_step, model, optim, execution)
     step_K = jax.vmap(one, in_axes=(0, 0, None if streams == 1 else 0), spmd_axis_name="run")
 
     def batch(i):
@@ -120,13 +122,8 @@ class Alone:
     """
 
     def __init__(self, program: Program):
-        self.program, self.mesh, self.members, self.streams, self.how = (
-            program,
-            program.mesh,
-            1,
-            1,
-            program.how,
-        )
+        self.program, self.mesh, self.execution = program, program.mesh, program.execution
+        self.members, self.streams = 1, 1
 
     @property
     def batch_rows(self) -> np.ndarray:
@@ -180,12 +177,12 @@ class Packed:
             meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ())
         )
         mapped = self.mode == "vmap"
-        how = self.program.how_on(self.mesh, each if mapped else 1, mapped)
+        execution = self.program.execution_on(self.mesh, each if mapped else 1, mapped)
         if self.mode == "map":  # a device's members are its own: nothing is shared within one
-            how["mesh"] = None
-        self.how = how
+            execution = dataclasses.replace(execution, mesh=None)
+        self.execution = execution
         self._steps = functools.partial(
-            MODES[self.mode], spec.model, spec.optimizer, how, self.mesh
+            MODES[self.mode], spec.model, spec.optimizer, execution, self.mesh
         )
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)

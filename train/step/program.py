@@ -20,7 +20,9 @@ from jax.sharding import Mesh, NamedSharding
 from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import ModelSpec, OptimizerSpec, RunSpec
-from stepladder.model import execution, transformer
+from stepladder.model import execution as executions
+from stepladder.model import transformer
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.train.hardware import arrays, micro_batch
 from stepladder.train.hardware import machine as machines
@@ -82,16 +84,14 @@ def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
 def train_step(
     model: ModelSpec,
     optim: OptimizerSpec,
-    how: dict,
+    execution: Execution,
     state: dict,
     hyper: dict,
     tokens_BT: jax.Array,
 ):
-    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `how` is
-    passed to `loss_and_gradient`.
-    """
+    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32."""
     params, step = state["params"], state["step"]
-    aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], **how)
+    aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], execution=execution)
     factor = schedule.factor(optim.schedule, step, hyper)
     tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, model)
     updates, opt = tx.update(grads, state["opt"], params)
@@ -112,7 +112,7 @@ def train_step(
 def train_steps(
     model: ModelSpec,
     optim: OptimizerSpec,
-    how: dict,
+    execution: Execution,
     state: dict,
     hyper: dict,
     count: jax.Array,
@@ -129,26 +129,25 @@ def train_steps(
         return train_step(
             model,
             optim,
-            how,
+            execution,
             carry[0],
             hyper,
             jax.lax.dynamic_index_in_dim(tokens_SBT, i, keepdims=False),
         )
 
     shapes = jax.eval_shape(
-        functools.partial(train_step, model, optim, how), state, hyper, tokens_SBT[0]
+        functools.partial(train_step, model, optim, execution), state, hyper, tokens_SBT[0]
     )[1]
     nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.fori_loop(0, count, body, (state, nothing))
 
 
-def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32.
-
-    `how` is passed to `window_losses`.
-    """
+def evaluate(
+    model: ModelSpec, execution: Execution, params: dict, windows_CBT: jax.Array
+) -> jax.Array:
+    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32."""
     return jax.lax.map(
-        lambda tokens_BT: window_losses(model, params, tokens_BT, **how), windows_CBT
+        lambda tokens_BT: window_losses(model, params, tokens_BT, execution=execution), windows_CBT
     )
 
 
@@ -172,25 +171,26 @@ class Program:
         self.mesh = meshes.alone(self.machine, self.spec)
         self.replicated = meshes.replicated(self.mesh)
         self.backend = machines.platform(self.machine)
-        table = execution.DEFAULTS[self.backend]
+        table = executions.DEFAULTS[self.backend]
         runner = self.machine.layers if self.machine.layers != "auto" else table.layers
-        self.forward = {
-            "layers": runner,
-            "attention": machines.attention(self.machine, self.spec),
-            "loss_floats": table.loss_floats,
-        }
-        self.how = self.how_on(self.mesh)
+        self.forward = Execution(
+            layers=runner,
+            attention=machines.attention(self.machine, self.spec),
+            loss_floats=table.loss_floats,
+        )
+        self.execution = self.execution_on(self.mesh)
         self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
         self._evaluators: dict = {}  # chunks -> executable
         sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         # On an accelerator at most a training step's micro-batch, which is known to fit.
         most = (
-            min(EVAL_BATCH, self.how["chunk"] or EVAL_BATCH)
+            min(EVAL_BATCH, self.execution.micro_batch or EVAL_BATCH)
             if self.backend != "cpu"
             else EVAL_BATCH
         )
         self.eval_batch = sharing * (
-            execution.chunk(self.spec.model, most, self.spec.data.seq_len, self.backend) or most
+            executions.micro_batch(self.spec.model, most, self.spec.data.seq_len, self.backend)
+            or most
         )
         self.shapes = jax.eval_shape(
             functools.partial(initial_state, self.spec.model, self.spec.optimizer),
@@ -198,21 +198,17 @@ class Program:
         )
         self.by_state = meshes.by_state(self.mesh, self.shapes)
 
-    def how_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once,
-        `mapped` when they do under vmap.
+    def execution_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> Execution:
+        """How a step executes on a mesh whose devices train `members` runs at once; `mapped` when
+        they do under vmap.
         """
-        floats = -(-self.forward["loss_floats"] // members)
-        forward = {
-            **self.forward,
-            "attention": machines.attention(self.machine, self.spec, mapped),
-            "loss_floats": floats,
-        }
-        return {
-            **forward,
-            **micro_batch.batches(self.spec, self.machine, mesh, forward, members),
-            "mesh": mesh,
-        }
+        forward = dataclasses.replace(
+            self.forward,
+            attention=machines.attention(self.machine, self.spec, mapped),
+            loss_floats=-(-self.forward.loss_floats // members),
+            mesh=mesh,
+        )
+        return micro_batch.fitting(self.spec, self.machine, forward, members)
 
     @property
     def abstract_state(self) -> dict:
@@ -272,7 +268,7 @@ class Program:
     @functools.cached_property
     def step(self):
         """(state, hyper, count, batches) -> (state after `count` steps, metrics of the last)."""
-        fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.how)
+        fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.execution)
         sharding, shape = self._batches
         batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
         count = jax.ShapeDtypeStruct((), np.int32)
@@ -282,7 +278,9 @@ class Program:
     def evaluator(self, chunks: int):
         """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
         if chunks not in self._evaluators:
-            fn = functools.partial(evaluate, self.spec.model, {**self.forward, "mesh": self.mesh})
+            fn = functools.partial(
+                evaluate, self.spec.model, dataclasses.replace(self.forward, mesh=self.mesh)
+            )
             shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
             windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=meshes.by_batch(self.mesh, 1))
             jitted = jax.jit(fn, out_shardings=self.replicated)

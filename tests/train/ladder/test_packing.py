@@ -17,6 +17,7 @@ from stepladder.configs.core import counting, record
 from stepladder.configs.core.branches import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
+from stepladder.model.execution import Execution
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
@@ -243,7 +244,7 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     parameter before the first step of the runs alone.
     """
     model = dataclasses.replace(spec.model, compute_dtype=dtype)
-    how = {"layers": "unroll", "attention": "xla", "remat": "none", "chunk": 0}
+    execution = Execution(layers="unroll")
     rates = np.geomspace(1e-3, 1e-2, members)
     hypers = [
         {**programs.traced(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)}
@@ -263,12 +264,11 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
         return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
     mesh = meshes.of_pack(machine, dataclasses.replace(spec, batch_size=4), members, "vmap")
+    on_mesh = dataclasses.replace(execution, mesh=mesh)
     together = jax.jit(
-        functools.partial(
-            packed_program.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh
-        )
+        functools.partial(packed_program.vmap_steps, model, spec.optimizer, on_mesh, mesh)
     )
-    alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, how))
+    alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, execution))
     ones, zeros = np.ones(members, np.int32), np.zeros(members, np.int32)
     state_K, hyper_K = jax.device_put(
         (stack(states), stack(hypers)), NamedSharding(mesh, PartitionSpec("run"))

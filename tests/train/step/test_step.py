@@ -131,7 +131,7 @@ def test_execution_changes_nothing(spec, machine):
 
 def test_the_machine_chooses_attention(spec):
     """By itself what runs everywhere here; a wish is checked against backend and shape."""
-    assert program(spec, Machine(devices=1)).forward["attention"] == "xla"
+    assert program(spec, Machine(devices=1)).forward.attention == "xla"
     for wanted, said in (("cudnn", "bfloat16"), ("splash", "multiple of 128")):
         with pytest.raises(UserError, match=f"machine.attention='{wanted}'.*{said}"):
             Program(spec, Machine(devices=1, attention=wanted))
