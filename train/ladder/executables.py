@@ -22,8 +22,9 @@ from stepladder.train.hardware import chips, topology
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder import packing
-from stepladder.train.step.packed_program import Alone, Packed
+from stepladder.train.step.executable import Executable
 from stepladder.train.step.program import Program
+from stepladder.train.step.programs import executable
 
 # Name in a fingerprint -> field of Execution. benchmarks/tpu_compiled.json holds fingerprints made
 # with these names, before the fields had theirs.
@@ -128,7 +129,7 @@ def compile_all(
         yield result
 
 
-def fingerprint(pack: Alone | Packed) -> str:
+def fingerprint(pack: Executable) -> str:
     """Hash of what decides an executable: program, slice, members, mesh, execution.
 
     The model's own code and the compiler's version are not in it. Tables of compiled programs are
@@ -147,19 +148,15 @@ def fingerprint(pack: Alone | Packed) -> str:
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
 
-def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
-    """As packed.packed, but kept by nobody: a plan compiles each executable once and lets it go."""
-    return (
-        Alone(Program(spec, machine))
-        if members == 1
-        else Packed(Program(spec, machine), members, streams)
-    )
+def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Executable:
+    """Kept by nobody: a plan compiles each executable once and lets it go."""
+    return executable(Program(spec, machine), members, streams)
 
 
 def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: int) -> Compiled:
     began = time.perf_counter()
     pack = _made(spec, machine, members, streams)
-    executable, used, memory = compiled(pack, machine)
+    found, used, memory = compiled(pack, machine)
     seconds = time.perf_counter() - began
     local, mesh = local_batch(pack), pack.mesh
     counted = (
@@ -189,7 +186,7 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
         ),
         fixes=tuple(fixes(pack, used / memory)) if used > memory else (),
     )
-    return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
+    return _read(result, found, list(mesh.devices.flat), machine) if found else result
 
 
 def _read(result: Compiled, executable, used: list, machine: Machine) -> Compiled:

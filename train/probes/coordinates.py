@@ -26,7 +26,7 @@ from stepladder.model.activations import MADE_BY, activations
 from stepladder.model.execution import Execution
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.step.program import initial_state, traced, train_step
+from stepladder.train.step.step import initial_state, traced_hypers, train_step
 
 STEPS = 10
 
@@ -40,7 +40,7 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
     before the step's update (NaN at step 0, which has none).
     """
     model, optim = spec.model, spec.optimizer
-    hyper = traced(spec) | {
+    hyper = traced_hypers(spec) | {
         "warmup_steps": np.int32(0),
         "decay_start": np.int32(len(batches)),
         "total_steps": np.int32(len(batches)),

@@ -27,8 +27,7 @@ from stepladder.model.parallel import collectives, rules
 from stepladder.train.hardware import chips, defaults
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.step import packed_program
-from stepladder.train.step import program as programs
+from stepladder.train.step import packed_program, step
 from stepladder.train.step.program import Program
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "shardings.json"
@@ -145,14 +144,14 @@ def trained(text: str | None, steps: int, dtype: str = "float32") -> tuple[dict,
     device.
     """
     model = dataclasses.replace(MODEL, compute_dtype=dtype)
-    hyper = wide({k: jnp.asarray(v) for k, v in programs.traced(SPEC).items()}, dtype)
-    state = wide(jax.jit(lambda h: programs.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
+    hyper = wide({k: jnp.asarray(v) for k, v in step.traced_hypers(SPEC).items()}, dtype)
+    state = wide(jax.jit(lambda h: step.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
     mesh = meshes.alone(machine(text), SPEC) if text else None
     execution = dataclasses.replace(EXECUTION, mesh=mesh)
-    step = jax.jit(functools.partial(programs.train_step, model, SPEC.optimizer, execution))
+    one = jax.jit(functools.partial(step.train_step, model, SPEC.optimizer, execution))
     state, losses = put(mesh, state) if text else state, []
     for s in range(steps):
-        state, metrics = step(state, hyper, TOKENS_SBT[s])
+        state, metrics = one(state, hyper, TOKENS_SBT[s])
         losses.append(float(metrics["last_loss"]))
     return jax.device_get(state), losses
 
@@ -177,7 +176,7 @@ def assert_close(got: dict, want: dict, tolerance: float, least: float = 0.0) ->
 @pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("text", MORE)
 def test_gradient_is_that_of_one_device_to_1e_6(text, remat):
-    params = Program(SPEC, machine("data=8")).init(programs.traced(SPEC))["params"]
+    params = Program(SPEC, machine("data=8")).init(step.traced_hypers(SPEC))["params"]
     want = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, execution=EXECUTION))(
         jax.device_get(params), TOKENS_SBT[0]
     )
@@ -218,7 +217,7 @@ def test_20_steps_in_float64_are_those_of_one_device_to_1e_9(text):
 
 @pytest.mark.parametrize("text", ["data=1,fsdp=4,tensor=2"])
 def test_windows_are_evaluated_alike(text):
-    params = Program(SPEC, machine("data=8")).init(programs.traced(SPEC))["params"]
+    params = Program(SPEC, machine("data=8")).init(step.traced_hypers(SPEC))["params"]
     mesh = meshes.alone(machine(text), SPEC)
     execution = Execution(mesh=mesh)
     got = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0], execution=execution))(
@@ -242,7 +241,7 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
     program = Program(SPEC, machine(text))
     pack = packed_program.Packed(program, 4, 1)
     hypers = [
-        {**programs.traced(SPEC), "learning_rate": np.float32(rate), "seed": np.int32(i)}
+        {**step.traced_hypers(SPEC), "learning_rate": np.float32(rate), "seed": np.int32(i)}
         for i, rate in enumerate((1e-3, 2e-3, 3e-3))
     ]
     states = [program.init(hyper) for hyper in hypers]
@@ -252,7 +251,7 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(pack.take(state, i)), one)
     batch = pack.batch([2, 2, 1], [0, 0, 0], [list(TOKENS_SBT[:2])])
     state, metrics = pack.step(state, pack.hyper(hypers), *batch)
-    alone = jax.jit(functools.partial(programs.train_steps, MODEL, SPEC.optimizer, EXECUTION))
+    alone = jax.jit(functools.partial(step.train_steps, MODEL, SPEC.optimizer, EXECUTION))
     for i, (one, hyper, count) in enumerate(zip(before, hypers, (2, 2, 1))):
         want, wanted = alone(one, hyper, np.int32(count), TOKENS_SBT[:2])
         np.testing.assert_allclose(
@@ -291,7 +290,9 @@ def test_bfloat16_on_a_mesh_is_bfloat16_on_one_device(tied):
     """To its own rounding; the embedding tied too."""
     spec = spec_of(untied=not tied)
     model = dataclasses.replace(spec.model, compute_dtype="bfloat16")
-    params = jax.device_get(Program(spec, machine("data=8")).init(programs.traced(spec))["params"])
+    params = jax.device_get(
+        Program(spec, machine("data=8")).init(step.traced_hypers(spec))["params"]
+    )
     want = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, execution=EXECUTION))(
         params, TOKENS_SBT[0]
     )
@@ -306,7 +307,9 @@ def test_bfloat16_on_a_mesh_is_bfloat16_on_one_device(tied):
 @pytest.mark.slow
 def test_a_tied_embedding_on_a_mesh():
     spec = spec_of()
-    params = jax.device_get(Program(spec, machine("data=8")).init(programs.traced(spec))["params"])
+    params = jax.device_get(
+        Program(spec, machine("data=8")).init(step.traced_hypers(spec))["params"]
+    )
     want = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, execution=EXECUTION))(
         params, TOKENS_SBT[0]
     )
