@@ -38,7 +38,8 @@ from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder import executables
 from stepladder.train.loop.run import run
-from stepladder.train.step.program import program, traced
+from stepladder.train.step.program import Program
+from stepladder.train.step.step import traced_hypers
 
 CASES = ("100m:64:0:auto", "1b:32:0:auto")
 WINDOWS = 3
@@ -86,15 +87,19 @@ def parts_of(spec: RunSpec, machine: Machine, step: float) -> dict[str, float]:
     """Seconds of a step: forward (as in evaluation), backward, and what is left: optimizer,
     gradient norm, metrics.
     """
-    own = program(spec, machine)
-    params = own.init(own.put(traced(spec)))["params"]
+    own = Program(spec, machine)
+    params = own.init(own.put(traced_hypers(spec)))["params"]
     windows = own.put_windows(np.zeros((1, own.eval_batch, spec.data.seq_len + 1), np.int32))
     forward = (
-        seconds_of(lambda: own.evaluator(1)(params, windows)) * spec.batch_size / own.eval_batch
+        seconds_of(lambda: own.compile_window_losses(1)(params, windows))
+        * spec.batch_size
+        / own.eval_batch
     )
     tokens = own.put_windows(np.zeros((1, spec.batch_size, spec.data.seq_len + 1), np.int32))[0]
     gradient = jax.jit(
-        lambda params, tokens: loss_and_gradient(spec.model, params, tokens, 0.0, **own.how)
+        lambda params, tokens: loss_and_gradient(
+            spec.model, params, tokens, 0.0, execution=own.execution
+        )
     )
     both = seconds_of(lambda: gradient(params, tokens))
     return {"forward": forward, "backward": both - forward, "optimizer and rest": step - both}
@@ -127,7 +132,7 @@ def measure(
     )
     cost = (spent - row["seconds"]) / (WINDOWS - 1)
     step = row["seconds"] / row["steps"]
-    found = chips.device(program(plain, machine).mesh.devices.flat)
+    found = chips.device(Program(plain, machine).mesh.devices.flat)
     return {
         "case": case,
         "seq_len": seq_len,

@@ -12,6 +12,7 @@ from flax import nnx
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import rope
 from stepladder.model.attention.attend import Visible
+from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.layer import Layer
 from stepladder.model.loss import cross_entropy, next_token_loss
@@ -29,28 +30,29 @@ def repeated(compiled: Callable, *arguments) -> Callable[[int], float]:
 
 
 def forward_of(
-    spec: ModelSpec, params: dict, tokens_BT: jax.Array, chunk: int, layers: str
+    spec: ModelSpec, params: dict, tokens_BT: jax.Array, micro_batch: int, layers: str
 ) -> Callable[[int], float]:
-    """The forward pass and loss of one device's sequences, in the chunks of the step."""
-    chunks_CBT = tokens_BT.reshape(-1, chunk, tokens_BT.shape[1])
+    """The forward pass and loss of one device's sequences, in the micro-batches of the step."""
+    tokens_CBT = tokens_BT.reshape(-1, micro_batch, tokens_BT.shape[1])
+    execution = Execution(layers=layers)
     forward = jax.jit(
         lambda p, t: jax.lax.map(
-            lambda t_BT: next_token_loss(spec, p, t_BT, layers=layers)[0], t
+            lambda t_BT: next_token_loss(spec, p, t_BT, execution=execution)[0], t
         ).mean()
     )
-    return repeated(forward.lower(params, chunks_CBT).compile(), params, chunks_CBT)
+    return repeated(forward.lower(params, tokens_CBT).compile(), params, tokens_CBT)
 
 
 def modules_of(
-    spec: ModelSpec, params: dict, sequences: int, seq_len: int, chunk: int
+    spec: ModelSpec, params: dict, sequences: int, seq_len: int, micro_batch: int
 ) -> dict[str, tuple[int, Callable[[int], float]]]:
     """Forward and backward of one module alone on one device: name -> (how often a step runs it,
     function of n runs).
     """
     layer = Layer(spec, Init(spec, jax.random.key(0)))
     angles_LK = rope.angles(jnp.arange(seq_len)[None], spec.head_dim, spec.rope_theta)
-    x_BLD = jax.random.normal(jax.random.key(0), (chunk, seq_len, spec.d_model))
-    targets_BL = jnp.zeros((chunk, seq_len), jnp.int32)
+    x_BLD = jax.random.normal(jax.random.key(0), (micro_batch, seq_len, spec.d_model))
+    targets_BL = jnp.zeros((micro_batch, seq_len), jnp.int32)
     first = jax.tree.map(lambda p: p[0], params["layers"])
 
     def attention(p: dict, x_BLD: jax.Array) -> jax.Array:
@@ -61,7 +63,7 @@ def modules_of(
 
     def unembed(p: jax.Array, x_BLD: jax.Array) -> jax.Array:
         return cross_entropy(
-            (x_BLD.reshape(-1, spec.d_model) @ p).reshape(chunk, seq_len, -1), targets_BL
+            (x_BLD.reshape(-1, spec.d_model) @ p).reshape(micro_batch, seq_len, -1), targets_BL
         )[0]
 
     unembed_DV = params["embed"].T if spec.tied else params["unembed"]
@@ -70,12 +72,12 @@ def modules_of(
         "mlp": (mlp, first["mlp"]),
         "unembed+loss": (unembed, unembed_DV),
     }
-    chunks = sequences // chunk
+    count = sequences // micro_batch
     result = {}
     for name, (part, weights) in parts.items():
         gradient = jax.jit(
             jax.grad(lambda p, x, part=part: jnp.square(part(p, x)).mean(), argnums=(0, 1))
         )
-        times = chunks * (1 if name == "unembed+loss" else spec.n_layers)
+        times = count * (1 if name == "unembed+loss" else spec.n_layers)
         result[name] = times, repeated(gradient.lower(weights, x_BLD).compile(), weights, x_BLD)
     return result

@@ -30,7 +30,9 @@ from stepladder.configs.core.counting import count
 from stepladder.configs.core.sizes import shape
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import execution
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
+from stepladder.model.parallel import rules
 from stepladder.model.transformer import init
 
 OPTIMIZER = optax.chain(
@@ -42,16 +44,21 @@ class JaxStep:
     """A compiled training step and its state; call it with a number of steps."""
 
     def __init__(
-        self, spec: ModelSpec, batch: int, seq_len: int, devices: int, layers: str, chunk: int
+        self, spec: ModelSpec, batch: int, seq_len: int, devices: int, layers: str, micro_batch: int
     ):
         mesh = jax.make_mesh(
-            (devices,), ("data",), devices=jax.devices()[:devices], axis_types=(AxisType.Auto,)
+            (1, devices, 1, 1),
+            rules.AXES,
+            devices=jax.devices()[:devices],
+            axis_types=(AxisType.Auto,) * 4,
         )
         replicated = NamedSharding(mesh, PartitionSpec())
         by_batch = NamedSharding(mesh, PartitionSpec("data"))
 
+        execution = Execution(layers=layers, micro_batch=micro_batch, mesh=mesh)
+
         def gradient(params: dict, tokens_BT: jax.Array) -> tuple[dict, dict]:
-            return loss_and_gradient(spec, params, tokens_BT, chunk=chunk, mesh=mesh, layers=layers)
+            return loss_and_gradient(spec, params, tokens_BT, execution=execution)
 
         def step(state: tuple, tokens_BT: jax.Array) -> tuple:
             params, opt = state
@@ -104,13 +111,13 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
 
     spec, cores = shape(size, vocab_size=257), args.threads
     best = execution.DEFAULTS["cpu"].layers
-    chunk = execution.chunk(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
-    jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, chunk)}
+    micro_batch = execution.micro_batch(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
+    jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, micro_batch)}
     if args.layouts:
         other = "scan" if best == "unroll" else "unroll"
-        whole = execution.chunk(spec, batch, seq_len, "cpu")
+        whole = execution.micro_batch(spec, batch, seq_len, "cpu")
         jax_steps |= {
-            f"jax {other}": JaxStep(spec, batch, seq_len, cores, other, chunk),
+            f"jax {other}": JaxStep(spec, batch, seq_len, cores, other, micro_batch),
             "jax whole batch": JaxStep(spec, batch, seq_len, cores, best, 0),
             "jax one device": JaxStep(spec, batch, seq_len, 1, best, whole),
             "jax one device, scan, whole batch": JaxStep(spec, batch, seq_len, 1, "scan", 0),
@@ -131,7 +138,7 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
         "params": numbers.params_total,
         "batch": batch,
         "seq_len": seq_len,
-        "chunk": chunk,
+        "micro_batch": micro_batch,
         "layers": best,
         "ms": {name: round(t, 2) for name, t in fastest.items()},
         "ms_median": {name: round(statistics.median(t), 2) for name, t in times.items()},
@@ -145,7 +152,7 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
         "trace_seconds": {name: round(s.trace_seconds, 2) for name, s in jax_steps.items()},
         "compile_seconds": {name: round(s.compile_seconds, 2) for name, s in jax_steps.items()},
         "breakdown_ms": breakdown(
-            spec, jax_steps["jax"], batch // cores, seq_len, chunk, best, args
+            spec, jax_steps["jax"], batch // cores, seq_len, micro_batch, best, args
         ),
     }
 
@@ -155,7 +162,7 @@ def breakdown(
     step: JaxStep,
     sequences: int,
     seq_len: int,
-    chunk: int,
+    micro_batch: int,
     layers: str,
     args: argparse.Namespace,
 ) -> dict:
@@ -165,12 +172,12 @@ def breakdown(
     params = jax.device_put(jax.device_get(step.state[0]), jax.devices()[0])
     tokens_BT = jax.device_put(jax.device_get(step.tokens_BT)[:sequences], jax.devices()[0])
     gradient = step.gradient.lower(step.state[0], step.tokens_BT).compile()
-    modules = step_breakdown.modules_of(spec, params, sequences, seq_len, chunk)
+    modules = step_breakdown.modules_of(spec, params, sequences, seq_len, micro_batch)
     times = race(
         {
             "step": lambda n: [step(1) for _ in range(n)][-1],
             "gradient": step_breakdown.repeated(lambda: gradient(step.state[0], step.tokens_BT)),
-            "forward": step_breakdown.forward_of(spec, params, tokens_BT, chunk, layers),
+            "forward": step_breakdown.forward_of(spec, params, tokens_BT, micro_batch, layers),
             **{name: run for name, (_, run) in modules.items()},
         },
         max(3, args.rounds // 2),
@@ -230,7 +237,8 @@ def main() -> None:
 def show(row: dict) -> None:
     print(
         f"\n{row['size']}: {row['params']:,} parameters, {row['batch']} x {row['seq_len']}, "
-        f"{row['layers']}, chunks of {row['chunk']}, {row['gflops_per_second']} GFLOP/s"
+        f"{row['layers']}, micro-batches of {row['micro_batch']}, "
+        f"{row['gflops_per_second']} GFLOP/s"
     )
     for name, ms in row["ms"].items():
         extra = ""

@@ -13,23 +13,28 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from stepladder.model.execution import Execution
 from stepladder.model.loss import token_nll
 from stepladder.model.shape import Shape
 
 
 def _chunk_loss(
-    cfg: Shape, how: dict, params: dict, tokens_BT: jax.Array, weight_B: jax.Array
+    cfg: Shape, execution: Execution, params: dict, tokens_BT: jax.Array, weight_B: jax.Array
 ) -> jax.Array:
-    return weight_B @ token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
+    return weight_B @ token_nll(cfg, params, tokens_BT, execution=execution).mean(axis=-1)
 
 
 def gradient(
-    cfg: Shape, how: dict, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array
+    cfg: Shape,
+    execution: Execution,
+    params: dict,
+    tokens_CBT: jax.Array,
+    weight_CB: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """(loss, its gradient (P,)). `how` is passed to `logits`."""
+    """(loss, its gradient (P,))."""
 
     def add(sums: tuple, chunk: tuple) -> tuple:
-        loss, grads = jax.value_and_grad(lambda p: _chunk_loss(cfg, how, p, *chunk))(params)
+        loss, grads = jax.value_and_grad(lambda p: _chunk_loss(cfg, execution, p, *chunk))(params)
         return jax.tree.map(jnp.add, sums, (loss, ravel_pytree(grads)[0])), None
 
     zero = (jnp.float32(0), jnp.zeros_like(ravel_pytree(params)[0]))
@@ -38,7 +43,7 @@ def gradient(
 
 def hessian_vector(
     cfg: Shape,
-    how: dict,
+    execution: Execution,
     params: dict,
     tokens_CBT: jax.Array,
     weight_CB: jax.Array,
@@ -50,7 +55,7 @@ def hessian_vector(
     flat_P, unravel = ravel_pytree(params)
 
     def add(sum_P: jax.Array, chunk: tuple) -> tuple:
-        slope = jax.grad(lambda flat_P: _chunk_loss(cfg, how, unravel(flat_P), *chunk))
+        slope = jax.grad(lambda flat_P: _chunk_loss(cfg, execution, unravel(flat_P), *chunk))
         return sum_P + jax.jvp(slope, (flat_P,), (vector_P,))[1], None
 
     return jax.lax.scan(add, jnp.zeros_like(flat_P), (tokens_CBT, weight_CB))[0]

@@ -1,7 +1,7 @@
-"""Loss and gradient of a batch: in chunks that fit the memory, each device its part of them.
+"""Loss and gradient of a batch: in micro-batches that fit the memory, each device its part of them.
 
-Chunks change the order of a sum and nothing else: the mean over a batch is the mean over equal
-chunks.
+Micro-batches change the order of a sum and nothing else: the mean over a batch is the mean over
+equal micro-batches.
 """
 
 import math
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
+from stepladder.model.execution import Execution
 from stepladder.model.loss import next_token_loss, token_nll
 from stepladder.model.parallel import collectives, rules
 from stepladder.model.shape import Shape
@@ -18,29 +19,38 @@ from stepladder.model.shape import Shape
 FLAT = 2**22  # numbers; gradients up to this size meet in one collective
 
 
-def _chunked(
-    cfg: Shape, params: dict, tokens_BT: jax.Array, z_loss: jax.Array, chunk: int, how: dict
+def _accumulated(
+    cfg: Shape,
+    params: dict,
+    tokens_BT: jax.Array,
+    z_loss: jax.Array,
+    execution: Execution,
+    shared: collectives.Parallel,
 ) -> tuple[dict, dict]:
+    """({loss, z_loss}, gradient) of a device's sequences, a micro-batch after another."""
+
     def gradient(tokens_bT: jax.Array) -> tuple[dict, dict]:
         def loss(params: dict) -> tuple[jax.Array, dict]:
-            total, aux = next_token_loss(cfg, params, tokens_bT, z_loss, **how)
+            total, aux = next_token_loss(
+                cfg, params, tokens_bT, z_loss, execution=execution, shared=shared
+            )
             return total, {"loss": aux["loss"], "z_loss": aux["z_loss"]}
 
         grads, aux = jax.grad(loss, has_aux=True)(params)
         return aux, grads
 
-    B, T = tokens_BT.shape
-    if not chunk or chunk >= B:
+    (B, T), b = tokens_BT.shape, execution.micro_batch
+    if not b or b >= B:
         return gradient(tokens_BT)
-    if B % chunk:
-        raise ValueError(f"chunk={chunk}: does not divide the {B} sequences of a device")
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, tokens_BT[:chunk]))
+    if B % b:
+        raise ValueError(f"micro_batch={b}: does not divide the {B} sequences of a device")
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, tokens_BT[:b]))
 
     def add(sums, tokens_bT):
         return (jax.tree.map(jnp.add, sums, gradient(tokens_bT)), None)
 
-    sums, _ = jax.lax.scan(add, zero, tokens_BT.reshape(-1, chunk, T))
-    return jax.tree.map(lambda x: x * (chunk / B), sums)
+    sums, _ = jax.lax.scan(add, zero, tokens_BT.reshape(-1, b, T))
+    return jax.tree.map(lambda x: x * (b / B), sums)
 
 
 def loss_and_gradient(
@@ -49,26 +59,31 @@ def loss_and_gradient(
     tokens_BT: jax.Array,
     z_loss: jax.Array | float = 0.0,
     *,
-    chunk: int = 0,
-    mesh: Mesh | None = None,
-    **how,
+    execution: Execution = Execution(),
 ) -> tuple[dict, dict]:
-    """({loss, z_loss} in nats, gradient of their sum) for tokens (B, L + 1); `how` is passed to
-    `logits`.
+    """Loss of a batch and its gradient.
 
-    chunk: sequences a device handles at a time, a divisor of those it holds; 0 is all (see
-    layout.chunk). mesh: with one, parameters and batch lie on it as model/parallel/collectives.py
-    says, and so do the gradients. Raises ValueError when a size does not divide.
+    Args:
+        cfg: shape of the model.
+        params: its parameters; on execution.mesh as model/parallel/rules.py says, if there is one.
+        tokens_BT: the batch, (B, L + 1) int32; its rows lie on the mesh likewise.
+        z_loss: weight of the z-loss; may be traced.
+        execution: how the step runs.
+
+    Returns:
+        {loss, z_loss} in nats a token, and the gradient of their sum, which lies as `params` do.
+
+    Raises:
+        ValueError: when execution.micro_batch does not divide the sequences of a device.
     """
-    z_loss = jnp.asarray(z_loss, jnp.float32)
+    z_loss, mesh = jnp.asarray(z_loss, jnp.float32), execution.mesh
     if mesh is None or mesh.size == 1:
-        return _chunked(cfg, params, tokens_BT, z_loss, chunk, how)
+        return _accumulated(cfg, params, tokens_BT, z_loss, execution, collectives.ALONE)
     places = rules.specs(params)
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
-        parts = _chunked(
-            cfg, params, tokens_BT, z_loss, chunk, {**how, "shared": collectives.Parallel.on(mesh)}
-        )
+        shared = collectives.Parallel.on(mesh)
+        parts = _accumulated(cfg, params, tokens_BT, z_loss, execution, shared)
         return _meet(*parts, places, mesh)
 
     whole = PartitionSpec()
@@ -82,19 +97,20 @@ def loss_and_gradient(
 
 
 def window_losses(
-    cfg: Shape, params: dict, tokens_BT: jax.Array, *, mesh: Mesh | None = None, **how
+    cfg: Shape, params: dict, tokens_BT: jax.Array, *, execution: Execution = Execution()
 ) -> jax.Array:
     """Mean negative log-likelihood, nats a token, of every window (B, L + 1): (B,).
 
-    Mesh and `how` as in `loss_and_gradient`.
+    `execution` as in `loss_and_gradient`, but for its micro_batch.
     """
+    mesh = execution.mesh
     if mesh is None or mesh.size == 1:
-        return token_nll(cfg, params, tokens_BT, **how).mean(axis=-1)
+        return token_nll(cfg, params, tokens_BT, execution=execution).mean(axis=-1)
 
     def local(params: dict, tokens_BT: jax.Array) -> jax.Array:
-        nll_B = token_nll(cfg, params, tokens_BT, shared=collectives.Parallel.on(mesh), **how).mean(
-            axis=-1
-        )
+        shared = collectives.Parallel.on(mesh)
+        nll_BL = token_nll(cfg, params, tokens_BT, execution=execution, shared=shared)
+        nll_B = nll_BL.mean(axis=-1)
         return jax.lax.pmean(nll_B, "tensor") if mesh.shape["tensor"] > 1 else nll_B
 
     batch = rules.spec(("batch",))

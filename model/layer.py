@@ -9,6 +9,7 @@ from flax import nnx
 
 from stepladder.model import parametrization, rope
 from stepladder.model.attention.attend import Attention, Visible
+from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.mlp import MLP
 from stepladder.model.norm import rms_norm
@@ -97,18 +98,15 @@ RUNNERS = {"scan": _scan, "unroll": _unroll}
 
 
 def run(
-    layers: Layer, x_BLD: jax.Array, *args, runner: str, remat: str, shared: collectives.Parallel
+    layers: Layer, x_BLD: jax.Array, *args, execution: Execution, shared: collectives.Parallel
 ) -> jax.Array:
-    """All layers in turn.
-
-    `runner` and `remat` are keys of `RUNNERS` and `REMAT`; both change speed and memory, never the
-    result.
-    """
+    """The residual stream after all layers; `args` are those of `Layer` after the stream."""
     graphdef, stacked = nnx.split(layers)
 
     def body(x_BLD: jax.Array, layer: nnx.State) -> jax.Array:
         return nnx.merge(graphdef, shared.layer(layer, x_BLD.dtype))(x_BLD, *args, shared)
 
-    if remat != "none" or shared.fsdp > 1:
-        body = jax.checkpoint(body, policy=REMAT[remat], prevent_cse=runner != "scan")
-    return RUNNERS[runner](body, x_BLD, stacked)
+    if execution.remat != "none" or shared.fsdp > 1:
+        policy, prevent_cse = REMAT[execution.remat], execution.layers != "scan"
+        body = jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
+    return RUNNERS[execution.layers](body, x_BLD, stacked)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from stepladder.model.execution import Execution
 from stepladder.model.parallel.collectives import ALONE, Parallel
 from stepladder.model.shape import Shape
 from stepladder.model.transformer import capped, factors, product
@@ -45,25 +46,23 @@ def token_nll(
     params: dict,
     tokens_BT: jax.Array,
     *,
-    loss_floats: int = 0,
+    execution: Execution = Execution(),
     shared: Parallel = ALONE,
-    **how,
 ) -> jax.Array:
     """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the
     device's part.
 
-    loss_floats: most logits held at once, 0 is all; then chunks are computed again for a gradient.
-    `how` is passed to `factors`.
+    With execution.loss_floats, pieces of the sequence are computed again for a gradient.
     """
     (x_BLD, unembed_DV), targets_BL = (
-        factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
+        factors(cfg, params, tokens_BT[:, :-1], execution=execution, shared=shared),
         shared.own(tokens_BT[:, 1:]),
     )
 
     def nll(x_BlD, targets_Bl):
         return cross_entropy(capped(product(x_BlD, unembed_DV), cfg.logit_cap), targets_Bl)[0]
 
-    n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
+    n = chunks(*targets_BL.shape, unembed_DV.shape[1], execution.loss_floats)
     if n == 1:
         return nll(x_BLD, targets_BL)
     return _join(
@@ -79,21 +78,20 @@ def next_token_loss(
     tokens_BT: jax.Array,
     z_loss: jax.Array | float = 0.0,
     *,
-    loss_floats: int = 0,
+    execution: Execution = Execution(),
     shared: Parallel = ALONE,
-    **how,
 ) -> tuple[jax.Array, dict]:
     """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or
     of the device's part of them.
 
-    `z_loss` may be traced. loss_floats: most logits held at once, 0 is all; then only the first
-    result can be differentiated, once, and in reverse. `how` is passed to `factors`.
+    `z_loss` may be traced. With execution.loss_floats only the first result can be differentiated,
+    once, and in reverse.
     """
     (x_BLD, unembed_DV), targets_BL = (
-        factors(cfg, params, tokens_BT[:, :-1], shared=shared, **how),
+        factors(cfg, params, tokens_BT[:, :-1], execution=execution, shared=shared),
         shared.own(tokens_BT[:, 1:]),
     )
-    n = chunks(*targets_BL.shape, unembed_DV.shape[1], loss_floats)
+    n = chunks(*targets_BL.shape, unembed_DV.shape[1], execution.loss_floats)
     if n == 1:
         nll_BL, log_z_BL = cross_entropy(
             capped(product(x_BLD, unembed_DV), cfg.logit_cap), targets_BL

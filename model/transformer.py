@@ -11,6 +11,7 @@ from flax import nnx
 from stepladder.model import layer, parametrization, rope
 from stepladder.model.attention.attend import Visible
 from stepladder.model.attention.mask import documents
+from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.parallel.collectives import ALONE, Parallel
@@ -32,17 +33,23 @@ class Transformer(nnx.Module):
         if not cfg.tied:
             self.unembed = init("unembed", (cfg.d_model, cfg.vocab_size), fan_in=cfg.d_model)
 
-    def __call__(self, tokens_BL: jax.Array, *, shared: Parallel = ALONE, **how) -> jax.Array:
-        """Logits (B, L, V), float32. `how` is that of `stream`."""
-        return self.read_out(self.stream(tokens_BL, shared=shared, **how), shared)
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        *,
+        execution: Execution = Execution(),
+        shared: Parallel = ALONE,
+        **limits,
+    ) -> jax.Array:
+        """Logits (B, L, V), float32. `limits` are the positions and mask of `stream`."""
+        x_BLD = self.stream(tokens_BL, execution=execution, shared=shared, **limits)
+        return self.read_out(x_BLD, shared)
 
     def stream(
         self,
         tokens_BL: jax.Array,
         *,
-        layers: str = "scan",
-        remat: str = "none",
-        attention: str = "xla",
+        execution: Execution = Execution(),
         positions_BL: jax.Array | None = None,
         mask_BLM: jax.Array | None = None,
         shared: Parallel = ALONE,
@@ -61,9 +68,8 @@ class Transformer(nnx.Module):
             x_BLD,
             angles_BLK,
             visible,
-            attention,
-            runner=layers,
-            remat=remat,
+            execution.attention,
+            execution=execution,
             shared=shared,
         )
 
@@ -129,9 +135,17 @@ def create(cfg: Shape, key: jax.Array) -> tuple[nnx.GraphDef, dict]:
     return graphdef(cfg), init(cfg, key)
 
 
-def logits(cfg: Shape, params: dict, tokens_BL: jax.Array, **how) -> jax.Array:
-    """Next-token logits (B, L, V), float32. `how` is that of `factors`."""
-    return capped(product(*factors(cfg, params, tokens_BL, **how)), cfg.logit_cap)
+def logits(
+    cfg: Shape,
+    params: dict,
+    tokens_BL: jax.Array,
+    *,
+    execution: Execution = Execution(),
+    **limits,
+) -> jax.Array:
+    """Next-token logits (B, L, V), float32. `limits` are the positions and mask of `factors`."""
+    pair = factors(cfg, params, tokens_BL, execution=execution, **limits)
+    return capped(product(*pair), cfg.logit_cap)
 
 
 def factors(
@@ -139,9 +153,7 @@ def factors(
     params: dict,
     tokens_BL: jax.Array,
     *,
-    layers: str = "scan",
-    remat: str = "none",
-    attention: str = "xla",
+    execution: Execution = Execution(),
     positions: jax.Array | None = None,
     mask: jax.Array | None = None,
     shared: Parallel = ALONE,
@@ -149,19 +161,12 @@ def factors(
     """(stream (B, L, D), unembedding (D, V)) whose product are the logits before the cap: for a
     loss that never holds all logits.
 
-    layers: scan | unroll. remat: key of `layers.REMAT`. attention: key of
-    `attention.IMPLEMENTATIONS`.
     positions: (B or 1, L) for RoPE, counted from 0 by default. mask: (B or 1, L, L), True where a
     query may look, on top of causality. shared: how the devices of a mesh share the work, when this
     runs on local pieces of the parameters (model/parallel/collectives.py).
     """
     model = nnx.merge(graphdef(cfg), params)
-    how = dict(
-        layers=layers,
-        remat=remat,
-        attention=attention,
-        positions_BL=positions,
-        mask_BLM=mask,
-        shared=shared,
+    x_BLD = model.stream(
+        tokens_BL, execution=execution, positions_BL=positions, mask_BLM=mask, shared=shared
     )
-    return model.factors(model.stream(tokens_BL, **how), shared)
+    return model.factors(x_BLD, shared)

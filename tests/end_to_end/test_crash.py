@@ -29,7 +29,7 @@ from stepladder.configs.core.record import (
 )
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.record.checkpoint import Checkpoints
-from stepladder.train.step.program import program
+from stepladder.train.step.program import Program
 
 # configs/demo.py:cpu for the real thing
 CONFIG = os.environ.get("STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny")
@@ -79,7 +79,7 @@ def assert_same(root: Path, broken: Path, unbroken: Path) -> None:
     for spec in load(str(root / CONFIG)).specs:
         folders = [w / RUNS / spec.run_id for w in (broken, unbroken)]
         assert rows(folders[0]) == rows(folders[1]), spec.run_id
-        abstract = program(spec, Machine(devices=DEVICES)).abstract_state
+        abstract = Program(spec, Machine(devices=DEVICES)).abstract_state
         a, b = (Checkpoints(f / CHECKPOINTS, read_only=True).restore(abstract)[0] for f in folders)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_array_equal(np.asarray(x), np.asarray(y))

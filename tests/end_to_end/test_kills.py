@@ -21,7 +21,7 @@ from stepladder.configs.core.record import CHECKPOINTS, HEARTBEAT, LINEAGE, METR
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.processes import group
 from stepladder.train.record.checkpoint import Checkpoints
-from stepladder.train.step.program import program
+from stepladder.train.step.program import Program
 from tests.support import tiny
 from tests.support.processes import Job
 
@@ -145,7 +145,7 @@ def assert_same(words: list[str], broken: Path, unbroken: Path) -> int:
     for spec in load(config, overrides).specs:
         folders = [w / RUNS / spec.run_id for w in (broken, unbroken)]
         assert rows(folders[0]) == rows(folders[1]), spec.run_id
-        abstract = program(spec, Machine(devices=1)).abstract_state
+        abstract = Program(spec, Machine(devices=1)).abstract_state
         for step in spec.checkpoint_steps:
             a, b = (
                 Checkpoints(f / CHECKPOINTS, read_only=True).restore(abstract, step)[0]

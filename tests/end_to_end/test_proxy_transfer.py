@@ -25,7 +25,8 @@ from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.probes.alignment import alignment
 from stepladder.train.probes.run import path_of, run_probes
-from stepladder.train.step.program import program, traced
+from stepladder.train.step.program import Program
+from stepladder.train.step.step import traced_hypers
 
 ARGUMENTS = tuple(proxy_transfer.STUDIES)
 
@@ -142,8 +143,8 @@ def test_alignment_is_what_the_definitions_say(tiny):
     """
     loaded, store, _ = tiny
     probe = next(p for p in loaded.probes if isinstance(p, Alignment) and p.step == 0)
-    compiled = program(probe.run, Machine(devices=2, tensorboard=False))
-    params = compiled.init(compiled.put(traced(probe.run)))["params"]
+    compiled = Program(probe.run, Machine(devices=2, tensorboard=False))
+    params = compiled.init(compiled.put(traced_hypers(probe.run)))["params"]
     probe = dataclasses.replace(
         probe, recipes=probe.recipes[:2], windows=3, train_windows=3, iterations=5
     )

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stepladder.model import execution, transformer
 from stepladder.model.attention import mask
 from stepladder.model.attention.attend import attend
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.hardware import topology
 from tests.support.model_shapes import SHAPES, create, jit
@@ -217,9 +218,8 @@ def test_a_model_trains_with_splash_as_with_the_reference():
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (2, 129))
 
     def step(name):
-        return jit(lambda p: loss_and_gradient(cfg, p, tokens, 1e-3, remat="dots", attention=name))(
-            params
-        )
+        execution = Execution(remat="dots", attention=name)
+        return jit(lambda p: loss_and_gradient(cfg, p, tokens, 1e-3, execution=execution))(params)
 
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),

@@ -12,9 +12,10 @@ from jax.flatten_util import ravel_pytree
 
 from stepladder.configs.core import sizes
 from stepladder.model import curvature, transformer
+from stepladder.model.execution import Execution
 from stepladder.model.loss import token_nll
 
-HOW = {"layers": "unroll"}
+UNROLLED = Execution(layers="unroll")
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def dense(tiny):
     flat_P, unravel = ravel_pytree(params)
 
     def loss(flat_P):
-        nll_W = token_nll(cfg, unravel(flat_P), tokens_CBT.reshape(6, 9), **HOW).mean(axis=-1)
-        return nll_W @ weight_CB.reshape(6)
+        nll_W = token_nll(cfg, unravel(flat_P), tokens_CBT.reshape(6, 9), execution=UNROLLED)
+        return nll_W.mean(axis=-1) @ weight_CB.reshape(6)
 
     # Run once: LLVM takes longer over it than it saves.
     options = {"xla_backend_optimization_level": 0}
@@ -51,7 +52,9 @@ def dense(tiny):
 
 def test_gradient(tiny, dense):
     cfg, params, tokens_CBT, weight_CB = tiny
-    loss, grad_P = jax.jit(lambda p: curvature.gradient(cfg, HOW, p, tokens_CBT, weight_CB))(params)
+    loss, grad_P = jax.jit(lambda p: curvature.gradient(cfg, UNROLLED, p, tokens_CBT, weight_CB))(
+        params
+    )
     assert loss == pytest.approx(float(dense[0]), rel=1e-5)
     np.testing.assert_allclose(grad_P, dense[1], rtol=1e-3, atol=1e-5)
 
@@ -61,7 +64,7 @@ def test_hessian_vector_against_the_dense_hessian(tiny, dense):
     hessian_PP = np.asarray(dense[2])
     np.testing.assert_allclose(hessian_PP, hessian_PP.T, atol=1e-4)
     product = jax.jit(
-        lambda v: curvature.hessian_vector(cfg, HOW, params, tokens_CBT, weight_CB, v)
+        lambda v: curvature.hessian_vector(cfg, UNROLLED, params, tokens_CBT, weight_CB, v)
     )
     for seed in range(3):
         v_P = jax.random.normal(jax.random.key(seed), dense[1].shape)
@@ -75,7 +78,7 @@ def test_hessian_vector_of_a_model_that_computes_in_bfloat16(tiny, dense):
     low = dataclasses.replace(cfg, compute_dtype="bfloat16")
     v_P = jax.random.normal(jax.random.key(0), dense[1].shape)
     found_P = jax.jit(
-        lambda v: curvature.hessian_vector(low, HOW, params, tokens_CBT, weight_CB, v)
+        lambda v: curvature.hessian_vector(low, UNROLLED, params, tokens_CBT, weight_CB, v)
     )(v_P)
     want_P = np.asarray(dense[2]) @ v_P
     assert np.linalg.norm(found_P - want_P) < 0.2 * np.linalg.norm(want_P)
@@ -86,12 +89,12 @@ def test_hessian_vector_against_finite_differences(tiny, dense):
     flat_P, unravel = ravel_pytree(params)
     v_P = dense[1] / jnp.linalg.norm(dense[1])
     slope = jax.jit(
-        lambda x_P: curvature.gradient(cfg, HOW, unravel(x_P), tokens_CBT, weight_CB)[1]
+        lambda x_P: curvature.gradient(cfg, UNROLLED, unravel(x_P), tokens_CBT, weight_CB)[1]
     )
     step = 2e-3
     difference_P = (slope(flat_P + step * v_P) - slope(flat_P - step * v_P)) / (2 * step)
     found_P = jax.jit(
-        lambda v: curvature.hessian_vector(cfg, HOW, params, tokens_CBT, weight_CB, v)
+        lambda v: curvature.hessian_vector(cfg, UNROLLED, params, tokens_CBT, weight_CB, v)
     )(v_P)
     assert jnp.linalg.norm(found_P - difference_P) < 0.005 * jnp.linalg.norm(found_P)
 
@@ -100,7 +103,7 @@ def test_largest_eigenvalue_of_the_model(tiny, dense):
     cfg, params, tokens_CBT, weight_CB = tiny
 
     def apply(v_P):
-        return curvature.hessian_vector(cfg, HOW, params, tokens_CBT, weight_CB, v_P)
+        return curvature.hessian_vector(cfg, UNROLLED, params, tokens_CBT, weight_CB, v_P)
 
     start_P = jax.random.normal(jax.random.key(5), dense[1].shape)
     found = curvature.largest(

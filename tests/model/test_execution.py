@@ -1,5 +1,5 @@
-"""Layouts change speed and memory, never the result: scan, unroll, remat, chunks, devices; and
-bfloat16, jit and vmap of `create`.
+"""Execution changes speed and memory, never the result: scan, unroll, remat, micro-batches,
+devices; and bfloat16, jit and vmap of `create`.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 from stepladder.model import execution, layer, transformer
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.model.loss import next_token_loss
 from stepladder.model.parallel import rules
@@ -25,10 +26,11 @@ TOKENS = np.random.default_rng(0).integers(0, CFG.vocab_size, (8, 17))
 
 
 @functools.cache
-def gradient(cfg=CFG, **how):
-    return jit(jax.value_and_grad(lambda p: next_token_loss(cfg, p, TOKENS, 1e-3, **how)[0]))(
-        PARAMS
-    )
+def gradient(cfg=CFG, execution=Execution()):
+    def loss(params):
+        return next_token_loss(cfg, params, TOKENS, 1e-3, execution=execution)[0]
+
+    return jit(jax.value_and_grad(loss))(PARAMS)
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -40,17 +42,17 @@ def assert_close(a, b, tolerance=1e-5):
 @pytest.mark.parametrize("remat", layer.REMAT)
 @pytest.mark.parametrize("runner", layer.RUNNERS)
 def test_runners_and_remat_agree(runner, remat):
-    assert_close(gradient(layers=runner, remat=remat), gradient())
+    assert_close(gradient(execution=Execution(layers=runner, remat=remat)), gradient())
 
 
 def residual_floats(remat, runner):
     """Size of what the forward pass hands to the backward pass."""
-    backward = jax.eval_shape(
-        lambda p: jax.vjp(
-            lambda p: next_token_loss(CFG, p, TOKENS, layers=runner, remat=remat)[0], p
-        )[1],
-        PARAMS,
-    )
+    execution = Execution(layers=runner, remat=remat)
+
+    def loss(params):
+        return next_token_loss(CFG, params, TOKENS, execution=execution)[0]
+
+    backward = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], PARAMS)
     return sum(x.size for x in jax.tree.leaves(backward))
 
 
@@ -71,22 +73,25 @@ def test_stacked_parameters_whatever_the_runner():
 @pytest.mark.parametrize("runner", layer.RUNNERS)
 def test_bfloat16_computes_with_float32_parameters(runner):
     cfg = dataclasses.replace(CFG, compute_dtype="bfloat16")
-    value, grads = gradient(cfg, layers=runner)
+    value, grads = gradient(cfg, Execution(layers=runner))
     exact, exact_grads = gradient()
     assert float(value) == pytest.approx(float(exact), rel=1e-2)
     for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(exact_grads)):
         assert got.dtype == jnp.float32
         assert np.linalg.norm(got - want) < 0.1 * np.linalg.norm(want)
-    jaxpr = str(jax.make_jaxpr(lambda p: transformer.logits(cfg, p, TOKENS, layers=runner))(PARAMS))
+    execution = Execution(layers=runner)
+    jaxpr = str(
+        jax.make_jaxpr(lambda p: transformer.logits(cfg, p, TOKENS, execution=execution))(PARAMS)
+    )
     projections = re.findall(r"(\w+)\[\d+,\d+\] = dot_general", jaxpr)
     assert projections[-1] == "f32" and set(projections[:-1]) == {"bf16"}  # all but the logits
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("chunk", [0, 1])
-def test_chunks_and_devices_agree(chunk, devices):
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_micro_batches_and_devices_agree(micro_batch, devices):
     assert len(jax.devices()) >= devices, (
-        "tests/conftest.py asks for four CPU devices before jax starts"
+        "tests/conftest.py asks for eight CPU devices before jax starts"
     )
     mesh = jax.make_mesh(
         (1, devices, 1, 1),
@@ -94,7 +99,8 @@ def test_chunks_and_devices_agree(chunk, devices):
         devices=jax.devices()[:devices],
         axis_types=(AxisType.Auto,) * 4,
     )
-    aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, chunk=chunk, mesh=mesh))(
+    execution = Execution(micro_batch=micro_batch, mesh=mesh)
+    aux, grads = jit(lambda p, t: loss_and_gradient(CFG, p, t, 1e-3, execution=execution))(
         PARAMS, TOKENS
     )
     value, want = gradient()
@@ -102,20 +108,25 @@ def test_chunks_and_devices_agree(chunk, devices):
     assert_close(grads, want)
 
 
-def test_chunk_must_divide():
-    with pytest.raises(ValueError, match="chunk=3"):
-        loss_and_gradient(CFG, PARAMS, TOKENS, chunk=3)
+def test_micro_batch_must_divide():
+    with pytest.raises(ValueError, match="micro_batch=3"):
+        loss_and_gradient(CFG, PARAMS, TOKENS, execution=Execution(micro_batch=3))
 
 
-def test_layout_table():
+def test_executions_are_hashed_by_value():
+    assert hash(Execution(remat="full")) == hash(Execution(remat="full"))
+    assert len({Execution(), Execution(micro_batch=0), Execution(micro_batch=2)}) == 2
+
+
+def test_default_table():
     for choice in execution.DEFAULTS.values():
         assert choice.layers in layer.RUNNERS
     wide = dataclasses.replace(CFG, d_model=128)
-    assert execution.chunk(wide, 16, 128, "cpu") == 2
-    assert execution.chunk(wide, 15, 128, "cpu") == 1  # divisors only
-    assert execution.chunk(wide, 16, 4096, "cpu") == 1  # never none
-    assert execution.chunk(CFG, 4, 128, "cpu") == 4
-    assert execution.chunk(wide, 16, 128, "gpu") == 0
+    assert execution.micro_batch(wide, 16, 128, "cpu") == 2
+    assert execution.micro_batch(wide, 15, 128, "cpu") == 1  # divisors only
+    assert execution.micro_batch(wide, 16, 4096, "cpu") == 1  # never none
+    assert execution.micro_batch(CFG, 4, 128, "cpu") == 4
+    assert execution.micro_batch(wide, 16, 128, "gpu") == 0
 
 
 def test_create_is_traceable_in_the_key():

@@ -13,6 +13,7 @@ import pytest
 from scipy.special import logsumexp
 
 from stepladder.model import transformer
+from stepladder.model.execution import Execution
 from stepladder.model.loss import chunks, cross_entropy, next_token_loss, token_nll
 from tests.support.model_shapes import PLAIN, SHAPES, create, jit
 
@@ -140,7 +141,9 @@ def test_in_chunks_as_in_one_piece(name, pieces):
     def train(floats):
         return jit(
             jax.value_and_grad(
-                lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats),
+                lambda p, z: next_token_loss(
+                    cfg, p, tokens, z, execution=Execution(loss_floats=floats)
+                ),
                 argnums=(0, 1),
                 has_aux=True,
             )
@@ -149,7 +152,9 @@ def test_in_chunks_as_in_one_piece(name, pieces):
     def evaluation(floats):
         return jit(
             jax.value_and_grad(
-                lambda p: jnp.square(token_nll(cfg, p, tokens, loss_floats=floats)).sum()
+                lambda p: jnp.square(
+                    token_nll(cfg, p, tokens, execution=Execution(loss_floats=floats))
+                ).sum()
             )
         )
 
@@ -161,9 +166,9 @@ def test_in_chunks_as_in_one_piece(name, pieces):
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), slope, slope_want
         )
-    without_gradient = jit(lambda p, z: next_token_loss(cfg, p, tokens, z, loss_floats=floats))(
-        params, 0.01
-    )
+    without_gradient = jit(
+        lambda p, z: next_token_loss(cfg, p, tokens, z, execution=Execution(loss_floats=floats))
+    )(params, 0.01)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6),
         without_gradient,
@@ -182,7 +187,9 @@ def test_chunks_in_float64():
         def loss(floats):
             return jit(
                 jax.value_and_grad(
-                    lambda p: next_token_loss(cfg, p, tokens, 0.5, loss_floats=floats)[0]
+                    lambda p: next_token_loss(
+                        cfg, p, tokens, 0.5, execution=Execution(loss_floats=floats)
+                    )[0]
                 )
             )(params)
 
@@ -204,9 +211,13 @@ def test_bfloat16_chunks_sum_in_float32(tied):
 
     def slope(cfg, floats):
         return np.asarray(
-            jit(jax.grad(lambda p: next_token_loss(cfg, p, tokens, loss_floats=floats)[0]))(params)[
-                leaf
-            ]
+            jit(
+                jax.grad(
+                    lambda p: next_token_loss(
+                        cfg, p, tokens, execution=Execution(loss_floats=floats)
+                    )[0]
+                )
+            )(params)[leaf]
         )
 
     exact = slope(dataclasses.replace(cfg, compute_dtype="float32"), 0)
@@ -229,10 +240,12 @@ def test_all_logits_are_never_held(dtype):
 
     def programs(floats):
         yield lambda p: jax.value_and_grad(
-            lambda p: next_token_loss(cfg, p, tokens, 1e-3, loss_floats=floats)[0]
+            lambda p: next_token_loss(
+                cfg, p, tokens, 1e-3, execution=Execution(loss_floats=floats)
+            )[0]
         )(p)
         yield lambda p: jax.value_and_grad(
-            lambda p: token_nll(cfg, p, tokens, loss_floats=floats).mean()
+            lambda p: token_nll(cfg, p, tokens, execution=Execution(loss_floats=floats)).mean()
         )(p)
 
     for chunked, one_piece in zip(programs(whole // 4), programs(0)):
@@ -246,7 +259,9 @@ def test_chunks_of_a_pack_are_those_of_its_members():
     cfg = SHAPES["all"]
     tokens = RNG.integers(0, cfg.vocab_size, (2, 3, 9))
     params = [create(cfg, seed) for seed in (0, 1)]
-    loss = jax.value_and_grad(lambda p, t: next_token_loss(cfg, p, t, 1e-3, loss_floats=200)[0])
+    loss = jax.value_and_grad(
+        lambda p, t: next_token_loss(cfg, p, t, 1e-3, execution=Execution(loss_floats=200))[0]
+    )
     packed = jit(jax.vmap(loss))(jax.tree.map(lambda *x: np.stack(x), *params), tokens)
     for i in range(2):
         jax.tree.map(

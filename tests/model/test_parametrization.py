@@ -17,11 +17,13 @@ from stepladder.configs.core import sizes
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
-from stepladder.configs.core.spec import ModelSpec, OptimizerSpec
+from stepladder.configs.core.spec import Hyper, ModelSpec, OptimizerSpec
 from stepladder.model import parametrization, transformer
+from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.parametrization import PARAMETRIZATIONS, Parametrization, Power, Rule
-from stepladder.train.step import optimizer, program
+from stepladder.train.step import optimizer
+from stepladder.train.step.step import initial_state, train_step
 from tests.support import tiny
 from tests.support.model_shapes import SHAPES, create, jit
 
@@ -32,7 +34,8 @@ BASES = {
     "mup": {"base_width": 16},
     "completep": {"base_width": 16, "base_depth": 2},
 }
-HYPER = {name: np.float32(0.01) for name in program._FLOATS} | {"clip_norm": np.float32(1e9)}
+FLOATS = [f.name for f in dataclasses.fields(Hyper) if f.type is float]
+HYPER = {name: np.float32(0.01) for name in FLOATS} | {"clip_norm": np.float32(1e9)}
 STEP_HYPER = HYPER | {
     k: np.int32(v)
     for k, v in dict(warmup_steps=0, decay_start=9, total_steps=9, seed=0, log_every=5).items()
@@ -139,8 +142,8 @@ def step_text(name: str, qk_norm: bool, width: int, depth: int) -> str:
         **{field: {"base_width": 16, "base_depth": 2}[field] for field in sizes.BASES[name]},
     )
     optim = OptimizerSpec("adamw", "coupled", "constant")
-    start = functools.partial(program.initial_state, model, optim)
-    step = functools.partial(program.train_step, model, optim, {"layers": "scan"})
+    start = functools.partial(initial_state, model, optim)
+    step = functools.partial(train_step, model, optim, Execution())
     tokens = jax.ShapeDtypeStruct((2, 9), np.int32)
     return str(jax.make_jaxpr(start)(STEP_HYPER)) + str(
         jax.make_jaxpr(step)(jax.eval_shape(start, STEP_HYPER), STEP_HYPER, tokens)
@@ -270,13 +273,13 @@ def test_members_of_a_pack_share_a_parametrisation():
 
     def losses(rate):
         hyper = STEP_HYPER | {"learning_rate": rate}
-        state = program.initial_state(model, optim, hyper)
+        state = initial_state(model, optim, hyper)
         out = []
         for i in range(3):
-            state, metrics = program.train_step(
+            state, metrics = train_step(
                 model,
                 optim,
-                {"layers": "scan"},
+                Execution(),
                 state,
                 hyper,
                 jnp.asarray((TOKENS + i) % 37, jnp.int32),

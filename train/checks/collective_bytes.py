@@ -22,14 +22,15 @@ from collections.abc import Mapping
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
+from stepladder.model.execution import Execution
 
 
 def expected(
-    spec: RunSpec, shape: Mapping[str, int], how: Mapping, members: int = 1
+    spec: RunSpec, shape: Mapping[str, int], execution: Execution, members: int = 1
 ) -> dict[str, float]:
     """Kind of collective -> bytes a device sends in one step of the `members` it trains.
 
-    how: chunk and remat of Program.how_on.
+    Of `execution` its micro_batch and remat are read.
     """
     model, params = spec.model, counting.count(spec.model, spec.data.seq_len).params
     f, t, d = (shape[axis] for axis in ("fsdp", "tensor", "data"))
@@ -37,10 +38,10 @@ def expected(
     T = params["embed"] + params["unembed"]
     w = 2 if model.compute_dtype == "bfloat16" else 4
     local = spec.batch_size // (d * f)
-    b = how["chunk"] or local
+    b = execution.micro_batch or local
     m = local // b
     stream = m * model.n_layers * w * b * spec.data.seq_len * model.d_model * _share(t)
-    again = how["remat"] != "none"
+    again = execution.remat != "none"
     sent = {
         "all-gather": 2 * m * w * W / t * _share(f)
         + m * w * T * _share(f * t)

@@ -14,7 +14,7 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.step.packed_program import Alone, Packed
+from stepladder.train.step.executable import Executable
 
 # XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G)
 # exceeds available HBM (15.75G)".
@@ -22,7 +22,7 @@ _NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])
 _UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 
-def compiled(pack: Alone | Packed, machine: Machine) -> tuple[object | None, float, float]:
+def compiled(pack: Executable, machine: Machine) -> tuple[object | None, float, float]:
     """(executable, bytes a device needs, bytes it has); no executable where the compiler itself
     refuses what does not fit.
     """
@@ -54,7 +54,7 @@ def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float
     return executable, float(used), memory / shared
 
 
-def check(pack: Alone | Packed, machine: Machine) -> None:
+def check(pack: Executable, machine: Machine) -> None:
     """Compile `pack`; raise UserError, before the first step, when it does not fit its devices.
 
     On CPU nothing is refused.
@@ -84,7 +84,7 @@ def check_evaluation(compile: Callable, spec: RunSpec, machine: Machine) -> None
         )
 
 
-def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
+def refusal(pack: Executable, used: float, memory: float) -> str:
     """One line: the number and two ways out."""
     spec = pack.program.spec
     return (
@@ -94,26 +94,25 @@ def refusal(pack: Alone | Packed, used: float, memory: float) -> str:
     )
 
 
-def fixes(pack: Alone | Packed, over: float) -> list[str]:
+def fixes(pack: Executable, over: float) -> list[str]:
     """What would lower the memory of a step that needs `over` times what there is, the cheapest
     first; two at least.
     """
-    now = local_batch(pack) // (pack.how["chunk"] or local_batch(pack))
-    found = [
-        (
-            f"machine.pack={pack.members // 2 if pack.members > 3 else 'off'} (it trains "
-            f"{pack.members} runs at once)"
-        )
-    ] * (pack.members > 1)
+    now = local_batch(pack) // (pack.execution.micro_batch or local_batch(pack))
+    found = []
+    if pack.members > 1:
+        fewer = pack.members // 2 if pack.members > 3 else "off"
+        found.append(f"machine.pack={fewer} (it trains {pack.members} runs at once)")
     more = [a for a in accumulations(pack) if a > now]
     enough = [a for a in more if a >= now * over]  # where activations take most of it
     found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
-    found += ["machine.remat=full (activations are computed again)"] * (pack.how["remat"] != "full")
+    if pack.execution.remat != "full":
+        found.append("machine.remat=full (activations are computed again)")
     found += _sharded(pack)
     return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
 
 
-def _sharded(pack: Alone | Packed) -> list[str]:
+def _sharded(pack: Executable) -> list[str]:
     """The next larger fsdp axis that this run can have, which cuts the state into more pieces."""
     program, shape = pack.program, pack.mesh.shape
     tensor = f",tensor={shape['tensor']}" if shape["tensor"] > 1 else ""
@@ -125,14 +124,14 @@ def _sharded(pack: Alone | Packed) -> list[str]:
     return []
 
 
-def accumulate(pack: Alone | Packed, times: int) -> str:
+def accumulate(pack: Executable, times: int) -> str:
     return (
         f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} "
         "sequences)"
     )
 
 
-def accumulations(pack: Alone | Packed) -> list[int]:
+def accumulations(pack: Executable) -> list[int]:
     """Values of machine.accumulation that keep the mesh: the divisors of the sequences a device
     holds.
     """
@@ -140,6 +139,6 @@ def accumulations(pack: Alone | Packed) -> list[int]:
     return [a for a in range(1, local + 1) if local % a == 0]
 
 
-def local_batch(pack: Alone | Packed) -> int:
+def local_batch(pack: Executable) -> int:
     """Sequences of a batch that a device holds; those of one run, in a pack."""
     return pack.program.spec.batch_size // (pack.mesh.shape["data"] * pack.mesh.shape["fsdp"])

@@ -21,7 +21,8 @@ from stepladder.train.hardware.machine import Machine
 from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
 from stepladder.train.record.record import read_json
 from stepladder.train.step.evaluator import Evaluator
-from stepladder.train.step.program import Program, program
+from stepladder.train.step.program import Program
+from stepladder.train.step.programs import Programs
 
 
 @dataclass
@@ -36,10 +37,16 @@ class Opened:
     program: Program
 
 
-def open_checkpoint(reference: str, store: str = "", machine: Machine | None = None) -> Opened:
+def open_checkpoint(
+    reference: str,
+    store: str = "",
+    machine: Machine | None = None,
+    programs: Programs | None = None,
+) -> Opened:
     """Restore `RUN@STEP`, where RUN is a record's folder (WORKDIR/runs/ID).
 
-    `store` overrides WORKDIR/data. Raises UserError.
+    `store` overrides WORKDIR/data. programs: where compiled programs are shared with other
+    checkpoints. Raises UserError.
     """
     path, _, step = reference.partition("@")
     record = Path(path)
@@ -52,7 +59,7 @@ def open_checkpoint(reference: str, store: str = "", machine: Machine | None = N
         raise UserError(f"run={reference}: {step!r} is no step; write RUN@120")
     spec = from_dict(body)
     checkpoints = Checkpoints(record / CHECKPOINTS, read_only=True)
-    compiled = program(spec, machine or Machine())
+    compiled = (programs or Programs()).program(spec, machine or Machine())
     try:
         found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
     except UnreadableError as error:

@@ -8,6 +8,7 @@ errs on the large side.
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import ModelSpec, RunSpec
+from stepladder.model.execution import Execution
 
 FILL = 0.8  # of a device's memory: what estimates may promise
 STATE = 12.0  # bytes a parameter: itself and two moments, float32
@@ -19,15 +20,15 @@ LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
 def step(
-    spec: RunSpec, rows: int, remat: str, forward: dict, fsdp: int = 1, tensor: int = 1
+    spec: RunSpec, rows: int, remat: str, forward: Execution, fsdp: int = 1, tensor: int = 1
 ) -> float:
     """All that a device holds in a training step that takes `rows` sequences at a time.
 
-    forward: {attention, loss_floats} of the model.
+    Of `forward` its attention and loss_floats are read.
     """
     held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
-    work = rows * activations(spec, remat, scores=forward["attention"] == "xla", tensor=tensor)
-    return held + work + logits(spec, rows, forward["loss_floats"], tensor)
+    work = rows * activations(spec, remat, scores=forward.attention == "xla", tensor=tensor)
+    return held + work + logits(spec, rows, forward.loss_floats, tensor)
 
 
 def state(spec: RunSpec, cut: int) -> float:

@@ -4,51 +4,48 @@ again.
 Chosen to fit its memory.
 """
 
-from typing import Any
-
-from jax.sharding import Mesh
+import dataclasses
 
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution
+from stepladder.model.execution import Execution
 from stepladder.train.hardware import defaults, memory_model
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 
 
-def batches(
-    spec: RunSpec, machine: Machine, mesh: Mesh, forward: dict, members: int = 1
-) -> dict[str, Any]:
-    """{chunk, remat} of `loss_and_gradient` on `mesh`: sequences a device handles at a time (0: all
-    it has) and a key of layers.REMAT.
+def fitting(spec: RunSpec, machine: Machine, forward: Execution, members: int = 1) -> Execution:
+    """`forward`, which says the mesh, with the micro_batch and remat of a training step.
 
     What the machine does not fix is chosen: on a CPU what fits its cache; on an accelerator the
     least recomputation with which the `wanted` sequences fit, and the largest micro-batch with
     that. members: of a pack, that a device trains at once.
     """
+    mesh = forward.mesh
     local = spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
     chosen = defaults.of(machine)
     remats = chosen.remat if machine.remat == "auto" else (machine.remat,)
     if machine.accumulation:
-        chunk = local // machine.accumulation
+        rows = local // machine.accumulation
     elif not chosen.micro_tokens:
-        chunk = execution.chunk(spec.model, local, spec.data.seq_len, machines.platform(machine))
+        rows = execution.micro_batch(
+            spec.model, local, spec.data.seq_len, machines.platform(machine)
+        )
     else:
-        chunk = None
-    enough = chunk or (local if chunk == 0 else wanted(spec, machine, local))
+        rows = None
+    enough = rows or (local if rows == 0 else wanted(spec, machine, local))
     cut, most = (
         (mesh.shape["fsdp"], mesh.shape["tensor"]),
         memory_model.FILL * machines.memory(machine) / members,
     )
 
-    def fits(rows, remat):
+    def fits(rows: int, remat: str) -> bool:
         return memory_model.step(spec, rows, remat, forward, *cut) <= most
 
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
-    if chunk is None:
-        chunk = max(
-            (k for k in range(1, local + 1) if local % k == 0 and fits(k, remat)), default=1
-        )
-    return {"chunk": chunk, "remat": remat}
+    if rows is None:
+        rows = max((k for k in range(1, local + 1) if local % k == 0 and fits(k, remat)), default=1)
+    return dataclasses.replace(forward, micro_batch=rows, remat=remat)
 
 
 def wanted(spec: RunSpec, machine: Machine, local: int) -> int:

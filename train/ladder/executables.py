@@ -22,8 +22,19 @@ from stepladder.train.hardware import chips, topology
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder import packing
-from stepladder.train.step.packed_program import Alone, Packed
+from stepladder.train.step.executable import Executable
 from stepladder.train.step.program import Program
+from stepladder.train.step.programs import executable
+
+# Name in a fingerprint -> field of Execution. benchmarks/tpu_compiled.json holds fingerprints made
+# with these names, before the fields had theirs.
+FINGERPRINTED = {
+    "attention": "attention",
+    "chunk": "micro_batch",
+    "layers": "layers",
+    "loss_floats": "loss_floats",
+    "remat": "remat",
+}
 
 
 @dataclass(frozen=True)
@@ -118,12 +129,13 @@ def compile_all(
         yield result
 
 
-def fingerprint(pack: Alone | Packed) -> str:
-    """Of what decides an executable: program, slice, members, mesh, layout.
+def fingerprint(pack: Executable) -> str:
+    """Hash of what decides an executable: program, slice, members, mesh, execution.
 
-    The model's own code and the compiler's version are not in it.
+    The model's own code and the compiler's version are not in it. Tables of compiled programs are
+    compared by it, so the names of `FINGERPRINTED` stay.
     """
-    how = {name: value for name, value in pack.how.items() if name != "mesh"}
+    execution = {name: getattr(pack.execution, at) for name, at in FINGERPRINTED.items()}
     program = pack.program
     decided = (
         program.spec.program_key,
@@ -131,24 +143,20 @@ def fingerprint(pack: Alone | Packed) -> str:
         pack.members,
         pack.streams,
         dict(pack.mesh.shape),
-        how,
+        execution,
     )
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
 
-def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
-    """As packed.packed, but kept by nobody: a plan compiles each executable once and lets it go."""
-    return (
-        Alone(Program(spec, machine))
-        if members == 1
-        else Packed(Program(spec, machine), members, streams)
-    )
+def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Executable:
+    """Kept by nobody: a plan compiles each executable once and lets it go."""
+    return executable(Program(spec, machine), members, streams)
 
 
 def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: int) -> Compiled:
     began = time.perf_counter()
     pack = _made(spec, machine, members, streams)
-    executable, used, memory = compiled(pack, machine)
+    found, used, memory = compiled(pack, machine)
     seconds = time.perf_counter() - began
     local, mesh = local_batch(pack), pack.mesh
     counted = (
@@ -164,21 +172,21 @@ def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: 
         used,
         memory,
         seconds,
-        pack.how["chunk"] or local,
+        pack.execution.micro_batch or local,
         local,
-        pack.how["remat"],
+        pack.execution.remat,
         counted,
         flops.executed(pack.jaxpr),
-        attention=pack.how["attention"],
+        attention=pack.execution.attention,
         fingerprint=fingerprint(pack),
         formula=sum(
             collective_bytes.expected(
-                spec, mesh.shape, pack.how, max(1, members // mesh.shape["run"])
+                spec, mesh.shape, pack.execution, max(1, members // mesh.shape["run"])
             ).values()
         ),
         fixes=tuple(fixes(pack, used / memory)) if used > memory else (),
     )
-    return _read(result, executable, list(mesh.devices.flat), machine) if executable else result
+    return _read(result, found, list(mesh.devices.flat), machine) if found else result
 
 
 def _read(result: Compiled, executable, used: list, machine: Machine) -> Compiled:

@@ -69,8 +69,9 @@ def run_ladder(
     # after `start`: importing these brings up jax's backend in places
     from stepladder.train.ladder.packing import forecast_first, plan
     from stepladder.train.loop.run import run_pack
+    from stepladder.train.step.programs import Programs
 
-    clock = Clock()
+    clock, programs = Clock(), Programs()
     with clock.phase("prepare"):
         by_corpus = stores(
             loaded.specs,
@@ -104,6 +105,7 @@ def run_ladder(
                     notice=notice,
                     progress=progress,
                     clock=clock,
+                    programs=programs,
                 )
             except UserError as error:
                 for record in (Record(workdir, spec) for spec in todo):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution
+from stepladder.model.execution import Execution
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware import memory_model, micro_batch
 from stepladder.train.hardware import mesh as meshes
@@ -195,7 +196,8 @@ def _mapped(spec: RunSpec, machine: Machine, most: int) -> int:
         / (len(machines.devices(machine)) if platform == "cpu" else 1)
     )
     rows = (
-        execution.chunk(spec.model, spec.batch_size, spec.data.seq_len, platform) or spec.batch_size
+        execution.micro_batch(spec.model, spec.batch_size, spec.data.seq_len, platform)
+        or spec.batch_size
     )
     work = rows * memory_model.activations(spec, "none") + memory_model.logits(spec, rows)
     return min(
@@ -218,7 +220,7 @@ def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
     attention = machines.attention(machine, spec, mapped=True)
 
     def needed(members: int, remat: str) -> float:
-        forward = {"attention": attention, "loss_floats": -(-floats // members)}
+        forward = Execution(attention=attention, loss_floats=-(-floats // members))
         return members * memory_model.step(spec, rows, remat, forward)
 
     budget, sizes = memory_model.FILL * machines.memory(machine), range(1, most + 1)

@@ -24,8 +24,9 @@ from stepladder.train.processes.preemption import Notice, Preempted
 from stepladder.train.record.clock import WAIT, Clock
 from stepladder.train.record.record import Record
 from stepladder.train.step.evaluator import evaluators
-from stepladder.train.step.packed_program import Alone, Fetched, Packed, packed
-from stepladder.train.step.program import program, traced
+from stepladder.train.step.executable import Executable, Fetched
+from stepladder.train.step.programs import Programs
+from stepladder.train.step.step import traced_hypers
 
 Progress = Callable[[RunSpec, int, float], None]  # (run, step, loss so far)
 
@@ -49,13 +50,15 @@ def run_pack(
     notice: Notice | None = None,
     progress: Progress | None = None,
     clock: Clock | None = None,
+    programs: Programs | None = None,
 ) -> dict[str, str]:
     """Train runs of one program together; run id -> terminal state ("done" or "diverged").
 
     members, streams: the size of the executable (`pack.Pack`), at least the number of runs and of
-    their different data streams; 1 is the run's own executable. Idempotent: finished runs return at
-    once. Raises UserError for what a user can mend (before anything compiles where possible) and
-    Preempted after a save when `notice` arrives.
+    their different data streams; 1 is the run's own executable. programs: where compiled programs
+    are shared with other packs. Idempotent: finished runs return at once. Raises UserError for what
+    a user can mend (before anything compiles where possible) and Preempted after a save when
+    `notice` arrives.
     """
     records, notice, clock = (
         {spec: Record(workdir, spec) for spec in specs},
@@ -73,10 +76,11 @@ def run_pack(
     # Mesh and data
     for spec in todo:
         check_data(spec, stores[spec.data.corpus])
-    own = program(todo[0], machine)
-    pack = packed(todo[0], machine, members, streams)
+    programs = programs or Programs()
+    own = programs.program(todo[0], machine)
+    pack = programs.packed(todo[0], machine, members, streams)
     evaluator = evaluators(own)
-    hypers = [traced(spec) for spec in todo]
+    hypers = [traced_hypers(spec) for spec in todo]
 
     # Model
     runs = [
@@ -95,7 +99,7 @@ def run_pack(
         for member in runs:
             memory.check_evaluation(member.evaluator.compile, member.spec, machine)
         if any(member.starts_fresh for member in runs):
-            _ = own.init
+            own.compile_init()
 
     # State and restore: resume > branch > weights only > scratch
     with clock.phase("restore"):
@@ -203,7 +207,7 @@ class _Streams:
     is read once.
     """
 
-    def __init__(self, runs: list[Member], pack: Alone | Packed):
+    def __init__(self, runs: list[Member], pack: Executable):
         self.runs, self.pack = runs, pack
         keys = [timeline(member.spec) for member in runs]
         self.of = [list(dict.fromkeys(keys)).index(key) for key in keys]

@@ -7,6 +7,7 @@ whose first steps go along the sign of the gradient: `a_sign` and `c_sign` are t
 sign(g_i). Nothing is updated.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,9 @@ import numpy as np
 from stepladder.configs.core import counting
 from stepladder.configs.core.measurements import Alignment
 from stepladder.configs.core.spec import ModelSpec
-from stepladder.model import curvature, execution
+from stepladder.model import curvature
+from stepladder.model import execution as executions
+from stepladder.model.execution import Execution
 from stepladder.train.data.read.batches import BatchSource, evaluation_windows
 from stepladder.train.data.read.store import Store
 from stepladder.train.step.program import Program
@@ -30,9 +33,9 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
     token, so a and c are in nats a token and unit of rate (squared). lambda_residual is |H v -
     lambda v|: an eigenvalue is within it of lambda_max.
     """
-    spec, how = probe.run, _how(program)
-    gradient = functools.partial(_gradient, spec.model, how)
-    product = functools.partial(_product, spec.model, how)
+    spec, execution = probe.run, _execution(program)
+    gradient = functools.partial(_gradient, spec.model, execution)
+    product = functools.partial(_product, spec.model, execution)
     shares = dict(spec.data.evaluated)
     windows = {
         domain: evaluation_windows(store, domain, spec.data.seq_len, probe.windows)
@@ -92,40 +95,43 @@ def _top_eigenvalue(
     start_P = jax.random.normal(
         jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),)
     )
-    static = probe.run.model, _how(program), probe.iterations, probe.tolerance
+    static = probe.run.model, _execution(program), probe.iterations, probe.tolerance
     return curvature.largest(lambda shift: _iterate(*static, params, *chunks, start_P, shift))
 
 
-def _how(program: Program) -> tuple:
+def _execution(program: Program) -> Execution:
     """As the program's forward pass, in plain operations: kernels have no second derivative."""
-    return tuple({**program.forward, "attention": "xla"}.items())
+    return dataclasses.replace(program.forward, attention="xla")
 
 
-# Compiled once a model, for all steps of a run: `how` as a tuple, because static arguments must be
-# hashable.
+# Compiled once a model, for all steps of a run.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient(
-    model: ModelSpec, how: tuple, params: dict, tokens_CBT: jax.Array, weight_CB: jax.Array
+    model: ModelSpec,
+    execution: Execution,
+    params: dict,
+    tokens_CBT: jax.Array,
+    weight_CB: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    return curvature.gradient(model, dict(how), params, tokens_CBT, weight_CB)
+    return curvature.gradient(model, execution, params, tokens_CBT, weight_CB)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _product(
     model: ModelSpec,
-    how: tuple,
+    execution: Execution,
     params: dict,
     tokens_CBT: jax.Array,
     weight_CB: jax.Array,
     vector_P: jax.Array,
 ) -> jax.Array:
-    return curvature.hessian_vector(model, dict(how), params, tokens_CBT, weight_CB, vector_P)
+    return curvature.hessian_vector(model, execution, params, tokens_CBT, weight_CB, vector_P)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _iterate(
     model: ModelSpec,
-    how: tuple,
+    execution: Execution,
     iterations: int,
     tolerance: float,
     params: dict,
@@ -135,7 +141,7 @@ def _iterate(
     shift: jax.Array,
 ) -> curvature.Eigenvalue:
     apply = functools.partial(
-        curvature.hessian_vector, model, dict(how), params, tokens_CBT, weight_CB
+        curvature.hessian_vector, model, execution, params, tokens_CBT, weight_CB
     )
     return curvature.largest_magnitude(apply, start_P, iterations, tolerance, shift)
 
@@ -148,7 +154,9 @@ def _chunks(
     """
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
-    rows = devices * (execution.chunk(spec.model, each, spec.data.seq_len, program.backend) or each)
+    rows = devices * (
+        executions.micro_batch(spec.model, each, spec.data.seq_len, program.backend) or each
+    )
     padding = -len(rows_WT) % rows
     weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
     padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)

@@ -23,9 +23,10 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model.activations import MADE_BY, activations
+from stepladder.model.execution import Execution
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.step.program import initial_state, traced, train_step
+from stepladder.train.step.step import initial_state, traced_hypers, train_step
 
 STEPS = 10
 
@@ -38,8 +39,8 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
     steps would not see its end). Activations are those of the first batch. loss in nats a token,
     before the step's update (NaN at step 0, which has none).
     """
-    model, optim, how = spec.model, spec.optimizer, {"layers": "scan"}
-    hyper = traced(spec) | {
+    model, optim = spec.model, spec.optimizer
+    hyper = traced_hypers(spec) | {
         "warmup_steps": np.int32(0),
         "decay_start": np.int32(len(batches)),
         "total_steps": np.int32(len(batches)),
@@ -53,7 +54,7 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
         else None,
     )
     state = jit(functools.partial(initial_state, model, optim))(hyper)
-    step = jit(functools.partial(train_step, model, optim, how), donate_argnums=0)
+    step = jit(functools.partial(train_step, model, optim, Execution()), donate_argnums=0)
     tokens_BL = jnp.asarray(batches[0][:, :-1])
     measure = jit(functools.partial(_measure, model))
     first = jit(functools.partial(activations, model))(state["params"], tokens_BL)

@@ -22,7 +22,8 @@ from stepladder.train.export import restore
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.probes.alignment import alignment
 from stepladder.train.record.record import read_json
-from stepladder.train.step.program import program, traced
+from stepladder.train.step.programs import Programs
+from stepladder.train.step.step import traced_hypers
 
 Say = Callable[[str], None]
 
@@ -31,12 +32,13 @@ def _alignment_path(workdir: Path, probe: Alignment) -> Path:
     return workdir / RUNS / probe.run.run_id / "probes" / f"alignment-{probe.step}.json"
 
 
-def _alignment(workdir: Path, probe: Alignment, store: Store, how: Machine) -> dict:
+def _alignment(
+    workdir: Path, probe: Alignment, store: Store, machine: Machine, programs: Programs
+) -> dict:
     if probe.step == 0:  # a function of the seed: no checkpoint holds it
-        compiled = program(probe.run, how)
-        return alignment(
-            probe, compiled.init(compiled.put(traced(probe.run)))["params"], store, compiled
-        )
+        program = programs.program(probe.run, machine)
+        state = program.init(program.put(traced_hypers(probe.run)))
+        return alignment(probe, state["params"], store, program)
     record = workdir / RUNS / probe.run.run_id
     if not (record / CHECKPOINTS / str(probe.step)).is_dir():
         state = (read_json(record / STATUS) or {}).get("state", PENDING)
@@ -44,7 +46,7 @@ def _alignment(workdir: Path, probe: Alignment, store: Store, how: Machine) -> d
             f"probe={probe.run.run_id}@{probe.step}: no checkpoint there, the run is {state}; "
             "`stepladder run` the same config first"
         )
-    opened = restore.open_checkpoint(f"{record}@{probe.step}", str(store.path), how)
+    opened = restore.open_checkpoint(f"{record}@{probe.step}", str(store.path), machine, programs)
     return alignment(probe, opened.program.put(opened.params), store, opened.program)
 
 
@@ -52,7 +54,9 @@ def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
     return workdir / "studies" / probe.study / "ngrams.json"
 
 
-def _ngrams(workdir: Path, probe: Ngrams, store: Store, how: Machine) -> dict:
+def _ngrams(
+    workdir: Path, probe: Ngrams, store: Store, machine: Machine, programs: Programs
+) -> dict:
     windows = {
         domain: evaluation_windows(store, domain, probe.seq_len, probe.eval_windows)
         for domain in probe.validation
@@ -113,16 +117,17 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     missing = [probe for probe in loaded.probes if not path_of(workdir, probe).is_file()]
     if not missing:
         return []
-    how = Machine.from_config(loaded.config)
+    machine, programs = Machine.from_config(loaded.config), Programs()
     opened: dict[CorpusSpec, Store] = {}
     written = []
     for i, probe in enumerate(missing, 1):
         path_to, make, tell = KINDS[type(probe)]
         corpus = probe.corpus if isinstance(probe, Ngrams) else probe.run.data.corpus
         if corpus not in opened:
-            root = Path(how.store) if how.store else workdir / "data"
+            root = Path(machine.store) if machine.store else workdir / "data"
             opened[corpus] = prepare(corpus, corpora.folder(root, corpus), show=False)
-        path, body = path_to(workdir, probe), make(workdir, probe, opened[corpus], how)
+        path = path_to(workdir, probe)
+        body = make(workdir, probe, opened[corpus], machine, programs)
         write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
         written.append(path)
         say(f"{i}/{len(missing)} {path.relative_to(workdir)}: {tell(body)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
+from jax.stages import Compiled
 
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.batches import evaluation_windows
@@ -49,8 +50,9 @@ class Evaluator:
             ),
         )
 
-    def compile(self):
-        return self.program.evaluator(self.windows_CBT.shape[0])
+    def compile(self) -> Compiled:
+        """The forward pass over all windows; compiles at the first call only."""
+        return self.program.compile_window_losses(self.windows_CBT.shape[0])
 
     def __call__(self, params: dict) -> list[dict]:
         """One dict a domain, and "all" first: their mean under `weights`."""

@@ -1,164 +1,26 @@
-"""How a pack executes: K members' states with a leading axis, one executable, sharded over the mesh
-axis `run`.
-
-`map`: every device takes its members one after another (lax.map): bit for bit the run alone on one
-device. For backends that a single member already keeps busy, such as a CPU core. `vmap`: all
-members of a device at once, for accelerators that a small model leaves idle.
+"""A pack as one executable: the states of K members with a leading axis, sharded over the mesh axis
+`run`.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.extend.core import ClosedJaxpr
+from jax.sharding import NamedSharding
+from jax.stages import Compiled, Traced
 
-from stepladder.configs.core.spec import ModelSpec, OptimizerSpec, RunSpec
 from stepladder.model.parallel import collectives
 from stepladder.train.hardware import arrays
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware import mesh as meshes
-from stepladder.train.hardware.machine import Machine
 from stepladder.train.processes import group
-from stepladder.train.step.program import (
-    COMPILED,
-    Program,
-    dispatched,
-    program,
-    train_step,
-    train_steps,
-)
-
-RUN, WHOLE = PartitionSpec("run"), PartitionSpec()
-
-
-def map_steps(
-    model: ModelSpec,
-    optim: OptimizerSpec,
-    how: dict,
-    mesh: Mesh,
-    state_K,
-    hyper_K,
-    count_K,
-    stream_K,
-    tokens_USBT,
-):
-    """`train_steps` of every member, a device's members in turn: member k takes count[k] of the S
-    batches of stream[k].
-    """
-
-    def one(state, hyper, count, stream, tokens_USBT):
-        return train_steps(
-            model,
-            optim,
-            how,
-            state,
-            hyper,
-            count,
-            jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False),
-        )
-
-    def local(state_k, hyper_k, count_k, stream_k, tokens_USBT):
-        return jax.lax.map(
-            lambda member: one(*member, tokens_USBT), (state_k, hyper_k, count_k, stream_k)
-        )
-
-    split = collectives.split(local, mesh, (RUN, RUN, RUN, RUN, WHOLE), (RUN, RUN))
-    return split(state_K, hyper_K, count_K, stream_K, tokens_USBT)
-
-
-def vmap_steps(
-    model: ModelSpec,
-    optim: OptimizerSpec,
-    how: dict,
-    mesh: Mesh,
-    state_K,
-    hyper_K,
-    count_K,
-    stream_K,
-    tokens_USBT,
-):
-    """The same with all members in one step; a member that has taken its count keeps its state.
-
-    One stream is broadcast; as many streams as members are read in place (then stream[k] must be
-    k); else a step gathers its batches.
-    """
-    (members,), streams = count_K.shape, tokens_USBT.shape[0]
-    one = functools.partial(train_step, model, optim, how)
-    step_K = jax.vmap(one, in_axes=(0, 0, None if streams == 1 else 0), spmd_axis_name="run")
-
-    def batch(i):
-        tokens_UBT = jax.lax.dynamic_index_in_dim(tokens_USBT, i, axis=1, keepdims=False)
-        return (
-            tokens_UBT[0]
-            if streams == 1
-            else tokens_UBT
-            if streams == members
-            else tokens_UBT[stream_K]
-        )
-
-    def body(i, carry):
-        active_K = i < count_K
-
-        def keep(new, old):
-            return jnp.where(active_K.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-        return jax.tree.map(keep, step_K(carry[0], hyper_K, batch(i)), carry)
-
-    shapes = jax.eval_shape(step_K, state_K, hyper_K, batch(0))[1]
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(0, count_K.max(), body, (state_K, nothing))
-
-
-MODES = {"map": map_steps, "vmap": vmap_steps}
-
-
-class Alone:
-    """One member, without the leading axis: the run's own executable, data-parallel over all
-    devices.
-    """
-
-    def __init__(self, program: Program):
-        self.program, self.mesh, self.members, self.streams, self.how = (
-            program,
-            program.mesh,
-            1,
-            1,
-            program.how,
-        )
-
-    @property
-    def batch_rows(self) -> np.ndarray:
-        return self.program.batch_rows
-
-    def compile(self):
-        return self.program.step
-
-    @property
-    def jaxpr(self):
-        """Of the step, once `compile` was called, even if it failed."""
-        return self.program.jaxprs["step"]
-
-    def hyper(self, values: Sequence[dict]):
-        return self.program.put(values[0])
-
-    def place(self, states: Sequence[dict]) -> dict:
-        return states[0]
-
-    def take(self, state: dict, member: int) -> dict:
-        return state
-
-    def batch(
-        self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]
-    ) -> tuple:
-        return self.program.put_batches(tokens[0])
-
-    def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
-        return {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-
-    def step(self, state: dict, hyper: dict, *batch) -> tuple[dict, dict]:
-        return self.program.step(state, hyper, *batch)
+from stepladder.train.step.packed_steps import MODES, REPLICATED, RUN
+from stepladder.train.step.program import Program, dispatched
 
 
 class Packed:
@@ -167,25 +29,21 @@ class Packed:
     def __init__(self, program: Program, members: int, streams: int):
         self.program, self.members, self.streams = program, members, streams
         spec, machine = program.spec, program.machine
-        self.mode = machines.pack_mode(machine)
-        self.mesh = meshes.of_pack(machine, spec, members, self.mode)
-        each = members // self.mesh.shape["run"]
+        mode = machines.pack_mode(machine)
+        self.mesh = meshes.of_pack(machine, spec, members, mode)
         # Members are dealt to the devices in turn: the padding, and what ends early, is then
-        # shared.
-        self.rows = [
-            k % self.mesh.shape["run"] * each + k // self.mesh.shape["run"] for k in range(members)
-        ]  # of member k
+        # shared. rows[k] is the row of member k.
+        devices, each = self.mesh.shape["run"], members // self.mesh.shape["run"]
+        self.rows = [k % devices * each + k // devices for k in range(members)]
         self.by_run = NamedSharding(self.mesh, RUN)
-        self.by_state, self.by_member = (
-            meshes.by_state(self.mesh, program.shapes, *axes) for axes in (("run",), ())
-        )
-        mapped = self.mode == "vmap"
-        how = self.program.how_on(self.mesh, each if mapped else 1, mapped)
-        if self.mode == "map":  # a device's members are its own: nothing is shared within one
-            how["mesh"] = None
-        self.how = how
+        self.by_state = meshes.by_state(self.mesh, program.shapes, "run")
+        self.by_member = meshes.by_state(self.mesh, program.shapes)
+        mapped = mode == "vmap"
+        self.execution = program.execution_on(self.mesh, each if mapped else 1, mapped)
+        if not mapped:  # a device's members are its own: nothing is shared within one
+            self.execution = dataclasses.replace(self.execution, mesh=None)
         self._steps = functools.partial(
-            MODES[self.mode], spec.model, spec.optimizer, how, self.mesh
+            MODES[mode], spec.model, spec.optimizer, self.execution, self.mesh
         )
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = meshes.by_batch(self.mesh, 2)
@@ -195,16 +53,24 @@ class Packed:
         """The rows of the batches that this process's devices hold."""
         return arrays.batch_rows(self._tokens_sharding, self._tokens_shape, axis=2)
 
-    def compile(self):
-        return self.executable
+    @property
+    def jaxpr(self) -> ClosedJaxpr:
+        return self._traced.jaxpr
 
-    @functools.cached_property
-    def executable(self):
+    def compile(self) -> Compiled:
         """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading
         K; the state is donated.
         """
+        return self._compiled
 
-        def stacked(tree, at):
+    @functools.cached_property
+    def _compiled(self) -> Compiled:
+        self.program.compiled["step", self.program.spec.program_key] += 1
+        return self._traced.lower().compile()
+
+    @functools.cached_property
+    def _traced(self) -> Traced:
+        def stacked(tree: Any, at: Any) -> Any:
             return jax.tree.map(
                 lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
                 tree,
@@ -217,16 +83,16 @@ class Packed:
         # all processes read all metrics
         metrics = self.by_run if group.count() == 1 else meshes.replicated(self.mesh)
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
-        COMPILED["step", self.program.spec.program_key] += 1
-        shapes = (
+        return jitted.trace(
             stacked(self.program.shapes, self.by_state),
             stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers)),
+            index,
+            index,
+            tokens,
         )
-        traced = jitted.trace(*shapes, index, index, tokens)
-        self.jaxpr = traced.jaxpr
-        return traced.lower().compile()
 
     def hyper(self, values: Sequence[dict]) -> dict:
+        """The members' hypers with a leading K; padding repeats the first."""
         rows = self._by_row(values, values[0])
         return arrays.place(jax.tree.map(lambda *x: np.stack(x), *rows), self.by_run)
 
@@ -272,17 +138,20 @@ class Packed:
         """Metrics on the host, by member."""
         return {name: values[self.rows] for name, values in jax.device_get(metrics).items()}
 
-    def _by_row(self, values: Sequence, padding) -> list:
+    def _by_row(self, values: Sequence, padding: Any) -> list:
+        """Values of members in the order of their rows."""
         rows = [padding] * self.members
         for row, value in zip(self.rows, values):
             rows[row] = value
         return rows
 
-    def step(self, state: dict, hyper: dict, *batch) -> tuple[dict, dict]:
-        return self.executable(state, hyper, *batch)
+    def step(self, state: dict, hyper: dict, *batch: Any) -> tuple[dict, dict]:
+        return self._compiled(state, hyper, *batch)
 
     @functools.cached_property
-    def _put(self):
+    def _put(self) -> Callable:
+        """(stacked states, one member's, its row) -> the stacked states with it."""
+
         def local(stacked, state, member):
             own = member - jax.lax.axis_index("run") * (self.members // self.mesh.shape["run"])
             mine = jax.lax.dynamic_update_index_in_dim
@@ -298,11 +167,14 @@ class Packed:
 
         stacked, one = self._specs
         return jax.jit(
-            collectives.split(local, self.mesh, (stacked, one, WHOLE), stacked), donate_argnums=0
+            collectives.split(local, self.mesh, (stacked, one, REPLICATED), stacked),
+            donate_argnums=0,
         )
 
     @functools.cached_property
-    def _take(self):
+    def _take(self) -> Callable:
+        """(stacked states, a row) -> that member's state."""
+
         def local(stacked, member):
             size = self.members // self.mesh.shape["run"]
 
@@ -314,7 +186,7 @@ class Packed:
             )
 
         stacked, one = self._specs
-        return jax.jit(collectives.split(local, self.mesh, (stacked, WHOLE), one))
+        return jax.jit(collectives.split(local, self.mesh, (stacked, REPLICATED), one))
 
     @property
     def _specs(self) -> tuple[dict, dict]:
@@ -322,34 +194,3 @@ class Packed:
         return tuple(
             jax.tree.map(lambda at: at.spec, tree) for tree in (self.by_state, self.by_member)
         )
-
-
-_PACKED: dict[tuple[str, Machine, int, int], Packed] = {}
-
-
-def packed(spec: RunSpec, machine: Machine, members: int, streams: int) -> Alone | Packed:
-    """What executes `members` runs of the program of `spec`, shared in this process by all packs of
-    that size.
-    """
-    if members == 1:
-        return Alone(program(spec, machine))
-    key = (spec.program_key, machine, members, streams)
-    if key not in _PACKED:
-        _PACKED[key] = Packed(program(spec, machine), members, streams)
-    return _PACKED[key]
-
-
-class Fetched:
-    """Metrics of one dispatch, brought to the host once for all members, when first asked for."""
-
-    def __init__(self, pack: Alone | Packed, metrics: dict):
-        self.pack, self.metrics, self._host = pack, metrics, None
-
-    @property
-    def ready(self) -> bool:
-        return self.metrics["last_loss"].is_ready()
-
-    def __call__(self, member: int) -> dict[str, float]:
-        if self._host is None:
-            self._host = self.pack.fetch(self.metrics)
-        return {name: float(values[member]) for name, values in self._host.items()}

@@ -1,241 +1,147 @@
-"""What is compiled: initialisation, the training step and evaluation of one program, as pure
-functions of state, hypers and batch.
-
-state  = {params, opt, step, window}; `window` sums the metrics since the last train row, so a
-resumed run logs the same means hyper  = the traced fields of configs.spec.Hyper (and log_every):
-changing them never recompiles
-"""
+"""The executables of one program: initialisation, training step and evaluation on one mesh."""
 
 import dataclasses
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.stages import Compiled, Traced, Wrapped
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.spec import ModelSpec, OptimizerSpec, RunSpec
-from stepladder.model import execution, transformer
-from stepladder.model.gradient import loss_and_gradient, window_losses
+from stepladder.configs.core.spec import OptimizerSpec, RunSpec
+from stepladder.model import execution as executions
+from stepladder.model.execution import Execution
 from stepladder.train.hardware import arrays, micro_batch
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.step import optimizer, schedule
+from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
+from stepladder.train.step.schedule import SCHEDULES
+from stepladder.train.step.step import (
+    chunked_window_losses,
+    initial_state,
+    traced_hypers,
+    train_steps,
+)
 
-COMPILED: Counter = Counter()  # how often each (function, program) was compiled in this process
-# steps, and FLOPs, in one dispatch, at most: a notice to stop waits for two of them
+# Most steps, and FLOPs, in one dispatch: a request to stop is acted on two dispatches later at most
 DISPATCH, DISPATCH_FLOPS = 10, 1e15
-EVAL_BATCH = 16  # windows a device evaluates in one forward pass, at most
+EVAL_BATCH = 16  # most windows that a device evaluates in one forward pass
+# Field of OptimizerSpec -> the names it may have
+CHOICES = {
+    "name": OPTIMIZERS,
+    "weight_decay_mode": WEIGHT_DECAY_MODES,
+    "schedule": SCHEDULES,
+}
 
 
 def dispatched(spec: RunSpec) -> int:
-    """Steps in one dispatch, at most; equal for runs of one program, whatever the hardware."""
+    """Most steps in one dispatch; equal for runs of one program, whatever the hardware."""
     step = (
         counting.count(spec.model, spec.data.seq_len).flops_per_token_train * spec.tokens_per_step
     )
     return max(1, min(DISPATCH, int(DISPATCH_FLOPS / step)))
 
 
-def traced(spec: RunSpec) -> dict:
-    """The traced hypers of a spec as numpy scalars: int32 for lengths and seeds, float32 for the
-    rest.
-    """
-    values = {**dataclasses.asdict(spec.hyper), "log_every": spec.log_every}
-    del values["data_seed"]  # the host reads it; it orders the examples
-    return {
-        k: np.int32(v) if isinstance(v, int) and k not in _FLOATS else np.float32(v)
-        for k, v in values.items()
-    }
+def check_names(optim: OptimizerSpec) -> None:
+    """Raise UserError for a name that is in none of the tables of `CHOICES`."""
+    for name, known in CHOICES.items():
+        value = getattr(optim, name)
+        if value not in known:
+            raise UserError(f"optimizer.{name}={value!r}: unknown; {nearest(value, known)}")
 
 
-_FLOATS = (
-    "learning_rate",
-    "weight_decay",
-    "beta1",
-    "beta2",
-    "epsilon",
-    "clip_norm",
-    "z_loss",
-    "end_factor",
-)
-WINDOW = ("loss", "z_loss", "grad_norm", "count")
-
-
-def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
-    """State before the first step; traceable in the seed."""
-    params = transformer.init(model, jax.random.key(hyper["seed"]))
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, 1.0, optim.weight_decay_mode, model)
-    return {
-        "params": params,
-        "opt": tx.init(params),
-        "step": jnp.int32(0),
-        "window": {name: jnp.float32(0) for name in WINDOW},
-    }
-
-
-def train_step(
-    model: ModelSpec,
-    optim: OptimizerSpec,
-    how: dict,
-    state: dict,
-    hyper: dict,
-    tokens_BT: jax.Array,
-):
-    """(state after one step, metrics of the window so far). tokens (B, L + 1) int32; `how` is
-    passed to `loss_and_gradient`.
-    """
-    params, step = state["params"], state["step"]
-    aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], **how)
-    factor = schedule.factor(optim.schedule, step, hyper)
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, model)
-    updates, opt = tx.update(grads, state["opt"], params)
-    new = {**aux, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
-    window = {name: state["window"][name] + new[name] for name in WINDOW}
-    metrics = {name: window[name] / window["count"] for name in WINDOW if name != "count"}
-    metrics |= {"learning_rate": factor * hyper["learning_rate"], "last_loss": aux["loss"]}
-    row_ends = (step + 1) % hyper["log_every"] == 0
-    window = {name: jnp.where(row_ends, 0.0, value) for name, value in window.items()}
-    return {
-        "params": optax.apply_updates(params, updates),
-        "opt": opt,
-        "step": step + 1,
-        "window": window,
-    }, metrics
-
-
-def train_steps(
-    model: ModelSpec,
-    optim: OptimizerSpec,
-    how: dict,
-    state: dict,
-    hyper: dict,
-    count: jax.Array,
-    tokens_SBT: jax.Array,
-):
-    """`train_step` over the first `count` of S batches, in one dispatch: a small model's step is
-    shorter than Python's way to it.
-
-    `count` is traced, so any number of steps up to S is the same executable, and a step's bits do
-    not depend on how steps are grouped.
-    """
-
-    def body(i: jax.Array, carry: tuple) -> tuple:
-        return train_step(
-            model,
-            optim,
-            how,
-            carry[0],
-            hyper,
-            jax.lax.dynamic_index_in_dim(tokens_SBT, i, keepdims=False),
-        )
-
-    shapes = jax.eval_shape(
-        functools.partial(train_step, model, optim, how), state, hyper, tokens_SBT[0]
-    )[1]
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.fori_loop(0, count, body, (state, nothing))
-
-
-def evaluate(model: ModelSpec, how: dict, params: dict, windows_CBT: jax.Array) -> jax.Array:
-    """Mean negative log-likelihood, nats a token, of every window: (C, B) float32.
-
-    `how` is passed to `window_losses`.
-    """
-    return jax.lax.map(
-        lambda tokens_BT: window_losses(model, params, tokens_BT, **how), windows_CBT
-    )
-
-
-@dataclass
+@dataclass(eq=False)
 class Program:
-    """The executables of one program on one mesh, compiled when first asked for."""
+    """What the runs of one program key execute on one machine. Everything compiles when first asked
+    for, once.
+
+    Raises UserError, when made, for an unknown optimizer or schedule, for a mesh that the machine
+    or the run cannot have, and for an attention implementation that cannot do what is asked.
+    """
 
     spec: RunSpec  # any spec of the program: its hypers are not read
     machine: Machine
+    # (executable, program key) -> how often it was compiled; may be shared by several programs
+    compiled: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
-        o = self.spec.optimizer
-        checks = (
-            ("name", o.name, optimizer.OPTIMIZERS),
-            ("weight_decay_mode", o.weight_decay_mode, optimizer.WEIGHT_DECAY_MODES),
-            ("schedule", o.schedule, schedule.SCHEDULES),
-        )
-        for field, value, known in checks:
-            if value not in known:
-                raise UserError(f"optimizer.{field}={value!r}: unknown; {nearest(value, known)}")
+        check_names(self.spec.optimizer)
         self.mesh = meshes.alone(self.machine, self.spec)
-        self.replicated = meshes.replicated(self.mesh)
         self.backend = machines.platform(self.machine)
-        table = execution.DEFAULTS[self.backend]
-        runner = self.machine.layers if self.machine.layers != "auto" else table.layers
-        self.forward = {
-            "layers": runner,
-            "attention": machines.attention(self.machine, self.spec),
-            "loss_floats": table.loss_floats,
-        }
-        self.how = self.how_on(self.mesh)
-        self.jaxprs: dict = {}  # name -> jaxpr of what was compiled
-        self._evaluators: dict = {}  # chunks -> executable
-        sharing = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        # On an accelerator at most a training step's micro-batch, which is known to fit.
-        most = (
-            min(EVAL_BATCH, self.how["chunk"] or EVAL_BATCH)
-            if self.backend != "cpu"
-            else EVAL_BATCH
-        )
-        self.eval_batch = sharing * (
-            execution.chunk(self.spec.model, most, self.spec.data.seq_len, self.backend) or most
-        )
-        self.shapes = jax.eval_shape(
-            functools.partial(initial_state, self.spec.model, self.spec.optimizer),
-            traced(self.spec),
-        )
-        self.by_state = meshes.by_state(self.mesh, self.shapes)
+        self.forward = self._forward()
+        self.execution = self.execution_on(self.mesh)
+        self._executables: dict[str, Compiled] = {}
 
-    def how_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> dict:
-        """Keywords of `loss_and_gradient` on a mesh whose devices train `members` runs at once,
-        `mapped` when they do under vmap.
+    # How it executes
+
+    def _forward(self) -> Execution:
+        """A forward pass on one device of the machine."""
+        table = executions.DEFAULTS[self.backend]
+        return Execution(
+            layers=table.layers if self.machine.layers == "auto" else self.machine.layers,
+            attention=machines.attention(self.machine, self.spec),
+            loss_floats=table.loss_floats,
+        )
+
+    def execution_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> Execution:
+        """A training step on a mesh whose devices train `members` runs at once; `mapped` when they
+        do under vmap.
         """
-        floats = -(-self.forward["loss_floats"] // members)
-        forward = {
-            **self.forward,
-            "attention": machines.attention(self.machine, self.spec, mapped),
-            "loss_floats": floats,
-        }
-        return {
-            **forward,
-            **micro_batch.batches(self.spec, self.machine, mesh, forward, members),
-            "mesh": mesh,
-        }
+        forward = dataclasses.replace(
+            self.forward,
+            attention=machines.attention(self.machine, self.spec, mapped),
+            loss_floats=-(-self.forward.loss_floats // members),
+            mesh=mesh,
+        )
+        return micro_batch.fitting(self.spec, self.machine, forward, members)
+
+    @functools.cached_property
+    def eval_batch(self) -> int:
+        """Windows that all devices evaluate in one forward pass."""
+        most = EVAL_BATCH
+        if self.backend != "cpu":  # at most a training step's micro-batch, which is known to fit
+            most = min(most, self.execution.micro_batch or most)
+        model, seq_len = self.spec.model, self.spec.data.seq_len
+        each = executions.micro_batch(model, most, seq_len, self.backend) or most
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * each
+
+    # Shapes, and where arrays lie
+
+    @functools.cached_property
+    def replicated(self) -> NamedSharding:
+        return meshes.replicated(self.mesh)
+
+    @functools.cached_property
+    def shapes(self) -> dict:
+        """Shapes and dtypes of the state."""
+        return jax.eval_shape(self._initial_state, traced_hypers(self.spec))
+
+    @functools.cached_property
+    def by_state(self) -> dict:
+        """Sharding of every leaf of the state."""
+        return meshes.by_state(self.mesh, self.shapes)
 
     @property
     def abstract_state(self) -> dict:
+        """Shapes, dtypes and shardings of the state."""
         return jax.tree.map(
             lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
             self.shapes,
             self.by_state,
         )
 
-    def put(self, tree):
-        """Move host values to the mesh, replicated."""
-        return arrays.place(tree, self.replicated)
-
-    def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
-        """(how many, the batches on the mesh, sharded by rows and padded to `dispatched`): the
-        arguments of `step` after state and hypers.
-
-        `batches` hold `batch_rows` of the whole batches.
-        """
-        tokens_SBT = np.zeros((dispatched(self.spec), *batches[0].shape), np.int32)
-        tokens_SBT[: len(batches)] = batches
-        return np.int32(len(batches)), arrays.place_rows(
-            tokens_SBT, self.batch_rows, *self._batches, axis=1
+    @property
+    def hyper_shapes(self) -> dict:
+        """Shapes, dtypes and shardings of the traced hypers."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
+            traced_hypers(self.spec),
         )
 
     @functools.cached_property
@@ -245,72 +151,91 @@ class Program:
 
     @property
     def _batches(self) -> tuple[NamedSharding, tuple[int, ...]]:
+        """Sharding and shape of the batches of one dispatch, (S, B, L + 1)."""
         return meshes.by_batch(self.mesh, 1), (
             dispatched(self.spec),
             self.spec.batch_size,
             self.spec.data.seq_len + 1,
         )
 
+    # Moving values to the mesh
+
+    def put(self, tree):
+        """Host values on the mesh, replicated."""
+        return arrays.place(tree, self.replicated)
+
+    def put_batches(self, batches: list[np.ndarray]) -> tuple[np.int32, jax.Array]:
+        """(how many, the batches on the mesh, padded to `dispatched`): the arguments of `step`
+        after state and hypers.
+
+        `batches` hold the rows `batch_rows` of the whole batches.
+        """
+        tokens_SBT = np.zeros((dispatched(self.spec), *batches[0].shape), np.int32)
+        tokens_SBT[: len(batches)] = batches
+        return np.int32(len(batches)), arrays.place_rows(
+            tokens_SBT, self.batch_rows, *self._batches, axis=1
+        )
+
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
+        """Chunks of windows on the mesh, sharded by rows."""
         return arrays.place(windows_CBT, meshes.by_batch(self.mesh, 1))
 
-    @functools.cached_property
-    def init(self):
-        fn = functools.partial(initial_state, self.spec.model, self.spec.optimizer)
+    # Executables
+
+    def init(self, hyper: dict) -> dict:
+        """State before the first step."""
+        return self.compile_init()(hyper)
+
+    def compile_init(self) -> Compiled:
+        """hyper -> state."""
         # LLVM spends half a second to optimise each random draw of a program that runs once.
-        options = (
-            {"xla_backend_optimization_level": 0}
-            if self.mesh.devices.flat[0].platform == "cpu"
-            else None
-        )
-        return self._compile(
-            "init",
-            jax.jit(fn, out_shardings=self.by_state, compiler_options=options),
-            self.hyper_shapes,
-        )
+        options = {"xla_backend_optimization_level": 0} if self._on_cpu else None
+        jitted = jax.jit(self._initial_state, out_shardings=self.by_state, compiler_options=options)
+        return self._once("init", lambda: jitted.trace(self.hyper_shapes))
+
+    def step(self, state: dict, hyper: dict, count: np.int32, batches_SBT: jax.Array) -> tuple:
+        """(state after `count` steps, metrics of the last); the state given is donated."""
+        return self.compile_step()(state, hyper, count, batches_SBT)
+
+    def compile_step(self) -> Compiled:
+        """(state, hyper, count, batches) -> (state, metrics)."""
+        return self._once("step", lambda: self.traced_step)
 
     @functools.cached_property
-    def step(self):
-        """(state, hyper, count, batches) -> (state after `count` steps, metrics of the last)."""
-        fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.how)
+    def traced_step(self) -> Traced:
+        """The training step before it is compiled; its jaxpr is there even where compiling
+        fails.
+        """
+        fn = functools.partial(train_steps, self.spec.model, self.spec.optimizer, self.execution)
         sharding, shape = self._batches
         batches = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding)
         count = jax.ShapeDtypeStruct((), np.int32)
         jitted = jax.jit(fn, donate_argnums=0, out_shardings=(self.by_state, self.replicated))
-        return self._compile("step", jitted, self.abstract_state, self.hyper_shapes, count, batches)
+        return jitted.trace(self.abstract_state, self.hyper_shapes, count, batches)
 
-    def evaluator(self, chunks: int):
-        """Compiled evaluation of (chunks, eval_batch, L + 1) windows."""
-        if chunks not in self._evaluators:
-            fn = functools.partial(evaluate, self.spec.model, {**self.forward, "mesh": self.mesh})
+    def compile_window_losses(self, chunks: int) -> Compiled:
+        """(params, windows (chunks, eval_batch, L + 1)) -> losses (chunks, eval_batch)."""
+
+        def trace() -> Traced:
+            execution = dataclasses.replace(self.forward, mesh=self.mesh)
+            fn = functools.partial(chunked_window_losses, self.spec.model, execution)
             shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
             windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=meshes.by_batch(self.mesh, 1))
-            jitted = jax.jit(fn, out_shardings=self.replicated)
-            self._evaluators[chunks] = self._compile(
-                "evaluate", jitted, self.abstract_state["params"], windows
-            )
-        return self._evaluators[chunks]
+            jitted: Wrapped = jax.jit(fn, out_shardings=self.replicated)
+            return jitted.trace(self.abstract_state["params"], windows)
+
+        return self._once(f"window losses {chunks}", trace)
 
     @property
-    def hyper_shapes(self) -> dict:
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.replicated),
-            traced(self.spec),
-        )
+    def _initial_state(self) -> Callable[[dict], dict]:
+        return functools.partial(initial_state, self.spec.model, self.spec.optimizer)
 
-    def _compile(self, name: str, jitted, *shapes):
-        COMPILED[name, self.spec.program_key] += 1
-        traced = jitted.trace(*shapes)
-        self.jaxprs[name] = traced.jaxpr
-        return traced.lower().compile()
+    @property
+    def _on_cpu(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
 
-
-_PROGRAMS: dict[tuple[str, Machine], Program] = {}
-
-
-def program(spec: RunSpec, machine: Machine) -> Program:
-    """The program of a spec, shared in this process by all specs with an equal program."""
-    key = (spec.program_key, machine)
-    if key not in _PROGRAMS:
-        _PROGRAMS[key] = Program(spec, machine)
-    return _PROGRAMS[key]
+    def _once(self, name: str, trace: Callable[[], Traced]) -> Compiled:
+        if name not in self._executables:
+            self.compiled[name, self.spec.program_key] += 1
+            self._executables[name] = trace().lower().compile()
+        return self._executables[name]

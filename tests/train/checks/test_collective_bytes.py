@@ -14,6 +14,7 @@ import pytest
 
 from stepladder.configs.core.load import load
 from stepladder.configs.ladders import chinchilla
+from stepladder.model.execution import Execution
 from stepladder.model.parallel import rules
 from stepladder.train.checks import collective_bytes, hlo, memory
 from stepladder.train.cli import parser
@@ -40,8 +41,9 @@ ALL = [
 
 @functools.cache
 def program(text: str):
-    """(spec, mesh, how, collectives) of a bfloat16 step compiled for eight chips, the layers in a
-    loop.
+    """(spec, mesh, execution, collectives) of a bfloat16 step compiled for eight chips.
+
+    The layers are in a loop.
     """
     (remat, times), topo = MESHES[text], "v5e:2x4"
     more = {
@@ -68,14 +70,15 @@ def program(text: str):
     with topology.uncached():
         pack = executables._made(loaded.specs[0], machine, 1, 1)
         executable, *_ = memory.compiled(pack, machine)
-    return loaded.specs[0], pack.mesh, pack.how, hlo.collectives(hlo.parse(executable.as_text()))
+    found = hlo.collectives(hlo.parse(executable.as_text()))
+    return loaded.specs[0], pack.mesh, pack.execution, found
 
 
 @pytest.mark.parametrize("text", ALL)
 def test_a_step_sends_what_the_formula_says(text):
     """Loop trips included: all kinds together within 1.2 times, and what is gathered alone too."""
-    spec, mesh, how, found = program(text)
-    want = collective_bytes.expected(spec, mesh.shape, how)
+    spec, mesh, execution, found = program(text)
+    want = collective_bytes.expected(spec, mesh.shape, execution)
     sent = {
         kind: sum(c.bytes * c.times for c in found if c.kind == kind)
         for kind in {c.kind for c in found}
@@ -105,7 +108,7 @@ def test_tensor_parallel_layers_are_never_gathered_whole(text):
     """Of a layer's matrices a device gathers its heads' or hidden units' part over fsdp; over
     tensor only the residual stream moves.
     """
-    spec, mesh, how, found = program(text)
+    spec, mesh, execution, found = program(text)
     model, t, f = spec.model, mesh.shape["tensor"], mesh.shape["fsdp"]
     layer = {
         "qkv": D * (model.n_heads + 2 * model.n_kv_heads) * model.head_dim,
@@ -114,7 +117,7 @@ def test_tensor_parallel_layers_are_never_gathered_whole(text):
         "down": model.d_ff * D,
     }
     whole = {size * times for size in layer.values() for times in (1, model.n_layers)}
-    stream, table = how["chunk"] * L * D, model.vocab_size * D
+    stream, table = execution.micro_batch * L * D, model.vocab_size * D
     weights = {size // t for size in layer.values()} if f > 1 else set()
     assert not whole & {stream, table}
     gathered = {
@@ -148,12 +151,14 @@ def test_the_formula_by_hand():
     T = 4096 * 256
     norms = 4 * (2 * 256 + 2 * 64) + 256
     one = {"data": 1, "fsdp": 1, "tensor": 1}
-    found = collective_bytes.expected(spec, {**one, "data": 8}, {"chunk": 0, "remat": "none"})
+    found = collective_bytes.expected(spec, {**one, "data": 8}, Execution())
     assert found == pytest.approx(
         {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 2 * 7 / 8 * 4 * (W + T + norms)}
     )
     # two micro-batches
-    found = collective_bytes.expected(spec, {**one, "fsdp": 8}, {"chunk": 1, "remat": "full"})
+    found = collective_bytes.expected(
+        spec, {**one, "fsdp": 8}, Execution(micro_batch=1, remat="full")
+    )
     ring = 7 / 8
     want = {
         "all-gather": ring * 2 * 2 * (2 * W + T),
@@ -161,7 +166,7 @@ def test_the_formula_by_hand():
         "all-reduce": ring * 2 * 4 * norms,
     }
     assert found == pytest.approx(want)
-    found = collective_bytes.expected(spec, {**one, "tensor": 8}, {"chunk": 0, "remat": "full"})
+    found = collective_bytes.expected(spec, {**one, "tensor": 8}, Execution(remat="full"))
     stream = ring * 2 * 16 * 512 * 256
     want = {
         "all-gather": 4 * 6 * stream + ring * 2 * T,

@@ -13,6 +13,7 @@ from stepladder.configs.core import counting, sizes
 from stepladder.model import transformer
 from stepladder.model.attention import splash
 from stepladder.model.attention.attend import attend
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.checks import flops
 
@@ -24,10 +25,12 @@ PRODUCT = 2.0 * N**3
 
 
 @functools.cache
-def gradient_of(**how):
+def gradient_of(execution):
     params = jax.eval_shape(lambda: transformer.init(SPEC, jax.random.key(0)))
     tokens_BT = jax.ShapeDtypeStruct((BATCH, LENGTH + 1), jnp.int32)
-    return jax.jit(lambda p, t: loss_and_gradient(SPEC, p, t, **how)[1]).trace(params, tokens_BT)
+    return jax.jit(lambda p, t: loss_and_gradient(SPEC, p, t, execution=execution)[1]).trace(
+        params, tokens_BT
+    )
 
 
 def full(passes: float) -> float:
@@ -35,17 +38,18 @@ def full(passes: float) -> float:
 
 
 @pytest.mark.parametrize(
-    "how", [{"layers": "unroll"}, {"layers": "scan"}, {"layers": "scan", "chunk": 2}]
+    "execution",
+    [Execution(layers="unroll"), Execution(), Execution(micro_batch=2)],
 )
-def test_a_step_executes_what_counting_says(how):
-    """Three passes of the dense masked model, however layers and chunks loop."""
-    assert flops.executed(gradient_of(**how).jaxpr) == pytest.approx(full(3), rel=1e-9)
+def test_a_step_executes_what_counting_says(execution):
+    """Three passes of the dense masked model, however layers and micro-batches loop."""
+    assert flops.executed(gradient_of(execution).jaxpr) == pytest.approx(full(3), rel=1e-9)
 
 
 def test_recomputation_shows():
     """remat=full computes the layers again, and not the unembedding."""
     again = BATCH * LENGTH * counting.count(SPEC, LENGTH).flops_forward["unembed"]
-    found = flops.executed(gradient_of(layers="scan", remat="full").jaxpr)
+    found = flops.executed(gradient_of(Execution(remat="full")).jaxpr)
     # the down projection's output is needed by no gradient
     last = 2.0 * BATCH * LENGTH * SPEC.n_layers * SPEC.d_ff * SPEC.d_model
     assert full(4) - again - last <= found * (1 + 1e-9) and found <= full(4) - again
@@ -53,8 +57,9 @@ def test_recomputation_shows():
 
 def test_xla_counts_the_same_when_nothing_loops():
     """XLA adds what is no matrix product, a few percent here."""
-    xla = gradient_of(layers="unroll").lower().compile().cost_analysis()["flops"]
-    assert 1.0 <= xla / flops.executed(gradient_of(layers="unroll").jaxpr) < 1.12
+    traced = gradient_of(Execution(layers="unroll"))
+    xla = traced.lower().compile().cost_analysis()["flops"]
+    assert 1.0 <= xla / flops.executed(traced.jaxpr) < 1.12
 
 
 def test_local_work_is_counted_on_every_device():

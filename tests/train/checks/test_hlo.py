@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.core import sizes
 from stepladder.model import transformer
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.checks import hbm_bytes, hlo
 from stepladder.train.hardware import topology
@@ -278,7 +279,7 @@ def test_traffic_without_loops_is_what_xla_says(dtype):
     params = jax.eval_shape(lambda: transformer.init(spec, jax.random.key(0)))
     tokens_BT = jax.ShapeDtypeStruct((4, 65), jnp.int32)
     compiled = (
-        jax.jit(lambda p, t: loss_and_gradient(spec, p, t, layers="unroll")[1])
+        jax.jit(lambda p, t: loss_and_gradient(spec, p, t, execution=Execution(layers="unroll"))[1])
         .lower(params, tokens_BT)
         .compile()
     )

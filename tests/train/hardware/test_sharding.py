@@ -21,13 +21,13 @@ from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.model import layer, mlp
 from stepladder.model.attention import attend as attention
+from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.model.parallel import collectives, rules
 from stepladder.train.hardware import chips, defaults
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.step import packed_program
-from stepladder.train.step import program as programs
+from stepladder.train.step import packed_program, step
 from stepladder.train.step.program import Program
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "shardings.json"
@@ -76,7 +76,7 @@ TOKENS_SBT = np.random.default_rng(0).integers(0, MODEL.vocab_size, (20, 8, 17))
 # of sums over 128 tokens in float32, relative to a tensor's largest value; float64 tells mistakes
 # from rounding
 ROUNDING = 5e-6
-HOW = {"layers": "scan", "attention": "xla", "remat": "none", "chunk": 1}
+EXECUTION = Execution(micro_batch=1)
 
 
 def machine(text: str, **more) -> Machine:
@@ -139,22 +139,19 @@ def wide(tree, dtype):
     return jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree)
 
 
-def trained(
-    text: str | None, steps: int, dtype: str = "float32", **how
-) -> tuple[dict, list[float]]:
+def trained(text: str | None, steps: int, dtype: str = "float32") -> tuple[dict, list[float]]:
     """State and losses after `steps` steps from the same state, on a mesh or (None) on one
     device.
     """
     model = dataclasses.replace(MODEL, compute_dtype=dtype)
-    hyper = wide({k: jnp.asarray(v) for k, v in programs.traced(SPEC).items()}, dtype)
-    state = wide(jax.jit(lambda h: programs.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
+    hyper = wide({k: jnp.asarray(v) for k, v in step.traced_hypers(SPEC).items()}, dtype)
+    state = wide(jax.jit(lambda h: step.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
     mesh = meshes.alone(machine(text), SPEC) if text else None
-    step = jax.jit(
-        functools.partial(programs.train_step, model, SPEC.optimizer, {**HOW, **how, "mesh": mesh})
-    )
+    execution = dataclasses.replace(EXECUTION, mesh=mesh)
+    one = jax.jit(functools.partial(step.train_step, model, SPEC.optimizer, execution))
     state, losses = put(mesh, state) if text else state, []
     for s in range(steps):
-        state, metrics = step(state, hyper, TOKENS_SBT[s])
+        state, metrics = one(state, hyper, TOKENS_SBT[s])
         losses.append(float(metrics["last_loss"]))
     return jax.device_get(state), losses
 
@@ -179,14 +176,15 @@ def assert_close(got: dict, want: dict, tolerance: float, least: float = 0.0) ->
 @pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("text", MORE)
 def test_gradient_is_that_of_one_device_to_1e_6(text, remat):
-    params = Program(SPEC, machine("data=8")).init(programs.traced(SPEC))["params"]
-    want = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, **HOW))(
+    params = Program(SPEC, machine("data=8")).init(step.traced_hypers(SPEC))["params"]
+    want = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, execution=EXECUTION))(
         jax.device_get(params), TOKENS_SBT[0]
     )
     mesh = meshes.alone(machine(text), SPEC)
-    got = jax.jit(
-        lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, **{**HOW, "remat": remat}, mesh=mesh)
-    )(put(mesh, params), TOKENS_SBT[0])
+    execution = dataclasses.replace(EXECUTION, remat=remat, mesh=mesh)
+    got = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, execution=execution))(
+        put(mesh, params), TOKENS_SBT[0]
+    )
     same = jax.tree.map(
         lambda x, at: x.sharding.is_equivalent_to(at.sharding, x.ndim), got[1], put(mesh, params)
     )
@@ -219,12 +217,13 @@ def test_20_steps_in_float64_are_those_of_one_device_to_1e_9(text):
 
 @pytest.mark.parametrize("text", ["data=1,fsdp=4,tensor=2"])
 def test_windows_are_evaluated_alike(text):
-    params = Program(SPEC, machine("data=8")).init(programs.traced(SPEC))["params"]
-    mesh, how = meshes.alone(machine(text), SPEC), {"layers": "scan", "attention": "xla"}
-    got = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0], mesh=mesh, **how))(
+    params = Program(SPEC, machine("data=8")).init(step.traced_hypers(SPEC))["params"]
+    mesh = meshes.alone(machine(text), SPEC)
+    execution = Execution(mesh=mesh)
+    got = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0], execution=execution))(
         put(mesh, params)
     )
-    want = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0], **how))(jax.device_get(params))
+    want = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0]))(jax.device_get(params))
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
@@ -242,7 +241,7 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
     program = Program(SPEC, machine(text))
     pack = packed_program.Packed(program, 4, 1)
     hypers = [
-        {**programs.traced(SPEC), "learning_rate": np.float32(rate), "seed": np.int32(i)}
+        {**step.traced_hypers(SPEC), "learning_rate": np.float32(rate), "seed": np.int32(i)}
         for i, rate in enumerate((1e-3, 2e-3, 3e-3))
     ]
     states = [program.init(hyper) for hyper in hypers]
@@ -252,7 +251,7 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(pack.take(state, i)), one)
     batch = pack.batch([2, 2, 1], [0, 0, 0], [list(TOKENS_SBT[:2])])
     state, metrics = pack.step(state, pack.hyper(hypers), *batch)
-    alone = jax.jit(functools.partial(programs.train_steps, MODEL, SPEC.optimizer, HOW))
+    alone = jax.jit(functools.partial(step.train_steps, MODEL, SPEC.optimizer, EXECUTION))
     for i, (one, hyper, count) in enumerate(zip(before, hypers, (2, 2, 1))):
         want, wanted = alone(one, hyper, np.int32(count), TOKENS_SBT[:2])
         np.testing.assert_allclose(
@@ -291,10 +290,15 @@ def test_bfloat16_on_a_mesh_is_bfloat16_on_one_device(tied):
     """To its own rounding; the embedding tied too."""
     spec = spec_of(untied=not tied)
     model = dataclasses.replace(spec.model, compute_dtype="bfloat16")
-    params = jax.device_get(Program(spec, machine("data=8")).init(programs.traced(spec))["params"])
-    want = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, **HOW))(params, TOKENS_SBT[0])
+    params = jax.device_get(
+        Program(spec, machine("data=8")).init(step.traced_hypers(spec))["params"]
+    )
+    want = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, execution=EXECUTION))(
+        params, TOKENS_SBT[0]
+    )
     mesh = meshes.alone(machine("data=1,fsdp=4,tensor=2"), spec)
-    got = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, mesh=mesh, **HOW))(
+    on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
+    got = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, execution=on_mesh))(
         put(mesh, params), TOKENS_SBT[0]
     )
     assert_close(jax.device_get(got), want, 0.03)
@@ -303,12 +307,15 @@ def test_bfloat16_on_a_mesh_is_bfloat16_on_one_device(tied):
 @pytest.mark.slow
 def test_a_tied_embedding_on_a_mesh():
     spec = spec_of()
-    params = jax.device_get(Program(spec, machine("data=8")).init(programs.traced(spec))["params"])
-    want = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, **HOW))(
+    params = jax.device_get(
+        Program(spec, machine("data=8")).init(step.traced_hypers(spec))["params"]
+    )
+    want = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, execution=EXECUTION))(
         params, TOKENS_SBT[0]
     )
     mesh = meshes.alone(machine("data=1,fsdp=4,tensor=2"), spec)
-    got = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, mesh=mesh, **HOW))(
+    on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
+    got = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, execution=on_mesh))(
         put(mesh, params), TOKENS_SBT[0]
     )
     assert_close(jax.device_get(got[0]), want[0], 1e-6)
@@ -320,11 +327,12 @@ def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
     model = dataclasses.replace(MODEL, compute_dtype="bfloat16")
     mesh = meshes.alone(machine("fsdp=8"), SPEC)
     params = Program(SPEC, machine("fsdp=8")).shapes["params"]
-    text = str(
-        jax.make_jaxpr(lambda p: loss_and_gradient(model, p, TOKENS_SBT[0], mesh=mesh, **HOW)[1])(
-            params
-        )
-    )
+    on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
+
+    def gradient(params):
+        return loss_and_gradient(model, params, TOKENS_SBT[0], execution=on_mesh)[1]
+
+    text = str(jax.make_jaxpr(gradient)(params))
     moved = {
         kind: [
             line.split("[")[0].split(":")[-1] for line in text.splitlines() if f" {kind}[" in line
@@ -359,7 +367,7 @@ def test_activations_lie_as_the_table_says(text, monkeypatch):
     monkeypatch.setitem(mlp.ACTIVATIONS, "swiglu", swiglu._replace(function=hidden))
     mesh, params = meshes.alone(machine(text), SPEC), Program(SPEC, machine(text)).shapes["params"]
     jax.eval_shape(
-        lambda p: loss_and_gradient(MODEL, p, TOKENS_SBT[0], mesh=mesh, **{**HOW, "chunk": 0}),
+        lambda p: loss_and_gradient(MODEL, p, TOKENS_SBT[0], execution=Execution(mesh=mesh)),
         params,
     )
     B, L, D, H, K, F = 8, 16, MODEL.d_model, MODEL.n_heads, MODEL.head_dim, MODEL.d_ff
@@ -377,13 +385,12 @@ def test_weights_are_gathered_again_and_never_kept(remat):
     """Four matrices of a layer, forward and backward, and the two tables."""
     mesh = meshes.alone(machine("fsdp=8"), SPEC)
     params = Program(SPEC, machine("fsdp=8")).shapes["params"]
-    text = str(
-        jax.make_jaxpr(
-            lambda p: loss_and_gradient(
-                MODEL, p, TOKENS_SBT[0], mesh=mesh, **{**HOW, "remat": remat}
-            )
-        )(params)
-    )
+    execution = dataclasses.replace(EXECUTION, remat=remat, mesh=mesh)
+
+    def gradient(params):
+        return loss_and_gradient(MODEL, params, TOKENS_SBT[0], execution=execution)
+
+    text = str(jax.make_jaxpr(gradient)(params))
     assert text.count(" all_gather[") == 4 + 4 + 2
 
 

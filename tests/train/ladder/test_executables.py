@@ -18,7 +18,7 @@ from stepladder.train.cli import parser
 from stepladder.train.hardware import chips, topology
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder import executables
-from stepladder.train.step.packed_program import Alone
+from stepladder.train.step.executable import SingleRun
 from stepladder.train.step.program import Program
 from tests.support import tiny
 
@@ -77,9 +77,9 @@ def test_this_machine_is_compiled_for_and_only_some_runs(config, capsys):
     assert parser.main(["plan", *config, "--largest"]) == 1
 
 
-def small(spec, **changes) -> tuple[Alone, Machine]:
+def small(spec, **changes) -> tuple[SingleRun, Machine]:
     machine = Machine(**{"devices": 4, **changes})
-    return Alone(Program(spec, machine)), machine
+    return SingleRun(Program(spec, machine)), machine
 
 
 def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
     assert spec.model.size in str(said.value)
 
     def evaluator():
-        return pack.program.evaluator(1)
+        return pack.program.compile_window_losses(1)
 
     with pytest.raises(UserError, match="evaluation needs .* larger machine.accumulation"):
         check_evaluation(evaluator, spec, machine)

@@ -17,6 +17,7 @@ from stepladder.configs.core import counting, record
 from stepladder.configs.core.branches import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
+from stepladder.model.execution import Execution
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
@@ -24,9 +25,9 @@ from stepladder.train.ladder import packing
 from stepladder.train.loop.run import run, run_pack
 from stepladder.train.processes.preemption import Notice, Preempted
 from stepladder.train.record.checkpoint import Checkpoints
-from stepladder.train.step import packed_program
-from stepladder.train.step import program as programs
-from stepladder.train.step.program import program
+from stepladder.train.step import packed_steps, step
+from stepladder.train.step.program import Program
+from stepladder.train.step.programs import Programs
 from tests.support import tiny
 
 # the mesh on which a run alone and a mapped member are one program
@@ -84,7 +85,7 @@ def final_state(workdir, spec):
     checkpoints = Checkpoints(
         workdir / record.RUNS / spec.run_id / record.CHECKPOINTS, read_only=True
     )
-    return jax.tree.map(np.asarray, checkpoints.restore(program(spec, ONE).abstract_state)[0])
+    return jax.tree.map(np.asarray, checkpoints.restore(Program(spec, ONE).abstract_state)[0])
 
 
 def status(workdir, spec):
@@ -191,10 +192,10 @@ def test_a_branch_leaves_from_a_member(rung8, tmp_path):
     trunks = [specs[0], specs[3]]
     trunks = [with_checkpoints(t, 16) for t in trunks]
     branches = [cooldown(t, 20, 0.2) for t in trunks]
-    for folder, step in ((tmp_path / "alone", 1), (tmp_path / "pack", 2)):
+    for folder, each in ((tmp_path / "alone", 1), (tmp_path / "pack", 2)):
         for group in (trunks, branches):
-            for i in range(0, 2, step):
-                run_pack(group[i : i + step], folder, by_corpus, ONE, members=step, streams=step)
+            for i in range(0, 2, each):
+                run_pack(group[i : i + each], folder, by_corpus, ONE, members=each, streams=each)
     for spec in (*trunks, *branches):
         assert_same_record(spec, tmp_path / "pack", tmp_path / "alone")
 
@@ -220,10 +221,11 @@ def test_one_compilation_for_a_rung(rung8, tmp_path, capsys):
     assert [len(p.specs) for p in planned] == [8, 8, 8] and len(
         {(p.members, p.streams) for p in planned}
     ) == 1
-    programs.COMPILED.clear()
+    programs = Programs()
     for p in planned:
-        run_pack(p.specs, tmp_path, by_corpus, MAP, members=p.members, streams=p.streams)
-    count = sum(n for (name, _), n in programs.COMPILED.items() if name == "step")
+        sizes = {"members": p.members, "streams": p.streams}
+        run_pack(p.specs, tmp_path, by_corpus, MAP, **sizes, programs=programs)
+    count = sum(n for (name, _), n in programs.compiled.items() if name == "step")
     print(f"compilations of the training step for a rung of {len(runs)} runs: {count}")
     assert count == 1
 
@@ -243,15 +245,13 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     parameter before the first step of the runs alone.
     """
     model = dataclasses.replace(spec.model, compute_dtype=dtype)
-    how = {"layers": "unroll", "attention": "xla", "remat": "none", "chunk": 0}
+    execution = Execution(layers="unroll")
     rates = np.geomspace(1e-3, 1e-2, members)
     hypers = [
-        {**programs.traced(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)}
+        {**step.traced_hypers(spec), "learning_rate": np.float32(rate), "seed": np.int32(i)}
         for i, rate in enumerate(rates)
     ]
-    states = [
-        jax.jit(lambda h: programs.initial_state(model, spec.optimizer, h))(h) for h in hypers
-    ]
+    states = [jax.jit(lambda h: step.initial_state(model, spec.optimizer, h))(h) for h in hypers]
 
     def wide(tree):
         return jax.tree.map(lambda x: jnp.asarray(x, dtype) if x.dtype == jnp.float32 else x, tree)
@@ -263,12 +263,11 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
         return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
     mesh = meshes.of_pack(machine, dataclasses.replace(spec, batch_size=4), members, "vmap")
+    on_mesh = dataclasses.replace(execution, mesh=mesh)
     together = jax.jit(
-        functools.partial(
-            packed_program.vmap_steps, model, spec.optimizer, {**how, "mesh": mesh}, mesh
-        )
+        functools.partial(packed_steps.vmap_steps, model, spec.optimizer, on_mesh, mesh)
     )
-    alone = jax.jit(functools.partial(programs.train_steps, model, spec.optimizer, how))
+    alone = jax.jit(functools.partial(step.train_steps, model, spec.optimizer, execution))
     ones, zeros = np.ones(members, np.int32), np.zeros(members, np.int32)
     state_K, hyper_K = jax.device_put(
         (stack(states), stack(hypers)), NamedSharding(mesh, PartitionSpec("run"))

@@ -38,7 +38,7 @@ from stepladder.train.loop.run import run
 from stepladder.train.processes.preemption import Notice, Preempted
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.record.status import table
-from stepladder.train.step.program import program
+from stepladder.train.step.program import Program
 from tests.support import tiny
 
 MACHINE = Machine(devices=2, tensorboard=False)
@@ -69,7 +69,7 @@ def rows(workdir, spec, timing=False):
 
 def state_at(workdir, spec, step=None):
     checkpoints = Checkpoints(workdir / RUNS / spec.run_id / CHECKPOINTS, read_only=True)
-    return checkpoints.restore(program(spec, MACHINE).abstract_state, step)[0]
+    return checkpoints.restore(Program(spec, MACHINE).abstract_state, step)[0]
 
 
 def assert_same_state(a, b):

@@ -19,7 +19,9 @@ from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.step import optimizer
-from stepladder.train.step.program import COMPILED, Program, dispatched, program, traced
+from stepladder.train.step.program import Program, dispatched
+from stepladder.train.step.programs import Programs
+from stepladder.train.step.step import traced_hypers
 from tests.support import tiny
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "step.json"
@@ -30,13 +32,18 @@ def spec(tmp_path_factory):
     return rung(tiny.config(tmp_path_factory.mktemp("text")))
 
 
+@pytest.fixture
+def one_device(spec, programs) -> Program:
+    return programs.program(spec, Machine(devices=1))
+
+
 def tokens(spec, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (spec.batch_size, spec.data.seq_len + 1), dtype=np.int32)
 
 
 def train(compiled: Program, spec, steps: int):
-    hyper = compiled.put(traced(spec))
+    hyper = compiled.put(traced_hypers(spec))
     state, rows = compiled.init(hyper), []
     for i in range(steps):
         state, metrics = compiled.step(state, hyper, *compiled.put_batches([tokens(spec, i)]))
@@ -60,12 +67,12 @@ def test_a_dispatch_is_short_enough_to_be_told_to_stop(spec):
     assert [dispatched(s) for s in (spec, middle, target)] == [10, 2, 1]
 
 
-def test_golden_step(spec):
+def test_golden_step(spec, one_device):
     """Three steps from a fixed seed on fixed tokens.
 
     When the mathematics changes on purpose: STEPLADDER_GOLDEN=write pytest -k golden.
     """
-    state, rows = train(program(spec, Machine(devices=1)), spec, 3)
+    state, rows = train(one_device, spec, 3)
     sums = {
         "/".join(str(k.key) for k in path): float(jnp.abs(x).sum())
         for path, x in jax.tree_util.tree_flatten_with_path(state["params"])[0]
@@ -93,17 +100,15 @@ def test_a_sweep_compiles_once(spec):
             spec.hyper, learning_rate=3e-3, weight_decay=0.01, seed=7, warmup_steps=2, beta1=0.8
         ),
     )
-    before = COMPILED["step", spec.program_key]
-    results = [train(program(s, machine), s, 3)[1] for s in (spec, other)]
-    print(
-        "compilations of the training step for two learning rates:",
-        COMPILED["step", spec.program_key] - before,
-    )
-    assert COMPILED["step", spec.program_key] - before <= 1  # 0 when a test before this one made it
+    programs = Programs()
+    results = [train(programs.program(s, machine), s, 3)[1] for s in (spec, other)]
+    count = programs.compiled["step", spec.program_key]
+    print("compilations of the training step for two learning rates:", count)
+    assert count == 1
     assert spec.program_key == other.program_key and spec.hash != other.hash
     assert results[0][-1]["loss"] != results[1][-1]["loss"]
-    executable = program(spec, machine).step
-    assert executable is program(other, machine).step
+    executable = programs.program(spec, machine).compile_step()
+    assert executable is programs.program(other, machine).compile_step()
 
 
 @pytest.mark.parametrize(
@@ -117,9 +122,9 @@ def test_a_sweep_compiles_once(spec):
         pytest.param(Machine(devices=1, layers="scan", remat="full"), id="scan, remat"),
     ],
 )
-def test_execution_changes_nothing(spec, machine):
+def test_execution_changes_nothing(spec, machine, one_device):
     """Devices, micro-batches, scan and remat: the same step to rounding."""
-    want, rows = train(program(spec, Machine(devices=1)), spec, 2)
+    want, rows = train(one_device, spec, 2)
     got, others = train(Program(spec, machine), spec, 2)
     assert others[0]["loss"] == pytest.approx(rows[0]["loss"], rel=1e-6)
     assert others[1]["grad_norm"] == pytest.approx(rows[1]["grad_norm"], rel=1e-4)
@@ -129,9 +134,9 @@ def test_execution_changes_nothing(spec, machine):
         assert np.mean(np.abs(np.asarray(a) - np.asarray(b)) > 1e-4) < 0.01
 
 
-def test_the_machine_chooses_attention(spec):
+def test_the_machine_chooses_attention(spec, one_device):
     """By itself what runs everywhere here; a wish is checked against backend and shape."""
-    assert program(spec, Machine(devices=1)).forward["attention"] == "xla"
+    assert one_device.forward.attention == "xla"
     for wanted, said in (("cudnn", "bfloat16"), ("splash", "multiple of 128")):
         with pytest.raises(UserError, match=f"machine.attention='{wanted}'.*{said}"):
             Program(spec, Machine(devices=1, attention=wanted))
@@ -139,7 +144,7 @@ def test_the_machine_chooses_attention(spec):
         Machine.from_config(ConfigDict({"machine": {"attention": "flash"}}))
 
 
-def test_windows_and_documents_on_devices(spec):
+def test_windows_and_documents_on_devices(spec, one_device):
     """A model that looks back over a window, within a document: the same step on four devices, and
     another than without.
     """
@@ -147,7 +152,7 @@ def test_windows_and_documents_on_devices(spec):
         spec, model=dataclasses.replace(spec.model, window=8, document_end=32)
     )
     alone, shared = (train(Program(limited, Machine(devices=n)), limited, 2)[1] for n in (1, 4))
-    free = train(program(spec, Machine(devices=1)), spec, 2)[1]
+    free = train(one_device, spec, 2)[1]
     assert shared[1]["loss"] == pytest.approx(alone[1]["loss"], rel=1e-6)
     assert shared[1]["grad_norm"] == pytest.approx(alone[1]["grad_norm"], rel=1e-4)
     assert abs(alone[1]["grad_norm"] / free[1]["grad_norm"] - 1) > 1e-4
@@ -159,11 +164,11 @@ def test_batches_are_sharded_over_devices(spec):
     assert count == 1 and [s.data.shape[1] for s in batches.addressable_shards] == [2, 2, 2, 2]
 
 
-def test_steps_are_the_same_however_they_are_grouped(spec):
+def test_steps_are_the_same_however_they_are_grouped(spec, programs):
     """Seven steps one by one, and as 3 + 4 in two dispatches: bitwise the same state."""
-    compiled = program(spec, Machine(devices=2))
+    compiled = programs.program(spec, Machine(devices=2))
     one_by_one, _ = train(compiled, spec, 7)
-    hyper = compiled.put(traced(spec))
+    hyper = compiled.put(traced_hypers(spec))
     state = compiled.init(hyper)
     for group in (range(3), range(3, 7)):
         state, _ = compiled.step(
@@ -173,10 +178,10 @@ def test_steps_are_the_same_however_they_are_grouped(spec):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-def test_window_means(spec):
+def test_window_means(spec, one_device):
     """A train row holds the mean loss since the last one, and the window starts anew after it."""
-    losses = [row["last_loss"] for row in train(program(spec, Machine(devices=1)), spec, 7)[1]]
-    rows = train(program(spec, Machine(devices=1)), spec, 7)[1]
+    losses = [row["last_loss"] for row in train(one_device, spec, 7)[1]]
+    rows = train(one_device, spec, 7)[1]
     assert rows[4]["loss"] == pytest.approx(np.mean(losses[:5]), rel=1e-6)
     assert rows[6]["loss"] == pytest.approx(np.mean(losses[5:7]), rel=1e-6)
 
