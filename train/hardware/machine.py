@@ -132,12 +132,15 @@ def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
 
     Raises UserError when `machine.attention` names one that cannot.
     """
+    row = defaults_of(machine)
     try:
         return execution.attention_for(
             spec.model,
             spec.data.seq_len,
             platform_of(machine),
             machine.attention,
+            kernel=row.attention,
+            kernel_from=row.kernel_from,
             mapped=mapped,
         )
     except ValueError as error:

@@ -6,10 +6,9 @@ Both are chosen so that a training step fits the device's memory.
 import dataclasses
 
 from stepladder.configs.core.spec import RunSpec
-from stepladder.model import execution
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import memory_model
-from stepladder.train.hardware.machine import Machine, defaults_of, memory_of, platform_of
+from stepladder.train.hardware.machine import Machine, defaults_of, memory_of
 
 
 def fitting(spec: RunSpec, machine: Machine, forward: Execution, members: int = 1) -> Execution:
@@ -24,13 +23,14 @@ def fitting(spec: RunSpec, machine: Machine, forward: Execution, members: int = 
         members: runs of a pack that a device trains at once.
     """
     mesh = forward.mesh
+    assert mesh is not None, "a training step has a mesh"
     local = spec.batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
     row = defaults_of(machine)
     remats = row.remat if machine.remat == "auto" else (machine.remat,)
     if machine.accumulation:
         rows = local // machine.accumulation
     elif not row.micro_tokens:
-        rows = execution.micro_batch(spec.model, local, spec.data.seq_len, platform_of(machine))
+        rows = micro_batch_within(spec.model, local, spec.data.seq_len, row.micro_batch_floats)
     else:
         rows = None
     enough = rows or (local if rows == 0 else wanted(spec, machine, local))

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
-from stepladder.model import execution
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import memory_model, micro_batch
 from stepladder.train.hardware.machine import (
     Machine,
@@ -236,8 +235,8 @@ def _fitting_map(spec: RunSpec, machine: Machine, most: int) -> int:
     platform = platform_of(machine)
     sharing = len(devices_of(machine)) if platform == "cpu" else 1  # of one memory
     budget = memory_model.FILL * memory_of(machine) / sharing
-    length = spec.data.seq_len
-    rows = execution.micro_batch(spec.model, spec.batch_size, length, platform) or spec.batch_size
+    length, floats = spec.data.seq_len, defaults_of(machine).micro_batch_floats
+    rows = micro_batch_within(spec.model, spec.batch_size, length, floats) or spec.batch_size
     work = rows * memory_model.activations(spec, "none") + memory_model.logits(spec, rows)
     state = LIVE * 4.0 * counting.count(spec.model, length).params_total
     return min(most, int((budget - work) / state))

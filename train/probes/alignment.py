@@ -18,10 +18,10 @@ from stepladder.configs.core import counting
 from stepladder.configs.core.measurements import Alignment
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import curvature
-from stepladder.model import execution as executions
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.data.read.batches import BatchSource, evaluation_windows
 from stepladder.train.data.read.store import Store
+from stepladder.train.hardware.machine import defaults_of
 from stepladder.train.step.program import Program
 
 
@@ -55,7 +55,7 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
         )
         windows_WT = source.steps(0, 1)[0]
         grad_P = gradient(params, *_chunks(program, windows_WT, 1 / probe.train_windows))[1]
-        sums = dict.fromkeys(("a", "c", "a_sign", "c_sign"), 0.0)
+        sums = {"a": 0.0, "c": 0.0, "a_sign": 0.0, "c_sign": 0.0}
         for domain, share in shares.items():
             found = {}
             for suffix, along_P in (("", grad_P), ("_sign", jnp.sign(grad_P))):
@@ -158,12 +158,10 @@ def _chunks(
     """
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
-    rows = devices * (
-        executions.micro_batch(spec.model, each, spec.data.seq_len, program.backend) or each
-    )
+    floats = defaults_of(program.machine).micro_batch_floats
+    rows = devices * (micro_batch_within(spec.model, each, spec.data.seq_len, floats) or each)
     padding = -len(rows_WT) % rows
     weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
     padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)
-    return program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1])), weight_W.reshape(
-        -1, rows
-    )
+    tokens_CBT = program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1]))
+    return tokens_CBT, weight_W.reshape(-1, rows)

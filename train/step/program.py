@@ -14,10 +14,9 @@ from jax.stages import Compiled, Traced, Wrapped
 from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import OptimizerSpec, RunSpec
-from stepladder.model import execution as executions
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import arrays, micro_batch
-from stepladder.train.hardware.machine import Machine, attention_of, platform_of
+from stepladder.train.hardware.machine import Machine, attention_of, defaults_of, platform_of
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
 from stepladder.train.step.schedule import SCHEDULES
@@ -81,11 +80,11 @@ class Program:
 
     def _forward(self) -> Execution:
         """A forward pass on one device of the machine."""
-        table = executions.DEFAULTS[self.backend]
+        row = defaults_of(self.machine)
         return Execution(
-            layers=table.layers if self.machine.layers == "auto" else self.machine.layers,
+            layers=row.layers if self.machine.layers == "auto" else self.machine.layers,
             attention=attention_of(self.machine, self.spec),
-            loss_floats=table.loss_floats,
+            loss_floats=row.loss_floats,
         )
 
     def execution_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> Execution:
@@ -107,7 +106,8 @@ class Program:
         if self.backend != "cpu":  # at most a training step's micro-batch, which is known to fit
             most = min(most, self.execution.micro_batch or most)
         model, seq_len = self.spec.model, self.spec.data.seq_len
-        each = executions.micro_batch(model, most, seq_len, self.backend) or most
+        floats = defaults_of(self.machine).micro_batch_floats
+        each = micro_batch_within(model, most, seq_len, floats) or most
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * each
 
     # Shapes, and where arrays lie
