@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed-$(VERSION)
 TESTS ?= tests
 SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 6)
 
-.PHONY: demo test test-slow test-shard lint install clean
+.PHONY: demo test test-slow test-shard lint check-docs install clean
 
 demo: $(STAMP)  ## prepare the corpus, train the proxies, write the forecast, train the target, report
 	$(BIN)/stepladder demo --workdir=demo
@@ -26,6 +26,9 @@ test-shard: $(STAMP)  ## one of six shards of the slow tests, another one every 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-docs: $(STAMP)  ## whether the generated tables in the documents are up to date
+	$(BIN)/python benchmarks/check_docs.py
 
 install: $(STAMP)
 

@@ -9,10 +9,10 @@ through the program and loop of `run`.
     python benchmarks/gpu_mfu.py --tiny --json
 
 MFU is counted FLOPs (causal attention halved, recomputation not counted) over the dense bfloat16
-peak of train/hardware/chips.py; on CPU over what a float32 GEMM reaches. The same steps run twice,
-once with a checkpoint after each third of them: what the loop takes longer is what the saves cost
-(it stands still for the copy, and shares the machine with the writing), and --every seconds between
-them make it a share of wall time.
+peak of train/hardware/defaults.py; on CPU over what a float32 GEMM reaches. The same steps run
+twice, once with a checkpoint after each third of them: what the loop takes longer is what the saves
+cost (it stands still for the copy, and shares the machine with the writing), and --every seconds
+between them make it a share of wall time.
 """
 
 import argparse
@@ -34,8 +34,7 @@ from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.data.read.store import Store
 from stepladder.train.hardware import chips, topology
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.machine import Machine, start_jax
 from stepladder.train.ladder import executables
 from stepladder.train.loop.run import run
 from stepladder.train.step.program import Program
@@ -132,7 +131,7 @@ def measure(
     )
     cost = (spent - row["seconds"]) / (WINDOWS - 1)
     step = row["seconds"] / row["steps"]
-    found = chips.device(Program(plain, machine).mesh.devices.flat)
+    found = chips.device_sheet(Program(plain, machine).mesh.devices.flat)
     return {
         "case": case,
         "seq_len": seq_len,
@@ -212,7 +211,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
             "bytes",
         )
     topology.hush()
-    machines.start(Machine())
+    start_jax(Machine())
     results = []
     for case in args.case or CASES:
         with tempfile.TemporaryDirectory() as folder:

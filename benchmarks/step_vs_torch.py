@@ -34,6 +34,7 @@ from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.model.parallel import rules
 from stepladder.model.transformer import init
+from stepladder.train.hardware.defaults import CPU
 
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adamw(1e-3, 0.9, 0.95, weight_decay=0.1)
@@ -110,12 +111,12 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
     from torch_step import TorchProcess  # optional dependency
 
     spec, cores = shape(size, vocab_size=257), args.threads
-    best = execution.DEFAULTS["cpu"].layers
-    micro_batch = execution.micro_batch(shape(size, vocab_size=257), batch // cores, seq_len, "cpu")
+    best, floats = CPU.layers, CPU.micro_batch_floats
+    micro_batch = execution.micro_batch_within(spec, batch // cores, seq_len, floats)
     jax_steps = {"jax": JaxStep(spec, batch, seq_len, cores, best, micro_batch)}
     if args.layouts:
         other = "scan" if best == "unroll" else "unroll"
-        whole = execution.micro_batch(spec, batch, seq_len, "cpu")
+        whole = execution.micro_batch_within(spec, batch, seq_len, floats)
         jax_steps |= {
             f"jax {other}": JaxStep(spec, batch, seq_len, cores, other, micro_batch),
             "jax whole batch": JaxStep(spec, batch, seq_len, cores, best, 0),

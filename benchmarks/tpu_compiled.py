@@ -47,6 +47,11 @@ def opened(name: str) -> tuple[Loaded, Machine]:
     )
 
 
+def read_table() -> dict:
+    """What was measured before."""
+    return json.loads(TABLE.read_text()) if TABLE.exists() else {"ladders": {}}
+
+
 def measure(name: str) -> list[dict]:
     """One row an executable."""
     rows, (loaded, machine) = [], opened(name)
@@ -95,7 +100,7 @@ def markdown(table: dict) -> str:
 
 
 def main(words: list[str]) -> None:
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {"ladders": {}}
+    table = read_table()
     if "--show" not in words:
         for name in words or TOPOLOGIES:
             table["ladders"][name] = measure(name)

@@ -104,12 +104,12 @@ def get_config(arg: str = "") -> ConfigDict:
     c.machine = ConfigDict()
     c.machine.store = ""  # folder of token stores; empty: WORKDIR/data
     c.machine.devices = 0  # 0: all; on CPU one host-platform device a core
-    c.machine.layers = "auto"  # auto (measured table in model/execution.py) | scan | unroll
+    c.machine.layers = "auto"  # auto (train/hardware/defaults.py) | scan | unroll
     # auto (train/hardware/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data
     # takes what is left
     c.machine.mesh = "auto"
     c.machine.attention = (
-        "auto"  # auto (by backend and shape, model/execution.py) | xla | cudnn | splash
+        "auto"  # auto (by device and shape, model/execution.py) | xla | cudnn | splash
     )
     # auto (what fits: train/hardware/micro_batch.py) | none | dots | full: what the backward pass
     # computes again

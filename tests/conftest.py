@@ -21,10 +21,11 @@ def pytest_configure(config):
     """
     import jax
 
-    from stepladder.train.hardware import machine, topology
+    from stepladder.train.hardware import topology
+    from stepladder.train.hardware.machine import Machine, start_jax
 
     topology.hush()
-    machine.start(machine.Machine(devices=8))
+    start_jax(Machine(devices=8))
     jax.devices()
 
 

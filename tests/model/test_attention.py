@@ -18,6 +18,7 @@ from stepladder.model.attention.attend import attend
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.hardware import topology
+from stepladder.train.hardware.defaults import DEVICES
 from tests.support.model_shapes import SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
@@ -289,7 +290,11 @@ def test_who_is_chosen_where():
             SHAPES["plain"], **{"head_dim": 64, "compute_dtype": "bfloat16", **changed}
         )
 
-    chosen = execution.attention_for
+    def chosen(shape, seq_len, backend, wanted="auto", mapped=False):
+        row = DEVICES[backend]
+        choice = {"kernel": row.attention, "kernel_from": row.kernel_from}
+        return execution.attention_for(shape, seq_len, backend, wanted, mapped=mapped, **choice)
+
     assert [chosen(of(), 2048, backend) for backend in ("cpu", "gpu", "tpu")] == [
         "xla",
         "cudnn",

@@ -118,15 +118,13 @@ def test_executions_are_hashed_by_value():
     assert len({Execution(), Execution(micro_batch=0), Execution(micro_batch=2)}) == 2
 
 
-def test_default_table():
-    for choice in execution.DEFAULTS.values():
-        assert choice.layers in layer.RUNNERS
+def test_a_micro_batch_is_within_the_cache():
     wide = dataclasses.replace(CFG, d_model=128)
-    assert execution.micro_batch(wide, 16, 128, "cpu") == 2
-    assert execution.micro_batch(wide, 15, 128, "cpu") == 1  # divisors only
-    assert execution.micro_batch(wide, 16, 4096, "cpu") == 1  # never none
-    assert execution.micro_batch(CFG, 4, 128, "cpu") == 4
-    assert execution.micro_batch(wide, 16, 128, "gpu") == 0
+    assert execution.micro_batch_within(wide, 16, 128, 2**15) == 2
+    assert execution.micro_batch_within(wide, 15, 128, 2**15) == 1  # divisors only
+    assert execution.micro_batch_within(wide, 16, 4096, 2**15) == 1  # never none
+    assert execution.micro_batch_within(CFG, 4, 128, 2**15) == 4
+    assert execution.micro_batch_within(wide, 16, 128, 0) == 0  # all
 
 
 def test_create_is_traceable_in_the_key():

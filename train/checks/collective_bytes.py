@@ -1,20 +1,23 @@
-"""What a step must send over the links, written out per mesh axis; `plan` and the tests compare it
-with the compiled program.
+"""Bytes that a training step should send between devices, by a formula for each mesh axis.
 
-Bytes that a device sends a step, by kind of collective, with f, t, d the sizes of fsdp, tensor and
-data, and share(g) = (g - 1) / g, what a ring of g devices sends of the whole (train/checks/hlo.py).
-W: the layers' matrices, T: the embedding tables, both as numbers; w: bytes of the compute dtype; m:
-micro-batches a step, of b sequences.
+Decides nothing. `plan --topology` prints how much the compiled program sends (checks/hlo.py) as a
+share of this, and the tests fail where the program sends much more.
 
-- fsdp (ZeRO-3, arXiv:1910.02054): every micro-batch gathers the layers twice, forward and backward,
-  2 m w W/t share(f), and scatters their gradients in float32, m 4 W/t share(f). The embedding is
-  cut over fsdp and tensor, gathered and scattered once (XLA merges
-  both uses of a tied one): m (w + 4) T share(f t).
-- tensor with the sequence shared between blocks (arXiv:2205.05198, section 4.2.2): two blocks a
-  layer, each entered by an all-gather and left by a reduce-scatter of the residual stream, and the
-  other way round backward: 4 and 4 of w b L D share(t) a layer and micro-batch; what is computed
-  again enters both blocks and leaves the first once more.
-- data: one all-reduce a step of the gradients as they are cut: 2 share(d) 4 (W + T)/(f t).
+Bytes are those that one device sends in one step, by kind of collective. f, t and d are the sizes
+of the mesh axes fsdp, tensor and data. share(g) = (g - 1) / g is the part of an array that each
+device of a ring of g sends. W is the number of weights in the layers' matrices, T that in the
+embedding tables, w the bytes of the compute dtype, and m the number of micro-batches of b sequences
+in a step.
+
+- fsdp (ZeRO-3, arXiv:1910.02054). Every micro-batch gathers the layers twice, forward and backward:
+  2 m w W/t share(f). It scatters their gradients in float32: m 4 W/t share(f). The embedding is cut
+  over fsdp and tensor, and is gathered and scattered once (XLA merges the two uses of a tied one):
+  m (w + 4) T share(f t).
+- tensor, with the sequence divided between blocks (arXiv:2205.05198, section 4.2.2). A layer has
+  two blocks. Each is entered by an all-gather and left by a reduce-scatter of the residual stream,
+  and the other way round in the backward pass: 4 and 4 times w b L D share(t) for each layer and
+  micro-batch. Recomputation enters both blocks and leaves the first once more.
+- data. One all-reduce a step of the gradients as they are cut: 2 share(d) 4 (W + T)/(f t).
 - Norms are whole on every device: 2 share(f t d) 4 bytes a number, once a step.
 """
 
@@ -28,7 +31,7 @@ from stepladder.model.execution import Execution
 def expected(
     spec: RunSpec, shape: Mapping[str, int], execution: Execution, members: int = 1
 ) -> dict[str, float]:
-    """Kind of collective -> bytes a device sends in one step of the `members` it trains.
+    """Kind of collective -> bytes that a device sends in a step of the `members` that it trains.
 
     Of `execution` its micro_batch and remat are read.
     """

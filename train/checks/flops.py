@@ -1,24 +1,29 @@
-"""FLOPs of the matrix products that a function executes, read from its jaxpr: recomputation and
-masked-out work show, as they cost time.
+"""FLOPs of the matrix products that a function executes, read from its jaxpr.
 
-configs/core/counting.py counts what the mathematics asks for; the quotient of the two is what
-rematerialisation and dense masks cost.
+Recomputation and masked-out work are included, as they cost time. The FLOPs that the mathematics
+asks for are those of configs/core/counting.py; the quotient of the two is what recomputation and
+dense masks cost.
+
+Decides nothing. `plan --topology` prints the FLOPs and the quotient, and its estimate of time is
+made from them (checks/roofline.py).
 """
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from jax.extend import core
 
 
-def executed(jaxpr) -> float:
-    """FLOPs over all devices, two a multiply-add. A while loop of unknown length (the steps of a
-    dispatch) counts once, a conditional its dearest branch, a shard_map its local work times its
-    devices, a Pallas kernel its own estimate or else its body in every grid cell.
+def executed(jaxpr: Any) -> float:
+    """FLOPs of a jaxpr over all devices; a multiply-add is two.
+
+    A while loop of unknown length (the steps of a dispatch) counts once, a conditional as its most
+    expensive branch, and a shard_map as its local work times its devices. A Pallas kernel counts
+    as its own estimate, or else as its body in every grid cell.
     """
-    return sum(
-        _TABLE.get(eqn.primitive.name, _inner)(eqn) for eqn in getattr(jaxpr, "jaxpr", jaxpr).eqns
-    )
+    equations = getattr(jaxpr, "jaxpr", jaxpr).eqns
+    return sum(_COUNT.get(eqn.primitive.name, _inner)(eqn) for eqn in equations)
 
 
 def _dot(eqn) -> float:
@@ -37,34 +42,32 @@ def _convolution(eqn) -> float:
 
 def _shard_map(eqn) -> float:
     mesh, manual = eqn.params["mesh"], eqn.params.get("manual_axes")
-    return math.prod(mesh.shape[axis] for axis in manual or mesh.axis_names) * executed(
-        eqn.params["jaxpr"]
-    )
+    devices = math.prod(mesh.shape[axis] for axis in manual or mesh.axis_names)
+    return devices * executed(eqn.params["jaxpr"])
 
 
 def _pallas(eqn) -> float:
     estimate, grid = eqn.params.get("cost_estimate"), eqn.params["grid_mapping"].grid
     if estimate is not None and estimate.flops:
         return float(estimate.flops)
-    share = (
-        _splash(eqn)
-        if "splash" in str(eqn.params.get("name") or eqn.params.get("name_and_src_info"))
-        else 1.0
-    )
+    name = str(eqn.params.get("name") or eqn.params.get("name_and_src_info"))
+    share = _splash(eqn) if "splash" in name else 1.0
     return share * math.prod(n for n in grid if isinstance(n, int)) * executed(eqn.params["jaxpr"])
 
 
 def _splash(eqn) -> float:
-    """The part of the grid of a causal splash kernel that works: of n rows of blocks row i sees i +
-    1, and with a window at most w.
+    """The share of the grid of a causal splash kernel that does work.
+
+    Of n rows of blocks, row i attends to i + 1 blocks; with a window, to w at most.
     """
-    w, n = sorted(eqn.invars[1].aval.shape[-2:])  # of the table that says what is in a block
+    w, n = sorted(eqn.invars[1].aval.shape[-2:])  # the shape of the kernel's table of blocks
     return 1 - (w - 1) / (2 * n)
 
 
 def _cudnn(products: int) -> Callable:
-    """cuDNN's flash attention: `products` of 2 L M K a head (it computes q k^T again in its
-    backward pass), of what the mask leaves.
+    """The count of cuDNN's flash attention: `products` of 2 L M K a head that the mask leaves.
+
+    The backward pass has five, for it computes q k^T again.
     """
 
     def count(eqn) -> float:
@@ -89,7 +92,8 @@ def _jaxprs(params: dict) -> Iterator:
                 yield item
 
 
-_TABLE = {
+# Primitive -> FLOPs of an equation; others count what is inside of them.
+_COUNT: dict[str, Callable[[Any], float]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "scan": lambda eqn: eqn.params["length"] * executed(eqn.params["jaxpr"]),

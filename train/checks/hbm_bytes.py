@@ -1,14 +1,17 @@
-"""Bytes a step moves between a device's memory and its cores, read from the compiled program.
+"""Bytes that a step moves between a device's main memory and its cores, by the compiled program.
 
-Every instruction that is executed reads its operands and writes its result, once a turn of its
-loops; what a fusion keeps inside, and what lies in near memory (VMEM), moves nothing. A slice reads
-what it takes of its operand, an update in place writes what it replaces. Still an estimate: a
+Every instruction that runs reads its operands and writes its result, as often as its loops turn.
+What stays inside a fusion, and what lies in near memory (VMEM), moves nothing. A slice reads only
+the part that it takes, and an update in place writes only what it replaces. It is an estimate: a
 kernel may read an operand twice, or find it in a cache.
+
+Decides nothing. It is the memory term of the estimate of time that `plan --topology` prints
+(checks/roofline.py).
 """
 
 from stepladder.train.checks.hlo import Computation, Instruction, Module
 
-# What moves nothing itself: names of values, and second halves of pairs.
+# Opcodes that move nothing themselves: names for values, and second halves of pairs.
 _FREE = frozenset(
     (
         "parameter constant tuple get-tuple-element bitcast while conditional call after-all iota "
@@ -17,11 +20,11 @@ _FREE = frozenset(
         "custom-call:AllocateBuffer custom-call:ConcatBitcast"
     ).split()
 )
-_TAKES = ("dynamic-slice", "slice", "gather")
+_TAKES = ("dynamic-slice", "slice", "gather")  # opcodes that read a part of their operand
 
 
 def bytes_accessed(module: Module) -> float:
-    """Bytes a device reads and writes in its main memory in one step."""
+    """Bytes that a device reads and writes in its main memory in one step."""
     fused = {
         i.called("calls")
         for c in module.computations.values()
@@ -52,15 +55,15 @@ def _moved(module: Module, here: Computation, instruction: Instruction) -> float
         return 2 * _far(here.instructions[instruction.operands[1]])
     if opcode == "fusion":
         return _fusion(here, instruction, module.computations[instruction.called("calls")])
-    result = (
-        instruction.arrays[0].bytes * (not instruction.arrays[0].near)
-        if opcode == "copy-start"
-        else _far(instruction)
-    )
+    result = _far(instruction)
+    if opcode == "copy-start":  # its result names the operand beside the copy
+        copy = instruction.arrays[0]
+        result = 0.0 if copy.near else copy.bytes
     return result + sum(_far(here.instructions[name]) for name in instruction.operands)
 
 
 def _fusion(here: Computation, instruction: Instruction, inside: Computation) -> float:
+    """Bytes that a fusion reads of its operands and writes of its results."""
     users: dict[str, list[Instruction]] = {}
     for inner in inside.instructions.values():
         for name in inner.operands:
@@ -81,7 +84,7 @@ def _fusion(here: Computation, instruction: Instruction, inside: Computation) ->
 
 
 def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> float:
-    """Bytes a fusion reads of one of its parameters."""
+    """Bytes that a fusion reads of one of its parameters."""
     total = 0.0
     for user in users.get(parameter.name, []):
         if user.opcode == "bitcast":
@@ -91,13 +94,14 @@ def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> float:
         elif user.opcode == "tuple" or (
             user.opcode == "dynamic-update-slice" and user.operands[0] == parameter.name
         ):
-            continue  # passed on, or updated in place
+            continue  # it is passed on, or updated in place
         else:
             return sum(a.bytes for a in parameter.arrays)
     return total
 
 
 def _written(inside: Computation, result: Instruction) -> float:
+    """Bytes that a fusion writes of one of its results."""
     while result.opcode == "bitcast":
         result = inside.instructions[result.operands[0]]
     if result.opcode == "parameter":
@@ -108,5 +112,5 @@ def _written(inside: Computation, result: Instruction) -> float:
 
 
 def _far(instruction: Instruction) -> float:
-    """Bytes of a result that lies in main memory."""
+    """Bytes of an instruction's result that lie in main memory."""
     return sum(a.bytes for a in instruction.arrays if not a.near)

@@ -1,23 +1,26 @@
-"""A compiled program's text, read: what runs how often a step, which collectives move how many
-bytes, which kernels are called.
+"""Read the text of a compiled program: what runs how often in a step, collectives and kernels.
 
-XLA's own cost analysis counts a loop's body once. Here a loop counts as often as it turns:
-`known_trip_count` where the backend writes it (CPU, GPU), else its condition's comparison with a
-constant (TPU). A loop whose end is not constant is the loop over the steps of a dispatch: it counts
-once, so all numbers are of ONE step.
+XLA's own cost analysis counts the body of a loop once. Here a loop counts as often as it turns: as
+its `known_trip_count` says where the backend writes one (CPU, GPU), else by the constant that its
+condition compares with (TPU). A loop whose end is not constant is the loop over the steps of a
+dispatch. It counts once, so all numbers are of ONE step.
+
+Decides nothing. `plan --topology` prints the collectives and the attention kernels, and its
+estimate of time is made from them (checks/roofline.py).
 """
 
 import functools
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-# Bytes that a device sends (and receives) over the wire for an operand of one byte in a group of g,
-# by the bandwidth-optimal algorithms.
-WIRE = {
+# Kind of collective -> bytes that a device of a group of g sends (and receives) for each byte of
+# its operand, by the bandwidth-optimal algorithms.
+SENT: dict[str, Callable[[int], float]] = {
     "all-gather": lambda g: g - 1,
     "reduce-scatter": lambda g: (g - 1) / g,
     "all-reduce": lambda g: 2 * (g - 1) / g,
@@ -25,97 +28,97 @@ WIRE = {
     "collective-permute": lambda g: 1,
     "collective-broadcast": lambda g: 1,
 }
-# targets of custom calls
+# Targets of custom calls that are Pallas kernels.
 PALLAS = "tpu_custom_call", "mosaic_gpu", "mosaic_gpu_v2", "__gpu$xla.gpu.triton"
-ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # in the name of a kernel: it attends
+ATTENTION = re.compile(r"splash|flash|attention|fmha", re.I)  # names of attention kernels
 _HEADER = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^  (ROOT )?%([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r" ([a-z][\w\-]*)\(")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
-# what a scalar passes through unchanged
+# Opcodes that a scalar passes through unchanged.
 _FLAT = "bitcast", "bitcast-convert", "copy", "convert", "reshape"
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of an instruction's result.
-
-    near: in a memory beside the device's main one (VMEM, scalar memory), `S(n)` in its layout.
-    """
+    """One array of an instruction's result."""
 
     dtype: str
     shape: tuple[int, ...]
-    near: bool
+    near: bool  # in a memory beside the main one (VMEM, scalar memory): `S(n)` in its layout
 
     @property
     def bytes(self) -> float:
-        # f32, bf16, f8e4m3fn, s4; pred is a byte; a token has none
-        bits = re.search(r"\d+", self.dtype)
-        return math.prod(self.shape) * (int(bits[0]) / 8 if bits else 1.0 * (self.dtype == "pred"))
+        bits = re.search(r"\d+", self.dtype)  # f32, bf16, f8e4m3fn, s4
+        if bits:
+            return math.prod(self.shape) * int(bits[0]) / 8
+        return float(math.prod(self.shape)) if self.dtype == "pred" else 0.0  # a token has none
 
 
 @dataclass(frozen=True)
 class Instruction:
+    """One line of the text."""
+
     name: str
     opcode: str
     result: str  # its type, as text
-    inside: str  # what stands in the parentheses
-    attributes: str
+    inside: str  # the text between the parentheses: operands, or a constant
+    attributes: str  # the text behind the parentheses
 
     @functools.cached_property
     def operands(self) -> list[str]:
+        """Names of the instructions whose results it takes."""
         return re.findall(r"%([\w.\-]+)", self.inside)
 
     @functools.cached_property
     def arrays(self) -> list[Array]:
-        """Arrays of the result, tuples flattened."""
+        """The arrays of the result, tuples flattened."""
         return [
             Array(dtype, tuple(int(n) for n in shape.split(",") if n), "S(" in layout)
             for dtype, shape, layout in _ARRAY.findall(self.result)
         ]
 
     def called(self, attribute: str) -> str:
+        """Name of the computation that an attribute like "body" calls; "" where there is none."""
         found = re.search(rf"\b{attribute}=%([\w.\-]+)", self.attributes)
         return found[1] if found else ""
 
 
 @dataclass
 class Computation:
+    """Instructions that run together: the entry, a loop's body, a fusion."""
+
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
-    root: str = ""
+    root: str = ""  # the instruction whose result is returned
 
 
 @dataclass
 class Module:
-    """A parsed program. times: computation -> how often it runs in a step."""
+    """A parsed program."""
 
     computations: dict[str, Computation]
     entry: str
     devices: int
-    times: Counter
+    times: Counter[str]  # computation -> how often it runs in a step
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One collective.
+    """One collective of a program."""
 
-    bytes: what a device sends over the wire each time (`WIRE`); groups: partitions that talk, ()
-    over slices.
-    """
-
-    kind: str
-    bytes: float
+    kind: str  # key of SENT
+    bytes: float  # that a device sends each time
     dtype: str
     size: int  # devices (or slices) in a group
-    groups: tuple[tuple[int, ...], ...]
-    times: int  # a step
-    network: str  # "ici": within a slice or host; "dcn": between slices
-    operands: tuple[tuple[int, ...], ...]  # shapes
+    groups: tuple[tuple[int, ...], ...]  # partitions that exchange; () between slices
+    times: int  # that it runs in a step
+    network: str  # ici: within a slice or host; dcn: between slices
+    operands: tuple[tuple[int, ...], ...]  # their shapes
 
 
 def parse(text: str) -> Module:
-    """Read `executable.as_text()`."""
+    """Parse the text of a compiled program (`executable.as_text()`)."""
     computations: dict[str, Computation] = {}
     entry, last = "", None
     for line in text.splitlines():
@@ -126,18 +129,22 @@ def parse(text: str) -> Module:
             instruction = _instruction(found[2], found[3])
             last.instructions[found[2]] = instruction
             last.root = found[2] if found[1] else last.root
-    counts = [
-        int(n)
-        for n in re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", text.split("\n", 1)[0])
-    ]
-    module = Module(computations, entry, math.prod(counts), Counter())
+    header = text.split("\n", 1)[0]
+    counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", header)
+    module = Module(computations, entry, math.prod(map(int, counts)), Counter())
     _visit(module, entry, 1, ())
     return module
 
 
+def _matched(found: re.Match | None) -> re.Match:
+    if not found:
+        raise ValueError("the text of a compiled program has a form that is not known")
+    return found
+
+
 def _instruction(name: str, text: str) -> Instruction:
-    opcode = _OPCODE.search(text)
-    depth, end = 1, opcode.end()
+    opcode = _matched(_OPCODE.search(text))
+    depth, end = 1, opcode.end()  # `opcode` ends with a parenthesis; at `end` it is closed
     while depth:
         depth += {"(": 1, ")": -1}.get(text[end], 0)
         end += 1
@@ -147,27 +154,23 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
-    """Add `times` to a computation and to what it calls.
+    """Add `times` to the count of a computation and of those that it calls.
 
-    loops: the (computation, while) around it, outermost first.
+    loops: the loops around it, outermost first: (computation, its while instruction).
     """
     module.times[name] += times
     here = module.computations[name]
     for instruction in here.instructions.values():
         if instruction.opcode == "while":
             inner = (*loops, (here, instruction))
-            _visit(
-                module,
-                instruction.called("body"),
-                times * _trips(module, instruction, inner),
-                inner,
-            )
+            trips = _trips(module, instruction, inner)
+            _visit(module, instruction.called("body"), times * trips, inner)
         elif instruction.opcode in ("fusion", "async-start"):
             _visit(module, instruction.called("calls"), times, loops)
         elif instruction.opcode == "call":
             _visit(module, instruction.called("to_apply"), times, loops)
         elif instruction.opcode == "conditional":
-            # every branch: our programs have no collective in one
+            # All branches count, although one runs: our programs have no collective in any.
             for branch in re.findall(
                 r"(?:branch_computations=\{|(?:true|false)_computation=)([^}]*?)[},]",
                 instruction.attributes + ",",
@@ -177,6 +180,7 @@ def _visit(module: Module, name: str, times: int, loops: tuple) -> None:
 
 
 def _trips(module: Module, loop: Instruction, loops: tuple) -> int:
+    """How often a loop turns; 1 where that is not constant."""
     known = re.search(r'known_trip_count"?:\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
@@ -189,19 +193,17 @@ def _trips(module: Module, loop: Instruction, loops: tuple) -> int:
             operand = inside.instructions[name]
             names.append(outer[int(operand.inside)] if operand.opcode == "parameter" else operand)
     values = [_value(condition, name, loops) for name in names or test.operands]
-    if test.opcode != "compare" or len(values) != 2 or None in values:
+    if test.opcode != "compare" or len(values) != 2:
         return 1
-    return max(
-        0,
-        abs(values[1] - values[0])
-        + ("direction=LE" in test.attributes or "direction=GE" in test.attributes),
-    )
+    start, end = values
+    if start is None or end is None:
+        return 1
+    inclusive = "direction=LE" in test.attributes or "direction=GE" in test.attributes
+    return abs(end - start) + inclusive
 
 
 def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | None:
-    """A scalar that does not change, or a loop's counter as it begins; None when it is no
-    constant.
-    """
+    """A constant scalar, or the value with which a loop's counter starts; None for any other."""
     instruction = here.instructions[name] if isinstance(name, str) else name
     if instruction.opcode == "constant":
         return int(instruction.inside) if re.fullmatch(r"-?\d+", instruction.inside) else None
@@ -214,33 +216,36 @@ def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | No
     ):
         outer, loop = loops[-1]
         start = outer.instructions[loop.operands[0]]
-        index = int(re.search(r"index=(\d+)", instruction.attributes)[1])
+        index = int(_matched(re.search(r"index=(\d+)", instruction.attributes))[1])
         return _value(outer, start.operands[index], loops[:-1]) if start.opcode == "tuple" else None
     return None
 
 
 def collectives(module: Module) -> list[Collective]:
-    """Every collective of a step: synchronous, a -start of a pair, in a fusion, in TPU's fused
-    forms, and between slices (DCN).
+    """Every collective of a step.
+
+    Synchronous ones, those that are a pair of start and done, those in fusions (also in the fused
+    forms of a TPU), and those between slices.
     """
     found = []
     for name, times in module.times.items():
         here = module.computations[name]
         for instruction in here.instructions.values():
-            made = _between_slices(here, instruction, times) or _within(
-                module, here, instruction, times
-            )
-            found += [made] if made else []
+            made = _between_slices(here, instruction, times)
+            made = made or _within(module, here, instruction, times)
+            if made:
+                found.append(made)
     return found
 
 
 def _within(
     module: Module, here: Computation, instruction: Instruction, times: int
 ) -> Collective | None:
+    """The collective that an instruction is, within a slice or host; None where it is none."""
     kind = instruction.opcode.removesuffix("-start")
-    if kind not in WIRE:
+    if kind not in SENT:
         return None
-    # TPU writes an asynchronous collective once where it starts and again in every fusion that
+    # A TPU program names an asynchronous collective where it starts, and again in every fusion that
     # computes meanwhile.
     if (
         '"async_collective_fusion_config"' in instruction.attributes
@@ -251,32 +256,32 @@ def _within(
         kind = "reduce-scatter"
     groups = replica_groups(instruction.attributes, module.devices)
     if kind == "collective-permute":
-        pairs = re.search(r"source_target_pairs=\{\{(.*?)\}\}", instruction.attributes)
-        groups = tuple(tuple(int(n) for n in pair.split(",")) for pair in pairs[1].split("},{"))
+        found = re.search(r"source_target_pairs=\{\{(.*?)\}\}", instruction.attributes)
+        pairs = _matched(found)[1].split("},{")
+        groups = tuple(tuple(int(n) for n in pair.split(",")) for pair in pairs)
     size = len(groups[0])
     return _collective(kind, here, instruction, size, groups, times, "ici")
 
 
 def _between_slices(here: Computation, instruction: Instruction, times: int) -> Collective | None:
-    """The TPU program hands what goes to other slices to its host: a send whose attributes name the
+    """The collective between slices that an instruction is; None where it is none.
+
+    A TPU program hands its host what goes to other slices, by a send whose attributes name the
     collective.
     """
-    kind = (
-        re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
-        if instruction.opcode == "send"
-        else None
-    )
-    if not kind:
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    if instruction.opcode != "send" or not transfer:
         return None
-    slices = re.search(r'_xla_megascale_target="\{([^}]*)\}', instruction.attributes)
+    slices = _matched(re.search(r'_xla_megascale_target="\{([^}]*)\}', instruction.attributes))
     ends = [[int(n) for n in part.split(":")] for part in slices[1].split(",")]
     size = sum(part[-1] - part[0] + 1 for part in ends)
-    kind = {"ONE_TO_ONE": "collective-permute"}.get(kind[1], kind[1].lower().replace("_", "-"))
+    kind = transfer[1].lower().replace("_", "-")
+    kind = "collective-permute" if kind == "one-to-one" else kind
     return _collective(kind, here, instruction, size, (), times, "dcn")
 
 
 def _collective(
-    kind,
+    kind: str,
     here: Computation,
     instruction: Instruction,
     size: int,
@@ -284,21 +289,26 @@ def _collective(
     times: int,
     network: str,
 ) -> Collective | None:
-    operands = [
-        a
-        for name in instruction.operands
-        for a in here.instructions[name].arrays
-        if a.dtype != "token"
-    ]
-    wire = WIRE[kind](size) * sum(a.bytes for a in operands)
-    dtype = "+".join(dict.fromkeys(a.dtype for a in operands))
-    shapes = tuple(a.shape for a in operands)
-    return Collective(kind, wire, dtype, size, groups, times, network, shapes) if size > 1 else None
+    if size <= 1:
+        return None
+    arrays = [a for name in instruction.operands for a in here.instructions[name].arrays]
+    operands = [a for a in arrays if a.dtype != "token"]
+    return Collective(
+        kind=kind,
+        bytes=SENT[kind](size) * sum(a.bytes for a in operands),
+        dtype="+".join(dict.fromkeys(a.dtype for a in operands)),
+        size=size,
+        groups=groups,
+        times=times,
+        network=network,
+        operands=tuple(a.shape for a in operands),
+    )
 
 
 def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """The groups of a collective, from any of the forms XLA writes: {{0,1},{2,3}}, [2,2]<=[4],
-    [2,4]<=[4,2]T(1,0), mesh['a'=2,'b'=2] {'b'}.
+    """The groups of devices of a collective, from any of the forms that XLA writes.
+
+    They are {{0,1},{2,3}}, [2,2]<=[4], [2,4]<=[4,2]T(1,0) and mesh['a'=2,'b'=2] {'b'}.
     """
     if literal := re.search(r"replica_groups=\{\{(.*?)\}\}", attributes):
         return tuple(tuple(int(n) for n in group.split(",")) for group in literal[1].split("},{"))
@@ -315,8 +325,9 @@ def replica_groups(attributes: str, devices: int) -> tuple[tuple[int, ...], ...]
 
 
 def _along(ids: np.ndarray, axes: list[str], named: str) -> np.ndarray:
-    """Device ids of a mesh as (group, member), the members along the `named` axes: 'b', or a part
-    of one, 'b':(2)4.
+    """Device ids of a mesh as (group, member): members lie along the `named` axes.
+
+    A name is that of an axis, 'b', or of a part of one, 'b':(2)4.
     """
     split = defaultdict(list)
     for axis, before, size in re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named):
@@ -344,20 +355,20 @@ def _rows(ids: np.ndarray) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(n) for n in row) for row in ids)
 
 
-def kernels(module: Module) -> Counter:
-    """Custom kernels and how often a step calls them: Pallas kernels by their names, else the
-    call's target (`__cudnn$fmhaSoftmax`).
+def kernels(module: Module) -> Counter[str]:
+    """Custom kernel -> how often a step calls it.
+
+    A Pallas kernel goes by its own name, any other by the target of the call
+    (`__cudnn$fmhaSoftmax`).
     """
-    found: Counter = Counter()
+    found: Counter[str] = Counter()
     for name, times in module.times.items():
         for instruction in module.computations[name].instructions.values():
-            target = (
-                re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
-                if instruction.opcode == "custom-call"
-                else None
-            )
-            if target and target[1] in PALLAS:
+            target = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
+            if instruction.opcode != "custom-call" or not target:
+                continue
+            if target[1] in PALLAS:
                 found[re.sub(r"\.\d+$", "", instruction.name)] += times
-            elif target and target[1].startswith("__"):
+            elif target[1].startswith("__"):
                 found[target[1]] += times
     return found

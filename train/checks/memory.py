@@ -1,35 +1,40 @@
-"""Whether a training step fits a device's memory: what it needs, by XLA's buffer assignment, and
-what would make it fit.
+"""Whether a program fits a device's memory, and what would make it fit.
+
+What a program needs is read from XLA's buffer assignment (`memory_analysis()`), or from the
+compiler's refusal. Decided by it: a run starts, or is refused before its first step (`check`,
+`check_evaluation`, called by loop/run.py); `plan --topology` returns 0 or 1, and `--largest` finds
+the largest micro-batch (ladder/executables.py).
 """
 
 import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware import mesh as meshes
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.machine import Machine, devices_of, memory_of, platform_of
+from stepladder.train.hardware.mesh import mesh_of_run
 from stepladder.train.step.executable import Executable
 
-# XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G)
-# exceeds available HBM (15.75G)".
+# XLA refuses what does not fit in one of two ways: "Used 20.1G of 15.75G hbm", or "requires ...
+# (20.1G) exceeds available HBM (15.75G)".
 _NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])\b", re.S)
 _UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 
-def compiled(pack: Executable, machine: Machine) -> tuple[object | None, float, float]:
-    """(executable, bytes a device needs, bytes it has); no executable where the compiler itself
-    refuses what does not fit.
+def compiled(pack: Executable, machine: Machine) -> tuple[Any | None, float, float]:
+    """(executable, bytes that a device needs, bytes that it has) of a pack's training step.
+
+    The executable is None where the compiler itself refuses what does not fit.
     """
     return _measured(pack.compile, machine)
 
 
-def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float, float]:
+def _measured(compile: Callable, machine: Machine) -> tuple[Any | None, float, float]:
     try:
         executable = compile()
     except jax.errors.JaxRuntimeError as error:
@@ -45,21 +50,18 @@ def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float
         + stats.temp_size_in_bytes
         - stats.alias_size_in_bytes
     )
-    memory = machines.memory(machine)
-    shared = (
-        len(machines.devices(machine))
-        if machines.platform(machine) == "cpu" and not machine.memory_gb
-        else 1
-    )
-    return executable, float(used), memory / shared
+    memory = memory_of(machine)
+    if platform_of(machine) == "cpu" and not machine.memory_gb:  # of the host, shared by all
+        memory /= len(devices_of(machine))
+    return executable, float(used), memory
 
 
 def check(pack: Executable, machine: Machine) -> None:
-    """Compile `pack`; raise UserError, before the first step, when it does not fit its devices.
+    """Compile the training step of a pack.
 
-    On CPU nothing is refused.
+    Raises UserError, before the first step, when it does not fit its devices; never on CPU.
     """
-    if machines.platform(machine) == "cpu":
+    if platform_of(machine) == "cpu":
         pack.compile()
         return
     _, used, memory = compiled(pack, machine)
@@ -68,11 +70,11 @@ def check(pack: Executable, machine: Machine) -> None:
 
 
 def check_evaluation(compile: Callable, spec: RunSpec, machine: Machine) -> None:
-    """Compile an evaluation; raise UserError when it does not fit a device.
+    """Compile an evaluation.
 
-    On CPU nothing is refused.
+    Raises UserError when it does not fit a device; never on CPU.
     """
-    if machines.platform(machine) == "cpu":
+    if platform_of(machine) == "cpu":
         compile()
         return
     _, used, memory = _measured(compile, machine)
@@ -85,7 +87,7 @@ def check_evaluation(compile: Callable, spec: RunSpec, machine: Machine) -> None
 
 
 def refusal(pack: Executable, used: float, memory: float) -> str:
-    """One line: the number and two ways out."""
+    """The message for a step that does not fit: one line with both sizes and two ways out."""
     spec = pack.program.spec
     return (
         f"model.size={spec.model.size!r}: a step with batch {spec.batch_size} x "
@@ -95,31 +97,37 @@ def refusal(pack: Executable, used: float, memory: float) -> str:
 
 
 def fixes(pack: Executable, over: float) -> list[str]:
-    """What would lower the memory of a step that needs `over` times what there is, the cheapest
-    first; two at least.
+    """Settings that lower the memory of a step, the cheapest first; two at least.
+
+    over: what the step needs, divided by what there is.
     """
-    now = local_batch(pack) // (pack.execution.micro_batch or local_batch(pack))
     found = []
     if pack.members > 1:
-        fewer = pack.members // 2 if pack.members > 3 else "off"
-        found.append(f"machine.pack={fewer} (it trains {pack.members} runs at once)")
-    more = [a for a in accumulations(pack) if a > now]
-    enough = [a for a in more if a >= now * over]  # where activations take most of it
-    found += [accumulate(pack, enough[0] if enough else more[-1])] if more else []
+        smaller = pack.members // 2 if pack.members > 3 else "off"
+        found.append(f"machine.pack={smaller} (it trains {pack.members} runs at once)")
+    now = local_batch(pack) // (pack.execution.micro_batch or local_batch(pack))
+    more = [times for times in accumulations(pack) if times > now]
+    enough = [times for times in more if times >= now * over]  # if all of it were activations
+    if more:
+        found.append(accumulate(pack, enough[0] if enough else more[-1]))
     if pack.execution.remat != "full":
         found.append("machine.remat=full (activations are computed again)")
-    found += _sharded(pack)
-    return [*found, "more devices (a larger slice)", "a smaller run.batch_size or model.size"]
+    return [
+        *found,
+        *_larger_fsdp(pack),
+        "more devices (a larger slice)",
+        "a smaller run.batch_size or model.size",
+    ]
 
 
-def _sharded(pack: Executable) -> list[str]:
-    """The next larger fsdp axis that this run can have, which cuts the state into more pieces."""
+def _larger_fsdp(pack: Executable) -> list[str]:
+    """The next larger axis `fsdp` that this run can have: the state is cut into more pieces."""
     program, shape = pack.program, pack.mesh.shape
     tensor = f",tensor={shape['tensor']}" if shape["tensor"] > 1 else ""
     for size in range(shape["fsdp"] + 1, shape["data"] * shape["fsdp"] + 1):
         wanted = f"fsdp={size}{tensor}"
         with contextlib.suppress(UserError):
-            meshes.alone(dataclasses.replace(program.machine, mesh=wanted), program.spec)
+            mesh_of_run(dataclasses.replace(program.machine, mesh=wanted), program.spec)
             return [f"machine.mesh={wanted} (the state cut into more pieces)"]
     return []
 
@@ -132,13 +140,11 @@ def accumulate(pack: Executable, times: int) -> str:
 
 
 def accumulations(pack: Executable) -> list[int]:
-    """Values of machine.accumulation that keep the mesh: the divisors of the sequences a device
-    holds.
-    """
+    """Values of machine.accumulation that keep the mesh: divisors of the local batch."""
     local = local_batch(pack)
     return [a for a in range(1, local + 1) if local % a == 0]
 
 
 def local_batch(pack: Executable) -> int:
-    """Sequences of a batch that a device holds; those of one run, in a pack."""
+    """Sequences of a run's batch that a device takes in a step."""
     return pack.program.spec.batch_size // (pack.mesh.shape["data"] * pack.mesh.shape["fsdp"])

@@ -1,28 +1,33 @@
-"""How long a step takes, from what the compiled program does and the data sheet: four terms, and
-two ways to add them.
+"""An estimate of how long a step takes, from the compiled program and the device's data sheet.
 
-- compute: executed FLOPs over MATMUL times the peak: large products reach about 80 % of a data
-  sheet
-- memory: bytes through a device's memory over its bandwidth
-- links: bytes over ICI or NVLink over LINKS times the sum of a device's links: a collective over
-  one axis of a torus fills half of a 2D one's
-- network: bytes between slices, of all devices of a host, over the host's network cards
+It has four terms:
 
-overlapped: the largest term, when everything else hides behind it. in_turn: their sum, when nothing
-does. A well-compiled step lies between; latency, which rules tiny models, is not in either.
+- compute: executed FLOPs, at MATMUL times the peak (large products reach about 80 % of a data
+  sheet);
+- memory: bytes through the device's main memory, at its bandwidth;
+- links: bytes over ICI or NVLink, at LINKS times the sum of the device's links (a collective over
+  one axis of a 2D torus uses half of them);
+- network: bytes between slices, of all devices of a host, at the speed of the host's network cards.
+
+If all terms overlap, a step takes as long as the largest (`overlapped`); if none do, as long as
+their sum (`in_turn`). A well-compiled step lies between the two. Latency, which dominates tiny
+models, is in neither.
+
+Decides nothing: `plan --topology` prints the terms, both times, and tokens a second and MFU by
+them.
 """
 
 from dataclasses import dataclass
 
 from stepladder.train.checks.hlo import Collective
-from stepladder.train.hardware.chips import Chip
+from stepladder.train.hardware.defaults import Chip
 
-MATMUL, LINKS = 0.8, 0.5  # of the data sheet
+MATMUL, LINKS = 0.8, 0.5  # shares of the data sheet that are reached
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Seconds a step by term."""
+    """Seconds of a step, by term."""
 
     compute: float
     memory: float
@@ -40,7 +45,8 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        return max(self.terms, key=self.terms.get)
+        """The largest term."""
+        return max(self.terms, key=lambda term: self.terms[term])
 
     @property
     def overlapped(self) -> float:
@@ -54,15 +60,21 @@ class Roofline:
 def estimate(
     chip: Chip, flops: float, traffic: float, moved: list[Collective], per_host: int
 ) -> Roofline:
-    """flops, traffic and moved are one device's, of one step; per_host: devices that share a host's
-    network.
+    """The roofline of a step.
+
+    Args:
+        chip: the data sheet of one device.
+        flops: executed by one device.
+        traffic: bytes through one device's main memory (checks/hbm_bytes.py).
+        moved: the collectives of one device (checks/hlo.py).
+        per_host: devices that share a host's network cards.
     """
-    wire = {
-        net: sum(c.bytes * c.times for c in moved if c.network == net) for net in ("ici", "dcn")
-    }
+    sent = {"ici": 0.0, "dcn": 0.0}
+    for c in moved:
+        sent[c.network] += c.bytes * c.times
     return Roofline(
         compute=flops / (MATMUL * chip.flops),
         memory=traffic / chip.bandwidth,
-        links=wire["ici"] / (LINKS * chip.links),
-        network=wire["dcn"] * per_host / chip.network,
+        links=sent["ici"] / (LINKS * chip.links),
+        network=sent["dcn"] * per_host / chip.network,
     )

@@ -205,10 +205,10 @@ def probe(args) -> int:
 
     Example: stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W
     """
-    from stepladder.train.hardware import machine
+    from stepladder.train.hardware.machine import Machine, start_jax
 
     loaded = load(args.config, args.overrides)
-    machine.start(machine.Machine.from_config(loaded.config))
+    start_jax(Machine.from_config(loaded.config))
     from stepladder.train.probes.run import run_probes
 
     written = run_probes(
@@ -374,9 +374,9 @@ def export(args) -> int:
 
 
 def _inspect():
-    from stepladder.train.hardware import machine
+    from stepladder.train.hardware.machine import Machine, start_jax
 
-    machine.start(machine.Machine())
+    start_jax(Machine())
     from stepladder.train.export import restore
 
     return restore
@@ -482,10 +482,10 @@ def coordinates(args) -> int:
     Example: stepladder coordinates --config=configs/studies/parametrization.py:cpu
     --widths=64,128,256 --workdir=W
     """
-    from stepladder.train.hardware import machine
+    from stepladder.train.hardware.machine import Machine, start_jax
 
     config, axis = load(args.config, args.overrides).config, "width" if args.widths else "depth"
-    machine.start(machine.Machine.from_config(config))
+    start_jax(Machine.from_config(config))
     from stepladder.analysis.studies.coordinates import study
     from stepladder.train.probes import coordinates as probe
 

@@ -64,11 +64,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _rate(args: argparse.Namespace) -> float:
-    """FLOP/s for the estimate of time: plan.ACHIEVED, or plan.UTILISATION of the peak of the slices
+    """FLOP/s for the estimate of time: cost.achieved, or cost.UTILISATION of the peak of the slices
     compiled for.
     """
     if args.topology in ("", HERE):
-        return cost.ACHIEVED[args.backend]
+        return cost.achieved(args.backend)
     from stepladder.train.hardware import chips, topology
 
     return cost.UTILISATION * chips.peak_flops(topology.devices(args.topology))
@@ -78,14 +78,12 @@ def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict
     """Every program as JSON; as text on the way, when no JSON is asked for."""
     import dataclasses
 
-    from stepladder.train.hardware import machine as machines
+    from stepladder.train.hardware.machine import Machine, start_jax
     from stepladder.train.ladder import executables
 
-    machine = dataclasses.replace(
-        machines.Machine.from_config(loaded.config), compilation_cache="off"
-    )
+    machine = dataclasses.replace(Machine.from_config(loaded.config), compilation_cache="off")
     if args.topology == HERE:
-        machines.start(machine)
+        start_jax(machine)
     else:
         machine = dataclasses.replace(machine, topology=args.topology)
     programs = []

@@ -1,6 +1,6 @@
-"""Host values on devices, of one process or several.
+"""Arrays from host memory to devices, in one process or several.
 
-In a group each process hands its devices their parts; nothing is sent between hosts.
+In a group of processes each one fills its own devices; nothing is sent between hosts.
 """
 
 from typing import Any
@@ -11,29 +11,28 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 
 def batch_rows(sharding: Sharding, shape: tuple[int, ...], axis: int) -> np.ndarray:
-    """int64 [n], ascending: which rows of the global `shape` along `axis` this process's devices
-    hold.
+    """Which rows of the global `shape` along `axis` this process's devices hold: int64 [n].
 
-    Several processes may need the same rows (tensor parallelism), and they need not be contiguous
-    (the order of the mesh).
+    Ascending. Several processes may hold the same rows (tensor parallelism), and rows need not be
+    contiguous (the order of the mesh).
     """
-    parts = {
-        index[axis].indices(shape[axis])[:2]
-        for index in sharding.addressable_devices_indices_map(shape).values()
-    }
+    held = sharding.addressable_devices_indices_map(shape).values()
+    parts = {index[axis].indices(shape[axis])[:2] for index in held if index is not None}
     return np.unique(np.concatenate([np.arange(*part) for part in parts]))
 
 
 def place_rows(
     local: np.ndarray, rows: np.ndarray, sharding: Sharding, shape: tuple[int, ...], axis: int
 ) -> jax.Array:
-    """The global array of `shape` whose rows `rows` along `axis` are `local`, on this process's
-    devices.
+    """The global array of `shape`, from the rows that this process's devices hold.
+
+    `local` holds those rows, `rows` of the global array along `axis` (`batch_rows`).
     """
     if sharding.is_fully_addressable:
         return jax.device_put(local, sharding)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
         start, stop, _ = index[axis].indices(shape[axis])
         first = int(np.searchsorted(rows, start))
         return local[(*index[:axis], slice(first, first + stop - start), *index[axis + 1 :])]
@@ -42,21 +41,23 @@ def place_rows(
 
 
 def place(tree: Any, sharding: Any) -> Any:
-    """Host values that every process holds whole, on devices; `sharding` is one for all leaves, or
-    a tree of them.
+    """Put host values, which every process holds whole, on devices.
+
+    `sharding` is one for all leaves, or a tree of them.
     """
-    shardings = _for_each(tree, sharding)
+    shardings = _sharding_of_leaves(tree, sharding)
     if _one_process(shardings):
         return jax.device_put(tree, shardings)
     return jax.tree.map(_place, tree, shardings)
 
 
 def move(tree: Any, sharding: Any) -> Any:
-    """Arrays of one mesh, on another.
+    """Move arrays from one mesh to another.
 
-    Between processes by way of each host's memory: for models small enough for packs.
+    Between processes the values go through each host's memory, which suits models that are small
+    enough for packs.
     """
-    shardings = _for_each(tree, sharding)
+    shardings = _sharding_of_leaves(tree, sharding)
     if _one_process(shardings):
         return jax.device_put(tree, shardings)
     whole = jax.tree.map(lambda x: NamedSharding(x.sharding.mesh, PartitionSpec()), tree)
@@ -75,7 +76,7 @@ def _place(value: Any, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
-def _for_each(tree: Any, sharding: Any) -> Any:
+def _sharding_of_leaves(tree: Any, sharding: Any) -> Any:
     return jax.tree.map(lambda _: sharding, tree) if isinstance(sharding, Sharding) else sharding
 
 

@@ -1,63 +1,163 @@
-"""What the config leaves open, by kind of device: when a state is cut, how a batch is taken, what
-is computed again.
+"""What each kind of device can do, and what it wants where the config leaves it open: one table.
 
-One table.
-
-`machine.mesh`, `machine.accumulation` and `machine.remat` override it (train/hardware/mesh.py,
-train/hardware/micro_batch.py).
-
-micro_tokens: for ZeRO-3 a device sends 8 bytes a parameter and micro-batch over its links, of which
-half are busy at a time, and computes 6 FLOPs a parameter and token at 80 % of its peak
-(train/hardware/chips.py, train/checks/roofline.py). Computing takes as long from 8 / (links / 2) *
-0.8 peak / 6
-tokens on: 2 100 on a v5e, 2 000 v4, 1 600 v5p, 4 900 v6e, 8 200 v7x, 4 700 H100, 2 200 A100; the
-table asks for the next power of two from 1.5 times that. None of it has been timed on such devices.
+A new accelerator is one row of DEVICES. Settings of the config's `machine` section override what a
+row says (`mesh`, `accumulation`, `remat`, `layers`, `attention`, `pack_mode`). Where the numbers
+come from: BENCHMARKS.md, "What a device wants".
 """
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-import jax
+GIB = 2.0**30
 
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware.machine import Machine
+
+class JaxDevice(Protocol):
+    """What is read of a `jax.Device`, which is no type to a type checker.
+
+    A TPU of several slices has `slice_index` too.
+    """
+
+    platform: str
+    device_kind: str
+    process_index: int
+    coords: tuple[int, ...]  # of a TPU: where it lies in its slice
+    core_on_chip: int  # of a TPU
+
+    def memory_stats(self) -> dict[str, int] | None: ...
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """replicated: share of a device's memory that the state may take; above it the state is cut
-    along as few sides of the wiring as do.
+class Chip:
+    """Data sheet of one chip (TPU) or card (GPU).
+
+    Where jax shows a chip as several devices, each has its share (`chips.device_sheet`).
     """
 
-    # a device handles at a time, at least, before more is computed again; 0: what fits its cache
-    # (model/execution.py)
+    flops: float  # dense bfloat16 FLOP/s
+    memory: float  # bytes
+    bandwidth: float  # bytes a second between memory and chip
+    # Bytes a second to other chips of the slice or host (ICI, NVLink, PCIe), one way, all links
+    # together.
+    links: float
+    # Bytes a second to other hosts, one way: of a whole HOST, its network cards together.
+    network: float
+
+
+@dataclass(frozen=True)
+class DeviceKind:
+    """One row: the choices for one kind of device, none of which changes a result beyond the order
+    of its sums.
+    """
+
+    # How the model executes (model/execution.py).
+    layers: str  # key of model.layer.RUNNERS
+    attention: str  # key of attend.IMPLEMENTATIONS: the kernel to use where it can be
+    # Shortest sequence worth that kernel: the scores of a shorter one are small beside a layer's
+    # other activations.
+    kernel_from: int
+    loss_floats: int  # float32 logits that the loss holds at a time, at most; 0: all
+    # Residual-stream values of the sequences that a device takes at a time, at most, so that they
+    # stay in its cache; 0: no limit.
+    micro_batch_floats: int
+
+    # How a batch and the state are divided (mesh.py, micro_batch.py).
+    # Tokens that a device should take at a time, at least, before activations are computed again;
+    # 0: `micro_batch_floats` decides.
     micro_tokens: int
-    replicated: float = 0.25
-    tensor: int = (
-        8  # devices that share a layer unasked, where a batch cannot be cut further; at most
-    )
-    remat: tuple[str, ...] = ("none", "dots", "full")  # keys of layers.REMAT, the first that fits
+    # Share of a device's memory that the training state may take; a larger state is cut along as
+    # few sides of the wiring as suffice.
+    replicated: float
+    tensor: int  # devices that share a layer unasked, at most, where a batch has too few parts
+    remat: tuple[str, ...]  # keys of layer.REMAT; the first that fits the memory is taken
+
+    # How a ladder is planned (train/ladder).
+    pack_mode: str  # map | vmap: how runs that train together execute (step/packed_program.py)
+    achieved: float  # FLOP/s of a whole machine for an estimate of time; `plan --rate` overrides it
+
+    chip: Chip | None = None  # None: no data sheet is known
 
 
-DEFAULTS = {
-    "cpu": Defaults(micro_tokens=0, replicated=math.inf, tensor=1, remat=("none",)),
-    "TPU": Defaults(micro_tokens=4096),
-    "TPU v4": Defaults(micro_tokens=4096),
-    "TPU v5 lite": Defaults(micro_tokens=4096),
-    "TPU v5": Defaults(micro_tokens=4096),
-    "TPU v6 lite": Defaults(micro_tokens=8192),
-    "TPU7x": Defaults(micro_tokens=16384),
-    "NVIDIA": Defaults(micro_tokens=8192),
-    "NVIDIA A100": Defaults(micro_tokens=4096),
+CPU = DeviceKind(
+    layers="unroll",
+    attention="xla",
+    kernel_from=0,
+    loss_floats=0,
+    micro_batch_floats=2**15,
+    micro_tokens=0,
+    replicated=math.inf,
+    tensor=1,
+    remat=("none",),
+    pack_mode="map",
+    achieved=70e9,
+)
+GPU = DeviceKind(
+    layers="scan",
+    attention="cudnn",
+    kernel_from=256,
+    loss_floats=2**27,
+    micro_batch_floats=0,
+    micro_tokens=8192,
+    replicated=0.25,
+    tensor=8,
+    remat=("none", "dots", "full"),
+    pack_mode="vmap",
+    achieved=400e12,
+)
+TPU = replace(
+    GPU,
+    attention="splash",
+    kernel_from=512,
+    loss_floats=2**26,
+    micro_tokens=4096,
+    achieved=110e12,
+)
+A100 = replace(GPU, micro_tokens=4096)
+V5E = replace(TPU, chip=Chip(197e12, 16 * GIB, 819e9, 200e9, 12.5e9))
+V5P = replace(TPU, chip=Chip(459e12, 95 * GIB, 2765e9, 600e9, 25e9))
+V6E = replace(TPU, micro_tokens=8192, chip=Chip(918e12, 32 * GIB, 1640e9, 400e9, 50e9))
+
+# By part of jax's device_kind; the longest name that is found in it as whole words decides. A kind
+# that is not here has the row of its platform. jax calls a v5p "TPU v5".
+# Data sheets. TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; links are half of the
+# two-way figure there, network is the figure of a chip times the 4 chips of a host (the page of v4
+# has none: taken as v5p's). GPU: nvidia.com, A100, L4, H100 SXM and H200 SXM; FLOP/s are half of
+# the figure "with sparsity", links half of the two-way figure of NVLink (L4: PCIe 4 x16), network
+# is that of the cards of a DGX or a g2-standard-96.
+DEVICES = {
+    "cpu": CPU,
+    "gpu": GPU,
+    "tpu": TPU,
+    "TPU v4": replace(TPU, chip=Chip(275e12, 32 * GIB, 1200e9, 300e9, 25e9)),
+    "TPU v5 lite": V5E,
+    "TPU v5e": V5E,
+    "TPU v5": V5P,
+    "TPU v5p": V5P,
+    "TPU v6 lite": V6E,
+    "TPU v6e": V6E,
+    "TPU7x": replace(TPU, micro_tokens=16384, chip=Chip(2307e12, 192 * GIB, 7380e9, 600e9, 50e9)),
+    "A100": replace(A100, chip=Chip(312e12, 80e9, 2039e9, 300e9, 200e9)),
+    "A100-SXM4-40GB": replace(A100, chip=Chip(312e12, 40e9, 1555e9, 300e9, 200e9)),
+    "A100-PCIE-40GB": replace(A100, chip=Chip(312e12, 40e9, 1555e9, 32e9, 12.5e9)),
+    "A100 80GB PCIe": replace(A100, chip=Chip(312e12, 80e9, 1935e9, 32e9, 12.5e9)),
+    "L4": replace(GPU, chip=Chip(121e12, 24e9, 300e9, 32e9, 12.5e9)),
+    "H100": replace(GPU, chip=Chip(989e12, 80e9, 3350e9, 450e9, 400e9)),
+    "H100 PCIe": replace(GPU, chip=Chip(756e12, 80e9, 2000e9, 64e9, 50e9)),
+    "H200": replace(GPU, chip=Chip(989e12, 141e9, 4800e9, 450e9, 400e9)),
 }
 
 
-def of(machine: Machine) -> Defaults:
-    """The row of the machine's devices: the longest name that is part of their kind."""
-    return row(machines.devices(machine)[0])
+def platform_name(device: JaxDevice) -> str:
+    """cpu | gpu | tpu."""
+    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 
-def row(device: jax.Device) -> Defaults:
-    kind = "cpu" if device.platform == "cpu" else device.device_kind
-    found = [name for name in DEFAULTS if name in kind]
-    return DEFAULTS[max(found, key=len, default="NVIDIA")]
+def row_of(device: JaxDevice) -> DeviceKind:
+    """The row of a device: by its kind, else by its platform."""
+    platform = platform_name(device)
+    # Whole words: an L40S is no L4, a GH200 no H200.
+    named = [name for name in DEVICES if re.search(rf"\b{name}\b", device.device_kind)]
+    if platform == "cpu" or not named:
+        return DEVICES[platform]
+    return DEVICES[max(named, key=len)]

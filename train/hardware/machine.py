@@ -1,6 +1,6 @@
 """How to execute on this machine: devices, their memory, compilation cache.
 
-No part of a run's identity.
+Nothing here is part of a run's identity.
 """
 
 import contextlib
@@ -19,18 +19,14 @@ from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution, layer
 from stepladder.model.attention.attend import IMPLEMENTATIONS
-from stepladder.train.hardware import topology
+from stepladder.train.hardware import defaults, topology
+from stepladder.train.hardware.defaults import DeviceKind, JaxDevice
 from stepladder.train.processes import group
-
-PACK_MODE = {"cpu": "map", "gpu": "vmap", "tpu": "vmap"}  # measured on CPU (BENCHMARKS.md)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The `machine` section of a config.
-
-    topology: a TPU slice to compile for that is not here; `plan` alone sets it.
-    """
+    """The `machine` section of a config (configs/base.py explains each setting)."""
 
     store: str = ""
     devices: int = 0
@@ -46,23 +42,13 @@ class Machine:
     pack_mode: str = "auto"
     memory_gb: float = 0.0
     profile: str = ""
-    topology: str = ""
+    topology: str = ""  # a TPU slice to compile for that is not here; only `plan` sets it
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":
+        """Raises UserError for a value that is no setting."""
         machine = cls(**config.machine.to_dict())
-        known_of = {"layers": layer.RUNNERS, "attention": IMPLEMENTATIONS, "remat": layer.REMAT}
-        for field, known in ((field, ("auto", *names)) for field, names in known_of.items()):
-            if getattr(machine, field) not in known:
-                raise UserError(
-                    f"machine.{field}={getattr(machine, field)!r}: unknown; "
-                    f"{nearest(getattr(machine, field), known)}"
-                )
-        if machine.pack_mode not in ("auto", "map", "vmap"):
-            raise UserError(
-                f"machine.pack_mode={machine.pack_mode!r}: unknown; "
-                f"{nearest(machine.pack_mode, ('auto', 'map', 'vmap'))}"
-            )
+        _check_names(machine)
         if machine.pack not in ("auto", "off") and not (
             machine.pack.isdigit() and int(machine.pack) > 0
         ):
@@ -79,10 +65,23 @@ class Machine:
         return machine
 
 
-def profile_window(text: str) -> tuple[float, float]:
-    """(first, last) dispatch of "START:COUNT": COUNT of them after START others.
+def _check_names(machine: Machine) -> None:
+    known_of = {
+        "layers": layer.RUNNERS,
+        "attention": IMPLEMENTATIONS,
+        "remat": layer.REMAT,
+        "pack_mode": ("map", "vmap"),
+    }
+    for field, names in known_of.items():
+        value, known = getattr(machine, field), ("auto", *names)
+        if value not in known:
+            raise UserError(f"machine.{field}={value!r}: unknown; {nearest(value, known)}")
 
-    Empty is never. Raises UserError.
+
+def profile_window(text: str) -> tuple[float, float]:
+    """(first, last) dispatch to profile, of a text "START:COUNT": COUNT of them after START others.
+
+    An empty text asks for none: (inf, inf). Raises UserError for any other text.
     """
     found = re.fullmatch(r"(\d+):(\d+)", text)
     if text and not (found and int(found[2])):
@@ -93,58 +92,70 @@ def profile_window(text: str) -> tuple[float, float]:
     return (int(found[1]) + 1, int(found[1]) + int(found[2])) if found else (math.inf, math.inf)
 
 
-def start(machine: Machine) -> None:
-    """Set up jax for this process, before its first use: CPU devices (one a core) and the
-    persistent compilation cache.
+def start_jax(machine: Machine) -> None:
+    """Set up jax for this process: CPU devices (one a core) and the persistent compilation cache.
+
+    To be called before jax is first used: later the process keeps the devices that it has.
     """
-    # jax refuses once its backend is up: then the process keeps the devices it has
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # jax refuses once its backend is up
         jax.config.update("jax_num_cpu_devices", machine.devices or os.cpu_count() or 1)
-    if machine.compilation_cache != "off":
-        folder = (
-            cache.folder()
-            if machine.compilation_cache == "auto"
-            else Path(machine.compilation_cache)
-        )
-        for name, value in cache.settings(folder).items():
-            jax.config.update(name, value)
+    if machine.compilation_cache == "off":
+        return
+    given = machine.compilation_cache
+    folder = cache.folder() if given == "auto" else Path(given)
+    for name, value in cache.settings(folder).items():
+        jax.config.update(name, value)
 
 
-def devices(machine: Machine) -> list[jax.Device]:
-    """Those that take part: the first `machine.devices` of every process."""
+def devices_of(machine: Machine) -> list[JaxDevice]:
+    """The devices that take part: the first `machine.devices` of every process."""
     found = topology.devices(machine.topology) if machine.topology else jax.devices()
-    hosted: dict[int, list] = {}
+    hosted: dict[int, list[JaxDevice]] = {}
     for device in found:
-        hosted.setdefault(0 if machine.topology else device.process_index, []).append(device)
+        process = 0 if machine.topology else device.process_index
+        hosted.setdefault(process, []).append(device)
     return [device for own in hosted.values() for device in own[: machine.devices or None]]
 
 
-def platform(machine: Machine) -> str:
+def platform_of(machine: Machine) -> str:
     """cpu | gpu | tpu."""
-    name = devices(machine)[0].platform
-    return "gpu" if name in ("cuda", "rocm") else name
+    return defaults.platform_name(devices_of(machine)[0])
 
 
-def attention(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
-    """The implementation that trains `spec` here; `mapped`: under vmap.
+def defaults_of(machine: Machine) -> DeviceKind:
+    """What the kind of the machine's devices wants, where the config leaves it open."""
+    return defaults.row_of(devices_of(machine)[0])
 
-    Raises UserError when the one the machine wants cannot.
+
+def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
+    """Key of the attention implementation that trains `spec` here; `mapped`: under vmap.
+
+    Raises UserError when `machine.attention` names one that cannot.
     """
+    row = defaults_of(machine)
     try:
         return execution.attention_for(
-            spec.model, spec.data.seq_len, platform(machine), machine.attention, mapped=mapped
+            spec.model,
+            spec.data.seq_len,
+            platform_of(machine),
+            machine.attention,
+            kernel=row.attention,
+            kernel_from=row.kernel_from,
+            mapped=mapped,
         )
     except ValueError as error:
         raise UserError(f"machine.attention={machine.attention!r}: {error}; use auto") from error
 
 
-def pack_mode(machine: Machine) -> str:
-    """map | vmap: how a pack executes here (train/step/packed_program.py)."""
-    return machine.pack_mode if machine.pack_mode != "auto" else PACK_MODE[platform(machine)]
+def pack_mode_of(machine: Machine) -> str:
+    """map | vmap: how runs that train together execute here (train/step/packed_program.py)."""
+    if machine.pack_mode != "auto":
+        return machine.pack_mode
+    return defaults_of(machine).pack_mode
 
 
-def memory(machine: Machine) -> float:
-    """Bytes of memory a device may use; CPU devices share the host's."""
+def memory_of(machine: Machine) -> float:
+    """Bytes of memory that a device may use; CPU devices share the host's."""
     if machine.memory_gb:
         return machine.memory_gb * 1e9
     if machine.topology:
@@ -154,14 +165,12 @@ def memory(machine: Machine) -> float:
 
 @functools.cache
 def _memory_here() -> float:
-    """As process 0 finds it: what fits is planned alike on all."""
+    """As process 0 finds it, so that all processes plan alike."""
 
     def look() -> float:
         stats = jax.local_devices()[0].memory_stats()
-        return (
-            float(stats["bytes_limit"])
-            if stats
-            else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-        )
+        if stats:
+            return float(stats["bytes_limit"])
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
     return group.share(look)

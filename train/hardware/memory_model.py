@@ -1,20 +1,20 @@
-"""What a step needs of a device's memory, estimated from shapes; `plan --topology` compiles and
-measures it.
+"""The memory that a training step needs, estimated from shapes: bytes of one device.
 
-Bytes are of one device. The estimate decides between layouts of the same mathematics (mesh, remat,
-micro-batches); calibrated on what libtpu reports for the shipped TPU configs (BENCHMARKS.md), it
-errs on the large side.
+The estimate chooses the mesh (mesh.py), recomputation and micro-batch (micro_batch.py) and how many
+runs train together (ladder/packing.py); whether the program then fits is decided by what the
+compiler reports (checks/memory.py). It is calibrated on what libtpu reports for the shipped TPU
+configs (BENCHMARKS.md) and errs on the large side.
 """
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import ModelSpec, RunSpec
 from stepladder.model.execution import Execution
 
-FILL = 0.8  # of a device's memory: what estimates may promise
-STATE = 12.0  # bytes a parameter: itself and two moments, float32
-GRADIENT = 8.0  # a gradient and, with several micro-batches, their sum
-# what autodiff keeps of a layer, over what stands in `activations`: norms, rotations and
-# activations keep float32 copies
+FILL = 0.8  # share of a device's memory that estimates may fill
+STATE = 12.0  # bytes a parameter: itself and two moments in float32
+GRADIENT = 8.0  # bytes a parameter: its gradient and, with several micro-batches, their sum
+# What autodiff keeps of a layer, over what `activations` lists: norms, rotations and activation
+# functions keep float32 copies.
 KEPT = 2.0
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
@@ -22,9 +22,9 @@ LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 def step(
     spec: RunSpec, rows: int, remat: str, forward: Execution, fsdp: int = 1, tensor: int = 1
 ) -> float:
-    """All that a device holds in a training step that takes `rows` sequences at a time.
+    """Bytes that a device holds in a training step that takes `rows` sequences at a time.
 
-    Of `forward` its attention and loss_floats are read.
+    forward: its attention and loss_floats are read.
     """
     held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
     work = rows * activations(spec, remat, scores=forward.attention == "xla", tensor=tensor)
@@ -32,55 +32,48 @@ def step(
 
 
 def state(spec: RunSpec, cut: int) -> float:
-    """Parameters, optimizer and gradients, cut into as many pieces."""
+    """Bytes of parameters, optimizer state and gradients on a device, cut into `cut` pieces."""
     return (STATE + GRADIENT) * counting.count(spec.model, spec.data.seq_len).params_total / cut
 
 
 def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
-    """Weights in full size for as long as a layer runs: two layers' (the next is on its way) with a
-    gradient, and the embedding's.
+    """Bytes of weights that are gathered to full size while a layer runs.
+
+    Those of two layers (the next is on its way) with a gradient, and the embedding.
     """
     if fsdp * tensor == 1:
         return 0.0
     model, params = spec.model, counting.count(spec.model, spec.data.seq_len).params
-    layer = (
-        sum(params[name] for name in ("attention_qkv", "attention_out", "mlp"))
-        / model.n_layers
-        / tensor
-    )
-    return (
-        (2 * _width(model) + 4) * (layer + model.vocab_size * model.d_model)
-        if fsdp > 1
-        else 6.0 * model.vocab_size * model.d_model
-    )
+    embedding = model.vocab_size * model.d_model
+    if fsdp == 1:
+        return 6.0 * embedding
+    matrices = sum(params[name] for name in ("attention_qkv", "attention_out", "mlp"))
+    layer = matrices / model.n_layers / tensor
+    return (2 * _width(model) + 4) * (layer + embedding)
 
 
 def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int = 1) -> float:
-    """What one sequence leaves for the backward pass, and one layer's work on it; `logits` not
-    counted.
+    """Bytes that one sequence leaves for the backward pass, and those of one layer's work on it.
 
-    scores: whether attention keeps its L x L weights.
+    Logits are not counted. scores: whether attention keeps its L x L weights.
     """
     m, L = spec.model, spec.data.seq_len
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
     stream = m.d_model / tensor
     dots = (heads + 2 * m.d_ff) / tensor + 2 * m.d_model
-    everything = (
-        8 * stream
-        + 2 * m.d_model
-        + (4 * m.d_ff + 3 * heads + (2 * m.n_heads * L if scores else 2 * m.n_heads)) / tensor
-    )
+    attention = 2 * m.n_heads * L if scores else 2 * m.n_heads
+    shared = 4 * m.d_ff + 3 * heads + attention
+    everything = 8 * stream + 2 * m.d_model + shared / tensor
     saved = {"none": KEPT * everything, "dots": stream + dots, "full": stream}[remat]
     return _width(m) * L * (m.n_layers * saved + everything)
 
 
 def logits(spec: RunSpec, sequences: int, loss_floats: int = 0, tensor: int = 1) -> float:
-    """Logits that stand in memory at once: of all `sequences`, or of a piece of them of
-    `loss_floats`.
-    """
+    """Bytes of the logits in memory at a time: of all `sequences`, or of `loss_floats` of them."""
     every = sequences * spec.data.seq_len * spec.model.vocab_size / tensor
     return LOGITS * min(every, loss_floats or every)
 
 
 def _width(model: ModelSpec) -> int:
+    """Bytes of a number in the compute dtype."""
     return 2 if model.compute_dtype == "bfloat16" else 4

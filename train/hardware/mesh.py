@@ -1,8 +1,8 @@
-"""The mesh of a program on a machine: how many devices along each axis of model/parallel/rules.py,
-and which.
+"""The mesh of a program on a machine: which devices, and how many along each axis.
 
-The global batch never depends on it. Devices that cannot share a batch are left out, or, since
-every host must take part, repeat the work of others along the axis `run`; the plan says so.
+The axes are those of model/parallel/rules.py. The global batch never depends on the mesh. Devices
+that cannot get a part of the batch are left out. With several hosts, each of which must take part,
+they repeat the work of others along the axis `run` instead. `plan` prints the mesh.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import itertools
 import math
 import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
@@ -19,17 +20,23 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model.parallel import rules
-from stepladder.train.hardware import defaults, memory_model
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware import memory_model
+from stepladder.train.hardware.defaults import JaxDevice
+from stepladder.train.hardware.machine import (
+    Machine,
+    defaults_of,
+    devices_of,
+    memory_of,
+    pack_mode_of,
+)
 
 AXES = rules.AXES
-WIDE = 512  # hidden units that a device keeps, at least, when a layer is shared unasked
+WIDE = 512  # hidden units that each device keeps, at least, when a layer is shared unasked
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Devices along each axis."""
+    """Number of devices along each axis."""
 
     run: int = 1
     data: int = 1
@@ -42,12 +49,12 @@ class Sizes:
 
     @property
     def rows(self) -> int:
-        """Into how many parts a batch is divided."""
+        """Number of parts that a batch is divided into."""
         return self.data * self.fsdp
 
 
-def asked(text: str) -> dict[str, int]:
-    """Sizes by axis of a `machine.mesh` like "fsdp=4,tensor=2"; "auto" is none.
+def parse_sizes(text: str) -> dict[str, int]:
+    """Axis -> size of a `machine.mesh` like "fsdp=4,tensor=2"; {} for "auto".
 
     Raises UserError for anything else.
     """
@@ -63,32 +70,34 @@ def asked(text: str) -> dict[str, int]:
     return found
 
 
-def alone(machine: Machine, spec: RunSpec) -> Mesh:
-    """The mesh of one run by itself.
+def mesh_of_run(machine: Machine, spec: RunSpec) -> Mesh:
+    """The mesh of a run that trains alone.
 
-    Raises UserError when the mesh asked for fits neither the devices nor the run.
+    Raises UserError when the devices or the run do not allow the mesh that is asked for.
     """
-    found, given = machines.devices(machine), asked(machine.mesh)
-    sizes = _given(machine, given, found) if given else _chosen(machine, spec, found)
-    # the axis of packs: alone, a run shares its batch over those devices too, as far as it can be
-    # divided
+    found, given = devices_of(machine), parse_sizes(machine.mesh)
+    sizes = _sizes_given(machine, given, found) if given else _sizes_chosen(machine, spec, found)
+    # The axis `run` is for packs. A run alone divides its batch over those devices too, as far as
+    # the batch allows.
     if "run" in given:
         rows = sizes.run * sizes.data
-        data = _most(rows, spec.batch_size // _micro(machine), sizes.fsdp, divisor=True)
+        data = _most(rows, spec.batch_size // _micro_batches(machine), sizes.fsdp, divisor=True)
         sizes = dataclasses.replace(sizes, run=rows // data, data=data)
-    check(machine, spec, sizes)
-    if _hosts(found) > 1:  # those left repeat the others' work
+    check_sizes(machine, spec, sizes)
+    if n_hosts(found) > 1:  # devices that are left over repeat the work of the others
         sizes = dataclasses.replace(sizes, run=sizes.run * (len(found) // math.prod(sizes.shape)))
-    return make(sizes, found)
+    return make_mesh(sizes, found)
 
 
-def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
-    """A mesh whose axis `run` shares `members`; what devices are left over share a batch (`vmap`
-    only: `map` runs a member on one device).
+def mesh_of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
+    """The mesh of a pack: `members` runs are divided over its axis `run`.
+
+    Devices that are left over divide the batch (mode `vmap` only: `map` trains a member on one
+    device). Raises UserError when the devices or the runs do not allow the mesh that is asked for.
     """
-    found, given = machines.devices(machine), asked(machine.mesh)
+    found, given = devices_of(machine), parse_sizes(machine.mesh)
     if "run" in given:
-        sizes = _given(machine, given, found)
+        sizes = _sizes_given(machine, given, found)
         if members % sizes.run:
             raise UserError(
                 f"machine.mesh={machine.mesh!r}: run={sizes.run} does not divide the {members} "
@@ -99,7 +108,7 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
         runs = max(k for k in range(1, groups + 1) if members % k == 0)
         rest, fsdp = groups // runs if mode == "vmap" else 1, given.get("fsdp", 1)
         data = given.get("data") or _most(
-            rest, spec.batch_size // _micro(machine), fsdp, divisor=_hosts(found) > 1
+            rest, spec.batch_size // _micro_batches(machine), fsdp, divisor=n_hosts(found) > 1
         )
         sizes = Sizes(runs, data, fsdp, given.get("tensor", 1))
     if mode == "map" and sizes.rows * sizes.tensor > 1:
@@ -107,56 +116,55 @@ def of_pack(machine: Machine, spec: RunSpec, members: int, mode: str) -> Mesh:
             f"machine.mesh={machine.mesh!r}: a pack in mode map runs a member on one device; use "
             "machine.pack_mode=vmap"
         )
-    check(machine, spec, sizes)
-    if _hosts(found) > 1 and math.prod(sizes.shape) < len(found):
+    check_sizes(machine, spec, sizes)
+    if n_hosts(found) > 1 and math.prod(sizes.shape) < len(found):
         raise UserError(
             f"run.batch_size={spec.batch_size}: a pack of {members} keeps {math.prod(sizes.shape)} "
             f"of {len(found)} devices busy, and every host must take part; use a batch with more "
             "factors of two, or machine.pack=off"
         )
-    return make(sizes, found)
+    return make_mesh(sizes, found)
 
 
-def pack_size(machine: Machine, members: int, batch_size: int) -> int:
-    """`members` with padding, so that no device is left out: a multiple of their number, or a
-    divisor whose rest can share a batch.
+def padded_members(machine: Machine, members: int, batch_size: int) -> int:
+    """`members` rounded up so that no device is left out.
+
+    To a multiple of the number of devices, or to a divisor of it when the devices of one member
+    can divide its batch of `batch_size` sequences.
     """
-    given, found = asked(machine.mesh), machines.devices(machine)
+    given, found = parse_sizes(machine.mesh), devices_of(machine)
     if "run" in given:
         return -(-members // given["run"]) * given["run"]
-    count, each = _groups(given, found), given.get("fsdp", 1) * _micro(machine)
+    count, each = _groups(given, found), given.get("fsdp", 1) * _micro_batches(machine)
     if members > count:
         return -(-members // count) * count
 
-    # whether the devices of a member can all take part, where they must
-    def busy(rest: int) -> bool:
-        shared = (
-            machines.pack_mode(machine) == "vmap"
-            and "data" not in given
-            and batch_size % (rest * each) == 0
-        )
-        return _hosts(found) == 1 or rest == 1 or shared
+    def all_take_part(devices: int) -> bool:
+        """Whether that many devices can train one member; on one host some may stay idle."""
+        if n_hosts(found) == 1 or devices == 1:
+            return True
+        dividable = batch_size % (devices * each) == 0
+        return pack_mode_of(machine) == "vmap" and "data" not in given and dividable
 
-    return next(
-        (k for k in range(members, count + 1) if count % k == 0 and busy(count // k)), count
-    )
+    for padded in range(members, count + 1):
+        if count % padded == 0 and all_take_part(count // padded):
+            return padded
+    return count
 
 
-def _groups(given: dict[str, int], found: list[jax.Device]) -> int:
-    """Groups of devices that could each train a member, of the sizes given."""
+def _groups(given: dict[str, int], found: list[JaxDevice]) -> int:
+    """Number of groups of devices that could each train a member, with the sizes given."""
     return max(1, len(found) // math.prod(size for axis, size in given.items() if axis != "run"))
 
 
-def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
-    """Raise UserError when the run cannot be cut into such pieces."""
+def check_sizes(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
+    """Raise UserError when the run cannot be divided into such pieces."""
     model, name = spec.model, f"machine.mesh={machine.mesh!r}"
-    parts = sizes.rows * _micro(machine)
+    parts = sizes.rows * _micro_batches(machine)
     if spec.batch_size % parts:
-        said = f"data x fsdp = {sizes.rows}" + (
-            f" times machine.accumulation={machine.accumulation}"
-            if machine.accumulation > 1
-            else ""
-        )
+        said = f"data x fsdp = {sizes.rows}"
+        if machine.accumulation > 1:
+            said += f" times machine.accumulation={machine.accumulation}"
         raise UserError(
             f"run.batch_size={spec.batch_size}: not divisible by {said}; use machine.mesh=auto, or "
             f"a batch of {-(-spec.batch_size // parts) * parts}"
@@ -175,9 +183,10 @@ def check(machine: Machine, spec: RunSpec, sizes: Sizes) -> None:
             )
 
 
-def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
-    """`found` in the order of their wiring, row by row: neighbours share the innermost axis, and
-    slices meet along the outermost.
+def make_mesh(sizes: Sizes, found: list[JaxDevice]) -> Mesh:
+    """A mesh over `found` in the order of their wiring.
+
+    Neighbours lie along the innermost axis; slices meet along the outermost.
     """
     count, ordered = math.prod(sizes.shape), found
     if hasattr(found[0], "coords"):
@@ -191,8 +200,8 @@ def make(sizes: Sizes, found: list[jax.Device]) -> Mesh:
     )
 
 
-def _given(machine: Machine, given: dict[str, int], found: list[jax.Device]) -> Sizes:
-    """Sizes asked for; `data`, when it is not among them, takes the devices that are left."""
+def _sizes_given(machine: Machine, given: dict[str, int], found: list[JaxDevice]) -> Sizes:
+    """The sizes asked for; the axis `data`, when not among them, takes the devices left over."""
     product, count = math.prod(given.values()), len(found)
     rest = 1 if "data" in given else count // product
     if product * rest != count:
@@ -211,89 +220,91 @@ def _given(machine: Machine, given: dict[str, int], found: list[jax.Device]) -> 
     return sizes
 
 
-def _chosen(machine: Machine, spec: RunSpec, found: list[jax.Device]) -> Sizes:
-    """Data-parallel over as many devices as divide a micro-batch; the state is cut when it is
-    large; tensor takes what a batch leaves idle.
-    """
-    chosen, count = defaults.of(machine), len(found)
-    rows = _most(count, spec.batch_size // _micro(machine), divisor=_hosts(found) > 1)
-    tensor = _tensor(spec, min(chosen.tensor, count // rows))
-    limit = chosen.replicated * machines.memory(machine)
-    if memory_model.state(spec, tensor) <= limit:
-        return Sizes(data=rows, tensor=tensor)
-    # of ever more sides of the wiring; else any number of devices
-    reach = itertools.accumulate(reversed(_sides(found)), operator.mul)
+def _sizes_chosen(machine: Machine, spec: RunSpec, found: list[JaxDevice]) -> Sizes:
+    """The sizes for `machine.mesh=auto`.
 
-    def cuts(sizes):
+    Data parallelism over as many devices as divide a micro-batch. The axis `tensor` takes devices
+    that this leaves idle. A training state that is large for a device is cut along `fsdp`.
+    """
+    row, count = defaults_of(machine), len(found)
+    parts = _most(count, spec.batch_size // _micro_batches(machine), divisor=n_hosts(found) > 1)
+    tensor = _tensor(spec, min(row.tensor, count // parts))
+    limit = row.replicated * memory_of(machine)
+    if memory_model.state(spec, tensor) <= limit:
+        return Sizes(data=parts, tensor=tensor)
+    pieces = parts * tensor
+
+    def possible(numbers: Iterable[int]) -> list[int]:
+        """Of these numbers of devices, those that can hold one state together."""
         return [
             k
-            for k in sizes
-            if rows * tensor % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0
+            for k in numbers
+            if pieces % k == 0 and k % tensor == 0 and spec.model.d_model % k == 0
         ]
 
-    groups = [k for k in cuts(reach) if k > tensor] or cuts(range(tensor + 1, rows * tensor + 1))
-    small = (k for k in groups if memory_model.state(spec, k) <= limit)
-    fsdp = next(small, max(groups, default=tensor)) // tensor
-    return Sizes(data=rows // fsdp, fsdp=fsdp, tensor=tensor)
+    # Devices along one side of the wiring, along two, ...; failing that, any number of them.
+    along_sides = itertools.accumulate(reversed(_sides(found)), operator.mul)
+    groups = [k for k in possible(along_sides) if k > tensor]
+    groups = groups or possible(range(tensor + 1, pieces + 1))
+    enough = (k for k in groups if memory_model.state(spec, k) <= limit)
+    fsdp = next(enough, max(groups, default=tensor)) // tensor
+    return Sizes(data=parts // fsdp, fsdp=fsdp, tensor=tensor)
 
 
 def _tensor(spec: RunSpec, idle: int) -> int:
-    """Of `idle` devices beside each that has a part of the batch, those that can share its layers
-    with it.
-    """
+    """How many devices share the layers of a run, when each part of the batch could have `idle`."""
     model = spec.model
     numbers = (model.n_kv_heads, model.d_ff, spec.data.seq_len, model.d_model)
 
-    def fits(k):
+    def fits(k: int) -> bool:
         return all(n % k == 0 for n in numbers) and model.d_ff // k >= WIDE
 
     return max([k for k in range(2, idle + 1) if idle % k == 0 and fits(k)], default=1)
 
 
 def _most(count: int, batch: int, times: int = 1, *, divisor: bool) -> int:
-    """The largest number up to `count` by which, times `times`, a batch can be divided.
+    """The largest k up to `count` such that k * `times` divides `batch`.
 
-    divisor: of `count`, where none may be left out.
+    divisor: k must divide `count` too, where no device may be left out.
     """
-    return max(
-        (
-            k
-            for k in range(1, count + 1)
-            if batch % (k * times) == 0 and not (divisor and count % k)
-        ),
-        default=1,
-    )
+    for k in range(count, 0, -1):
+        if batch % (k * times) == 0 and not (divisor and count % k):
+            return k
+    return 1
 
 
-def _hosts(found: list[jax.Device]) -> int:
+def n_hosts(found: list[JaxDevice]) -> int:
+    """Number of processes that the devices belong to."""
     return len({device.process_index for device in found})
 
 
-def _micro(machine: Machine) -> int:
+def _micro_batches(machine: Machine) -> int:
     return machine.accumulation or 1
 
 
-def _sides(found: list[jax.Device]) -> tuple[int, ...]:
-    """How the devices that are wired together lie: the sides of a TPU slice, or hosts by devices of
-    a host; slices are not wired.
+def _sides(found: list[JaxDevice]) -> tuple[int, ...]:
+    """Sides of the array in which the devices are wired together.
+
+    Those of one TPU slice (slices are not wired to each other); else hosts by devices of a host.
     """
     if not hasattr(found[0], "coords"):
-        return _hosts(found), len(found) // _hosts(found)
+        return n_hosts(found), len(found) // n_hosts(found)
     places = np.array([(*device.coords, device.core_on_chip) for device in found])
     return tuple(int(side) for side in np.ptp(places, axis=0) + 1)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def by_batch(mesh: Mesh, batch_axis: int = 0) -> NamedSharding:
-    """Tokens, whose dimension `batch_axis` is the batch."""
+    """The sharding of tokens whose dimension `batch_axis` is the batch."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * batch_axis, rules.RULES["batch"]))
 
 
 def by_state(mesh: Mesh, state: dict, *leading: str) -> dict:
-    """The sharding of every leaf of a training state; with `leading` axes in front of each."""
+    """The sharding of every leaf of a training state that has `leading` mesh axes in front."""
     return jax.tree.map(
         lambda spec: NamedSharding(mesh, PartitionSpec(*leading, *spec)), rules.specs(state)
     )

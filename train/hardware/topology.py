@@ -1,8 +1,7 @@
-"""A TPU slice that is not here: its devices, to compile for on a machine without a TPU (libtpu,
-`pip install stepladder[tpu-plan]`).
-"""
+"""The devices of a TPU slice that is not here, to compile for them on a machine without a TPU.
 
-from __future__ import annotations
+Needs libtpu (`pip install stepladder[tpu-plan]`).
+"""
 
 import contextlib
 import functools
@@ -10,41 +9,39 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stepladder.configs.core.errors import UserError
-
-if TYPE_CHECKING:
-    import jax
+from stepladder.train.hardware.defaults import JaxDevice
 
 HERE = "here"  # the devices of this machine, as `plan --topology` calls them
 EXAMPLES = "v5e:16x16, v4:2x2x2, v5p:2x2x4, v6e:4x4 or tpu7x:2x2x1, of several v5e:16x16*2"
-# libtpu takes any machine for a TPU host: it would ask the cloud's metadata server, warn about what
-# it does not find, and lock other processes out.
+# libtpu takes every machine for a TPU host: without these settings it asks the cloud's metadata
+# server, warns about what it does not find there, and locks other processes out.
 _NO_HOST = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-_CHIPS = ("accel*", "vfio/[0-9]*")
+_DEVICE_FILES = ("accel*", "vfio/[0-9]*")
 
 
 def hush(dev: Path = Path("/dev")) -> None:
-    """Tell libtpu, before jax loads it, that this machine is no TPU host; where it is one, nothing
-    changes.
+    """Tell libtpu, before jax loads it, that this machine is no TPU host.
+
+    On a TPU host nothing changes. dev: the folder of device files.
     """
-    if not any(found for pattern in _CHIPS for found in dev.glob(pattern)):
+    if not any(found for pattern in _DEVICE_FILES for found in dev.glob(pattern)):
         for variable, value in _NO_HOST.items():
             os.environ.setdefault(variable, value)
 
 
 @functools.cache
-def devices(name: str) -> tuple[jax.Device, ...]:
-    """The devices of a slice like "v5e:16x16", or of several: "v5e:16x16*2", whose devices have a
-    `slice_index`.
+def devices(name: str) -> tuple[JaxDevice, ...]:
+    """The devices of a slice like "v5e:16x16", or of several slices like "v5e:16x16*2".
 
-    Raises UserError for a name libtpu does not know, or without libtpu.
+    Devices of several slices have a `slice_index`. Raises UserError for a name that libtpu does not
+    know, or without libtpu.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
@@ -71,28 +68,30 @@ def devices(name: str) -> tuple[jax.Device, ...]:
 
 @contextlib.contextmanager
 def uncached() -> Iterator[None]:
-    """Keep what is compiled out of jax's persistent cache: it writes executables for a slice that
-    is not here, and cannot read them.
+    """Keep jax's persistent cache from storing what is compiled inside this context.
+
+    jax can write an executable for a slice that is not here, but cannot read it back.
     """
     import jax
 
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
+    setting = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, 1e9)
     try:
         yield
     finally:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+        jax.config.update(setting, before)
 
 
 def memory(name: str) -> float:
     """Bytes of memory of one device of the slice."""
-    from stepladder.train.hardware.chips import device
+    from stepladder.train.hardware.chips import device_sheet
 
     found = devices(name)
-    known = device(found)
+    known = device_sheet(found)
     if known is None:
         raise UserError(
             f"topology={name!r}: the memory of a {found[0].device_kind} is unknown; add it to "
-            "train/hardware/chips.py"
+            "train/hardware/defaults.py"
         )
     return known.memory

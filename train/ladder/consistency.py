@@ -1,5 +1,7 @@
-"""Whether all processes of a job would run the same: specs, machine settings, package versions and
-source files, compared at the start.
+"""Whether all processes of a job would run the same, compared before anything compiles.
+
+Compared are the runs, machine settings, package versions and source files; and whether all
+processes see the same workdir.
 """
 
 import hashlib
@@ -30,8 +32,10 @@ FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
 
 
 def check_same(loaded: Loaded, workdir: Path) -> None:
-    """Raise SharedError, on every process, that names what differs between them; or who does not
-    see process 0's WORKDIR.
+    """Raise SharedError, on every process, when they differ.
+
+    The error names what differs between the processes, or those that do not see the WORKDIR of
+    process 0.
     """
     if group.count() == 1:
         return
@@ -46,7 +50,7 @@ def check_same(loaded: Loaded, workdir: Path) -> None:
 
 
 def _check_shared(workdir: Path) -> None:
-    """Process 0 leaves a file that all others must find."""
+    """Raise SharedError unless all processes find a file that process 0 leaves."""
     probe = group.share(lambda: _leave_probe(workdir))
     blind = [
         i for i, seen in enumerate(group.gather(str((workdir / probe).exists()))) if seen != "True"
@@ -72,7 +76,7 @@ def _leave_probe(workdir: Path) -> str:
 
 
 def fingerprint(loaded: Loaded) -> dict[str, str]:
-    """What -> its value or hash."""
+    """What must be the same in all processes: name -> value or hash."""
     return {
         **{f"run {spec.run_id}": spec.hash for spec in loaded.specs},
         **{
@@ -91,7 +95,7 @@ def fingerprint(loaded: Loaded) -> dict[str, str]:
 
 
 def sources(root: Path = ROOT) -> dict[str, str]:
-    """ "file PATH" -> hash of every source file below `root` that executes, PATH relative to it."""
+    """Hash of every source file that executes: "file PATH" -> hash, PATH relative to `root`."""
     return {
         f"file {path.relative_to(root)}": _hash(path.read_bytes())
         for folder in FOLDERS
@@ -100,9 +104,7 @@ def sources(root: Path = ROOT) -> dict[str, str]:
 
 
 def differences(tables: list[dict[str, str]], most: int = 4) -> list[str]:
-    """One sentence for each of the first `most` things that are not the same in all tables, one of
-    which belongs to a process.
-    """
+    """One sentence for each of the first `most` names that differ between the processes' tables."""
     names = list(dict.fromkeys(name for table in tables for name in table))
     found = [name for name in names if len({table.get(name) for table in tables}) > 1]
     said = []
@@ -110,17 +112,13 @@ def differences(tables: list[dict[str, str]], most: int = 4) -> list[str]:
         values: dict[str, list[str]] = {}
         for process, table in enumerate(tables):
             values.setdefault(table.get(name, "absent"), []).append(str(process))
-        said.append(
-            f"{name} is "
-            + ", ".join(
-                f"{value} on process {' '.join(processes[:8])}"
-                for value, processes in values.items()
-            )
-        )
-    return said + ([f"and {len(found) - most} more"] if len(found) > most else [])
+        parts = [f"{value} on process {' '.join(on[:8])}" for value, on in values.items()]
+        said.append(f"{name} is {', '.join(parts)}")
+    if len(found) > most:
+        said.append(f"and {len(found) - most} more")
+    return said
 
 
 def _hash(content: str | bytes) -> str:
-    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[
-        :12
-    ]
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.sha256(data).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""What a ladder would run, at what cost. Nothing compiles, nothing runs."""
+"""What the runs of a ladder would cost: steps, tokens, FLOPs, bytes, time. Nothing compiles."""
 
 import dataclasses
 import re
@@ -8,34 +8,37 @@ from dataclasses import dataclass
 from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
+from stepladder.train.hardware.defaults import DEVICES
 
-# Achieved FLOP/s of the whole machine for an estimate of time: on CPU what `make demo` reached on 2
-# cores (1.6e13 FLOPs in 190 to 254 s of steps), else 40 % of the peak of an H100 or a v4 chip.
-# `plan --rate` overrides it.
-UTILISATION = 0.4
-ACHIEVED = {"cpu": 70e9, "gpu": 400e12, "tpu": 110e12}
+UTILISATION = 0.4  # share of the peak that a slice is taken to reach, for an estimate of time
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One line of a plan.
-
-    Bytes are of the permanent checkpoints on disk; seconds are an estimate.
-    """
+    """What one run costs; a branch counts from the step at which it leaves its parent."""
 
     spec: RunSpec
     params: int
     params_non_embedding: int
-    tokens: int  # this run's own (a branch: after its parent's step)
-    flops: float  # counted per module
+    tokens: int
+    flops: float  # counted module by module
     flops_6n: float  # 6 N D
     steps: int
-    checkpoints: int
-    bytes: int
-    seconds: float
+    checkpoints: int  # permanent ones
+    bytes: int  # of these checkpoints on disk
+    seconds: float  # an estimate
+
+
+def achieved(backend: str) -> float:
+    """FLOP/s that a whole machine is taken to reach, for an estimate of time.
+
+    backend: cpu | gpu | tpu.
+    """
+    return DEVICES[backend].achieved
 
 
 def cost(spec: RunSpec, rate: float) -> Cost:
+    """The cost of a run, on a machine that reaches `rate` FLOP/s."""
     counts = counting.count(spec.model, spec.data.seq_len)
     steps = spec.steps - spec.start_step
     tokens = steps * spec.tokens_per_step
@@ -56,7 +59,7 @@ def cost(spec: RunSpec, rate: float) -> Cost:
 
 
 def only(specs: list[RunSpec], pattern: str) -> list[RunSpec]:
-    """The runs in whose id `pattern` is found.
+    """The runs whose id matches the regular expression `pattern` somewhere.
 
     Raises UserError when there is none, or the pattern is no regular expression.
     """
@@ -74,7 +77,7 @@ def only(specs: list[RunSpec], pattern: str) -> list[RunSpec]:
 
 
 def to_json(c: Cost) -> dict:
-    """Plain types: the fields, with the spec's names in place of the spec."""
+    """The fields as plain types, with the run's names in place of its spec."""
     body = {
         "run_id": c.spec.run_id,
         "size": c.spec.model.size,
@@ -88,79 +91,82 @@ def to_json(c: Cost) -> dict:
     }
 
 
+COLUMNS = (
+    "run",
+    "N",
+    "N non-emb",
+    "tokens",
+    "FLOPs",
+    "6ND",
+    "steps",
+    "batch",
+    "lr",
+    "ckpt",
+    "bytes",
+    "time",
+)
+
+
 def table(costs: list[Cost]) -> str:
-    """The plan as text: a line a run, and the total."""
-    header = (
-        "run",
-        "N",
-        "N non-emb",
-        "tokens",
-        "FLOPs",
-        "6ND",
-        "steps",
-        "batch",
-        "lr",
-        "ckpt",
-        "bytes",
-        "time",
+    """The costs as text: a line a run, and the total."""
+    rows = [COLUMNS, *map(_row, costs), _total(costs)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = [_line(row, widths) for row in rows]
+    rule = "-" * len(lines[0])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _row(c: Cost) -> tuple[str, ...]:
+    return (
+        c.spec.run_id,
+        f"{c.params:,}",
+        f"{c.params_non_embedding:,}",
+        f"{c.tokens:,}",
+        f"{c.flops:.3g}",
+        f"{c.flops_6n:.3g}",
+        f"{c.steps:,}",
+        str(c.spec.batch_size),
+        f"{c.spec.hyper.learning_rate:.3g}",
+        str(c.checkpoints),
+        _bytes(c.bytes),
+        _time(c.seconds),
     )
-    rows = [
-        (
-            c.spec.run_id,
-            f"{c.params:,}",
-            f"{c.params_non_embedding:,}",
-            f"{c.tokens:,}",
-            f"{c.flops:.3g}",
-            f"{c.flops_6n:.3g}",
-            f"{c.steps:,}",
-            str(c.spec.batch_size),
-            f"{c.spec.hyper.learning_rate:.3g}",
-            str(c.checkpoints),
-            _bytes(c.bytes),
-            _time(c.seconds),
-        )
-        for c in costs
-    ]
-    rows.append(
-        (
-            f"total: {len(costs)} runs, {len({c.spec.program_key for c in costs})} programs",
-            "",
-            "",
-            f"{sum(c.tokens for c in costs):,}",
-            f"{sum(c.flops for c in costs):.3g}",
-            f"{sum(c.flops_6n for c in costs):.3g}",
-            f"{sum(c.steps for c in costs):,}",
-            "",
-            "",
-            str(sum(c.checkpoints for c in costs)),
-            _bytes(sum(c.bytes for c in costs)),
-            _time(sum(c.seconds for c in costs)),
-        )
+
+
+def _total(costs: list[Cost]) -> tuple[str, ...]:
+    programs = len({c.spec.program_key for c in costs})
+    return (
+        f"total: {len(costs)} runs, {programs} programs",
+        "",
+        "",
+        f"{sum(c.tokens for c in costs):,}",
+        f"{sum(c.flops for c in costs):.3g}",
+        f"{sum(c.flops_6n for c in costs):.3g}",
+        f"{sum(c.steps for c in costs):,}",
+        "",
+        "",
+        str(sum(c.checkpoints for c in costs)),
+        _bytes(sum(c.bytes for c in costs)),
+        _time(sum(c.seconds for c in costs)),
     )
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    line = "  ".join
-    body = [
-        line(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        )
-        for row in (header, *rows)
-    ]
-    return "\n".join([body[0], "-" * len(body[0]), *body[1:-1], "-" * len(body[0]), body[-1]])
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))
+    return "  ".join([row[0].ljust(widths[0]), *numbers])
 
 
 def _bytes(n: float) -> str:
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
             return f"{n:.3g} {unit}"
         n /= 1000
+    return f"{n:.3g} TB"
 
 
 def _time(seconds: float) -> str:
-    return (
-        f"{seconds:.1f}s"
-        if seconds < 60
-        else time.strftime("%Hh%Mm%Ss", time.gmtime(seconds))
-        if seconds < 86400
-        else f"{seconds / 86400:.1f}d"
-    )
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    if seconds < 86400:
+        return time.strftime("%Hh%Mm%Ss", time.gmtime(seconds))
+    return f"{seconds / 86400:.1f}d"

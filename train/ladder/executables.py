@@ -1,17 +1,19 @@
-"""What every executable of a ladder costs on a machine, by compiling it: memory, FLOPs,
-collectives, kernels, time.
+"""What every executable of a ladder costs on a machine, by compiling it; nothing runs.
 
-Nothing runs.
+`plan --topology` prints it: memory, FLOPs, collectives, kernels and an estimate of time. One of the
+numbers decides: a program whose memory does not fit makes `plan` return 1.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import math
+import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec, canonical
@@ -19,9 +21,8 @@ from stepladder.train.checks import collective_bytes, flops, hbm_bytes, hlo, roo
 from stepladder.train.checks.memory import compiled, fixes, local_batch
 from stepladder.train.checks.roofline import Roofline
 from stepladder.train.hardware import chips, topology
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware.machine import Machine
-from stepladder.train.ladder import packing
+from stepladder.train.hardware.machine import Machine, devices_of
+from stepladder.train.ladder.packing import Pack, pack_ladder
 from stepladder.train.step.executable import Executable
 from stepladder.train.step.program import Program
 from stepladder.train.step.programs import executable
@@ -45,26 +46,27 @@ class Compiled:
     """
 
     spec: RunSpec  # one of its runs
-    runs: int
-    members: int  # trained at once
+    runs: int  # of the ladder that use it
+    members: int  # runs that it trains at once
     mesh: dict[str, int]
-    bytes: float  # at the peak, of `memory`
-    memory: float
-    seconds: float  # the compilation's
-    micro_batch: int  # sequences a device (and run) takes at a time
-    local_batch: int  # of these
+    bytes: float  # memory needed at the peak
+    memory: float  # memory that there is
+    seconds: float  # to compile it
+    micro_batch: int  # sequences of a run that a device takes at a time
+    local_batch: int  # sequences of a run that a device takes in a step
     remat: str
-    counted: float  # FLOPs by configs/core/counting.py
-    executed: float  # FLOPs by train/checks/flops.py
+    counted: float  # FLOPs that the mathematics asks for (configs/core/counting.py)
+    executed: float  # FLOPs that the program executes (checks/flops.py)
     collectives: list[dict] = field(default_factory=list)  # kind, network, count and bytes a step
-    kernels: dict[str, int] = field(default_factory=dict)  # of attention: calls a step
-    attention: str = "xla"  # what the program asks for
+    kernels: dict[str, int] = field(default_factory=dict)  # attention kernels: calls a step
+    attention: str = "xla"  # the implementation that the program was built with
     peak: float = 0.0  # FLOP/s of all devices
     roofline: Roofline | None = None  # None where no data sheet is known, or it does not fit
-    fixes: tuple[str, ...] = ()  # when it does not fit
-    formula: float = 0.0  # bytes that the collectives of train/checks/collective_bytes.py send
+    fixes: tuple[str, ...] = ()  # settings that need less memory, when it does not fit
+    formula: float = 0.0  # bytes that the collectives should send (checks/collective_bytes.py)
     fingerprint: str = ""
-    largest: int | None = None  # the largest micro-batch that fits, when asked for; 0: none does
+    # The largest micro-batch that fits, when it was searched for; 0: none does.
+    largest: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -76,13 +78,11 @@ class Compiled:
 
     @property
     def tokens(self) -> int:
-        """A step's, of all members."""
+        """Tokens of a step, of all members."""
         return self.members * self.spec.tokens_per_step
 
     def to_json(self) -> dict:
-        """Plain types: the fields, the run's names in place of its spec, and what follows from
-        them.
-        """
+        """The fields as plain types, with the run's names in place of its spec, and speeds."""
         body = {k: v for k, v in dataclasses.asdict(self).items() if k != "spec"}
         spec = {
             "run_id": self.spec.run_id,
@@ -90,17 +90,21 @@ class Compiled:
             "batch": self.spec.batch_size,
             "seq_len": self.spec.data.seq_len,
         }
-        speed = {}
+        speed: dict[str, Any] = {}
         if self.roofline:
             for name in ("overlapped", "in_turn"):
-                time = getattr(self.roofline, name)
+                seconds = getattr(self.roofline, name)
                 speed[name] = {
-                    "seconds": time,
-                    "tokens_per_second": self.tokens / time,
-                    "mfu": self.counted / time / self.peak,
+                    "seconds": seconds,
+                    "tokens_per_second": self.tokens / seconds,
+                    "mfu": self.counted / seconds / self.peak,
                 }
             speed["bound"] = self.roofline.bound
         return {**spec, **body, "devices": self.devices, "fits": self.fits, "estimate": speed}
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def compile_all(
@@ -108,32 +112,50 @@ def compile_all(
     machine: Machine,
     largest: bool = False,
     only: Collection[RunSpec] | None = None,
+    warn: Callable[[str], None] = to_stderr,
 ) -> Iterator[Compiled]:
-    """Every executable of the packs of a ladder, in their order; of those with a run in `only`,
-    when given.
+    """Compile every executable of a ladder, in the order in which its packs run.
 
-    largest: search the largest micro-batch that fits, by compiling more.
+    Args:
+        largest: search the largest micro-batch that fits, by compiling more.
+        only: when given, skip executables that train none of these runs.
+        warn: is called with each warning of the packing.
     """
-    groups: dict[tuple, list[packing.Pack]] = {}
-    for pack in packing.plan(specs, machine):
+    packing = pack_ladder(specs, machine)
+    for warning in packing.warnings:
+        warn(warning)
+    sharing: dict[tuple[str, int, int], list[Pack]] = {}  # packs of one executable
+    for pack in packing.packs:
         if only is None or any(spec in only for spec in pack.specs):
-            groups.setdefault((pack.specs[0].program_key, pack.members, pack.streams), []).append(
-                pack
-            )
-    for (_, members, streams), found in groups.items():
-        spec = found[0].specs[0]
+            key = pack.specs[0].program_key, pack.members, pack.streams
+            sharing.setdefault(key, []).append(pack)
+    for (_, members, streams), packs in sharing.items():
+        runs = sum(len(pack.specs) for pack in packs)
         with topology.uncached() if machine.topology else contextlib.nullcontext():
-            result = _compile(spec, machine, members, streams, sum(len(p.specs) for p in found))
+            result = _compile(packs[0].specs[0], machine, members, streams, runs)
             if largest:
-                result = dataclasses.replace(result, largest=_largest(result, machine, streams))
+                found = largest_micro_batch(result, machine, streams)
+                result = dataclasses.replace(result, largest=found)
         yield result
 
 
-def fingerprint(pack: Executable) -> str:
-    """Hash of what decides an executable: program, slice, members, mesh, execution.
+def fingerprints(specs: Sequence[RunSpec], machine: Machine) -> set[str]:
+    """The fingerprint of every executable of a ladder; nothing compiles."""
+    packs = {
+        (pack.specs[0].program_key, pack.members, pack.streams): pack.specs[0]
+        for pack in pack_ladder(specs, machine).packs
+    }
+    return {
+        fingerprint(unshared_executable(spec, machine, members, streams))
+        for (_, members, streams), spec in packs.items()
+    }
 
-    The model's own code and the compiler's version are not in it. Tables of compiled programs are
-    compared by it, so the names of `FINGERPRINTED` stay.
+
+def fingerprint(pack: Executable) -> str:
+    """A hash of what decides an executable: program, slice, members, mesh, execution.
+
+    The code of the model and the version of the compiler are not in it. Tables of compiled programs
+    are compared by it, so the names of FINGERPRINTED stay.
     """
     execution = {name: getattr(pack.execution, at) for name, at in FINGERPRINTED.items()}
     program = pack.program
@@ -148,109 +170,101 @@ def fingerprint(pack: Executable) -> str:
     return hashlib.sha256(canonical(decided).encode()).hexdigest()[:12]
 
 
-def _made(spec: RunSpec, machine: Machine, members: int, streams: int) -> Executable:
-    """Kept by nobody: a plan compiles each executable once and lets it go."""
+def unshared_executable(spec: RunSpec, machine: Machine, members: int, streams: int) -> Executable:
+    """An executable that nothing keeps: a plan compiles each one once and lets it go."""
     return executable(Program(spec, machine), members, streams)
 
 
 def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: int) -> Compiled:
     began = time.perf_counter()
-    pack = _made(spec, machine, members, streams)
+    pack = unshared_executable(spec, machine, members, streams)
     found, used, memory = compiled(pack, machine)
     seconds = time.perf_counter() - began
     local, mesh = local_batch(pack), pack.mesh
-    counted = (
-        members
-        * spec.tokens_per_step
-        * counting.count(spec.model, spec.data.seq_len).flops_per_token_train
-    )
+    counts = counting.count(spec.model, spec.data.seq_len)
+    on_device = max(1, members // mesh.shape["run"])
+    should_send = collective_bytes.expected(spec, mesh.shape, pack.execution, on_device)
     result = Compiled(
-        spec,
-        runs,
-        members,
-        dict(mesh.shape),
-        used,
-        memory,
-        seconds,
-        pack.execution.micro_batch or local,
-        local,
-        pack.execution.remat,
-        counted,
-        flops.executed(pack.jaxpr),
+        spec=spec,
+        runs=runs,
+        members=members,
+        mesh=dict(mesh.shape),
+        bytes=used,
+        memory=memory,
+        seconds=seconds,
+        micro_batch=pack.execution.micro_batch or local,
+        local_batch=local,
+        remat=pack.execution.remat,
+        counted=members * spec.tokens_per_step * counts.flops_per_token_train,
+        executed=flops.executed(pack.jaxpr),
         attention=pack.execution.attention,
         fingerprint=fingerprint(pack),
-        formula=sum(
-            collective_bytes.expected(
-                spec, mesh.shape, pack.execution, max(1, members // mesh.shape["run"])
-            ).values()
-        ),
+        formula=sum(should_send.values()),
         fixes=tuple(fixes(pack, used / memory)) if used > memory else (),
     )
     return _read(result, found, list(mesh.devices.flat), machine) if found else result
 
 
 def _read(result: Compiled, executable, used: list, machine: Machine) -> Compiled:
-    """What the compiled program's text adds."""
+    """Add what the text of the compiled program says: collectives, kernels, a roofline."""
     module = hlo.parse(executable.as_text())
     moved = hlo.collectives(module)
-    by_kind: dict[tuple[str, str], Counter] = {}
+    sums: dict[tuple[str, str], Counter] = {}
     for c in moved:
-        by_kind.setdefault((c.kind, c.network), Counter()).update(
-            {"count": c.times, "bytes": c.bytes * c.times}
-        )
-    chip, line = chips.device(machines.devices(machine)), None
-    if chip:
-        hosts = len({(getattr(d, "slice_index", None), d.process_index) for d in used})
-        line = roofline.estimate(
-            chip,
-            result.executed / len(used),
-            hbm_bytes.bytes_accessed(module),
-            moved,
-            -(-len(used) // hosts),
-        )
-    return dataclasses.replace(
+        by_kind = sums.setdefault((c.kind, c.network), Counter())
+        by_kind.update({"count": c.times, "bytes": c.bytes * c.times})
+    collectives = [
+        {"kind": kind, "network": network, **found}
+        for (kind, network), found in sorted(sums.items())
+    ]
+    kernels = hlo.kernels(module).items()
+    result = dataclasses.replace(
         result,
-        collectives=[
-            {"kind": kind, "network": network, **sums}
-            for (kind, network), sums in sorted(by_kind.items())
-        ],
-        kernels={
-            name: times for name, times in hlo.kernels(module).items() if hlo.ATTENTION.search(name)
-        },
-        peak=chip.flops * len(used) if chip else 0.0,
-        roofline=line,
+        collectives=collectives,
+        kernels={name: times for name, times in kernels if hlo.ATTENTION.search(name)},
     )
+    chip = chips.device_sheet(devices_of(machine))
+    if not chip:
+        return result
+    hosts = len({(getattr(d, "slice_index", None), d.process_index) for d in used})
+    line = roofline.estimate(
+        chip,
+        result.executed / len(used),
+        hbm_bytes.bytes_accessed(module),
+        moved,
+        per_host=-(-len(used) // hosts),
+    )
+    return dataclasses.replace(result, peak=chip.flops * len(used), roofline=line)
 
 
-def _largest(found: Compiled, machine: Machine, streams: int) -> int:
-    """The largest micro-batch that fits (sequences a device takes at a time), by bisection over the
-    divisors of those it holds; 0: none.
+def largest_micro_batch(found: Compiled, machine: Machine, streams: int) -> int:
+    """The largest micro-batch that fits (sequences that a device takes at a time); 0: none does.
+
+    By bisection over the divisors of the sequences that a device has, compiling each.
     """
     sizes = [n for n in range(1, found.local_batch + 1) if found.local_batch % n == 0]
-    known = {found.micro_batch: found.fits}
     low, high = -1, len(sizes)  # sizes[low] fits, sizes[high] does not
     if found.fits:
         low = sizes.index(found.micro_batch)
     else:
         high = sizes.index(found.micro_batch)
+    # That the whole batch fits is the common case: it is tried first.
+    middle = high - 1 if high == len(sizes) else (low + high) // 2
     while high - low > 1:
-        # A whole batch that fits is the common case, and needs one trial.
-        middle = high - 1 if high == len(sizes) and len(known) == 1 else (low + high) // 2
         trial = dataclasses.replace(machine, accumulation=found.local_batch // sizes[middle])
-        _, used, memory = compiled(_made(found.spec, trial, found.members, streams), trial)
-        known[sizes[middle]] = used <= memory
-        low, high = (middle, high) if known[sizes[middle]] else (low, middle)
+        pack = unshared_executable(found.spec, trial, found.members, streams)
+        _, used, memory = compiled(pack, trial)
+        low, high = (middle, high) if used <= memory else (low, middle)
+        middle = (low + high) // 2
     return sizes[low] if low >= 0 else 0
 
 
 def row(found: Compiled) -> str:
-    """A headline (size and batch, runs, members at once, devices, bytes a device) and indented
-    lines for the rest.
-    """
+    """The text of one executable: a headline, and indented lines with the rest."""
     spec, share = found.spec, found.bytes / found.memory
-    said = f"{share:.0%} of {found.memory / 2**30:.1f} GiB" + (
-        "" if found.fits else ": DOES NOT FIT"
-    )
+    said = f"{share:.0%} of {found.memory / 2**30:.1f} GiB"
+    if not found.fits:
+        said += ": DOES NOT FIT"
     name = f"{spec.model.size}, batch {spec.batch_size} x {spec.data.seq_len}"
     lines = [
         f"{name:28} {found.runs:5} runs, {found.members:4} at once on {found.devices:4} devices: "
@@ -269,37 +283,31 @@ def row(found: Compiled) -> str:
 
 
 def _mesh(found: Compiled) -> str:
-    axes = (
-        " x ".join(f"{axis} {size}" for axis, size in found.mesh.items() if size > 1)
-        or "one device"
+    axes = [f"{axis} {size}" for axis, size in found.mesh.items() if size > 1]
+    said = (
+        f"mesh {' x '.join(axes) or 'one device'}; micro-batch {found.micro_batch} of "
+        f"{found.local_batch} sequences a device, remat {found.remat}"
     )
-    best = {None: "", 0: "; no micro-batch fits"}.get(found.largest)
-    if best is None:
-        best = (
-            f"; the largest that fits: {found.largest} "
-            f"(machine.accumulation={found.local_batch // found.largest})"
-        )
-    return (
-        f"mesh {axes}; micro-batch {found.micro_batch} of {found.local_batch} sequences a device, "
-        f"remat {found.remat}{best}"
-    )
+    if found.largest is None:
+        return said
+    if found.largest == 0:
+        return f"{said}; no micro-batch fits"
+    times = found.local_batch // found.largest
+    return f"{said}; the largest that fits: {found.largest} (machine.accumulation={times})"
 
 
 def _collectives(found: Compiled) -> str:
-    said = [
-        (
-            f"{c['count']} {c['kind']}{' between slices' if c['network'] == 'dcn' else ''} "
-            f"{c['bytes'] / 2**20:,.1f} MiB"
-        )
-        for c in found.collectives
-    ]
-    sent = sum(c["bytes"] for c in found.collectives)
-    formula = (
-        f" ({sent / found.formula:.2f} of the formula's, train/checks/collective_bytes.py)"
-        if found.formula
-        else ""
-    )
-    return f"collectives a step and device: {', '.join(said)}{formula}" if said else ""
+    if not found.collectives:
+        return ""
+    said = []
+    for c in found.collectives:
+        where = " between slices" if c["network"] == "dcn" else ""
+        said.append(f"{c['count']} {c['kind']}{where} {c['bytes'] / 2**20:,.1f} MiB")
+    line = f"collectives a step and device: {', '.join(said)}"
+    if not found.formula:
+        return line
+    share = sum(c["bytes"] for c in found.collectives) / found.formula
+    return f"{line} ({share:.2f} of the formula's, train/checks/collective_bytes.py)"
 
 
 def _attention(found: Compiled) -> str:
@@ -327,10 +335,8 @@ def _time(found: Compiled) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    return (
-        f"{seconds:.3g} s"
-        if seconds >= 1
-        else f"{1e3 * seconds:.3g} ms"
-        if seconds >= 1e-3
-        else f"{1e6 * seconds:.3g} us"
-    )
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
+    if seconds >= 1e-3:
+        return f"{1e3 * seconds:.3g} ms"
+    return f"{1e6 * seconds:.3g} us"

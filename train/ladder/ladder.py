@@ -4,43 +4,29 @@ written.
 
 import functools
 import json
+import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
 from stepladder.configs.core.record import CHECKPOINTS, DONE, FAILED, LADDER, RUNS, TERMINAL, TIMES
-from stepladder.configs.core.spec import RunSpec
+from stepladder.configs.core.spec import CorpusSpec, RunSpec
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.data.read.store import Store
+from stepladder.train.hardware.machine import Machine, start_jax
+from stepladder.train.ladder.packing import forecast_first, pack_ladder
+from stepladder.train.ladder.progress import progress_bar
+from stepladder.train.loop.run import run_pack
 from stepladder.train.processes import faults, group
 from stepladder.train.processes.preemption import Notice
 from stepladder.train.record.clock import Clock
 from stepladder.train.record.record import Record, read_json
+from stepladder.train.step.programs import Programs
 
-BeforeTarget = Callable[[Path, RunSpec], None]  # writes the forecast
-
-
-def claim(workdir: Path, loaded: Loaded) -> None:
-    """Make `workdir` this ladder's, or refuse: a ladder may grow, but a workdir never changes
-    ladders.
-    """
-    ids = [spec.run_id for spec in loaded.specs]
-    path = Path(workdir) / LADDER
-    held = read_json(path)
-    orphans = [run for run in held["runs"] if run not in ids] if held else []
-    if orphans:
-        raise UserError(
-            f"workdir={workdir}: belongs to another ladder ({held['config']}, {len(orphans)} of "
-            f"its runs are not in this one, e.g. {orphans[0]}); use another --workdir, or the "
-            "config and overrides it was made with"
-        )
-    if not held or held["runs"] != ids:
-        write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
+BeforeTarget = Callable[[Path, RunSpec], None]  # writes the forecast of a target into the workdir
 
 
 def run_ladder(
@@ -50,137 +36,135 @@ def run_ladder(
     quiet: bool = False,
     notice: Notice | None = None,
 ) -> dict[str, str]:
-    """Run what is not done; returns run id -> terminal state.
+    """Train every run of a ladder that is not done yet.
 
-    Safe to repeat: finished runs cost nothing, nothing is rewritten.
+    Safe to repeat: finished runs cost nothing, and nothing is written again.
 
-    `notice`, once it has arrived, stops the runs at hand after a save (Preempted).
+    Args:
+        loaded: the config and its runs.
+        workdir: where records, checkpoints and the prepared corpus are.
+        before_target: is called before a run that is forecast (`packing.forecast_first`) trains.
+        quiet: no progress bar.
+        notice: once it has arrived, the runs at hand stop after a save.
+
+    Returns:
+        Run id -> terminal state: done, diverged or failed.
+
+    Raises:
+        UserError: for what a user can mend; the runs at hand are then marked as failed.
+        Preempted: when `notice` has stopped the runs.
     """
-    workdir = Path(workdir)
-    machine = Machine.from_config(loaded.config)
+    workdir, machine = Path(workdir), Machine.from_config(loaded.config)
     group.share(lambda: claim(workdir, loaded))
-    states = group.share(
-        lambda: {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs}
-    )
-    if all(state in TERMINAL for state in states.values()):
+    states = group.share(functools.partial(_states, loaded.specs, workdir))
+    unfinished = [spec for spec in loaded.specs if states[spec.run_id] not in TERMINAL]
+    if not unfinished:
         return states
-    machines.start(machine)
+    start_jax(machine)
     group.confirm()
-    # after `start`: importing these brings up jax's backend in places
-    from stepladder.train.ladder.packing import forecast_first, plan
-    from stepladder.train.loop.run import run_pack
-    from stepladder.train.step.programs import Programs
-
+    show = not quiet and group.first()
     clock, programs = Clock(), Programs()
-    with clock.phase("prepare"):
-        by_corpus = stores(
-            loaded.specs,
-            Path(machine.store) if machine.store else workdir / "data",
-            show=not quiet and group.first(),
-        )
-    clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
-    began, ran = time.time(), sum(state not in TERMINAL for state in states.values())
-    with _bar(loaded.specs, states, quiet) as progress:
-        for pack in plan(loaded.specs, machine):
-            todo = [spec for spec in pack.specs if states[spec.run_id] not in TERMINAL]
-            for spec in todo:
-                if forecast_first(spec) and before_target:
-                    with clock.phase("forecast"):
-                        group.share(functools.partial(before_target, workdir, spec))
-                    faults.point("after_forecast")
-            lost = group.share(functools.partial(_lost_parents, todo, states, workdir))
-            orphans = {spec: lost[spec.run_id] for spec in todo if spec.run_id in lost}
-            for spec, reason in orphans.items():
-                Record(workdir, spec).set_status(FAILED, 0, reason=reason)
-                states[spec.run_id] = FAILED
-            todo = [spec for spec in todo if spec not in orphans]
+    corpora = _prepare(loaded, workdir, machine, show, clock)
+    began = time.time()
+    packing = pack_ladder(loaded.specs, machine)
+    for warning in packing.warnings:
+        print(warning, file=sys.stderr)
+    with progress_bar(unfinished, show) as progress:
+        shared = {"notice": notice, "progress": progress, "clock": clock, "programs": programs}
+        for pack in packing.packs:
+            specs = [spec for spec in pack.specs if states[spec.run_id] not in TERMINAL]
+            _forecast(specs, workdir, before_target, clock)
+            states |= _fail_without_parent(specs, states, workdir)
+            specs = [spec for spec in specs if states[spec.run_id] not in TERMINAL]
+            size = {"members": pack.members, "streams": pack.streams}
             try:
-                states |= run_pack(
-                    todo,
-                    workdir,
-                    by_corpus,
-                    machine,
-                    members=pack.members,
-                    streams=pack.streams,
-                    notice=notice,
-                    progress=progress,
-                    clock=clock,
-                    programs=programs,
-                )
+                states |= run_pack(specs, workdir, corpora, machine, **size, **shared)
             except UserError as error:
-                for record in (Record(workdir, spec) for spec in todo):
-                    if record.status["state"] not in TERMINAL:
-                        record.set_status(FAILED, record.status["step"], reason=str(error))
+                _fail(specs, workdir, str(error))
                 raise
-    body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
     if group.first():
+        body = {"began_unix": began, "seconds": clock.table(), "runs": len(unfinished)}
         write_atomic(workdir / TIMES, json.dumps(body, indent=1) + "\n")
     return states
 
 
-def _lost_parents(specs: list[RunSpec], states: dict[str, str], workdir: Path) -> dict[str, str]:
-    return {
-        spec.run_id: reason for spec in specs if (reason := _lost_parent(spec, states, workdir))
-    }
+def claim(workdir: Path, loaded: Loaded) -> None:
+    """Note in `workdir` that it belongs to this ladder.
 
-
-def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str | None:
-    """Why a branch cannot start: its parent diverged or failed before the branch point.
-
-    The other runs go on.
+    A ladder may grow, but a workdir never changes ladders: raises UserError when runs that it holds
+    are not in this one.
     """
-    if spec.parent is None or states[spec.parent.run_id] == DONE:
-        return None
-    if (Path(workdir) / RUNS / spec.parent.run_id / CHECKPOINTS / str(spec.parent.step)).is_dir():
-        return None
-    return (
-        f"parent {spec.parent.run_id} {states[spec.parent.run_id]} before step {spec.parent.step}"
-    )
-
-
-@contextmanager
-def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[Callable]:
-    """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not
-    a terminal.
-    """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    todo = [s for s in specs if states[s.run_id] not in TERMINAL]
-    with Progress(
-        *columns, console=console, disable=quiet or not console.is_terminal or not group.first()
-    ) as progress:
-        whole = progress.add_task(
-            "ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss=""
+    ids = [spec.run_id for spec in loaded.specs]
+    path = Path(workdir) / LADDER
+    held = read_json(path)
+    foreign = [run_id for run_id in held["runs"] if run_id not in ids] if held else []
+    if held and foreign:
+        raise UserError(
+            f"workdir={workdir}: belongs to another ladder ({held['config']}, {len(foreign)} of "
+            f"its runs are not in this one, e.g. {foreign[0]}); use another --workdir, or the "
+            "config and overrides it was made with"
         )
-        tasks, done = {}, dict.fromkeys((s.run_id for s in todo), 0)
+    if not held or held["runs"] != ids:
+        write_atomic(path, json.dumps({"config": loaded.path, "runs": ids}, indent=1) + "\n")
 
-        def update(spec: RunSpec, step: int, loss: float) -> None:
-            if spec.run_id not in tasks:
-                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, loss="")
-            done[spec.run_id] = step - spec.start_step
-            progress.update(
-                tasks[spec.run_id],
-                completed=step,
-                loss=f"loss {loss:.3f}" if loss == loss else "",
-                visible=step < spec.steps,
-            )
-            progress.update(whole, completed=sum(done.values()))
 
-        yield update
+def _states(specs: Sequence[RunSpec], workdir: Path) -> dict[str, str]:
+    return {spec.run_id: Record(workdir, spec).status["state"] for spec in specs}
+
+
+def _prepare(
+    loaded: Loaded, workdir: Path, machine: Machine, show: bool, clock: Clock
+) -> dict[CorpusSpec, Store]:
+    """The corpora of the ladder, prepared where they are not yet.
+
+    The clock is set forward by the time this takes: it counts from when the corpora are there.
+    """
+    root = Path(machine.store) if machine.store else workdir / "data"
+    with clock.phase("prepare"):
+        corpora = stores(loaded.specs, root, show=show)
+    clock.start += clock.seconds.pop("prepare")
+    return corpora
+
+
+def _forecast(
+    specs: Sequence[RunSpec], workdir: Path, before_target: BeforeTarget | None, clock: Clock
+) -> None:
+    """Write the forecast of those runs that are forecast, before they train."""
+    for spec in specs:
+        if forecast_first(spec) and before_target:
+            with clock.phase("forecast"):
+                group.share(functools.partial(before_target, workdir, spec))
+            faults.point("after_forecast")
+
+
+def _fail_without_parent(
+    specs: Sequence[RunSpec], states: dict[str, str], workdir: Path
+) -> dict[str, str]:
+    """Mark the branches that cannot start as failed; returns their new states. Others go on."""
+
+    def look() -> dict[str, str]:
+        reasons = {spec.run_id: _lost_parent(spec, states, workdir) for spec in specs}
+        return {run_id: reason for run_id, reason in reasons.items() if reason}
+
+    lost = group.share(look)
+    for spec in specs:
+        if spec.run_id in lost:
+            Record(workdir, spec).set_status(FAILED, 0, reason=lost[spec.run_id])
+    return dict.fromkeys(lost, FAILED)
+
+
+def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str:
+    """Why a branch cannot start: its parent ended before the branch point; "" when it can."""
+    parent = spec.parent
+    if parent is None or states[parent.run_id] == DONE:
+        return ""
+    if (workdir / RUNS / parent.run_id / CHECKPOINTS / str(parent.step)).is_dir():
+        return ""
+    return f"parent {parent.run_id} {states[parent.run_id]} before step {parent.step}"
+
+
+def _fail(specs: Sequence[RunSpec], workdir: Path, reason: str) -> None:
+    """Mark those of `specs` that have not ended as failed."""
+    for record in (Record(workdir, spec) for spec in specs):
+        if record.status["state"] not in TERMINAL:
+            record.set_status(FAILED, record.status["step"], reason=reason)

@@ -1,120 +1,157 @@
-"""Which runs train together: equal programs at one depth of the ladder, as many as memory allows,
-where that is estimated to be faster.
+"""Which runs train together: runs of one program, as many as memory allows, where that is faster.
 
-The plan depends on the whole ladder and the machine, never on what is done already, so a resumed
-ladder executes as the unbroken one.
+A pack is a set of runs that train at the same time in one executable. It is not sequence packing,
+the packing of documents into sequences.
+
+Packs depend on the whole ladder and the machine, never on what is done already, so a resumed ladder
+executes as the unbroken one.
 """
 
 import bisect
 import functools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
-from stepladder.model import execution
-from stepladder.model.execution import Execution
-from stepladder.train.hardware import machine as machines
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import memory_model, micro_batch
-from stepladder.train.hardware import mesh as meshes
-from stepladder.train.hardware.machine import Machine
-from stepladder.train.ladder.cost import ACHIEVED
+from stepladder.train.hardware.machine import (
+    Machine,
+    attention_of,
+    defaults_of,
+    devices_of,
+    memory_of,
+    pack_mode_of,
+    platform_of,
+)
+from stepladder.train.hardware.mesh import padded_members
 from stepladder.train.loop.member import timeline
 
-# Members a device takes, at most, whatever the memory. `map` gains nothing from more than a few (it
-# saves one dispatch in ten steps), and a crash loses less with fewer. `vmap` stops where a step's
-# FLOPs keep every accelerator busy: 4e12 on each are about 10 ms at 40 % of an H100.
+# Members that a device takes in mode `map`, at most. More gain nothing (what they save is one
+# dispatch in ten steps), and a crash loses more with more of them.
 MAP_MEMBERS = 8
+# FLOPs of a step in mode `vmap`, for each device: enough to keep every accelerator busy (about
+# 10 ms at 40 % of an H100), so that more members gain nothing.
 BUSY_FLOPS = 4e12
-# Values alive a parameter in `map`: the state (3), gradient, update and the old state that XLA
-# could not overwrite.
+# float32 values in memory a parameter, in mode `map`: the state (3), the gradient, the update, and
+# the old state, which XLA could not overwrite.
 LIVE = 8
-# `map` against one run after another, data-parallel, when all devices have as much to do: 1.12
-# (6k), 1.20, 1.15 and 1.25 (84k) on 2 cores; and what one executable more costs, for a program
-# whose groups do not all train the same way.
-MAP_GAIN, COMPILE_SECONDS = 1.15, 3.0
+# How many times faster `map` is than one run after another, data-parallel, when all devices have
+# as much to do. Measured on 2 cores: 1.12 (6k parameters), 1.20, 1.15 and 1.25 (84k).
+MAP_GAIN = 1.15
+# Seconds that one executable more costs. A program whose runs train partly in packs and partly
+# alone has two.
+COMPILE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs that train together; `members` and `streams` size the executable, the same for all packs
-    of a rung.
+    """Runs that train together.
+
+    `members` and `streams` are the size of the executable, which all packs of a program share: a
+    pack of fewer runs is padded.
     """
 
     specs: tuple[RunSpec, ...]
-    members: int  # 1: alone, data-parallel over all devices
-    streams: int  # different data streams, at most
+    members: int  # runs in the executable; 1: alone, data-parallel over all devices
+    streams: int  # different data streams that they read, at most
 
 
-def plan(specs: Sequence[RunSpec], machine: Machine) -> list[Pack]:
-    """Packs in the order in which they run: parents before branches; a target that is forecast
-    waits for all runs before it.
+@dataclass(frozen=True)
+class Packing:
+    """The packs of a ladder in the order in which they run, and what the user should know."""
+
+    packs: tuple[Pack, ...]
+    warnings: tuple[str, ...] = ()  # one line each
+
+
+def pack_ladder(specs: Sequence[RunSpec], machine: Machine) -> Packing:
+    """Divide the runs of a ladder into packs.
+
+    Parents come before their branches. A target that is forecast comes after all runs that stand
+    before it in `specs`, and before all that follow.
     """
-    depth: dict[str, int] = {}
-    groups: dict[tuple, list[RunSpec]] = {}  # (segment, program, depth) -> runs
-    segment = 0
-    for spec in specs:
-        depth[spec.run_id] = depth[spec.parent.run_id] + 1 if spec.parent else 0
-        segment += forecast_first(spec)
-        groups.setdefault((segment, spec.program_key, depth[spec.run_id]), []).append(spec)
-        segment += forecast_first(spec)
+    groups = _groups(specs)
     by_program: dict[str, list[list[RunSpec]]] = {}
-    for (_, program_key, _), group in groups.items():
-        by_program.setdefault(program_key, []).append(group)
+    for group in groups:
+        by_program.setdefault(group[0].program_key, []).append(group)
+    most = {key: members_worth_it(found, machine) for key, found in by_program.items()}
+    size = {key: pack_size(found, most[key], machine) for key, found in by_program.items()}
     packs = []
-    most = {key: _at_once(found, machine) for key, found in by_program.items()}
-    size = {key: _size(found, most[key], machine) for key, found in by_program.items()}
-    for group in _parents_first(list(groups.values())):
+    for group in _parents_first(groups):
         key = group[0].program_key
-        together = _packed(group, most[key])
-        packs += [
-            Pack(tuple(part), *(size[key] if together else (1, 1)))
-            for part in _divide(group, most[key] if together else 1)
-        ]
-    return packs
+        if packs_at_all(group, most[key]):
+            packs += [Pack(tuple(part), *size[key]) for part in _divide(group, most[key])]
+        else:
+            packs += [Pack(tuple(part), members=1, streams=1) for part in _divide(group, 1)]
+    said = (_warning(found, most[key], machine) for key, found in by_program.items())
+    return Packing(tuple(packs), tuple(warning for warning in said if warning))
 
 
 def forecast_first(spec: RunSpec) -> bool:
-    """Whether a forecast is written before the run's first step: it is the target of a ladder that
-    extrapolates.
+    """Whether a forecast is written before the run starts.
+
+    It is, when the run is the target of a ladder that extrapolates.
     """
-    return (
-        spec.tag.get("role") == "target" and spec.tag.get("study", "extrapolate") == "extrapolate"
-    )
+    study = spec.tag.get("study", "extrapolate")
+    return spec.tag.get("role") == "target" and study == "extrapolate"
+
+
+def _groups(specs: Sequence[RunSpec]) -> list[list[RunSpec]]:
+    """Runs that could train together: of one program, at one depth of the ladder (trunks, their
+    branches, ...) and in one segment.
+    """
+    depth: dict[str, int] = {}
+    groups: dict[tuple[int, str, int], list[RunSpec]] = {}
+    # A target that is forecast has a segment of its own, between a barrier before it and one after
+    # it: it starts when all runs before it are done, and no later run trains with those.
+    segment = 0
+    for spec in specs:
+        depth[spec.run_id] = depth[spec.parent.run_id] + 1 if spec.parent else 0
+        barrier = forecast_first(spec)
+        if barrier:
+            segment += 1
+        groups.setdefault((segment, spec.program_key, depth[spec.run_id]), []).append(spec)
+        if barrier:
+            segment += 1
+    return list(groups.values())
 
 
 def _parents_first(groups: list[list[RunSpec]]) -> list[list[RunSpec]]:
+    waiting = list(groups)
     done: set[str] = set()
     ordered = []
-    while groups:
+    while waiting:
         ready = next(
-            g for g in groups if all(s.parent is None or s.parent.run_id in done for s in g)
+            g for g in waiting if all(s.parent is None or s.parent.run_id in done for s in g)
         )
-        groups.remove(ready)
+        waiting.remove(ready)
         ordered.append(ready)
         done |= {spec.run_id for spec in ready}
     return ordered
 
 
-def _packed(group: list[RunSpec], most: int) -> bool:
+def packs_at_all(group: list[RunSpec], most: int) -> bool:
+    """Whether the runs of a group train in packs, when a pack has at most `most` members."""
     return min(len(group), most) > 1
 
 
-def _size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int, int]:
-    """(members, streams) of all packs of a program: what pads a smaller one costs less than an
-    executable of its own.
+def pack_size(groups: list[list[RunSpec]], most: int, machine: Machine) -> tuple[int, int]:
+    """(members, streams) of all packs of a program, whose groups these are.
+
+    One size for all: padding the smaller packs costs less than an executable of their own.
     """
-    parts = [part for group in groups if _packed(group, most) for part in _divide(group, most)]
+    parts = [part for group in groups if packs_at_all(group, most) for part in _divide(group, most)]
     streams = max((len({timeline(spec) for spec in part}) for part in parts), default=1)
-    return meshes.pack_size(
-        machine, max(map(len, parts), default=1), groups[0][0].batch_size
-    ), streams
+    largest = max(map(len, parts), default=1)
+    return padded_members(machine, largest, groups[0][0].batch_size), streams
 
 
 def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
-    """As few parts of like size as `most` allows, of runs of like length; runs that read the same
-    batches come together.
+    """Divide a group into as few parts as `most` runs a part allow, of about one size.
+
+    A part has runs of similar length, and runs that read the same batches come together.
     """
     parts = -(-len(group) // most)
     size = -(-len(group) // parts)
@@ -122,113 +159,108 @@ def _divide(group: list[RunSpec], most: int) -> list[list[RunSpec]]:
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
 
-def _at_once(groups: list[list[RunSpec]], machine: Machine) -> int:
-    """Runs of one program that train at once, at most: 1 where its groups are estimated to be done
-    sooner one run after another.
+def members_worth_it(groups: list[list[RunSpec]], machine: Machine) -> int:
+    """How many runs of a program train at once, at most.
+
+    1 where its groups are estimated to be done sooner one run after another.
     """
     if machine.pack == "off" or max(map(len, groups)) == 1:
         return 1
-    most = limit(groups[0][0], machine)
-    if machine.pack != "auto" or machines.pack_mode(machine) != "map":
+    most = members_that_fit(groups[0][0], machine)
+    if machine.pack != "auto" or pack_mode_of(machine) != "map":
         return most
     alone = packed = 0.0  # seconds
-    count = len(machines.devices(machine))
+    count = len(devices_of(machine))
     for group in groups:
-        spec = group[0]
-        step = (
-            counting.count(spec.model, spec.data.seq_len).flops_per_token_train
-            * spec.tokens_per_step
-            / ACHIEVED[machines.platform(machine)]
-        )
-        lengths = [s.steps - s.start_step for s in group]
-        alone += step * sum(lengths)
-        if _packed(group, most):
-            parts = [[s.steps - s.start_step for s in part] for part in _divide(group, most)]
-            packed += step * sum(_rounds(part, count) for part in parts) * count / MAP_GAIN
+        step = _step_flops(group[0]) / defaults_of(machine).achieved
+        in_turn = step * sum(_lengths(group))
+        alone += in_turn
+        if packs_at_all(group, most):
+            rounds = sum(steps_of_busiest(_lengths(p), count) for p in _divide(group, most))
+            packed += step * rounds * count / MAP_GAIN
         else:
-            packed += step * sum(lengths)
-    # Whatever is left alone shares one executable, beside the packs'.
-    packed += 0.0 if all(_packed(group, most) for group in groups) else COMPILE_SECONDS
+            packed += in_turn
+    # Runs that are not packed need one more executable.
+    packed += 0.0 if all(packs_at_all(group, most) for group in groups) else COMPILE_SECONDS
     return most if packed < alone else 1
 
 
-def _rounds(lengths: list[int], devices: int) -> int:
-    """Steps that the busiest device takes in a pack of runs of these lengths, which are dealt to
-    the devices in turn.
+def _lengths(specs: Sequence[RunSpec]) -> list[int]:
+    return [spec.steps - spec.start_step for spec in specs]
+
+
+def _step_flops(spec: RunSpec) -> float:
+    counted = counting.count(spec.model, spec.data.seq_len).flops_per_token_train
+    return counted * spec.tokens_per_step
+
+
+def steps_of_busiest(lengths: list[int], devices: int) -> int:
+    """Steps that the busiest device takes, in a pack of runs of these lengths in steps.
+
+    The runs are dealt to the devices in turn.
     """
     total = at = 0
     for end in sorted(set(lengths)):
-        going = [sum(length >= end for length in lengths[d::devices]) for d in range(devices)]
-        total, at = total + (end - at) * max(going), end
+        active = [sum(length >= end for length in lengths[d::devices]) for d in range(devices)]
+        total, at = total + (end - at) * max(active), end
     return total
 
 
-def limit(spec: RunSpec, machine: Machine) -> int:
-    """Members of `spec`'s program that fit the memory of the machine, and that are worth it when
-    machine.pack is "auto".
+def members_that_fit(spec: RunSpec, machine: Machine) -> int:
+    """How many runs of the program of `spec` train at once, as far as they fit the memory.
+
+    At most as many as `machine.pack` asks for; when that is "auto", as keep the devices busy.
     """
-    devices, mode = len(machines.devices(machine)), machines.pack_mode(machine)
+    devices, mode = len(devices_of(machine)), pack_mode_of(machine)
     if machine.pack != "auto":
         wanted = int(machine.pack)
     elif mode == "map":
         wanted = MAP_MEMBERS * devices
     else:
-        step = (
-            counting.count(spec.model, spec.data.seq_len).flops_per_token_train
-            * spec.tokens_per_step
-        )
-        wanted = max(1, round(devices * BUSY_FLOPS / step))
-    fitting = devices * max(1, FITTING[mode](spec, machine, -(-wanted // devices)))
-    if machine.pack != "auto" and wanted > fitting:
-        print(
-            f"pack of {wanted} runs of {spec.model.size}: does not fit the memory, {fitting} do",
-            file=sys.stderr,
-        )
-    return min(wanted, fitting)
+        wanted = max(1, round(devices * BUSY_FLOPS / _step_flops(spec)))
+    fitting = FITTING[mode](spec, machine, -(-wanted // devices))
+    return min(wanted, devices * max(1, fitting))
 
 
-def _mapped(spec: RunSpec, machine: Machine, most: int) -> int:
-    """Members that a device can hold, up to `most`, where one at a time has activations."""
-    platform = machines.platform(machine)
-    budget = (
-        memory_model.FILL
-        * machines.memory(machine)
-        / (len(machines.devices(machine)) if platform == "cpu" else 1)
-    )
-    rows = (
-        execution.micro_batch(spec.model, spec.batch_size, spec.data.seq_len, platform)
-        or spec.batch_size
-    )
+def _warning(groups: list[list[RunSpec]], most: int, machine: Machine) -> str:
+    """What to say when packs are smaller than `machine.pack` asks for; "" when they are not."""
+    if machine.pack in ("auto", "off") or max(map(len, groups)) == 1 or most >= int(machine.pack):
+        return ""
+    size = groups[0][0].model.size
+    return f"pack of {machine.pack} runs of {size}: does not fit the memory, {most} do"
+
+
+def _fitting_map(spec: RunSpec, machine: Machine, most: int) -> int:
+    """Members whose states fit a device, up to `most`, where one at a time has activations."""
+    platform = platform_of(machine)
+    sharing = len(devices_of(machine)) if platform == "cpu" else 1  # of one memory
+    budget = memory_model.FILL * memory_of(machine) / sharing
+    length, floats = spec.data.seq_len, defaults_of(machine).micro_batch_floats
+    rows = micro_batch_within(spec.model, spec.batch_size, length, floats) or spec.batch_size
     work = rows * memory_model.activations(spec, "none") + memory_model.logits(spec, rows)
-    return min(
-        most,
-        int(
-            (budget - work)
-            / (LIVE * 4.0 * counting.count(spec.model, spec.data.seq_len).params_total)
-        ),
-    )
+    state = LIVE * 4.0 * counting.count(spec.model, length).params_total
+    return min(most, int((budget - work) / state))
 
 
-def _vmapped(spec: RunSpec, machine: Machine, most: int) -> int:
-    """Members that a device can hold, up to `most`, all in one step: as many as fit without
-    recomputation, else with it.
+def _fitting_vmap(spec: RunSpec, machine: Machine, most: int) -> int:
+    """Members that fit a device, up to `most`, all in one step.
+
+    As many as fit without recomputation; where not even one does, as many as fit with it.
     """
-    rows, floats = (
-        micro_batch.wanted(spec, machine, spec.batch_size),
-        execution.DEFAULTS[machines.platform(machine)].loss_floats,
-    )
-    attention = machines.attention(machine, spec, mapped=True)
+    rows = micro_batch.wanted(spec, machine, spec.batch_size)
+    floats = defaults_of(machine).loss_floats
+    attention = attention_of(machine, spec, mapped=True)
 
     def needed(members: int, remat: str) -> float:
         forward = Execution(attention=attention, loss_floats=-(-floats // members))
         return members * memory_model.step(spec, rows, remat, forward)
 
-    budget, sizes = memory_model.FILL * machines.memory(machine), range(1, most + 1)
-    found = (
-        bisect.bisect_right(sizes, budget, key=functools.partial(needed, remat=remat))
-        for remat in ("none", "full")
-    )
-    return next((k for k in found if k), 0)
+    budget, sizes = memory_model.FILL * memory_of(machine), range(1, most + 1)
+    for remat in ("none", "full"):
+        fitting = bisect.bisect_right(sizes, budget, key=functools.partial(needed, remat=remat))
+        if fitting:
+            return fitting
+    return 0
 
 
-FITTING = {"map": _mapped, "vmap": _vmapped}
+FITTING = {"map": _fitting_map, "vmap": _fitting_vmap}

@@ -1,10 +1,10 @@
-"""Which recipe one step helps, and at which rate that stops: first and second order of the
-validation loss along every recipe's gradient.
+"""How a step on each data recipe changes the validation loss: to first and second order, along the
+gradient of the recipe.
 
-A step of rate eta along recipe i's gradient g_i changes the validation loss by -eta a_i + eta^2 c_i
-/ 2, with a_i = <g_val, g_i> and c_i = g_i^T H_val g_i (arXiv:2512.24503). The optimizer is Adam,
-whose first steps go along the sign of the gradient: `a_sign` and `c_sign` are the same along
-sign(g_i). Nothing is updated.
+A step of rate eta along the gradient g_i of recipe i changes the validation loss by
+-eta a_i + eta^2 c_i / 2, with a_i = <g_val, g_i> and c_i = g_i^T H_val g_i (arXiv:2512.24503).
+The optimizer is Adam, whose first steps go along the sign of the gradient: `a_sign` and `c_sign`
+are the same along sign(g_i). No parameter is updated.
 """
 
 import dataclasses
@@ -18,20 +18,22 @@ from stepladder.configs.core import counting
 from stepladder.configs.core.measurements import Alignment
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import curvature
-from stepladder.model import execution as executions
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.data.read.batches import BatchSource, evaluation_windows
 from stepladder.train.data.read.store import Store
+from stepladder.train.hardware.machine import defaults_of
 from stepladder.train.step.program import Program
 
 
 def alignment(probe: Alignment, params: dict, store: Store, program: Program) -> dict:
     """The body of a probe's file: a, c, a_sign, c_sign and grad_norm of every recipe, a and c by
-    domain, the top eigenvalue of H_val.
+    domain, and the top eigenvalue of H_val.
 
-    `params` are the run's after `probe.step` steps, on the program's mesh. Losses are in nats a
-    token, so a and c are in nats a token and unit of rate (squared). lambda_residual is |H v -
-    lambda v|: an eigenvalue is within it of lambda_max.
+    a is in nats a token and unit of rate, c in nats a token and unit of rate squared. An eigenvalue
+    of H_val lies within lambda_residual, |H v - lambda v|, of lambda_max.
+
+    Args:
+        params: those of the run after `probe.step` steps, on the program's mesh.
     """
     spec, execution = probe.run, _execution(program)
     gradient = functools.partial(_gradient, spec.model, execution)
@@ -45,15 +47,15 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
         domain: _chunks(program, rows_WT, 1 / len(rows_WT)) for domain, rows_WT in windows.items()
     }
     slope_P = {domain: gradient(params, *chunks)[1] for domain, chunks in validation.items()}
-    recipes, per_domain = {}, {domain: {} for domain in shares}
+    recipes: dict[str, dict[str, float]] = {}
+    per_domain: dict[str, dict[str, dict[str, float]]] = {domain: {} for domain in shares}
     for name, weights in probe.recipes:
         source = BatchSource(
             store, weights, spec.data.seq_len, probe.train_windows, spec.hyper.data_seed
         )
-        grad_P = gradient(
-            params, *_chunks(program, source.steps(0, 1)[0], 1 / probe.train_windows)
-        )[1]
-        sums = dict.fromkeys(("a", "c", "a_sign", "c_sign"), 0.0)
+        windows_WT = source.steps(0, 1)[0]
+        grad_P = gradient(params, *_chunks(program, windows_WT, 1 / probe.train_windows))[1]
+        sums = {"a": 0.0, "c": 0.0, "a_sign": 0.0, "c_sign": 0.0}
         for domain, share in shares.items():
             found = {}
             for suffix, along_P in (("", grad_P), ("_sign", jnp.sign(grad_P))):
@@ -87,7 +89,7 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
 def _top_eigenvalue(
     probe: Alignment, params: dict, windows: dict, shares: dict, program: Program
 ) -> curvature.Eigenvalue:
-    """Of the Hessian of the validation loss "all": every domain by its share."""
+    """The top eigenvalue of the Hessian of the validation loss: every domain by its share."""
     weight_W = np.concatenate(
         [np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()]
     )
@@ -100,7 +102,7 @@ def _top_eigenvalue(
 
 
 def _execution(program: Program) -> Execution:
-    """As the program's forward pass, in plain operations: kernels have no second derivative."""
+    """That of the program's forward pass, without kernels, which have no second derivative."""
     return dataclasses.replace(program.forward, attention="xla")
 
 
@@ -149,17 +151,17 @@ def _iterate(
 def _chunks(
     program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float
 ) -> tuple[jax.Array, np.ndarray]:
-    """((C, B, T) windows on the mesh, (C, B) weights): as many at once as the layout handles, the
-    last padded by windows of weight 0.
+    """Windows of tokens on the mesh (C, B, T), and their weights (C, B).
+
+    C batches of B windows, as many as the devices take at a time; the last is padded by windows of
+    weight 0.
     """
     spec, devices = program.spec, program.mesh.size
     each = -(-len(rows_WT) // devices)
-    rows = devices * (
-        executions.micro_batch(spec.model, each, spec.data.seq_len, program.backend) or each
-    )
+    floats = defaults_of(program.machine).micro_batch_floats
+    rows = devices * (micro_batch_within(spec.model, each, spec.data.seq_len, floats) or each)
     padding = -len(rows_WT) % rows
     weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
     padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)
-    return program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1])), weight_W.reshape(
-        -1, rows
-    )
+    tokens_CBT = program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1]))
+    return tokens_CBT, weight_W.reshape(-1, rows)

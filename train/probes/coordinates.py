@@ -1,14 +1,16 @@
-"""The coordinate check (arXiv:2203.03466, appendix D.1): how activations change in a few steps, as
-width or depth grows.
+"""The coordinate check (arXiv:2203.03466, appendix D.1): how much activations change in a few
+steps of training, as width or depth grows.
 
-A probe: it needs the model, so it is run here and written to WORKDIR/studies/coordinates.json;
-analysis/studies/coordinates/study.py reads it.
+It needs the model, so it runs here; analysis/studies/coordinates/study.py reads the files
+WORKDIR/studies/coordinates-AXIS.json that it writes.
 """
 
 import functools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +34,17 @@ STEPS = 10
 
 
 def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
-    """Rows {step, name, role, size, change, loss}: mean |activation| and mean |its change since
-    step 0| after each of `batches`.
+    """Rows {step, name, role, size, change, loss} of one run: a row an activation and step.
 
-    batches: tokens (B, L + 1), one a step, the learning rate of `spec` throughout (no warm-up: ten
-    steps would not see its end). Activations are those of the first batch. loss in nats a token,
-    before the step's update (NaN at step 0, which has none).
+    The learning rate is that of `spec` throughout: ten steps would not see the end of a warm-up.
+
+    Args:
+        spec: the run.
+        batches: tokens (B, L + 1), one array a step.
+
+    Returns:
+        size is the mean |activation|, change its mean |difference from step 0|, both on the first
+        batch. loss, in nats a token, is that before the step's update (NaN at step 0).
     """
     model, optim = spec.model, spec.optimizer
     hyper = traced_hypers(spec) | {
@@ -46,13 +53,9 @@ def check(spec: RunSpec, batches: Sequence[np.ndarray]) -> list[dict]:
         "total_steps": np.int32(len(batches)),
     }
     hyper["end_factor"] = np.float32(1)
-    # Ten steps of a program are not worth LLVM's optimisation, which takes longer than they do.
-    jit = functools.partial(
-        jax.jit,
-        compiler_options={"xla_backend_optimization_level": 0}
-        if jax.default_backend() == "cpu"
-        else None,
-    )
+    # On CPU, LLVM's optimisation takes longer than ten steps of the program without it.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    jit = functools.partial(jax.jit, compiler_options=options)
     state = jit(functools.partial(initial_state, model, optim))(hyper)
     step = jit(functools.partial(train_step, model, optim, Execution()), donate_argnums=0)
     tokens_BL = jnp.asarray(batches[0][:, :-1])
@@ -96,11 +99,11 @@ def specs(
     values: Sequence[int],
     seeds: int = 1,
 ) -> Iterator[RunSpec]:
-    """One spec for each parametrisation, value of `axis` (width or depth) and seed; the smallest
-    value is the base unless the config has one.
+    """One run for each parametrisation, value of `axis` (width or depth) and seed.
 
-    Raises UserError when the config has no learning rate (the rule's changes with size), or a width
-    is no multiple of the head size.
+    The smallest value is the base size, unless the config has one. Raises UserError when the config
+    has no learning rate (that of the rule changes with size), for less than two values or one seed,
+    and when a width is no multiple of the head size.
     """
     if not config.optimizer.learning_rate:
         raise UserError(
@@ -122,11 +125,8 @@ def specs(
                 c = config.copy_and_resolve_references()
                 c.unlock()
                 w, d = (value, depth) if axis == "width" else (width, value)
-                c.model.size, c.model.parametrization, c.seed = (
-                    f"w{w}d{d}h{head}",
-                    name,
-                    config.seed + seed,
-                )
+                c.model.size, c.model.parametrization = f"w{w}d{d}h{head}", name
+                c.seed = config.seed + seed
                 for field, at in base.items():
                     c.model[field] = at if field in sizes.BASES.get(name, ()) else 0
                 yield rung(c)
@@ -141,32 +141,24 @@ def run(
     seeds: int = 1,
     show: bool = True,
 ) -> Path:
-    """Check every size and parametrisation on the config's text, and write the result.
+    """Check every size and parametrisation on the config's text; returns the file written.
 
     Raises UserError as `specs` does.
     """
     planned = list(specs(config, parametrizations, axis, values, seeds))
-    store = stores(
-        [planned[0]],
-        Path(config.machine.store) if config.machine.store else Path(workdir) / "data",
-        show=show,
-    )[planned[0].data.corpus]
-    data = planned[0].data
-    batches = list(
-        BatchSource(
-            store, data.weights, data.seq_len, planned[0].batch_size, planned[0].hyper.data_seed
-        ).steps(0, STEPS)
-    )
-    found, console = [], Console(stderr=True)
-    for spec in track(
-        planned, "coordinates", console=console, disable=not (show and console.is_terminal)
-    ):
-        found.append((spec, check(spec, batches)))
-    return write(workdir, axis, found)
+    first = planned[0]
+    root = Path(config.machine.store) if config.machine.store else Path(workdir) / "data"
+    store, data = stores([first], root, show=show)[first.data.corpus], first.data
+    source = BatchSource(store, data.weights, data.seq_len, first.batch_size, first.hyper.data_seed)
+    batches = list(source.steps(0, STEPS))
+    console = Console(stderr=True)
+    hidden = not (show and console.is_terminal)
+    bar = track(planned, "coordinates", console=console, disable=hidden)
+    return write(workdir, axis, [(spec, check(spec, batches)) for spec in bar])
 
 
 def write(workdir: Path, axis: str, found: list[tuple[RunSpec, list[dict]]]) -> Path:
-    """WORKDIR/studies/coordinates-<axis>.json: a row an activation, step and run."""
+    """Write WORKDIR/studies/coordinates-AXIS.json: a row an activation, step and run."""
     spec = found[0][0]
     rows = [
         {
@@ -186,8 +178,12 @@ def write(workdir: Path, axis: str, found: list[tuple[RunSpec, list[dict]]]) -> 
         "seq_len": spec.data.seq_len,
         "base_width": max(s.model.base_width for s, _ in found),
         "base_depth": max(s.model.base_depth for s, _ in found),
-        "rows": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+        "rows": [{name: _null_if_nan(value) for name, value in row.items()} for row in rows],
     }
     path = Path(workdir) / record.STUDIES / f"coordinates-{axis}.json"
     write_atomic(path, json.dumps(body, allow_nan=False) + "\n")
     return path
+
+
+def _null_if_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

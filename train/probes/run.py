@@ -1,10 +1,14 @@
-"""Make the probes a config asks for, those that are not there yet: one kind of probe, one entry in
-KINDS.
+"""Make the probes that a config asks for and that are not there yet.
+
+A probe is a measurement of a trained model or of its data that a study reads. A new kind is one
+entry in KINDS.
 """
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
@@ -72,21 +76,21 @@ def _ngrams(
     return {**found, "epochs": seen, "data_fingerprint": store.fingerprint}
 
 
-# What a probe is written to, how it is made, and one line about it.
-KINDS: dict[type, tuple[Callable, Callable, Callable[[dict], str]]] = {
-    Alignment: (
-        _alignment_path,
-        _alignment,
-        lambda body: f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products",
-    ),
-    Ngrams: (
-        _ngrams_path,
-        _ngrams,
-        lambda body: (
-            f"{len(body['bigram'])} recipes; most epochs of a domain: {_most(body['epochs'])}"
-        ),
-    ),
-}
+@dataclass(frozen=True)
+class Kind:
+    """A kind of probe."""
+
+    path: Callable[[Path, Any], Path]  # (workdir, probe) -> the file of its result
+    make: Callable[[Path, Any, Store, Machine, Programs], dict]  # its result
+    describe: Callable[[dict], str]  # one line about a result
+
+
+def _describe_alignment(body: dict) -> str:
+    return f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products"
+
+
+def _describe_ngrams(body: dict) -> str:
+    return f"{len(body['bigram'])} recipes; most epochs of a domain: {_most(body['epochs'])}"
 
 
 def _most(epochs: dict[str, dict[str, float]]) -> str:
@@ -96,17 +100,22 @@ def _most(epochs: dict[str, dict[str, float]]) -> str:
     return f"{count:.2f} ({recipe}, {domain})"
 
 
+KINDS: dict[type, Kind] = {
+    Alignment: Kind(_alignment_path, _alignment, _describe_alignment),
+    Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams),
+}
+
+
 def path_of(workdir: Path, probe: Probe) -> Path:
-    """Where the probe's result stands; complete when it is there."""
-    return KINDS[type(probe)][0](Path(workdir), probe)
+    """The file of the probe's result; when it is there, it is complete."""
+    return KINDS[type(probe)].path(Path(workdir), probe)
 
 
 def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> list[Path]:
-    """Make what is missing, in order; returns the files written.
+    """Make the probes that are missing, in order; returns the files written.
 
-    A finished one is left as it is. `machine.start` comes before.
-
-    Raises UserError when the config asks for none, or a run has not been trained to a probe's step.
+    `machine.start_jax` must have been called. Raises UserError when the config asks for no probe,
+    or when a run has not been trained to the step of a probe.
     """
     workdir = Path(workdir)
     if not loaded.probes:
@@ -121,14 +130,14 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     opened: dict[CorpusSpec, Store] = {}
     written = []
     for i, probe in enumerate(missing, 1):
-        path_to, make, tell = KINDS[type(probe)]
+        kind = KINDS[type(probe)]
         corpus = probe.corpus if isinstance(probe, Ngrams) else probe.run.data.corpus
         if corpus not in opened:
             root = Path(machine.store) if machine.store else workdir / "data"
             opened[corpus] = prepare(corpus, corpora.folder(root, corpus), show=False)
-        path = path_to(workdir, probe)
-        body = make(workdir, probe, opened[corpus], machine, programs)
+        path = kind.path(workdir, probe)
+        body = kind.make(workdir, probe, opened[corpus], machine, programs)
         write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")
         written.append(path)
-        say(f"{i}/{len(missing)} {path.relative_to(workdir)}: {tell(body)}")
+        say(f"{i}/{len(missing)} {path.relative_to(workdir)}: {kind.describe(body)}")
     return written

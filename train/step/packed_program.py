@@ -16,8 +16,8 @@ from jax.stages import Compiled, Traced
 
 from stepladder.model.parallel import collectives
 from stepladder.train.hardware import arrays
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware import mesh as meshes
+from stepladder.train.hardware.machine import pack_mode_of
+from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_pack, replicated
 from stepladder.train.processes import group
 from stepladder.train.step.packed_steps import MODES, REPLICATED, RUN
 from stepladder.train.step.program import Program, dispatched
@@ -29,15 +29,15 @@ class Packed:
     def __init__(self, program: Program, members: int, streams: int):
         self.program, self.members, self.streams = program, members, streams
         spec, machine = program.spec, program.machine
-        mode = machines.pack_mode(machine)
-        self.mesh = meshes.of_pack(machine, spec, members, mode)
+        mode = pack_mode_of(machine)
+        self.mesh = mesh_of_pack(machine, spec, members, mode)
         # Members are dealt to the devices in turn: the padding, and what ends early, is then
         # shared. rows[k] is the row of member k.
         devices, each = self.mesh.shape["run"], members // self.mesh.shape["run"]
         self.rows = [k % devices * each + k // devices for k in range(members)]
         self.by_run = NamedSharding(self.mesh, RUN)
-        self.by_state = meshes.by_state(self.mesh, program.shapes, "run")
-        self.by_member = meshes.by_state(self.mesh, program.shapes)
+        self.by_state = by_state(self.mesh, program.shapes, "run")
+        self.by_member = by_state(self.mesh, program.shapes)
         mapped = mode == "vmap"
         self.execution = program.execution_on(self.mesh, each if mapped else 1, mapped)
         if not mapped:  # a device's members are its own: nothing is shared within one
@@ -46,7 +46,7 @@ class Packed:
             MODES[mode], spec.model, spec.optimizer, self.execution, self.mesh
         )
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
-        self._tokens_sharding = meshes.by_batch(self.mesh, 2)
+        self._tokens_sharding = by_batch(self.mesh, 2)
 
     @functools.cached_property
     def batch_rows(self) -> np.ndarray:
@@ -81,7 +81,7 @@ class Packed:
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
         # all processes read all metrics
-        metrics = self.by_run if group.count() == 1 else meshes.replicated(self.mesh)
+        metrics = self.by_run if group.count() == 1 else replicated(self.mesh)
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         return jitted.trace(
             stacked(self.program.shapes, self.by_state),

@@ -14,12 +14,10 @@ from jax.stages import Compiled, Traced, Wrapped
 from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import OptimizerSpec, RunSpec
-from stepladder.model import execution as executions
-from stepladder.model.execution import Execution
+from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import arrays, micro_batch
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware import mesh as meshes
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.machine import Machine, attention_of, defaults_of, platform_of
+from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
 from stepladder.train.step.schedule import SCHEDULES
 from stepladder.train.step.step import (
@@ -72,8 +70,8 @@ class Program:
 
     def __post_init__(self):
         check_names(self.spec.optimizer)
-        self.mesh = meshes.alone(self.machine, self.spec)
-        self.backend = machines.platform(self.machine)
+        self.mesh = mesh_of_run(self.machine, self.spec)
+        self.backend = platform_of(self.machine)
         self.forward = self._forward()
         self.execution = self.execution_on(self.mesh)
         self._executables: dict[str, Compiled] = {}
@@ -82,11 +80,11 @@ class Program:
 
     def _forward(self) -> Execution:
         """A forward pass on one device of the machine."""
-        table = executions.DEFAULTS[self.backend]
+        row = defaults_of(self.machine)
         return Execution(
-            layers=table.layers if self.machine.layers == "auto" else self.machine.layers,
-            attention=machines.attention(self.machine, self.spec),
-            loss_floats=table.loss_floats,
+            layers=row.layers if self.machine.layers == "auto" else self.machine.layers,
+            attention=attention_of(self.machine, self.spec),
+            loss_floats=row.loss_floats,
         )
 
     def execution_on(self, mesh: Mesh, members: int = 1, mapped: bool = False) -> Execution:
@@ -95,7 +93,7 @@ class Program:
         """
         forward = dataclasses.replace(
             self.forward,
-            attention=machines.attention(self.machine, self.spec, mapped),
+            attention=attention_of(self.machine, self.spec, mapped),
             loss_floats=-(-self.forward.loss_floats // members),
             mesh=mesh,
         )
@@ -108,14 +106,15 @@ class Program:
         if self.backend != "cpu":  # at most a training step's micro-batch, which is known to fit
             most = min(most, self.execution.micro_batch or most)
         model, seq_len = self.spec.model, self.spec.data.seq_len
-        each = executions.micro_batch(model, most, seq_len, self.backend) or most
+        floats = defaults_of(self.machine).micro_batch_floats
+        each = micro_batch_within(model, most, seq_len, floats) or most
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"] * each
 
     # Shapes, and where arrays lie
 
     @functools.cached_property
     def replicated(self) -> NamedSharding:
-        return meshes.replicated(self.mesh)
+        return replicated(self.mesh)
 
     @functools.cached_property
     def shapes(self) -> dict:
@@ -125,7 +124,7 @@ class Program:
     @functools.cached_property
     def by_state(self) -> dict:
         """Sharding of every leaf of the state."""
-        return meshes.by_state(self.mesh, self.shapes)
+        return by_state(self.mesh, self.shapes)
 
     @property
     def abstract_state(self) -> dict:
@@ -152,7 +151,7 @@ class Program:
     @property
     def _batches(self) -> tuple[NamedSharding, tuple[int, ...]]:
         """Sharding and shape of the batches of one dispatch, (S, B, L + 1)."""
-        return meshes.by_batch(self.mesh, 1), (
+        return by_batch(self.mesh, 1), (
             dispatched(self.spec),
             self.spec.batch_size,
             self.spec.data.seq_len + 1,
@@ -178,7 +177,7 @@ class Program:
 
     def put_windows(self, windows_CBT: np.ndarray) -> jax.Array:
         """Chunks of windows on the mesh, sharded by rows."""
-        return arrays.place(windows_CBT, meshes.by_batch(self.mesh, 1))
+        return arrays.place(windows_CBT, by_batch(self.mesh, 1))
 
     # Executables
 
@@ -220,7 +219,7 @@ class Program:
             execution = dataclasses.replace(self.forward, mesh=self.mesh)
             fn = functools.partial(chunked_window_losses, self.spec.model, execution)
             shape = (chunks, self.eval_batch, self.spec.data.seq_len + 1)
-            windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=meshes.by_batch(self.mesh, 1))
+            windows = jax.ShapeDtypeStruct(shape, np.int32, sharding=by_batch(self.mesh, 1))
             jitted: Wrapped = jax.jit(fn, out_shardings=self.replicated)
             return jitted.trace(self.abstract_state["params"], windows)
 

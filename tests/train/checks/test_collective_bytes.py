@@ -1,14 +1,13 @@
-"""What a TPU program sends, read from its text: the formula's bytes, and nothing that need not
-move.
-
-And the table of shipped programs.
+"""What a TPU program sends, read from its text: the formula's bytes and nothing else; and the table
+of the shipped programs.
 """
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import math
+import warnings
+from importlib import metadata
 
 import pytest
 
@@ -20,7 +19,7 @@ from stepladder.train.checks import collective_bytes, hlo, memory
 from stepladder.train.cli import parser
 from stepladder.train.hardware import topology
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.ladder import executables, packing
+from stepladder.train.ladder import executables
 
 BATCH, L, D = 16, 640, 256  # so that no matrix has as many numbers as the residual stream
 MESHES = {  # on a v5e:2x4; the first in CI, all with `make test-slow`
@@ -68,7 +67,7 @@ def program(text: str):
         pack="off",
     )
     with topology.uncached():
-        pack = executables._made(loaded.specs[0], machine, 1, 1)
+        pack = executables.unshared_executable(loaded.specs[0], machine, 1, 1)
         executable, *_ = memory.compiled(pack, machine)
     found = hlo.collectives(hlo.parse(executable.as_text()))
     return loaded.specs[0], pack.mesh, pack.execution, found
@@ -176,42 +175,36 @@ def test_the_formula_by_hand():
     assert found == pytest.approx(want)
 
 
-def table(root) -> tuple:
-    """benchmarks/tpu_compiled.py and the table it wrote."""
-    spec = importlib.util.spec_from_file_location(
-        "tpu_compiled", root / "benchmarks" / "tpu_compiled.py"
+@functools.cache
+def table(root) -> dict:
+    """What benchmarks/tpu_compiled.py measured, of every program of the shipped ladders."""
+    return json.loads((root / "benchmarks" / "tpu_compiled.json").read_text())
+
+
+def warn_of_stale(name: str) -> None:
+    """Compiling takes hours, so CI is only told; `make check-docs` fails."""
+    warnings.warn(
+        f"benchmarks/tpu_compiled.json is stale: run `python benchmarks/tpu_compiled.py {name}`",
+        stacklevel=2,
     )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, json.loads(module.TABLE.read_text())
 
 
 @pytest.mark.parametrize("name", chinchilla.TOPOLOGIES)
-def test_the_table_of_shipped_programs_is_not_stale(name, root):
-    """Every program of the ladder is in it as it would be compiled today, and within 90 % of
-    memory; if not, run the benchmark again.
+def test_the_table_of_shipped_programs(name, root):
+    """Every program fits in 90 % of the memory, has the kernel that it was built with, and sends
+    what the formula says; a warning when a program would be compiled otherwise today.
     """
-    module, held = table(root)
-    loaded, machine = module.opened(name)
-    planned = dict.fromkeys(
-        (p.specs[0].program_key, p.members, p.streams) for p in packing.plan(loaded.specs, machine)
+    rows = table(root)["ladders"][name]
+    loaded = load(f"{root}/configs/ladders/chinchilla.py:{name}")
+    machine = dataclasses.replace(
+        Machine.from_config(loaded.config), topology=chinchilla.TOPOLOGIES[name]
     )
-    by_key = {spec.program_key: spec for spec in loaded.specs}
-    now = {
-        executables.fingerprint(executables._made(by_key[key], machine, members, streams))
-        for key, members, streams in planned
-    }
-    rows = held["ladders"][name]
-    assert {row["fingerprint"] for row in rows} == now, f"python benchmarks/tpu_compiled.py {name}"
+    if {row["fingerprint"] for row in rows} != executables.fingerprints(loaded.specs, machine):
+        warn_of_stale(name)
     for row in rows:
         assert row["bytes"] <= 0.9 * row["memory"], row
         assert (row["attention"] == "xla") == (not row["kernels"]), row
         assert row["of_formula"] is None or row["of_formula"] < 1.2, row
-
-
-def test_the_table_is_in_the_benchmarks(root):
-    module, held = table(root)
-    assert module.markdown(held) in (root / "BENCHMARKS.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -252,7 +245,7 @@ def test_every_shipped_program_compiles(name, size, root, capsys):
     """What the table says of it: the same program and kernels, memory within 5 % with the same
     libtpu, none above 90 %, bytes by the formula.
     """
-    module, held = table(root)
+    held = table(root)
     config = f"--config={root}/configs/ladders/chinchilla.py:{name}"
     topo = f"--topology={chinchilla.TOPOLOGIES[name]}"
     assert (
@@ -260,18 +253,17 @@ def test_every_shipped_program_compiles(name, size, root, capsys):
         == 0
     )
     (found,) = json.loads(capsys.readouterr().out)["programs"]
+    assert found["bytes"] <= 0.9 * found["memory"]
+    assert (found["attention"] == "xla") == (not found["kernels"])
+    sent = sum(c["bytes"] for c in found["collectives"])
+    assert sent <= 1.2 * found["formula"] or not found["formula"]
     (row,) = (row for row in held["ladders"][name] if row["size"] == size)
-    assert found["fingerprint"] == row["fingerprint"] and found["bytes"] <= 0.9 * found["memory"]
-    assert found["kernels"] == row["kernels"] and (found["attention"] == "xla") == (
-        not found["kernels"]
-    )
-    assert (
-        sum(c["bytes"] for c in found["collectives"]) <= 1.2 * found["formula"]
-        or not found["formula"]
-    )
-    if held["versions"] == {
-        package: module.metadata.version(package) for package in held["versions"]
-    }:
+    if found["fingerprint"] != row["fingerprint"]:
+        warn_of_stale(name)
+        return
+    assert found["kernels"] == row["kernels"]
+    versions = {package: metadata.version(package) for package in held["versions"]}
+    if versions == held["versions"]:
         assert found["bytes"] == pytest.approx(row["bytes"], rel=0.05)
 
 

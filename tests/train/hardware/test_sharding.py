@@ -8,7 +8,6 @@ import functools
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +23,8 @@ from stepladder.model.attention import attend as attention
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.model.parallel import collectives, rules
-from stepladder.train.hardware import chips, defaults
-from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.mesh import by_state, mesh_of_pack, mesh_of_run, padded_members
 from stepladder.train.step import packed_program, step
 from stepladder.train.step.program import Program
 
@@ -132,7 +130,7 @@ def test_every_parameter_has_a_rule():
 
 
 def put(mesh, tree):
-    return jax.device_put(tree, meshes.by_state(mesh, tree))
+    return jax.device_put(tree, by_state(mesh, tree))
 
 
 def wide(tree, dtype):
@@ -146,7 +144,7 @@ def trained(text: str | None, steps: int, dtype: str = "float32") -> tuple[dict,
     model = dataclasses.replace(MODEL, compute_dtype=dtype)
     hyper = wide({k: jnp.asarray(v) for k, v in step.traced_hypers(SPEC).items()}, dtype)
     state = wide(jax.jit(lambda h: step.initial_state(model, SPEC.optimizer, h))(hyper), dtype)
-    mesh = meshes.alone(machine(text), SPEC) if text else None
+    mesh = mesh_of_run(machine(text), SPEC) if text else None
     execution = dataclasses.replace(EXECUTION, mesh=mesh)
     one = jax.jit(functools.partial(step.train_step, model, SPEC.optimizer, execution))
     state, losses = put(mesh, state) if text else state, []
@@ -180,7 +178,7 @@ def test_gradient_is_that_of_one_device_to_1e_6(text, remat):
     want = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, execution=EXECUTION))(
         jax.device_get(params), TOKENS_SBT[0]
     )
-    mesh = meshes.alone(machine(text), SPEC)
+    mesh = mesh_of_run(machine(text), SPEC)
     execution = dataclasses.replace(EXECUTION, remat=remat, mesh=mesh)
     got = jax.jit(lambda p, t: loss_and_gradient(MODEL, p, t, 1e-4, execution=execution))(
         put(mesh, params), TOKENS_SBT[0]
@@ -218,7 +216,7 @@ def test_20_steps_in_float64_are_those_of_one_device_to_1e_9(text):
 @pytest.mark.parametrize("text", ["data=1,fsdp=4,tensor=2"])
 def test_windows_are_evaluated_alike(text):
     params = Program(SPEC, machine("data=8")).init(step.traced_hypers(SPEC))["params"]
-    mesh = meshes.alone(machine(text), SPEC)
+    mesh = mesh_of_run(machine(text), SPEC)
     execution = Execution(mesh=mesh)
     got = jax.jit(lambda p: window_losses(MODEL, p, TOKENS_SBT[0], execution=execution))(
         put(mesh, params)
@@ -270,7 +268,7 @@ def test_a_pack_over_a_mesh_is_its_runs(text):
 )
 def test_scattering_ring_by_ring_is_scattering_at_once(rings, shape, dim):
     """What a TPU's torus asks for; a device of rank i holds piece i either way."""
-    mesh = meshes.alone(machine("fsdp=8"), SPEC)
+    mesh = mesh_of_run(machine("fsdp=8"), SPEC)
     parts = np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32)
     cut = collectives.Cut(dim, ("fsdp",), rings)
     spec = rules.spec(("embed",))
@@ -296,7 +294,7 @@ def test_bfloat16_on_a_mesh_is_bfloat16_on_one_device(tied):
     want = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, execution=EXECUTION))(
         params, TOKENS_SBT[0]
     )
-    mesh = meshes.alone(machine("data=1,fsdp=4,tensor=2"), spec)
+    mesh = mesh_of_run(machine("data=1,fsdp=4,tensor=2"), spec)
     on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
     got = jax.jit(lambda p, t: loss_and_gradient(model, p, t, 1e-4, execution=on_mesh))(
         put(mesh, params), TOKENS_SBT[0]
@@ -313,7 +311,7 @@ def test_a_tied_embedding_on_a_mesh():
     want = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, execution=EXECUTION))(
         params, TOKENS_SBT[0]
     )
-    mesh = meshes.alone(machine("data=1,fsdp=4,tensor=2"), spec)
+    mesh = mesh_of_run(machine("data=1,fsdp=4,tensor=2"), spec)
     on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
     got = jax.jit(lambda p, t: loss_and_gradient(spec.model, p, t, 1e-4, execution=on_mesh))(
         put(mesh, params), TOKENS_SBT[0]
@@ -325,7 +323,7 @@ def test_a_tied_embedding_on_a_mesh():
 
 def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
     model = dataclasses.replace(MODEL, compute_dtype="bfloat16")
-    mesh = meshes.alone(machine("fsdp=8"), SPEC)
+    mesh = mesh_of_run(machine("fsdp=8"), SPEC)
     params = Program(SPEC, machine("fsdp=8")).shapes["params"]
     on_mesh = dataclasses.replace(EXECUTION, mesh=mesh)
 
@@ -365,7 +363,7 @@ def test_activations_lie_as_the_table_says(text, monkeypatch):
     monkeypatch.setattr(collectives.Parallel, "enter", entered)
     monkeypatch.setattr(attention, "attend", attended)
     monkeypatch.setitem(mlp.ACTIVATIONS, "swiglu", swiglu._replace(function=hidden))
-    mesh, params = meshes.alone(machine(text), SPEC), Program(SPEC, machine(text)).shapes["params"]
+    mesh, params = mesh_of_run(machine(text), SPEC), Program(SPEC, machine(text)).shapes["params"]
     jax.eval_shape(
         lambda p: loss_and_gradient(MODEL, p, TOKENS_SBT[0], execution=Execution(mesh=mesh)),
         params,
@@ -383,7 +381,7 @@ def test_activations_lie_as_the_table_says(text, monkeypatch):
 @pytest.mark.parametrize("remat", layer.REMAT)
 def test_weights_are_gathered_again_and_never_kept(remat):
     """Four matrices of a layer, forward and backward, and the two tables."""
-    mesh = meshes.alone(machine("fsdp=8"), SPEC)
+    mesh = mesh_of_run(machine("fsdp=8"), SPEC)
     params = Program(SPEC, machine("fsdp=8")).shapes["params"]
     execution = dataclasses.replace(EXECUTION, remat=remat, mesh=mesh)
 
@@ -460,52 +458,29 @@ def test_packs_on_any_mesh(text, batch, members):
     is said why not.
     """
     spec, here = spec_of(batch), machine(text)
-    size = meshes.pack_size(here, members, batch)
+    size = padded_members(here, members, batch)
     if batch == 4 and text in ("data=8", "data=2,fsdp=4"):
         with pytest.raises(UserError, match="run.batch_size=4: not divisible by data x fsdp = 8"):
-            meshes.of_pack(here, spec, size, "vmap")
+            mesh_of_pack(here, spec, size, "vmap")
         return
-    mesh = meshes.of_pack(here, spec, size, "vmap")
+    mesh = mesh_of_pack(here, spec, size, "vmap")
     assert size >= members and mesh.size == 8 and size % mesh.shape["run"] == 0
     assert (
-        meshes.alone(here, spec).size == 8
-        and batch % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
+        mesh_of_run(here, spec).size == 8 and batch % (mesh.shape["data"] * mesh.shape["fsdp"]) == 0
     )
 
 
 def test_slices_meet_along_data_only():
     """Two slices beside each other: what is gathered over fsdp and tensor stays within one."""
     spec = spec_of(64)
-    mesh = meshes.alone(Machine(topology="v5e:2x4*2", mesh="fsdp=4,tensor=2"), spec)
+    mesh = mesh_of_run(Machine(topology="v5e:2x4*2", mesh="fsdp=4,tensor=2"), spec)
     assert dict(mesh.shape) == {"run": 1, "data": 2, "fsdp": 4, "tensor": 2}
     for i, one in enumerate(mesh.devices[0]):
         assert {device.slice_index for device in one.flat} == {i}
     with pytest.raises(
         UserError, match="fsdp x tensor = 16 does not lie within a slice of 8 devices"
     ):
-        meshes.alone(Machine(topology="v5e:2x4*2", mesh="fsdp=16"), spec)
-
-
-def test_every_kind_of_device_has_its_defaults():
-    kinds = {
-        "TPU v4": 4096,
-        "TPU v5 lite": 4096,
-        "TPU v5": 4096,
-        "TPU v6 lite": 8192,
-        "TPU7x": 16384,
-        "NVIDIA A100-SXM4-80GB": 4096,
-        "NVIDIA H100 80GB HBM3": 8192,
-        "TPU v9": 4096,
-    }
-    for kind, tokens in kinds.items():
-        assert (
-            defaults.row(
-                SimpleNamespace(platform="gpu" if "NVIDIA" in kind else "tpu", device_kind=kind)
-            ).micro_tokens
-            == tokens
-        )
-    assert chips.chip("NVIDIA L40S") is None and chips.chip("NVIDIA GH200 480GB") is None
-    assert chips.chip("NVIDIA H100 PCIe").flops < chips.chip("NVIDIA H100 80GB HBM3").flops
+        mesh_of_run(Machine(topology="v5e:2x4*2", mesh="fsdp=16"), spec)
 
 
 def test_accumulation_must_divide_what_a_mesh_shares():

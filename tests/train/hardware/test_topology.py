@@ -5,15 +5,15 @@ does not know.
 import dataclasses
 import re
 
+import jax
 import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
 from stepladder.train.cli import parser
-from stepladder.train.hardware import machine as machines
-from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware import topology
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.mesh import mesh_of_pack, mesh_of_run, padded_members
 from stepladder.train.ladder import executables
 
 
@@ -44,7 +44,7 @@ def test_without_libtpu_the_fix_is_named(monkeypatch):
 def test_slices_have_their_devices_and_memory(name, count, gib):
     assert len(topology.devices(name)) == count and topology.memory(name) == gib * 2**30
     with pytest.raises(RuntimeError):  # compiled for, never run on
-        machines.jax.device_put(0, topology.devices(name)[0])
+        jax.device_put(0, topology.devices(name)[0])
 
 
 def test_a_tpu_host_is_left_as_it_is(tmp_path, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_pack_leaves_no_chip_out(root):
     batch.
     """
     machine = Machine(topology="v5e:16x16")
-    assert [meshes.pack_size(machine, k, 256) for k in (2, 3, 5, 207, 256, 300)] == [
+    assert [padded_members(machine, k, 256) for k in (2, 3, 5, 207, 256, 300)] == [
         2,
         4,
         8,
@@ -122,7 +122,7 @@ def test_a_pack_leaves_no_chip_out(root):
         512,
     ]
     (spec,) = load(f"{root}/configs/base.py", [("run.batch_size", "64")]).specs
-    assert dict(meshes.of_pack(machine, spec, 8, "vmap").shape) == {
+    assert dict(mesh_of_pack(machine, spec, 8, "vmap").shape) == {
         "run": 8,
         "data": 32,
         "fsdp": 1,
@@ -130,10 +130,10 @@ def test_a_pack_leaves_no_chip_out(root):
     }
     # of which no more than three devices can have a part
     odd = dataclasses.replace(spec, batch_size=3)
-    assert meshes.of_pack(Machine(topology="v5e:2x2"), odd, 1, "vmap").size == 3
+    assert mesh_of_pack(Machine(topology="v5e:2x2"), odd, 1, "vmap").size == 3
     with pytest.raises(UserError, match="keeps 8 of 256 devices busy"):
-        meshes.of_pack(machine, odd, 8, "vmap")
+        mesh_of_pack(machine, odd, 8, "vmap")
     # on several hosts, padding until every device has a member or a part of one
-    assert meshes.pack_size(machine, 8, 3) == 256
+    assert padded_members(machine, 8, 3) == 256
     # on 64 hosts none may be left out: they repeat each other's work
-    assert meshes.alone(machine, odd).shape["run"] == 256
+    assert mesh_of_run(machine, odd).shape["run"] == 256

@@ -11,11 +11,12 @@ import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
-from stepladder.train.checks import roofline
+from stepladder.train.checks import memory, roofline
 from stepladder.train.checks.hlo import Collective
-from stepladder.train.checks.memory import check, check_evaluation, fixes, machines
+from stepladder.train.checks.memory import check, check_evaluation, fixes
 from stepladder.train.cli import parser
 from stepladder.train.hardware import chips, topology
+from stepladder.train.hardware.defaults import Chip
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder import executables
 from stepladder.train.step.executable import SingleRun
@@ -88,7 +89,7 @@ def test_what_does_not_fit_is_refused_at_the_start(spec, monkeypatch):
     """
     pack, machine = small(spec, memory_gb=1e-4)
     check(pack, machine)
-    monkeypatch.setattr(machines, "platform", lambda machine: "gpu")
+    monkeypatch.setattr(memory, "platform_of", lambda machine: "gpu")
     with pytest.raises(
         UserError,
         match=r"needs 0\.00 GiB of a device's 0\.00 GiB; use machine\.accumulation=2 .* or "
@@ -128,32 +129,31 @@ def test_fixes_are_the_ones_left(spec, changes, over, first):
 
 
 @pytest.mark.parametrize(
-    ("memory", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)]
+    ("limit", "expected", "trials"), [(1e9, 8, 1), (4, 4, 3), (1, 1, 3), (0.5, 0, 3)]
 )
-def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, memory, expected, trials):
+def test_the_largest_micro_batch_by_bisection(spec, monkeypatch, limit, expected, trials):
     """With a machine on which a sequence takes one byte; what is known already is not tried
     again.
     """
     tried = []
-    monkeypatch.setattr(
-        executables,
-        "_made",
-        lambda spec, machine, members, streams: spec.batch_size // machine.accumulation,
-    )
-    monkeypatch.setattr(
-        executables, "compiled", lambda micro, machine: (tried.append(micro), micro, memory)
-    )
-    began = 4 if memory >= 8 else 8
-    found = executables.Compiled(spec, 1, 1, {}, began, memory, 0, began, 8, "none", 0, 0)
-    assert (
-        executables._largest(found, Machine(), 1) == expected
-        and len(tried) <= trials
-        and began not in tried
-    )
+
+    def unshared_executable(spec, machine, members, streams):
+        return spec.batch_size // machine.accumulation
+
+    def compiled(micro_batch, machine):
+        tried.append(micro_batch)
+        return None, micro_batch, limit
+
+    monkeypatch.setattr(executables, "unshared_executable", unshared_executable)
+    monkeypatch.setattr(executables, "compiled", compiled)
+    began = 4 if limit >= 8 else 8
+    found = executables.Compiled(spec, 1, 1, {}, began, limit, 0, began, 8, "none", 0, 0)
+    assert executables.largest_micro_batch(found, Machine(), 1) == expected
+    assert len(tried) <= trials and began not in tried
 
 
 def test_the_terms_of_a_roofline():
-    chip = chips.Chip(flops=100.0, memory=1.0, bandwidth=50.0, links=20.0, network=40.0)
+    chip = Chip(flops=100.0, memory=1.0, bandwidth=50.0, links=20.0, network=40.0)
     moved = [
         Collective("all-gather", 5.0, "f32", 4, (), 2, "ici", ()),
         Collective("all-reduce", 3.0, "f32", 2, (), 1, "dcn", ()),
@@ -170,7 +170,9 @@ def test_the_terms_of_a_roofline():
 def test_a_device_has_its_share_of_a_chip(name, teraflops, gib):
     """libtpu shows a v4 (without megacore) and a v7x as two devices a chip."""
     found = topology.devices(name)
-    assert chips.device(found).flops == teraflops * 1e12 and topology.memory(name) == gib * 2**30
+    assert (
+        chips.device_sheet(found).flops == teraflops * 1e12 and topology.memory(name) == gib * 2**30
+    )
     assert chips.peak_flops(found[:2] if teraflops < 200 else found) > 0
     assert chips.peak_flops(found) == teraflops * 1e12 * len(found)
 
@@ -196,10 +198,6 @@ def test_peaks_are_of_the_devices_that_take_part():
     assert (
         chips.peak_flops([card("NVIDIA H200")]) == 989e12
         and chips.peak_flops([card("Some 9000")]) == 0
-    )
-    assert (
-        chips.chip("NVIDIA L4") == chips.CHIPS["L4"]
-        and chips.chip("TPU v5p") == chips.CHIPS["TPU v5"]
     )
 
 

@@ -26,9 +26,9 @@ from stepladder.configs.core.record import (
 )
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.hardware import arrays
-from stepladder.train.hardware import mesh as meshes
+from stepladder.train.hardware import arrays, mesh
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.mesh import padded_members
 from stepladder.train.ladder import consistency
 from stepladder.train.processes import group as hosts
 from stepladder.train.processes import preemption
@@ -145,9 +145,9 @@ def test_a_process_reads_the_rows_of_its_devices(shape, spec, mine, rows):
 
 def test_a_small_pack_is_padded_to_the_devices_of_all_hosts(monkeypatch):
     machine = Machine(devices=4, pack_mode="map")
-    assert [meshes.pack_size(machine, k, 8) for k in (2, 3, 5)] == [2, 4, 8]
-    monkeypatch.setattr(meshes, "_hosts", lambda found: 2)
-    assert [meshes.pack_size(machine, k, 8) for k in (2, 3, 5)] == [4, 4, 8]
+    assert [padded_members(machine, k, 8) for k in (2, 3, 5)] == [2, 4, 8]
+    monkeypatch.setattr(mesh, "n_hosts", lambda found: 2)
+    assert [padded_members(machine, k, 8) for k in (2, 3, 5)] == [4, 4, 8]
 
 
 def test_a_group_decides_about_once_a_second(monkeypatch):

@@ -25,8 +25,7 @@ from stepladder.configs.core.record import (
     part_name,
 )
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.hardware import machine
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.machine import Machine, profile_window
 from stepladder.train.loop.run import run, run_pack
 from stepladder.train.record import status
 from stepladder.train.record.clock import PHASES, WAIT, Clock
@@ -189,4 +188,4 @@ def test_a_profile_that_outlasts_the_run_is_written_all_the_same(base, tmp_path)
 @pytest.mark.parametrize("text", ["5", "a:b", "3:0", "-1:2"])
 def test_a_window_is_checked_before_anything_runs(text):
     with pytest.raises(UserError, match="machine.profile"):
-        machine.profile_window(text)
+        profile_window(text)

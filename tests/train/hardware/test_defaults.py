@@ -1,0 +1,53 @@
+"""One row a device kind: what it names exists, and a device finds its row."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from stepladder.model import layer
+from stepladder.model.attention.attend import IMPLEMENTATIONS
+from stepladder.train.hardware import defaults
+from stepladder.train.step.packed_program import MODES
+
+
+def row_of(kind: str) -> defaults.DeviceKind:
+    platform = "gpu" if "NVIDIA" in kind else "tpu"
+    return defaults.row_of(SimpleNamespace(platform=platform, device_kind=kind))
+
+
+@pytest.mark.parametrize("name", defaults.DEVICES)
+def test_a_row_names_what_there_is(name):
+    row = defaults.DEVICES[name]
+    assert row.layers in layer.RUNNERS and row.attention in IMPLEMENTATIONS
+    assert row.pack_mode in MODES and set(row.remat) <= set(layer.REMAT)
+    assert row.micro_tokens or row.micro_batch_floats, "something bounds a micro-batch"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [
+        ("TPU v4", 4096),
+        ("TPU v5 lite", 4096),
+        ("TPU v5", 4096),
+        ("TPU v6 lite", 8192),
+        ("TPU7x", 16384),
+        ("NVIDIA A100-SXM4-80GB", 4096),
+        ("NVIDIA H100 80GB HBM3", 8192),
+        ("NVIDIA L40S", 8192),
+        ("TPU v9", 4096),
+    ],
+)
+def test_every_kind_of_device_has_its_defaults(kind, tokens):
+    assert row_of(kind).micro_tokens == tokens
+
+
+def test_a_kind_is_found_by_whole_words():
+    assert row_of("NVIDIA L4") == defaults.DEVICES["L4"]
+    assert row_of("NVIDIA L40S") == row_of("NVIDIA GH200 480GB") == defaults.GPU
+    assert row_of("TPU v5p") == defaults.DEVICES["TPU v5"]
+    assert row_of("NVIDIA H100 PCIe").chip.flops < row_of("NVIDIA H100 80GB HBM3").chip.flops
+
+
+def test_a_cpu_is_a_cpu_whatever_its_kind():
+    for platform, row in (("cpu", defaults.CPU), ("cuda", defaults.GPU), ("rocm", defaults.GPU)):
+        assert defaults.row_of(SimpleNamespace(platform=platform, device_kind="any")) == row
