@@ -4,7 +4,6 @@ what would make it fit.
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable
 
 import jax
@@ -14,12 +13,8 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware import mesh as meshes
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.processes.foreign_errors import memory_exceeded
 from stepladder.train.step.executable import Executable
-
-# XLA refuses what does not fit in two ways: "Used 20.1G of 15.75G hbm", "requires ... (20.1G)
-# exceeds available HBM (15.75G)".
-_NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])\b", re.S)
-_UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 
 def compiled(pack: Executable, machine: Machine) -> tuple[object | None, float, float]:
@@ -33,11 +28,10 @@ def _measured(compile: Callable, machine: Machine) -> tuple[object | None, float
     try:
         executable = compile()
     except jax.errors.JaxRuntimeError as error:
-        needs = _NEEDS.search(str(error))
-        if not needs:
+        exceeded = memory_exceeded(error)
+        if not exceeded:
             raise
-        used, memory = (float(needs[i]) * _UNIT[needs[i + 1]] for i in (1, 3))
-        return None, used, memory
+        return None, *exceeded
     stats = executable.memory_analysis()
     used = (
         stats.argument_size_in_bytes

@@ -164,4 +164,4 @@ def _memory_here() -> float:
             else float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         )
 
-    return group.share(look)
+    return group.broadcast_from_zero(look)

@@ -18,7 +18,7 @@ from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.processes import faults, group
-from stepladder.train.processes.preemption import Notice
+from stepladder.train.processes.preemption import Preemption
 from stepladder.train.record.clock import Clock
 from stepladder.train.record.record import Record, read_json
 
@@ -48,18 +48,18 @@ def run_ladder(
     workdir: Path,
     before_target: BeforeTarget | None = None,
     quiet: bool = False,
-    notice: Notice | None = None,
+    preemption: Preemption | None = None,
 ) -> dict[str, str]:
     """Run what is not done; returns run id -> terminal state.
 
     Safe to repeat: finished runs cost nothing, nothing is rewritten.
 
-    `notice`, once it has arrived, stops the runs at hand after a save (Preempted).
+    `preemption`, once requested, stops the runs at hand after a save (Preempted).
     """
     workdir = Path(workdir)
     machine = Machine.from_config(loaded.config)
-    group.share(lambda: claim(workdir, loaded))
-    states = group.share(
+    group.broadcast_from_zero(lambda: claim(workdir, loaded))
+    states = group.broadcast_from_zero(
         lambda: {spec.run_id: Record(workdir, spec).status["state"] for spec in loaded.specs}
     )
     if all(state in TERMINAL for state in states.values()):
@@ -71,14 +71,12 @@ def run_ladder(
     from stepladder.train.loop.run import run_pack
     from stepladder.train.step.programs import Programs
 
-    clock, programs = Clock(), Programs()
-    with clock.phase("prepare"):
-        by_corpus = stores(
-            loaded.specs,
-            Path(machine.store) if machine.store else workdir / "data",
-            show=not quiet and group.first(),
-        )
-    clock.start += clock.seconds.pop("prepare")  # the run phase begins when the corpus is there
+    by_corpus = stores(
+        loaded.specs,
+        Path(machine.store) if machine.store else workdir / "data",
+        show=not quiet and group.is_leader(),
+    )
+    clock, programs = Clock(), Programs()  # the time of the run begins when the corpus is there
     began, ran = time.time(), sum(state not in TERMINAL for state in states.values())
     with _bar(loaded.specs, states, quiet) as progress:
         for pack in plan(loaded.specs, machine):
@@ -86,9 +84,11 @@ def run_ladder(
             for spec in todo:
                 if forecast_first(spec) and before_target:
                     with clock.phase("forecast"):
-                        group.share(functools.partial(before_target, workdir, spec))
+                        group.broadcast_from_zero(functools.partial(before_target, workdir, spec))
                     faults.point("after_forecast")
-            lost = group.share(functools.partial(_lost_parents, todo, states, workdir))
+            lost = group.broadcast_from_zero(
+                functools.partial(_lost_parents, todo, states, workdir)
+            )
             orphans = {spec: lost[spec.run_id] for spec in todo if spec.run_id in lost}
             for spec, reason in orphans.items():
                 Record(workdir, spec).set_status(FAILED, 0, reason=reason)
@@ -102,7 +102,7 @@ def run_ladder(
                     machine,
                     members=pack.members,
                     streams=pack.streams,
-                    notice=notice,
+                    preemption=preemption,
                     progress=progress,
                     clock=clock,
                     programs=programs,
@@ -113,7 +113,7 @@ def run_ladder(
                         record.set_status(FAILED, record.status["step"], reason=str(error))
                 raise
     body = {"began_unix": began, "seconds": clock.table(), "runs": ran}
-    if group.first():
+    if group.is_leader():
         write_atomic(workdir / TIMES, json.dumps(body, indent=1) + "\n")
     return states
 
@@ -164,7 +164,7 @@ def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[
     )
     todo = [s for s in specs if states[s.run_id] not in TERMINAL]
     with Progress(
-        *columns, console=console, disable=quiet or not console.is_terminal or not group.first()
+        *columns, console=console, disable=quiet or not console.is_terminal or not group.is_leader()
     ) as progress:
         whole = progress.add_task(
             "ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss=""
