@@ -22,14 +22,13 @@ from stepladder.configs.core.record import (
     CHECKPOINTS,
     FORECAST,
     LINEAGE,
-    METRICS,
     RUNS,
     TIMES,
-    TIMING,
 )
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step.program import Program
+from tests.support.records import rows
 
 # configs/demo.py:cpu for the real thing
 CONFIG = os.environ.get("STEPLADDER_CRASH_CONFIG", "configs/demo.py:tiny")
@@ -83,15 +82,6 @@ def assert_same(root: Path, broken: Path, unbroken: Path) -> None:
         a, b = (Checkpoints(f / CHECKPOINTS, read_only=True).restore(abstract)[0] for f in folders)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
-
-
-def rows(record: Path) -> list[dict]:
-    found = [
-        json.loads(line)
-        for part in sorted((record / METRICS).glob("*.jsonl"))
-        for line in part.read_text().splitlines()
-    ]
-    return [r for r in found if r["kind"] != TIMING]
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@ and is bitwise the unbroken one.
 """
 
 import contextlib
-import json
 import os
 import random
 import signal
@@ -17,13 +16,14 @@ import numpy as np
 import pytest
 
 from stepladder.configs.core.load import load
-from stepladder.configs.core.record import CHECKPOINTS, HEARTBEAT, LINEAGE, METRICS, RUNS, TIMING
+from stepladder.configs.core.record import CHECKPOINTS, HEARTBEAT, LINEAGE, METRICS, RUNS
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.processes import group
+from stepladder.train.processes.address import TIMEOUT
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step.program import Program
 from tests.support import tiny
 from tests.support.processes import Job
+from tests.support.records import rows
 
 SEED = int(os.environ.get("STEPLADDER_CRASH_SEED", random.SystemRandom().randrange(10**6)))
 KILLS = 10  # of each of the six chains
@@ -161,15 +161,6 @@ def assert_same(words: list[str], broken: Path, unbroken: Path) -> int:
     return arrays
 
 
-def rows(record: Path) -> list[dict]:
-    found = [
-        json.loads(line)
-        for part in sorted((record / METRICS).glob("*.jsonl"))
-        for line in part.read_text().splitlines()
-    ]
-    return [r for r in found if r["kind"] != TIMING]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, chain", [(kind, chain) for kind in ("single", "pack") for chain in range(3)]
@@ -239,4 +230,4 @@ def test_two_processes_never_wait_for_one_that_is_gone(ladders, tmp_path, how, v
         statuses = job.wait(WITHIN)
         print(f"{how.name} to {victims} {after}: {statuses} after {time.monotonic() - began:.1f} s")
         assert all(status in (143, 130, -how) for status in statuses), job.said()
-        assert group.TIMEOUT not in job.said() or after == "start", job.said()
+        assert TIMEOUT not in job.said() or after == "start", job.said()

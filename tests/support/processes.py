@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stepladder.train.processes.group import COORDINATOR, PROCESS, PROCESSES, TIMEOUT
+from stepladder.train.processes.address import COORDINATOR, PROCESS, PROCESSES, TIMEOUT
 from tests.support import tiny
 
 

@@ -14,50 +14,51 @@ import numpy as np
 
 from stepladder.train.cli.parser import main
 from stepladder.train.ladder import consistency
-from stepladder.train.loop import run
+from stepladder.train.loop.batch_streams import BatchStreams
 from stepladder.train.processes import group
-from stepladder.train.record import checkpoint
+from stepladder.train.record.checkpoint import Checkpoints
 
 
-def recording(folder: Path) -> None:
-    """Of the first data stream of a pack."""
-    read, calls = run._Streams.__call__, []
+def record_dispatches(folder: Path) -> None:
+    """Write the tokens of the first data stream of every dispatch."""
+    next_dispatch, count = BatchStreams.next_dispatch, 0
 
     def read_and_save(self):
+        nonlocal count
         time.sleep(float(os.environ.get("SLOW", "0")))
-        found = read(self)
-        if self.read[0]:
-            calls.append(len(self.read[0]))
+        dispatch = next_dispatch(self)
+        if dispatch and dispatch.tokens[0]:
+            count += 1
             np.savez(
-                folder / f"{group.index()}-{len(calls):05d}.npz",
-                tokens=np.stack(self.read[0]),
+                folder / f"{group.index()}-{count:05d}.npz",
+                tokens=np.stack(dispatch.tokens[0]),
                 rows=self.pack.batch_rows,
             )
-        return found
+        return dispatch
 
-    run._Streams.__call__ = read_and_save
+    BatchStreams.next_dispatch = read_and_save
 
 
-def failing(step: int) -> None:
-    read = checkpoint.Checkpoints._read
+def fail_to_read(step: int) -> None:
+    read = Checkpoints.read
 
     def read_or_fail(self, at, abstract):
         if at == step:
             raise OSError("this part is gone")
         return read(self, at, abstract)
 
-    checkpoint.Checkpoints._read = read_or_fail
+    Checkpoints.read = read_or_fail
 
 
-def differing(name: str) -> None:
+def differ_in(name: str) -> None:
     here = consistency.fingerprint
     consistency.fingerprint = lambda loaded: {**here(loaded), name: "another"}
 
 
 if __name__ == "__main__":
-    recording(Path(sys.argv[1]))
+    record_dispatches(Path(sys.argv[1]))
     if "UNREADABLE" in os.environ:
-        failing(int(os.environ["UNREADABLE"]))
+        fail_to_read(int(os.environ["UNREADABLE"]))
     if "OTHER" in os.environ:
-        differing(os.environ["OTHER"])
+        differ_in(os.environ["OTHER"])
     sys.exit(main(sys.argv[2:]))

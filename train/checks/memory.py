@@ -8,7 +8,6 @@ the largest micro-batch (ladder/executables.py).
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +17,8 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.hardware.machine import Machine, devices_of, memory_of, platform_of
 from stepladder.train.hardware.mesh import mesh_of_run
+from stepladder.train.processes.foreign_errors import memory_exceeded
 from stepladder.train.step.executable import Executable
-
-# XLA refuses what does not fit in one of two ways: "Used 20.1G of 15.75G hbm", or "requires ...
-# (20.1G) exceeds available HBM (15.75G)".
-_NEEDS = re.compile(r"RESOURCE_EXHAUSTED.*?([\d.]+)([KMGT])\b.*?([\d.]+)([KMGT])\b", re.S)
-_UNIT = {unit: 2.0 ** (10 * i) for i, unit in enumerate("KMGT", 1)}
 
 
 def compiled(pack: Executable, machine: Machine) -> tuple[Any | None, float, float]:
@@ -38,11 +33,10 @@ def _measured(compile: Callable, machine: Machine) -> tuple[Any | None, float, f
     try:
         executable = compile()
     except jax.errors.JaxRuntimeError as error:
-        needs = _NEEDS.search(str(error))
-        if not needs:
+        exceeded = memory_exceeded(error)
+        if not exceeded:
             raise
-        used, memory = (float(needs[i]) * _UNIT[needs[i + 1]] for i in (1, 3))
-        return None, used, memory
+        return None, *exceeded
     stats = executable.memory_analysis()
     used = (
         stats.argument_size_in_bytes

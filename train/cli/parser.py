@@ -5,6 +5,7 @@ The only file of train/ that may import analysis, lazily.
 
 import argparse
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{args.command} takes no --config.key")
     args.overrides = [(key, value) for key, _, value in overrides]
     hush()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
     try:
         return COMMANDS[args.command][1](args)
     except UserError as error:
@@ -145,32 +147,33 @@ def _run(config: str, overrides: list[tuple[str, str]], workdir: Path, quiet: bo
 
     Signals are listened to first of all: a process that dies unheard keeps the others waiting.
     """
-    from stepladder.train.processes import group, preemption
+    from stepladder.train.processes import address
+    from stepladder.train.processes.preemption import Preemption
 
-    with preemption.Notice(meeting=group.has_layout(os.environ)).watching() as notice:
-        return _run_heard(load(config, overrides), workdir, quiet, notice)
+    with Preemption(meeting=address.is_given(os.environ)).listening() as preemption:
+        return _run_heard(load(config, overrides), workdir, quiet, preemption)
 
 
-def _run_heard(loaded: Loaded, workdir: Path, quiet: bool, notice) -> int:
+def _run_heard(loaded: Loaded, workdir: Path, quiet: bool, preemption) -> int:
     from stepladder.train.ladder.consistency import check_same
     from stepladder.train.ladder.ladder import run_ladder
     from stepladder.train.processes import group
     from stepladder.train.processes.preemption import Preempted
 
-    with group.job(notice=notice):
+    with group.job(preemption=preemption):
         check_same(loaded, workdir)
         try:
-            states = run_ladder(loaded, workdir, _write_forecast, quiet, notice)
+            states = run_ladder(loaded, workdir, _write_forecast, quiet, preemption)
         except Preempted as stopped:
-            if group.first():
-                how = "interrupted" if notice.exit_status == 130 else "preempted"
+            if group.is_leader():
+                how = "interrupted" if preemption.exit_status == 130 else "preempted"
                 print(
                     f"stepladder run: {how}, {stopped}; repeat the command to resume",
                     file=sys.stderr,
                 )
-            return notice.exit_status
+            return preemption.exit_status
     counts = {state: list(states.values()).count(state) for state in dict.fromkeys(states.values())}
-    if group.first():
+    if group.is_leader():
         print(f"{len(states)} runs: " + ", ".join(f"{n} {state}" for state, n in counts.items()))
     return 0 if all(state in record.TERMINAL for state in states.values()) else 1
 
@@ -369,7 +372,9 @@ def export(args) -> int:
     Example: stepladder export W/runs/ID@120 --out=weights.npz
     """
     inspect = _inspect()
-    print(inspect.export(inspect.open_checkpoint(args.run, args.store), args.out))
+    from stepladder.train.export import npz
+
+    print(npz.export(inspect.open_checkpoint(args.run, args.store), args.out))
     return 0
 
 
@@ -523,7 +528,7 @@ def demo(args) -> int:
     from stepladder.train.processes import group
 
     code = _run(args.config, args.overrides, args.workdir, args.quiet)
-    return code or (_report(args.workdir) if group.first() else 0)
+    return code or (_report(args.workdir) if group.is_leader() else 0)
 
 
 COMMANDS = {

@@ -1,10 +1,8 @@
-"""Look at one checkpoint: evaluate it, sample from it, take its weights.
+"""Open one checkpoint, evaluate it, sample from it.
 
 `RUN@STEP` names it; without @STEP, the last one.
 """
 
-import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +41,17 @@ def open_checkpoint(
     machine: Machine | None = None,
     programs: Programs | None = None,
 ) -> Opened:
-    """Restore `RUN@STEP`, where RUN is a record's folder (WORKDIR/runs/ID).
+    """Restore the parameters of one checkpoint.
 
-    `store` overrides WORKDIR/data. programs: where compiled programs are shared with other
-    checkpoints. Raises UserError.
+    Args:
+        reference: `RUN@STEP` or `RUN`, where RUN is a record's folder (WORKDIR/runs/ID).
+        store: the token store, when it is not where the run had it.
+        machine: the devices to restore to.
+        programs: where compiled programs are shared with other checkpoints.
+
+    Raises:
+        UserError: when there is no such run or step, nothing is readable, or the store is another
+            than the run's.
     """
     path, _, step = reference.partition("@")
     record = Path(path)
@@ -58,23 +63,9 @@ def open_checkpoint(
     if step and not step.isdigit():
         raise UserError(f"run={reference}: {step!r} is no step; write RUN@120")
     spec = from_dict(body)
-    checkpoints = Checkpoints(record / CHECKPOINTS, read_only=True)
     compiled = (programs or Programs()).program(spec, machine or Machine())
-    try:
-        found = checkpoints.restore(compiled.abstract_state, int(step) if step else None)
-    except UnreadableError as error:
-        raise UserError(
-            f"run={reference}: {error}; take another step, as `stepladder status` lists them"
-        ) from error
-    if found is None:
-        raise UserError(
-            f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`"
-        )
-    state, meta = found
-    kept = (read_json(record / LINEAGE) or {}).get("machine", {}).get(
-        "store"
-    ) or record.parent.parent / "data"
-    opened = Store.open(store or folder(kept, spec.data.corpus), tokenizer=meta["tokenizer"])
+    state, meta = _restore(reference, record, int(step) if step else None, compiled)
+    opened = Store.open(store or _store_of(record, spec), tokenizer=meta["tokenizer"])
     if opened.fingerprint != meta["data_fingerprint"]:
         raise UserError(
             f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on "
@@ -90,58 +81,31 @@ def evaluate(opened: Opened) -> list[dict]:
 
 
 def sample(opened: Opened, prompt: str, tokens: int, temperature: float, seed: int) -> str:
-    """`prompt` and its continuation."""
+    """`prompt` and its continuation by at most `tokens` tokens."""
     tokenizer = opened.store.tokenizer()
     ids = [tokenizer.eos, *tokenizer.encode(prompt)]
-    return tokenizer.decode(
-        np.asarray(
-            generate(
-                opened.spec.model, opened.params, ids, tokens, temperature, jax.random.key(seed)
-            )
-        )[1:]
-    )
+    key = jax.random.key(seed)
+    found = generate(opened.spec.model, opened.params, ids, tokens, temperature, key)
+    return tokenizer.decode(np.asarray(found)[1:])
 
 
-def export(opened: Opened, out: Path) -> Path:
-    """Write weights and spec as one .npz of plain float32 arrays, keys joined by dots; readable
-    with numpy alone.
-    """
-    out = Path(out).with_suffix(".npz")
-    flat = {
-        ".".join(str(getattr(k, "key", k)) for k in path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(opened.params)[0]
-    }
-    about = json.dumps(
-        {
-            "run_id": opened.spec.run_id,
-            "step": opened.step,
-            "spec": read_json(opened.record / SPEC),
-        }
-    )
-    beside = out.with_name(f".{out.name}.tmp.npz")
+def _restore(reference: str, record: Path, step: int | None, program: Program) -> tuple[dict, dict]:
+    """(state, meta) of the checkpoint."""
+    checkpoints = Checkpoints(record / CHECKPOINTS, read_only=True)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(beside, __about__=np.array(about), **flat)
-        os.replace(beside, out)
-    except OSError as error:
+        found = checkpoints.restore(program.abstract_state, step)
+    except UnreadableError as error:
         raise UserError(
-            f"out={out}: cannot write it ({error.strerror}); choose another --out"
+            f"run={reference}: {error}; take another step, as `stepladder status` lists them"
         ) from error
-    return out
-
-
-def load_export(path: Path) -> tuple[RunSpec, dict]:
-    """The spec and nested parameters of an exported file."""
-    with np.load(path) as file:
-        about, flat = (
-            json.loads(str(file["__about__"])),
-            {k: file[k] for k in file.files if k != "__about__"},
+    if found is None:
+        raise UserError(
+            f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`"
         )
-    nested: dict = {}
-    for name, array in flat.items():
-        *parents, last = name.split(".")
-        node = nested
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = array
-    return from_dict(about["spec"]), nested
+    return found
+
+
+def _store_of(record: Path, spec: RunSpec) -> Path:
+    """The token store that the run of a record was trained on."""
+    machine = (read_json(record / LINEAGE) or {}).get("machine", {})
+    return folder(machine.get("store") or record.parent.parent / "data", spec.data.corpus)

@@ -173,4 +173,4 @@ def _memory_here() -> float:
             return float(stats["bytes_limit"])
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
-    return group.share(look)
+    return group.broadcast_from_zero(look)

@@ -51,11 +51,11 @@ def check_same(loaded: Loaded, workdir: Path) -> None:
 
 def _check_shared(workdir: Path) -> None:
     """Raise SharedError unless all processes find a file that process 0 leaves."""
-    probe = group.share(lambda: _leave_probe(workdir))
+    probe = group.broadcast_from_zero(lambda: _leave_probe(workdir))
     blind = [
         i for i, seen in enumerate(group.gather(str((workdir / probe).exists()))) if seen != "True"
     ]
-    group.share(lambda: (workdir / probe).unlink(missing_ok=True))
+    group.broadcast_from_zero(lambda: (workdir / probe).unlink(missing_ok=True))
     if blind:
         raise group.SharedError(
             f"workdir={workdir}: process {' '.join(map(str, blind[:8]))} does not see what process "

@@ -13,15 +13,14 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
 from stepladder.configs.core.record import CHECKPOINTS, DONE, FAILED, LADDER, RUNS, TERMINAL, TIMES
-from stepladder.configs.core.spec import CorpusSpec, RunSpec
+from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.corpora import stores
-from stepladder.train.data.read.store import Store
 from stepladder.train.hardware.machine import Machine, start_jax
 from stepladder.train.ladder.packing import forecast_first, pack_ladder
 from stepladder.train.ladder.progress import progress_bar
 from stepladder.train.loop.run import run_pack
 from stepladder.train.processes import faults, group
-from stepladder.train.processes.preemption import Notice
+from stepladder.train.processes.preemption import Preemption
 from stepladder.train.record.clock import Clock
 from stepladder.train.record.record import Record, read_json
 from stepladder.train.step.programs import Programs
@@ -34,7 +33,7 @@ def run_ladder(
     workdir: Path,
     before_target: BeforeTarget | None = None,
     quiet: bool = False,
-    notice: Notice | None = None,
+    preemption: Preemption | None = None,
 ) -> dict[str, str]:
     """Train every run of a ladder that is not done yet.
 
@@ -45,32 +44,38 @@ def run_ladder(
         workdir: where records, checkpoints and the prepared corpus are.
         before_target: is called before a run that is forecast (`packing.forecast_first`) trains.
         quiet: no progress bar.
-        notice: once it has arrived, the runs at hand stop after a save.
+        preemption: once it is requested, the runs at hand stop after a save.
 
     Returns:
         Run id -> terminal state: done, diverged or failed.
 
     Raises:
         UserError: for what a user can mend; the runs at hand are then marked as failed.
-        Preempted: when `notice` has stopped the runs.
+        Preempted: when `preemption` has stopped the runs.
     """
     workdir, machine = Path(workdir), Machine.from_config(loaded.config)
-    group.share(lambda: claim(workdir, loaded))
-    states = group.share(functools.partial(_states, loaded.specs, workdir))
+    group.broadcast_from_zero(lambda: claim(workdir, loaded))
+    states = group.broadcast_from_zero(functools.partial(_states, loaded.specs, workdir))
     unfinished = [spec for spec in loaded.specs if states[spec.run_id] not in TERMINAL]
     if not unfinished:
         return states
     start_jax(machine)
     group.confirm()
-    show = not quiet and group.first()
-    clock, programs = Clock(), Programs()
-    corpora = _prepare(loaded, workdir, machine, show, clock)
+    show = not quiet and group.is_leader()
+    root = Path(machine.store) if machine.store else workdir / "data"
+    corpora = stores(loaded.specs, root, show=show)
+    clock, programs = Clock(), Programs()  # the time of the run begins when the corpora are there
     began = time.time()
     packing = pack_ladder(loaded.specs, machine)
     for warning in packing.warnings:
         print(warning, file=sys.stderr)
     with progress_bar(unfinished, show) as progress:
-        shared = {"notice": notice, "progress": progress, "clock": clock, "programs": programs}
+        shared = {
+            "preemption": preemption,
+            "progress": progress,
+            "clock": clock,
+            "programs": programs,
+        }
         for pack in packing.packs:
             specs = [spec for spec in pack.specs if states[spec.run_id] not in TERMINAL]
             _forecast(specs, workdir, before_target, clock)
@@ -82,7 +87,7 @@ def run_ladder(
             except UserError as error:
                 _fail(specs, workdir, str(error))
                 raise
-    if group.first():
+    if group.is_leader():
         body = {"began_unix": began, "seconds": clock.table(), "runs": len(unfinished)}
         write_atomic(workdir / TIMES, json.dumps(body, indent=1) + "\n")
     return states
@@ -112,20 +117,6 @@ def _states(specs: Sequence[RunSpec], workdir: Path) -> dict[str, str]:
     return {spec.run_id: Record(workdir, spec).status["state"] for spec in specs}
 
 
-def _prepare(
-    loaded: Loaded, workdir: Path, machine: Machine, show: bool, clock: Clock
-) -> dict[CorpusSpec, Store]:
-    """The corpora of the ladder, prepared where they are not yet.
-
-    The clock is set forward by the time this takes: it counts from when the corpora are there.
-    """
-    root = Path(machine.store) if machine.store else workdir / "data"
-    with clock.phase("prepare"):
-        corpora = stores(loaded.specs, root, show=show)
-    clock.start += clock.seconds.pop("prepare")
-    return corpora
-
-
 def _forecast(
     specs: Sequence[RunSpec], workdir: Path, before_target: BeforeTarget | None, clock: Clock
 ) -> None:
@@ -133,7 +124,7 @@ def _forecast(
     for spec in specs:
         if forecast_first(spec) and before_target:
             with clock.phase("forecast"):
-                group.share(functools.partial(before_target, workdir, spec))
+                group.broadcast_from_zero(functools.partial(before_target, workdir, spec))
             faults.point("after_forecast")
 
 
@@ -146,7 +137,7 @@ def _fail_without_parent(
         reasons = {spec.run_id: _lost_parent(spec, states, workdir) for spec in specs}
         return {run_id: reason for run_id, reason in reasons.items() if reason}
 
-    lost = group.share(look)
+    lost = group.broadcast_from_zero(look)
     for spec in specs:
         if spec.run_id in lost:
             Record(workdir, spec).set_status(FAILED, 0, reason=lost[spec.run_id])

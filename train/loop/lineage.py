@@ -1,4 +1,4 @@
-"""What a reader of the record needs beside the spec: parent, data, counts by the trainer, versions,
+"""lineage.json: what a reader of the record needs beside the spec. Parent, data, counts, versions,
 machine.
 """
 
@@ -19,16 +19,16 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
     """The body of lineage.json (fields: configs/core/record.py)."""
     counts = counting.count(spec.model, spec.data.seq_len)
     devices = program.mesh.devices.flatten()
+    parent = spec.parent and {
+        "run_id": spec.parent.run_id,
+        "step": spec.parent.step,
+        "reset": list(spec.parent.reset),
+    }
+    versions = {name: metadata.version(name) for name in PACKAGES}
     return {
         "run_id": spec.run_id,
         "spec_hash": spec.hash,
-        "parent": {
-            "run_id": spec.parent.run_id,
-            "step": spec.parent.step,
-            "reset": list(spec.parent.reset),
-        }
-        if spec.parent
-        else None,
+        "parent": parent,
         "data_fingerprint": store.fingerprint,
         "tokenizer": store.manifest["tokenizer"],
         "params_total": counts.params_total,
@@ -39,8 +39,7 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
         "tokens_per_step": spec.tokens_per_step,
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "created_unix": time.time(),
-        "versions": {name: metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": {**versions, "python": platform.python_version()},
         "machine": {
             "platform": devices[0].platform,
             "device_kind": devices[0].device_kind,

@@ -3,11 +3,10 @@
 It sees its own steps, rows and divergence as it would alone.
 """
 
-import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
@@ -19,112 +18,121 @@ from stepladder.configs.core.record import (
     DONE,
     EVAL,
     FIELDS,
-    LOST,
-    RUNNING,
-    RUNS,
     TIMING,
     TRAIN,
     WINDOW,
 )
-from stepladder.configs.core.spec import ParentSpec, RunSpec
+from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.mixture import check_epochs
 from stepladder.train.data.read.store import Store
-from stepladder.train.hardware.machine import Machine
 from stepladder.train.loop.lineage import lineage
-from stepladder.train.processes import faults, group
-from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
-from stepladder.train.record.clock import WAIT
-from stepladder.train.record.mirrors import tensorboard
-from stepladder.train.record.record import Record, reopen
-from stepladder.train.record.throughput import Rates
+from stepladder.train.processes import faults
+from stepladder.train.record.checkpoint import Checkpoints
+from stepladder.train.record.clock import WAIT, Share
+from stepladder.train.record.record import Record
+from stepladder.train.record.throughput import Throughput
 from stepladder.train.step import schedule
 from stepladder.train.step.evaluator import Evaluator
 from stepladder.train.step.program import Program, dispatched
 
+FetchMetrics = Callable[[], dict[str, float]]  # waits for a dispatch, returns its last step's
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Why a run ended before its last step: something was not finite."""
+
+    step: int
+    reason: str
+
 
 @dataclass
 class Member:
-    """A run under way.
+    """A run under way, from its opened record to its terminal state.
 
-    `program` is the one it would have alone: it initialises, evaluates and saves.
+    It is active until it diverges or has taken its last step, then `close` gives it its outcome.
     """
 
+    slot: int  # its number in the pack
     spec: RunSpec
     record: Record
     store: Store
-    program: Program
+    program: Program  # the one it would have alone: it initialises, evaluates and saves
     evaluator: Evaluator
     checkpoints: Checkpoints
-    rates: Rates
-    step: int = 0
-    group: int = 0  # steps in the dispatch that comes next; 0 once the run is over
-    committed: int = 0  # last step a checkpoint covers
+    throughput: Throughput
+    time: Share  # of the pack's
+    meta: dict = field(default_factory=dict)  # what a checkpoint says beside the state
+    step: int = 0  # finished steps, those of a dispatch under way included
+    committed: int = 0  # last step that a checkpoint covers
     steps_since: int = 0  # steps since then
-    pending: tuple[int, dict] | None = (
-        None  # a dispatch whose metrics have not been fetched: (step, metrics)
-    )
-    ended: dict | None = None  # why it diverged
-    closed: bool = False
-    meta: dict = field(default_factory=dict)
-    charged: dict[str, float] = field(default_factory=dict)  # seconds by phase that rows have
+    pending: tuple[int, FetchMetrics] | None = None  # last step of a dispatch not yet fetched
+    divergence: Divergence | None = None
+    outcome: str | None = None  # DONE or DIVERGED, once its status says so
 
     @classmethod
     def open(
         cls,
-        spec: RunSpec,
+        slot: int,
         record: Record,
         store: Store,
         program: Program,
         evaluator: Evaluator,
         mesh: Mesh,
+        time: Share,
     ) -> "Member":
         """Write spec and lineage, open the checkpoints; `mesh` is what it trains on, its pack's.
 
         Raises UserError for a record that belongs to another run or other data.
         """
+        spec = record.spec
         record.open(lineage(spec, store, program))
+        checkpoints = Checkpoints(record.path / CHECKPOINTS, permanent=spec.checkpoint_steps)
+        throughput = Throughput(spec, mesh)
         meta = {
             "run_id": spec.run_id,
             "data_fingerprint": store.fingerprint,
             "tokenizer": store.manifest["tokenizer"]["hash"],
         }
-        checkpoints = Checkpoints(record.path / CHECKPOINTS, permanent=spec.checkpoint_steps)
         return cls(
-            spec, record, store, program, evaluator, checkpoints, Rates(spec, mesh), meta=meta
+            slot, spec, record, store, program, evaluator, checkpoints, throughput, time, meta
         )
 
     @property
-    def starts_fresh(self) -> bool:
-        return not self.checkpoints.steps() and (
-            self.spec.parent is None or bool(self.spec.parent.reset)
-        )
+    def dispatch_steps(self) -> int:
+        """Steps in the dispatch that comes next; 0 once there is none."""
+        return 0 if self.finished else steps_in_dispatch(self.spec, self.step)
 
     @property
-    def over(self) -> bool:
-        return self.ended is not None or self.step >= self.spec.steps
+    def finished(self) -> bool:
+        """Whether it takes no more steps."""
+        return self.divergence is not None or self.step >= self.spec.steps
 
-    def start(self, workdir: Path, hyper: dict) -> dict:
-        """State to begin from: resume > branch > weights only > scratch.
+    @property
+    def at_planned_step(self) -> bool:
+        """Whether the state at this step is evaluated or saved, whatever the clock says."""
+        return self.evaluates_here or self.saves_here
 
-        A named parent that is missing is an error.
+    @property
+    def evaluates_here(self) -> bool:
+        """Whether an evaluation is planned at this step."""
+        return self.step in self.spec.eval_steps
 
-        When no checkpoint of a run can be read they are set aside, and it starts again as it did at
-        first: its rows are made again.
-        """
-        state, self.step = self._state(workdir, hyper)
-        self.committed, self.group = self.step, dispatch(self.spec, self.step)
-        self.record.truncate(self.step)
-        if lost := self.record.lose(self.step):
-            self.record.add(
-                TIMING,
-                self.step,
-                phase=LOST,
-                steps=lost[0],
-                seconds=round(lost[1], 4),
-            )
-        self.record.set_status(RUNNING, self.step)
-        return state
+    @property
+    def saves_here(self) -> bool:
+        """Whether a permanent checkpoint is planned at this step."""
+        return self.step in self.spec.checkpoint_steps or self.step == self.spec.steps
+
+    @property
+    def since_last_save(self) -> float:
+        """Seconds since its last checkpoint."""
+        return time.monotonic() - self.checkpoints.last_save
+
+    @property
+    def last_loss(self) -> float:
+        """The loss of the last row that waits; NaN when the last row has none, or none waits."""
+        return self.record.rows[-1].get("loss", math.nan) if self.record.rows else math.nan
 
     def source(self, rows: np.ndarray) -> BatchSource:
         """The run's batches, of which this process reads `rows`."""
@@ -139,179 +147,82 @@ class Member:
         )
 
     def advance(self) -> None:
-        """The dispatch of `group` steps is on its way."""
-        self.step, self.steps_since = self.step + self.group, self.steps_since + self.group
-        self.group = dispatch(self.spec, self.step)
+        """A dispatch of `dispatch_steps` steps is on its way."""
+        steps = self.dispatch_steps
+        self.step, self.steps_since = self.step + steps, self.steps_since + steps
 
-    @property
-    def due(self) -> bool:
-        """Whether the state at this step is evaluated or saved, whatever the clock says."""
-        return (
-            self.step in self.spec.eval_steps
-            or self.step in self.spec.checkpoint_steps
-            or self.step == self.spec.steps
-        )
+    def observe(self, fetch: FetchMetrics, now: bool) -> None:
+        """Fetch the metrics of the dispatch before this one, and this one's too when `now`.
 
-    def observe(self, metrics: dict, now: bool) -> None:
-        """Fetch the dispatch before this one, and this one too when `now`; sets `ended` when the
-        loss is not finite.
+        Adds a train row where one is due; sets `divergence` when the loss is not finite.
         """
-        self.ended = self._fetch(self.pending) or (
-            self._fetch((self.step, metrics)) if now else None
-        )
-        self.pending = None if now else (self.step, metrics)
-        if self.ended:
-            self.group = 0
+        earlier, self.pending = self.pending, None if now else (self.step, fetch)
+        if earlier:
+            self.divergence = self._observe(*earlier)
+        if now and not self.divergence:
+            self.divergence = self._observe(self.step, fetch)
 
     def evaluate(self, params: dict) -> None:
-        """Add the evaluation's rows; sets `ended` when one is not finite."""
+        """Add the evaluation's rows; sets `divergence` when one is not finite."""
         decayed = schedule.decayed(self.spec.optimizer.schedule, self.step, asdict(self.spec.hyper))
         rows = self.evaluator(params)
         # the last update broke what the last loss could not show yet
         if not all(math.isfinite(row["loss"]) for row in rows):
-            self.ended = {
-                "step": self.step,
-                "reason": f"evaluation is not finite at step {self.step}",
-            }
-            self.group = 0
+            reason = f"evaluation is not finite at step {self.step}"
+            self.divergence = Divergence(self.step, reason)
             return
         for row in rows:
             self.record.add(EVAL, self.step, **row, decayed=decayed)
 
-    def add_timing(self, phases: dict[str, float], memory_bytes: int) -> None:
-        """Rows of kind timing, all of the time since the last save: the window's, and one for each
-        phase.
-
-        `phases` are seconds so far.
+    def add_timing(self, memory_bytes: int) -> None:
+        """Add the rows of kind timing, all of the time since the last save: the window's, and one
+        for each phase.
         """
-        since = {
-            phase: round(seconds - self.charged.get(phase, 0.0), 4)
-            for phase, seconds in phases.items()
-        }
-        self.charged = phases
+        seconds_of = self.time.since_last()
         window = {
-            **self.rates.since(self.steps_since),
-            "wait": since.pop(WAIT),
+            **self.throughput.end_window(self.steps_since),
+            "wait": seconds_of.pop(WAIT),
             "memory_bytes": memory_bytes,
         }
         self.record.add(TIMING, self.step, phase=WINDOW, **window)
-        for phase, seconds in since.items():
+        for phase, seconds in seconds_of.items():
             if seconds:
                 self.record.add(TIMING, self.step, phase=phase, seconds=seconds)
 
-    def save(self, state: dict, machine: Machine) -> None:
+    def save(self, state: dict) -> None:
         """Commit the rows, then start the save that covers them."""
-        self._commit(self.step, machine)
+        self.record.commit_rows(self.committed, self.step)
         faults.point("after_metrics")
         self.checkpoints.save(self.step, state, {**self.meta, "step": self.step})
         self.committed, self.steps_since = self.step, 0
 
-    def close(self, machine: Machine) -> str:
-        """Wait for the last save, write the terminal state and return it."""
+    def close(self) -> None:
+        """Wait for the last save, then write the terminal state: the outcome."""
         self.checkpoints.wait()
         faults.point("after_checkpoint")
-        if self.ended:
-            self._commit(self.ended["step"], machine)
+        if self.divergence:
+            self.record.commit_rows(self.committed, self.divergence.step)
         self.checkpoints.close()
-        self.closed, final = True, DIVERGED if self.ended else DONE
-        step, reason = (
-            (self.ended["step"], {"reason": self.ended["reason"]})
-            if self.ended
-            else (self.spec.steps, {})
-        )
-        self.record.set_status(final, step, **reason)
-        return final
+        if self.divergence:
+            self.outcome = DIVERGED
+            self.record.set_status(DIVERGED, self.divergence.step, reason=self.divergence.reason)
+        else:
+            self.outcome = DONE
+            self.record.set_status(DONE, self.spec.steps)
 
-    @property
-    def saved_ago(self) -> float:
-        return time.monotonic() - self.checkpoints.last_save
-
-    @property
-    def last_loss(self) -> float:
-        return self.record.rows[-1].get("loss", math.nan) if self.record.rows else math.nan
-
-    def _state(self, workdir: Path, hyper: dict) -> tuple[dict, int]:
-        spec, abstract = self.spec, self.program.abstract_state
-        try:
-            found = self.checkpoints.restore(abstract)
-        except UnreadableError as error:
-            self._lose_all(error)
-            found = None
-        if found:
-            state, meta = found
-            _check_fingerprint(spec.run_id, meta, self.store)
-            self.checkpoints.set_aside_after(meta["step"])
-            return state, meta["step"]
-        if spec.parent is None:
-            return self.program.init(hyper), 0
-        folder = Path(workdir) / RUNS / spec.parent.run_id / CHECKPOINTS
-        if not group.share(folder.is_dir):
-            raise UserError(
-                f"parent={spec.parent.run_id}: no record of it under {workdir}; run the parent "
-                "first, a branch never starts from scratch"
-            )
-        parent = Checkpoints(folder, read_only=True)
-        try:
-            state, meta = parent.restore(abstract, spec.parent.step)
-        except UnreadableError as error:
-            raise _parent_to_be_made_again(folder, spec.parent, error) from error
-        finally:
-            parent.close()
-        _check_fingerprint(spec.run_id, meta, self.store)
-        if spec.parent.reset:
-            fresh = self.program.init(hyper)
-            parts = {"optimizer": ("opt", "window"), "step": ("step", "window")}
-            for part in spec.parent.reset:
-                if part not in parts:
-                    raise UserError(
-                        f"parent.reset={part!r}: unknown part; use one of {', '.join(parts)}"
-                    )
-                state |= {name: fresh[name] for name in parts[part]}
-        return state, spec.start_step
-
-    def _lose_all(self, error: UnreadableError) -> None:
-        """Say what is lost and set it aside."""
-        lost = self.checkpoints.steps()[-1]
-        self.checkpoints.set_aside_after(-1)
-        begin = (
-            f"step {self.spec.parent.step} of {self.spec.parent.run_id}"
-            if self.spec.parent
-            else "the start"
-        )
-        if group.first():
-            logging.warning(
-                "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are "
-                "made again",
-                error,
-                self.checkpoints.aside,
-                self.spec.run_id,
-                begin,
-                lost - self.spec.start_step,
-            )
-
-    def _fetch(self, pending: tuple[int, dict] | None) -> dict | None:
-        """Bring a step's metrics to the host: a train row when the window is full; the reason to
-        stop when the loss is not finite.
-        """
-        if pending is None:
-            return None
-        step, metrics = pending
-        values = metrics()
-        if not math.isfinite(values["last_loss"]):
-            return {"step": step, "reason": f"loss is {values['last_loss']} at step {step}"}
+    def _observe(self, step: int, fetch: FetchMetrics) -> Divergence | None:
+        """Bring a step's metrics to the host and add its train row, if it has one."""
+        metrics = fetch()
+        if not math.isfinite(metrics["last_loss"]):
+            return Divergence(step, f"loss is {metrics['last_loss']} at step {step}")
         if step % self.spec.log_every == 0:
-            values = {name: values[name] for name in FIELDS[TRAIN]}
+            values = {name: metrics[name] for name in FIELDS[TRAIN]}
             for name, value in values.items():
                 # the norm of a gradient overflows float32 before the loss does
                 if not math.isfinite(value):
-                    return {"step": step, "reason": f"{name} is {value} at step {step}"}
+                    return Divergence(step, f"{name} is {value} at step {step}")
             self.record.add(TRAIN, step, **values)
         return None
-
-    def _commit(self, last: int, machine: Machine) -> None:
-        rows = self.record.commit_rows(self.committed, last)
-        if machine.tensorboard and rows and group.first():
-            tensorboard.mirror(self.record.path / "tensorboard", rows)
 
 
 def check_data(spec: RunSpec, store: Store) -> None:
@@ -335,7 +246,7 @@ def check_data(spec: RunSpec, store: Store) -> None:
 
 def timeline(spec: RunSpec) -> str:
     """Equal for runs that read the same batches in the same dispatches: in a pack they share one
-    copy.
+    stream.
 
     Sortable.
     """
@@ -351,39 +262,15 @@ def timeline(spec: RunSpec) -> str:
     )
 
 
-def dispatch(spec: RunSpec, step: int) -> int:
-    """Steps in the dispatch after `step`: up to the next row, evaluation, checkpoint or multiple of
-    `dispatched`, whichever comes first.
+def steps_in_dispatch(spec: RunSpec, step: int) -> int:
+    """Steps in the dispatch after `step`; 0 at the end of the run.
 
-    It depends on the step alone, so a resumed run, or one in a pack, groups its steps and sees a
-    divergence as the unbroken one does.
+    It goes up to the next row, evaluation, checkpoint or multiple of `dispatched`, whichever comes
+    first. It depends on the step alone, so a resumed run, or one in a pack, groups its steps and
+    sees a divergence as the unbroken one does.
     """
+    if step >= spec.steps:
+        return 0
     ends = [step - step % every + every for every in (dispatched(spec), spec.log_every)]
     ends += [s for s in (*spec.eval_steps, *spec.checkpoint_steps, spec.steps) if s > step]
-    return min(ends) - step if step < spec.steps else 0
-
-
-def _parent_to_be_made_again(
-    folder: Path, parent: ParentSpec, unreadable: UnreadableError
-) -> UserError:
-    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run,
-    which the next command trains to its end.
-    """
-    checkpoints = Checkpoints(folder)
-    checkpoints.set_aside_after(parent.step - 1)
-    left = checkpoints.steps()
-    checkpoints.close()
-    group.share(lambda: reopen(folder.parent, left[-1] if left else 0))
-    begin = f"step {left[-1]}" if left else "its start"
-    return UserError(
-        f"parent={parent.run_id}: {unreadable}; set aside in {checkpoints.aside}; "
-        f"repeat the command: the parent is trained again from {begin}, then its branches"
-    )
-
-
-def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:
-    if meta["data_fingerprint"] != store.fingerprint:
-        raise UserError(
-            f"data.fingerprint={store.fingerprint}: the checkpoint of {run_id} was made on "
-            f"{meta['data_fingerprint']}; restore that token store"
-        )
+    return min(ends) - step

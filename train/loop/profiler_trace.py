@@ -11,17 +11,20 @@ from stepladder.train.hardware.machine import profile_window
 from stepladder.train.processes import group
 
 
-class Profile:
+class ProfilerTrace:
     """Traces one window of a pack's dispatches on process 0, once a workdir: where a run has a
     profile already, nothing is traced.
+
+    `window` is "START:COUNT" in dispatches, or empty for none.
     """
 
-    def __init__(self, text: str, workdir: Path):
-        there = any((Path(workdir) / record.RUNS).glob(f"*/{record.PROFILE}"))
-        self.first, self.last = profile_window("" if there or not group.first() else text)
+    def __init__(self, window: str, workdir: Path):
+        is_there = any((Path(workdir) / record.RUNS).glob(f"*/{record.PROFILE}"))
+        wanted = "" if is_there or not group.is_leader() else window
+        self.first, self.last = profile_window(wanted)
         self.seen, self.running = 0, False
 
-    def before(self, folder: Path, state) -> None:
+    def before(self, folder: Path, state: dict) -> None:
         """A dispatch from `state` comes next: begin the trace with the window's first."""
         self.seen += 1
         if self.seen == self.first:
@@ -29,7 +32,7 @@ class Profile:
             jax.profiler.start_trace(str(folder))
             self.running = True
 
-    def after(self, metrics) -> None:
+    def after(self, metrics: dict) -> None:
         """A dispatch is on its way: end the trace when the window's last is done."""
         if self.running and self.seen >= self.last:
             jax.block_until_ready(metrics)

@@ -5,26 +5,27 @@ A run alone is a pack of one.
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from stepladder.configs.core.record import PROFILE, TERMINAL
 from stepladder.configs.core.spec import CorpusSpec, RunSpec
 from stepladder.train.checks import memory
-from stepladder.train.data.read import batches as batching
 from stepladder.train.data.read.store import Store
 from stepladder.train.hardware.chips import high_water
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.loop.member import Member, check_data, timeline
-from stepladder.train.loop.profiler_trace import Profile
+from stepladder.train.loop.batch_streams import BatchStreams, Dispatch
+from stepladder.train.loop.member import Member, check_data
+from stepladder.train.loop.profiler_trace import ProfilerTrace
+from stepladder.train.loop.start import check_reset, needs_init, start
 from stepladder.train.processes import group
-from stepladder.train.processes.preemption import Notice, Preempted
+from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.clock import WAIT, Clock
+from stepladder.train.record.mirrors import mirrors
 from stepladder.train.record.record import Record
 from stepladder.train.step.evaluator import evaluators
 from stepladder.train.step.executable import Executable, Fetched
+from stepladder.train.step.program import Program
 from stepladder.train.step.programs import Programs
 from stepladder.train.step.step import traced_hypers
 
@@ -42,211 +43,238 @@ def run(spec: RunSpec, workdir: Path, store: Store, machine: Machine, **more) ->
 def run_pack(
     specs: Sequence[RunSpec],
     workdir: Path,
-    stores: dict[CorpusSpec, Store],
+    stores: Mapping[CorpusSpec, Store],
     machine: Machine,
     *,
     members: int = 1,
     streams: int = 1,
-    notice: Notice | None = None,
+    preemption: Preemption | None = None,
     progress: Progress | None = None,
     clock: Clock | None = None,
     programs: Programs | None = None,
 ) -> dict[str, str]:
-    """Train runs of one program together; run id -> terminal state ("done" or "diverged").
+    """Train runs of one program together, from wherever their records stand.
 
-    members, streams: the size of the executable (`pack.Pack`), at least the number of runs and of
-    their different data streams; 1 is the run's own executable. programs: where compiled programs
-    are shared with other packs. Idempotent: finished runs return at once. Raises UserError for what
-    a user can mend (before anything compiles where possible) and Preempted after a save when
-    `notice` arrives.
+    Safe to repeat: finished runs return at once.
+
+    Args:
+        specs: the runs.
+        workdir: where their records are.
+        stores: the token store of every corpus.
+        machine: how to execute.
+        members: size of the executable (`Pack` of train/ladder/packing.py): at least the number of
+            runs; 1 is the run's own executable.
+        streams: at least the number of their different data streams.
+        preemption: whether to stop, asked between dispatches.
+        progress: called after every dispatch.
+        clock: charged with the time, by phase.
+        programs: where compiled programs are shared with other packs.
+
+    Returns:
+        Run id -> terminal state ("done" or "diverged").
+
+    Raises:
+        UserError: for what a user can mend; before anything compiles where possible.
+        Preempted: after a save, when the job has been told to stop.
     """
-    records, notice, clock = (
-        {spec: Record(workdir, spec) for spec in specs},
-        notice or Notice(),
-        clock or Clock(),
-    )
-    states = group.share(
-        lambda: {spec.run_id: record.status["state"] for spec, record in records.items()}
-    )
-    todo = [spec for spec in specs if states[spec.run_id] not in TERMINAL]
-    if not todo:
+    states, records = _open_records(specs, workdir, machine)
+    if not records:
         return states
-    earlier = clock.details()
+    clock, preemption = clock or Clock(), preemption or Preemption()
+    programs = programs or Programs()
 
     # Mesh and data
-    for spec in todo:
-        check_data(spec, stores[spec.data.corpus])
-    programs = programs or Programs()
-    own = programs.program(todo[0], machine)
-    pack = programs.packed(todo[0], machine, members, streams)
-    evaluator = evaluators(own)
-    hypers = [traced_hypers(spec) for spec in todo]
+    _check(records, stores)
+    own = programs.program(records[0].spec, machine)
+    pack = programs.packed(records[0].spec, machine, members, streams)
 
     # Model
-    runs = [
-        Member.open(
-            s,
-            records[s],
-            stores[s.data.corpus],
-            own,
-            evaluator(s, stores[s.data.corpus]),
-            pack.mesh,
-        )
-        for s in todo
-    ]
+    runs = _open_members(records, stores, own, pack, clock)
     with clock.phase("compile"):
-        memory.check(pack, machine)
-        for member in runs:
-            memory.check_evaluation(member.evaluator.compile, member.spec, machine)
-        if any(member.starts_fresh for member in runs):
-            own.compile_init()
+        _compile(pack, runs, machine)
 
     # State and restore: resume > branch > weights only > scratch
     with clock.phase("restore"):
-        state = pack.place(
-            [member.start(workdir, own.put(hyper)) for member, hyper in zip(runs, hypers)]
-        )
-        hyper = pack.hyper(hypers)
+        state, hyper = _start(runs, pack, workdir)
 
     # Loop: a dispatch of steps is on its way before the metrics of the one before are fetched
-    read, profile = _Streams(runs, pack), Profile(machine.profile, workdir)
-    with clock.phase("data"):
-        batch = read()
-    with notice.looping():
-        stopping, _ = notice.decide(False)
-        while batch:
-            if stopping:
-                for member in runs:
-                    if not member.closed:
-                        member.checkpoints.close()
-                raise Preempted(
-                    ", ".join(
-                        f"{member.spec.run_id}: stopped at step {member.step}"
-                        for member in runs
-                        if member.group
-                    )
-                )
-            began, going = time.perf_counter(), read.going
-            profile.before(going[0][1].record.path / PROFILE, state)
-            with clock.phase("steps"):
-                state, metrics = pack.step(state, hyper, *batch)
-            fetched = Fetched(pack, metrics)
-            profile.after(metrics)
-            for _, member in going:
-                member.advance()
-            reading = time.perf_counter()
-            batch = read()
-            # When the device was still computing, the batch cost nothing.
-            clock.seconds["data" if fetched.ready else "steps"] += time.perf_counter() - reading
-            stopping, late = notice.decide(
-                any(member.saved_ago > machine.temporary_every for _, member in going)
-            )
-            late = late or stopping
-            with clock.phase("steps"), clock.phase(WAIT):
-                for k, member in going:
-                    member.observe(functools.partial(fetched, k), now=member.due or late)
-            for _, member in going:
-                member.rates.charge((time.perf_counter() - began) / len(going))
-            for k, member in going:
-                if not member.ended:
-                    # one file a second for the whole pack
-                    member.record.heartbeat(member.step, every=min(len(going), 20.0))
-                    if progress:
-                        progress(member.spec, member.step, member.last_loss)
-                    if member.due or late:
-                        with clock.phase("checkpoint"):
-                            taken = pack.take(state, k)
-                        _evaluate_and_save(member, taken, late, machine, clock, earlier, len(runs))
-            for _, member in going:  # after all saves have begun: they are written at the same time
-                if member.over:
-                    with clock.phase("checkpoint"):
-                        states[member.spec.run_id] = member.close(machine)
-            if any(member.ended for _, member in going):
-                batch = read.again()
-    profile.stop()
+    loop = _Loop(runs, pack, hyper, machine, clock, progress, workdir)
+    dispatch = loop.first_dispatch()
+    with preemption.in_loop():
+        stop, save_now = preemption.agree(save_due=False)
+        while dispatch:
+            if stop:
+                raise _close_unfinished(runs)
+            state, metrics = loop.step(state, dispatch)
+            upcoming = loop.read_ahead(metrics)
+            stop, save_now = preemption.agree(loop.save_due(dispatch))
+            loop.observe(dispatch, metrics, save_now or stop)
+            loop.save_and_close(dispatch, state, save_now or stop)
+            dispatch = loop.streams.without_diverged(upcoming)
 
     # Done
-    for member in runs:
-        if not member.closed:  # its checkpoints had every step, its status did not say so
-            with clock.phase("checkpoint"):
-                states[member.spec.run_id] = member.close(machine)
-    return states
+    loop.close_the_rest()
+    return states | {member.spec.run_id: member.outcome for member in runs if member.outcome}
 
 
-def _evaluate_and_save(
-    member: Member,
-    state: dict,
-    late: bool,
-    machine: Machine,
+def _open_records(
+    specs: Sequence[RunSpec], workdir: Path, machine: Machine
+) -> tuple[dict[str, str], list[Record]]:
+    """(run id -> state, the records of those that are not in a terminal one)."""
+    records = [Record(workdir, spec, mirrors.chosen(machine)) for spec in specs]
+    states = group.broadcast_from_zero(
+        lambda: {record.spec.run_id: record.status["state"] for record in records}
+    )
+    return states, [r for r in records if states[r.spec.run_id] not in TERMINAL]
+
+
+def _check(records: Sequence[Record], stores: Mapping[CorpusSpec, Store]) -> None:
+    """Raise UserError for what can be known before anything compiles."""
+    for record in records:
+        check_data(record.spec, stores[record.spec.data.corpus])
+        check_reset(record.spec)
+
+
+def _open_members(
+    records: Sequence[Record],
+    stores: Mapping[CorpusSpec, Store],
+    own: Program,
+    pack: Executable,
     clock: Clock,
-    earlier: dict,
-    members: int,
-) -> None:
-    if member.step in member.spec.eval_steps:
-        with clock.phase("eval"):
-            member.evaluate(state["params"])
-    if not member.ended and (
-        member.step in member.spec.checkpoint_steps or member.step == member.spec.steps or late
-    ):
-        # The phases are the pack's: a member is charged its share, so that the sum over the runs of
-        # a ladder is the wall time.
-        phases = {
-            phase: (seconds - earlier[phase]) / members
-            for phase, seconds in clock.details().items()
-        }
-        member.add_timing(phases, high_water(member.rates.devices))
-        with clock.phase("checkpoint"):
-            member.save(state, machine)
+) -> list[Member]:
+    evaluator_of, shares = evaluators(own), clock.shares(len(records))
+    runs = []
+    for slot, (record, share) in enumerate(zip(records, shares)):
+        store = stores[record.spec.data.corpus]
+        evaluator = evaluator_of(record.spec, store)
+        runs.append(Member.open(slot, record, store, own, evaluator, pack.mesh, share))
+    return runs
 
 
-class _Streams:
-    """The next dispatch's batches: one stream for all members with the same data and the same
-    timeline.
+def _compile(pack: Executable, runs: Sequence[Member], machine: Machine) -> None:
+    """Compile what will run; raises UserError when it does not fit the devices' memory."""
+    memory.check(pack, machine)
+    for member in runs:
+        memory.check_evaluation(member.evaluator.compile, member.spec, machine)
+    if any(needs_init(member) for member in runs):
+        pack.program.compile_init()
 
-    Members of a stream that resume from different checkpoints wait for the last of them: a stream
-    is read once.
-    """
 
-    def __init__(self, runs: list[Member], pack: Executable):
-        self.runs, self.pack = runs, pack
-        keys = [timeline(member.spec) for member in runs]
-        self.of = [list(dict.fromkeys(keys)).index(key) for key in keys]
-        by_stream = [
-            [m for m, u in zip(runs, self.of) if u == stream] for stream in range(max(self.of) + 1)
-        ]
-        starts = [min(member.step for member in members) for members in by_stream]
-        self.batches = [
-            batching.batches(members[0].source(pack.batch_rows), at, members[0].spec.steps)
-            for members, at in zip(by_stream, starts)
-        ]
-        # (number, member) of those that take part in the next dispatch
-        self.going: list[tuple[int, Member]] = []
-        self.read: list[list[np.ndarray]] = []
+def _start(runs: Sequence[Member], pack: Executable, workdir: Path) -> tuple[dict, dict]:
+    """(state, hyperparameters) of the pack, on its devices."""
+    hypers = [traced_hypers(member.spec) for member in runs]
+    states = [
+        start(member, workdir, member.program.put(hyper)) for member, hyper in zip(runs, hypers)
+    ]
+    return pack.place(states), pack.hyper(hypers)
 
-    def __call__(self) -> tuple | None:
-        """Arguments of the pack's next step; None when no member goes on."""
-        left = [(u, member) for u, member in zip(self.of, self.runs) if member.group]
-        first = {
-            stream: min((m.step, m.group) for u, m in left if u == stream)
-            for stream in {u for u, _ in left}
-        }
-        self.going = [
-            (k, m) for k, m in enumerate(self.runs) if m.group and m.step == first[self.of[k]][0]
-        ]
-        self.read = [
-            [next(batches) for _ in range(first[u][1])] if u in first else []
-            for u, batches in enumerate(self.batches)
-        ]
-        return self.again()
 
-    def again(self) -> tuple | None:
-        """The same batches, without the members that ended since they were read."""
-        self.going = [(k, member) for k, member in self.going if member.group]
-        counts = [0] * len(self.runs)
-        for k, member in self.going:
-            counts[k] = member.group
-        return (
-            self.pack.batch(counts, self.of, self.read)
-            if self.going or any(m.group for m in self.runs)
-            else None
+def _close_unfinished(runs: Sequence[Member]) -> Preempted:
+    """Wait for the saves under way; where each run stands."""
+    for member in runs:
+        if not member.outcome:
+            member.checkpoints.close()
+    return Preempted(
+        ", ".join(
+            f"{member.spec.run_id}: stopped at step {member.step}"
+            for member in runs
+            if not member.finished
         )
+    )
+
+
+class _Loop:
+    """One pass of the loop, in parts; each part charges its time to the clock."""
+
+    def __init__(
+        self,
+        runs: Sequence[Member],
+        pack: Executable,
+        hyper: dict,
+        machine: Machine,
+        clock: Clock,
+        progress: Progress | None,
+        workdir: Path,
+    ):
+        self.runs, self.pack, self.hyper, self.clock = runs, pack, hyper, clock
+        self.progress, self.temporary_every = progress, machine.temporary_every
+        self.streams = BatchStreams(runs, pack)
+        self.trace = ProfilerTrace(machine.profile, workdir)
+        self.began = 0.0  # when the dispatch under way was sent
+
+    def first_dispatch(self) -> Dispatch | None:
+        """None when every run has taken all of its steps."""
+        with self.clock.phase("data"):
+            return self.streams.next_dispatch()
+
+    def step(self, state: dict, dispatch: Dispatch) -> tuple[dict, Fetched]:
+        """Send a dispatch to the devices: the state after it, and its metrics to come."""
+        self.began = time.perf_counter()
+        self.trace.before(dispatch.members[0].record.path / PROFILE, state)
+        with self.clock.phase("steps"):
+            state, metrics = self.pack.step(state, self.hyper, *dispatch.batch)
+        fetched = Fetched(self.pack, metrics)
+        self.trace.after(metrics)
+        for member in dispatch.members:
+            member.advance()
+        return state, fetched
+
+    def read_ahead(self, under_way: Fetched) -> Dispatch | None:
+        """The next dispatch, while the devices compute the one under way."""
+        with self.clock.reading(device_busy=lambda: not under_way.ready):
+            return self.streams.next_dispatch()
+
+    def save_due(self, dispatch: Dispatch) -> bool:
+        """Whether the clock asks for a temporary checkpoint."""
+        return any(m.since_last_save > self.temporary_every for m in dispatch.members)
+
+    def observe(self, dispatch: Dispatch, metrics: Fetched, save_now: bool) -> None:
+        """Fetch the metrics of the dispatch before, and of this one where it is saved or
+        evaluated.
+        """
+        members = dispatch.members
+        with self.clock.phase("steps"), self.clock.phase(WAIT):
+            for member in members:
+                fetch = functools.partial(metrics, member.slot)
+                member.observe(fetch, now=member.at_planned_step or save_now)
+        for member in members:
+            member.throughput.charge((time.perf_counter() - self.began) / len(members))
+
+    def save_and_close(self, dispatch: Dispatch, state: dict, save_now: bool) -> None:
+        """Evaluate and save what is due, then close the runs that have finished."""
+        for member in dispatch.members:
+            if member.divergence:
+                continue
+            # one file a second for the whole pack
+            member.record.heartbeat(member.step, every=min(len(dispatch.members), 20.0))
+            if self.progress:
+                self.progress(member.spec, member.step, member.last_loss)
+            if member.at_planned_step or save_now:
+                with self.clock.phase("checkpoint"):
+                    own = self.pack.take(state, member.slot)
+                self._evaluate_and_save(member, own, save_now)
+        for member in dispatch.members:  # after all saves have begun: they are written together
+            if member.finished:
+                self._close(member)
+
+    def _evaluate_and_save(self, member: Member, state: dict, save_now: bool) -> None:
+        if member.evaluates_here:
+            with self.clock.phase("eval"):
+                member.evaluate(state["params"])
+        if not member.divergence and (member.saves_here or save_now):
+            member.add_timing(high_water(member.throughput.devices))
+            with self.clock.phase("checkpoint"):
+                member.save(state)
+
+    def _close(self, member: Member) -> None:
+        with self.clock.phase("checkpoint"):
+            member.close()
+
+    def close_the_rest(self) -> None:
+        """End the trace, and the runs whose checkpoints had every step while their status did not
+        say so.
+        """
+        self.trace.stop()
+        for member in self.runs:
+            if not member.outcome:
+                self._close(member)

@@ -1,10 +1,13 @@
-"""Fault injection for the crash tests: STEPLADDER_FAULT="point:n" kills the process at the n-th
-pass of a named point.
+"""Fault injection for the crash tests.
+
+STEPLADDER_FAULT="point:n" kills the process when it passes a named point for the n-th time.
 """
 
+import functools
+import itertools
 import os
 import signal
-from collections import Counter
+from collections.abc import Iterator
 
 POINTS = (
     "during_checkpoint",
@@ -13,7 +16,6 @@ POINTS = (
     "after_checkpoint",
     "after_forecast",
 )
-_passes: Counter = Counter()
 
 
 def point(name: str) -> None:
@@ -24,7 +26,11 @@ def point(name: str) -> None:
     at, _, nth = wanted.partition(":")
     if at not in POINTS:
         raise ValueError(f"STEPLADDER_FAULT={wanted}: unknown point; known: {', '.join(POINTS)}")
-    if at == name:
-        _passes[name] += 1
-        if _passes[name] == int(nth or 1):
-            os.kill(os.getpid(), signal.SIGKILL)
+    if at == name and next(_passes_of(wanted)) == int(nth or 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@functools.cache
+def _passes_of(wanted: str) -> Iterator[int]:
+    """1, 2, 3, ... for the passes of the point that `wanted` names."""
+    return itertools.count(1)

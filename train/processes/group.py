@@ -1,253 +1,222 @@
-"""The processes of one job: who is who, by environment variables, and what they tell one another
-beside the devices.
+"""The processes of one job: which this is, of how many, and what they tell one another beside the
+devices.
 
-Process 0 decides and writes; `share` tells the others, by jax's key-value store: no device waits,
-and it works before there are any. One process without the variables has no group: jax would end it
-after a missed heartbeat, say a closed laptop or Ctrl-Z.
+Process 0 leads: it decides and writes. `broadcast_from_zero` tells the others, by jax's key-value
+store: no device waits, and it works before there are any. One process without the variables of
+train/processes/address.py has no group: jax would end it after a missed heartbeat, say a closed
+laptop or Ctrl-Z.
 """
 
 import contextlib
 import json
 import os
-import re
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from stepladder.configs.core.errors import UserError
-from stepladder.train.processes import liveness, rendezvous
+from stepladder.train.processes import rendezvous
+from stepladder.train.processes.address import (
+    COORDINATOR,
+    PROCESS,
+    PROCESSES,
+    TIMEOUT,
+    GroupAddress,
+    found_by_jax,
+    group_address,
+    timeout_of,
+)
+from stepladder.train.processes.foreign_errors import first_line, is_lost_process
+from stepladder.train.processes.liveness import (
+    AGAIN,
+    LINGER,
+    LOST,
+    Heartbeats,
+    Liveness,
+    SingleProcess,
+    StopFlag,
+    exit_now,
+)
 
-COORDINATOR, PROCESSES, PROCESS = (
-    "STEPLADDER_COORDINATOR",
-    "STEPLADDER_PROCESSES",
-    "STEPLADDER_PROCESS",
-)
-TIMEOUT = "STEPLADDER_TIMEOUT"  # seconds to wait for the group
-HEARTBEAT = 25  # seconds after which jax itself gives up a silent process
+JAX_HEARTBEAT = 25  # seconds after which jax itself gives up a silent process
 FORMING = 20  # seconds for jax to form the group once all processes are known to be there
-FOREVER = 7 * 24 * 3600 * 1000  # ms: who waits so long is ended by the watch when its peer is lost
-# What a collective, or the key-value store, raises when a peer is gone.
-LOST = re.compile(
-    r"gloo|nccl.*(remote|time|abort)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED"
-    r"|connection (closed|reset)|heartbeat|barrier",
-    re.I,
-)
+FOREVER = 7 * 24 * 3600 * 1000  # ms: liveness ends who waits so long, when the peer is lost
+EPHEMERAL = 4  # how many ephemeral values are kept
 
 
 class SharedError(UserError):
     """A UserError that every process of the group raises at the same point."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Process `process` of `processes`; process 0 listens at `coordinator`, host:port.
-
-    `timeout` in seconds.
-    """
-
-    coordinator: str
-    processes: int
-    process: int
-    timeout: int = 120
-
-
-def layout(env: Mapping[str, str]) -> Layout | None:
-    """The layout that the STEPLADDER_ variables ask for; None without them.
-
-    Raises UserError when they make no sense.
-    """
-    given = {name: env[name] for name in (COORDINATOR, PROCESSES, PROCESS) if env.get(name)}
-    if not given:
-        return None
-    for name in (COORDINATOR, PROCESSES, PROCESS):
-        if name not in given:
-            raise UserError(
-                f"{name}: not set, but {', '.join(given)} is; set {COORDINATOR}=host:port, "
-                f"{PROCESSES}=N and, on each host, {PROCESS}=0..N-1"
-            )
-    processes, process, timeout = (
-        _number(name, text)
-        for name, text in (*list(given.items())[1:], (TIMEOUT, env.get(TIMEOUT) or "120"))
-    )
-    if processes < 1 or process >= processes:
-        raise UserError(
-            f"{PROCESS}={process}: must be from 0 to {processes - 1}, with {PROCESSES}={processes}"
-        )
-    host, _, port = given[COORDINATOR].rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(
-            f"{COORDINATOR}={given[COORDINATOR]!r}: not host:port; e.g. 10.0.0.1:8476, a free port "
-            "of process 0's host"
-        )
-    return Layout(given[COORDINATOR], processes, process, timeout)
-
-
-def detected(env: Mapping[str, str]) -> bool:
-    """Whether jax finds the layout itself: told to, on several TPU slices, or (without our
-    variables) on the several hosts of one.
-    """
-    slices = any(name.startswith("MEGASCALE_") for name in env)
-    hosts_of_slice = any(
-        "," in env.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
-    )
-    return slices or env.get(PROCESSES) == "auto" or (hosts_of_slice and not env.get(PROCESSES))
-
-
 @dataclass
 class _Group:
+    """The one piece of state of this module: a process has one group."""
+
     index: int = 0
     count: int = 1
-    client: Any = None  # jax's; None without a group
-    watch: liveness.Watch | None = None
-    turn: int = 0  # of `share` and `gather`, equal on all processes
-    passing: deque = field(default_factory=deque)
+    client: Any = None  # jax's key-value store; None without a group
+    liveness: Liveness = field(default_factory=SingleProcess)
+    turn: int = 0  # of `broadcast_from_zero` and `gather`, equal on all processes
+    ephemeral: deque[str] = field(default_factory=deque)  # keys that are still there
 
 
 _GROUP = _Group()
 
 
 def index() -> int:
+    """The number of this process, from 0."""
     return _GROUP.index
 
 
 def count() -> int:
+    """How many processes the job has."""
     return _GROUP.count
 
 
-def first() -> bool:
-    """Whether this process decides and writes."""
+def is_leader() -> bool:
+    """Whether this is process 0, which decides and writes."""
     return _GROUP.index == 0
 
 
 @contextlib.contextmanager
-def job(env: Mapping[str, str] = os.environ, notice: Any = None) -> Iterator[None]:
-    """Join the group that the environment asks for, if any; an error here ends all processes, and a
-    lost one ends this with status 143.
+def job(env: Mapping[str, str] = os.environ, preemption: StopFlag | None = None) -> Iterator[None]:
+    """Join the group that the environment asks for, if any, and disconnect in the end.
 
-    `notice` (train/processes/preemption.py) hears of a SIGTERM to any process of the group.
+    An error in here ends all processes, and a lost process ends this one with status 143.
+
+    Args:
+        env: the environment variables.
+        preemption: told of a SIGTERM to any process of the group (train/processes/preemption.py).
+
+    Raises:
+        UserError: for an address that cannot be; inside, a SharedError is passed on.
     """
-    join(env, notice)
+    join(env, preemption)
     if count() == 1:
         yield
         return
     try:
         yield
     except SharedError:
-        leave()
+        disconnect()
         raise
     except UserError as error:
-        end(1, str(error))
+        abort_all(1, str(error))
     except KeyboardInterrupt:
-        end(130, "interrupted; repeat the command to resume")
+        abort_all(130, f"interrupted; {AGAIN}")
     except Exception as error:
-        if LOST.search(str(error)):
-            time.sleep(liveness.LINGER)  # the watch may know better why the peer went
-            end(
-                liveness.LOST,
-                f"another process is lost ({str(error).splitlines()[0][:120]}); repeat the command "
-                "to resume",
-            )
-        import traceback
-
+        if is_lost_process(error):
+            time.sleep(LINGER)  # the heartbeats may know better why the peer went
+            abort_all(LOST, f"another process is lost ({first_line(error)}); {AGAIN}")
         traceback.print_exc()
-        end(1, f"{type(error).__name__}: {error}")
-    leave()
+        abort_all(1, f"{type(error).__name__}: {error}")
+    disconnect()
 
 
-def has_layout(env: Mapping[str, str]) -> bool:
-    """Whether the processes will meet at an address that the environment gives."""
-    return bool(env.get(COORDINATOR)) and not detected(env)
+def join(env: Mapping[str, str], preemption: StopFlag | None = None) -> None:
+    """Connect to the other processes, before jax has a backend; arguments as in `job`.
 
-
-def join(env: Mapping[str, str], notice: Any = None) -> None:
-    """Connect to the other processes, before jax has a backend.
-
-    Raises UserError for a layout that cannot be; exits with 143 when they do not come, are lost or
-    have been told to stop.
+    Raises UserError for an address that cannot be; exits with 143 when the processes do not come,
+    are lost or have been told to stop.
     """
-    asked = None if detected(env) else layout(env)
-    if asked is None and not detected(env):
+    address = None if found_by_jax(env) else group_address(env)
+    if address is None and not found_by_jax(env):
         return
-    import jax
-
     # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
     from jax._src import distributed
 
-    timeout = asked.timeout if asked else _number(TIMEOUT, env.get(TIMEOUT) or "120")
-    options = {"heartbeat_timeout_seconds": HEARTBEAT, "initialization_timeout": timeout + 60}
-    if asked:
-        _meet(asked, notice)
-        layout_of_jax = {
-            "coordinator_address": asked.coordinator,
-            "num_processes": asked.processes,
-            "process_id": asked.process,
+    if address:
+        _meet(address, preemption)
+    _initialize(address, env)
+    state = distributed.global_state
+    _GROUP.index, _GROUP.count, _GROUP.client = state.process_id, state.num_processes, state.client
+    if count() > 1:
+        heartbeats = Heartbeats(
+            state.client, index(), count(), state.coordinator_address or "", preemption
+        )
+        heartbeats.exit_on_jax_abort()
+        heartbeats.start()
+        _GROUP.liveness = heartbeats
+
+
+def _meet(address: GroupAddress, preemption: StopFlag | None) -> None:
+    """Wait until all processes are there; exit when one does not come, is gone or has been told to
+    stop.
+    """
+    try:
+        verdict = rendezvous.meet(
+            address.coordinator,
+            address.processes,
+            address.process,
+            address.timeout,
+            lambda: bool(preemption and preemption.requested),
+        )
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        exit_now(
+            LOST,
+            f"{COORDINATOR}={address.coordinator}: process 0 cannot listen there ({why}); use a "
+            "free port",
+        )
+    if verdict is None:
+        exit_now(LOST, address.unanswered())
+    if verdict.status:
+        exit_now(verdict.status, verdict.why)
+    if preemption:
+        preemption.meeting = False
+
+
+def _initialize(address: GroupAddress | None, env: Mapping[str, str]) -> None:
+    """Let jax form the group, at `address` or where it finds the hosts itself.
+
+    It exits with 143 when that takes too long: jax's own time-out aborts the process.
+    """
+    import jax
+
+    timeout = timeout_of(env)
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": JAX_HEARTBEAT,
+        "initialization_timeout": timeout + 60,
+    }
+    if address:
+        options |= {
+            "coordinator_address": address.coordinator,
+            "num_processes": address.processes,
+            "process_id": address.process,
+            "cluster_detection_method": "deactivate",
         }
-        options |= {**layout_of_jax, "cluster_detection_method": "deactivate"}
-    silent = (
-        f"the group did not form within {FORMING} s: a process was lost; repeat the command to "
-        "resume"
-    )
-    waiting = threading.Timer(
-        FORMING if asked else timeout,
-        liveness.leave,
-        (liveness.LOST, silent if asked else _unanswered(asked, timeout)),
-    )
-    waiting.daemon = True
-    waiting.start()  # jax's own time-out aborts the process
+        seconds = FORMING
+        late = f"the group did not form within {FORMING} s: a process was lost; {AGAIN}"
+    else:
+        seconds = timeout
+        late = (
+            f"the other hosts did not answer within {timeout} s; start the same command on all of "
+            f"them, or raise {TIMEOUT}"
+        )
+    too_late = threading.Timer(seconds, exit_now, (LOST, late))
+    too_late.daemon = True
+    too_late.start()
     # it swallows SIGTERM where no step is under way; ours: train/processes/preemption.py
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(**options)
-    except ValueError as error:  # nothing to detect here
+    except ValueError as error:  # jax finds no hosts here
         raise UserError(
             f"{PROCESSES}={env.get(PROCESSES)}: jax finds no other hosts ({error}); set "
             f"{COORDINATOR}, {PROCESSES} and {PROCESS}"
         ) from error
     finally:
-        waiting.cancel()
-    state = distributed.global_state
-    _GROUP.index, _GROUP.count, _GROUP.client = state.process_id, state.num_processes, state.client
-    if count() > 1:
-        _GROUP.watch = liveness.Watch(
-            state.client, index(), count(), state.coordinator_address, notice
-        )
-        _GROUP.watch.on_abort()
-        _GROUP.watch.start()
-
-
-def _meet(asked: Layout, notice: Any) -> None:
-    """Wait until all processes are there; leave when one does not come, is gone or has been told to
-    stop.
-    """
-    try:
-        verdict = rendezvous.meet(
-            asked.coordinator,
-            asked.processes,
-            asked.process,
-            asked.timeout,
-            lambda: bool(notice and notice.arrived),
-        )
-    except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)
-        liveness.leave(
-            liveness.LOST,
-            f"{COORDINATOR}={asked.coordinator}: process 0 cannot listen there ({why}); use a free "
-            "port",
-        )
-    if verdict is None:
-        liveness.leave(liveness.LOST, _unanswered(asked, asked.timeout))
-    if verdict.status:
-        liveness.leave(verdict.status, verdict.why)
-    if notice:
-        notice.meeting = False
+        too_late.cancel()
 
 
 def confirm() -> None:
-    """Once jax has a backend: raise UserError when it sees hosts that this process has not joined,
-    and would write the same records.
+    """Check, once jax has a backend, that it sees no more processes than have joined.
+
+    Raises UserError when it does: those would write the same records.
     """
     import jax
 
@@ -258,44 +227,49 @@ def confirm() -> None:
         )
 
 
-def leave() -> None:
-    """Wait until every process has come here, then disconnect; `first` stays as it was."""
+def disconnect() -> None:
+    """Wait until every process has come here, then leave the group; `is_leader` stays as it was."""
     import jax
 
     _GROUP.client.wait_at_barrier("stepladder/leave", FOREVER)
-    _GROUP.watch.stop()
+    _GROUP.liveness.stop()
     jax.distributed.shutdown()
-    _GROUP.count, _GROUP.client, _GROUP.watch = 1, None, None
+    _GROUP.count, _GROUP.client, _GROUP.liveness = 1, None, SingleProcess()
 
 
-def end(status: int, why: str) -> None:
-    """Exit with `status` now, and every other process of the group too."""
-    _GROUP.watch.end(status, why) if _GROUP.watch else liveness.leave(status, why)
+def abort_all(status: int, why: str) -> NoReturn:
+    """Print `why` and exit with `status` now, and every other process of the group too."""
+    _GROUP.liveness.abort_all(status, why)
 
 
-def share(action: Callable[[], Any], passing: bool = False) -> Any:
-    """What `action`, run on process 0 alone, returns (a JSON value) or raises (SharedError).
+def broadcast_from_zero(action: Callable[[], Any], ephemeral: bool = False) -> Any:
+    """Run `action` on process 0 alone; return what it returned, or raise what it raised, on all.
 
     All processes must call it in the same order.
 
-    `passing` values are forgotten when four later ones stand: for what is asked often, between
-    steps that all take part in.
+    Args:
+        action: returns a JSON value.
+        ephemeral: forget the value when four later ones stand; for what is asked often, between
+            steps that all processes take part in.
+
+    Raises:
+        SharedError: when `action` raises a UserError.
     """
     if count() == 1:
         return action()
     _GROUP.turn += 1
-    key = f"stepladder/share/{_GROUP.turn}"
-    if first():
+    key = f"stepladder/broadcast/{_GROUP.turn}"
+    if is_leader():
         try:
             body = {"value": action()}
         except UserError as error:
             body = {"error": str(error)}
         text = json.dumps(body)
         _GROUP.client.key_value_set(key, text)
-        if passing:
-            _GROUP.passing.append(key)
-            if len(_GROUP.passing) > 4:
-                _GROUP.client.key_value_delete(_GROUP.passing.popleft())
+        if ephemeral:
+            _GROUP.ephemeral.append(key)
+            if len(_GROUP.ephemeral) > EPHEMERAL:
+                _GROUP.client.key_value_delete(_GROUP.ephemeral.popleft())
     else:
         text = _GROUP.client.blocking_key_value_get(key, FOREVER)
     body = json.loads(text)
@@ -310,38 +284,11 @@ def gather(text: str) -> list[str]:
         return [text]
     _GROUP.turn += 1
     key = f"stepladder/gather/{_GROUP.turn}/"
-    if not first():
+
+    def collect() -> list[str]:
+        others = range(1, count())
+        return [text, *(_GROUP.client.blocking_key_value_get(f"{key}{i}", FOREVER) for i in others)]
+
+    if not is_leader():
         _GROUP.client.key_value_set(f"{key}{index()}", text)
-    return share(
-        lambda: [
-            text,
-            *(
-                _GROUP.client.blocking_key_value_get(f"{key}{i}", FOREVER)
-                for i in range(1, count())
-            ),
-        ]
-    )
-
-
-def _unanswered(asked: Layout | None, timeout: int) -> str:
-    if asked is None:
-        return (
-            f"the other hosts did not answer within {timeout} s; start the same command on all of "
-            f"them, or raise {TIMEOUT}"
-        )
-    if asked.process == 0:
-        return (
-            f"{PROCESSES}={asked.processes}: not all processes came to "
-            f"{COORDINATOR}={asked.coordinator} within {timeout} s; start the same command on "
-            f"every host, or raise {TIMEOUT}"
-        )
-    return (
-        f"{COORDINATOR}={asked.coordinator}: no answer within {timeout} s; start process 0 on that "
-        f"host, check that this one reaches the port, or raise {TIMEOUT}"
-    )
-
-
-def _number(name: str, text: str) -> int:
-    if not text.isdigit():
-        raise UserError(f"{name}={text!r}: not a whole number; e.g. {name}=2")
-    return int(text)
+    return broadcast_from_zero(collect)

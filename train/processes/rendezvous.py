@@ -1,11 +1,13 @@
-"""Before jax forms a group, its processes meet at the coordinator's address: each connects to
-process 0 and keeps the connection.
+"""Rendezvous: before jax forms a group, its processes meet at the coordinator's address.
 
-jax's own connect waits for a process that has died as long as for one that is late. Here a
-connection that closes is a process that is gone, and a process that has been told to stop says so:
-everyone learns it within a second. Only a process that never comes is waited for. One JSON object a
-line: a process says {"process": 1, "stop": false}; process 0 answers {"status": 0} (go on) or
-{"status": 143, "why": ...}.
+Each connects to process 0 and keeps the connection. jax's own connect waits for a process that has
+died as long as for one that is late. Here a closed connection is a process that is gone, and a
+process that has been told to stop says so: within a second everyone knows. Only a process that
+never comes is waited for.
+
+The protocol is one JSON object a line. A process says {"process": 1, "stop": false}, and once more
+with "stop": true when it has been told to stop. Process 0 answers {"status": 0, "why": ""} (form
+the group) or {"status": 143, "why": "process 1 is lost"} (exit with this status).
 """
 
 import contextlib
@@ -13,13 +15,16 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 POLL = 0.2  # seconds between looks at whether this process has been told to stop
-FAREWELL = 8.0  # seconds for which a process that stops waits to tell the others
-LOST = 143
+# Seconds for which a process that has been told to stop waits to tell the others.
+FAREWELL = 8.0
+LOST = 143  # exit status when a process is gone: launchers start the job again
 AGAIN = "repeat the command to resume"
+
+Stopping = Callable[[], bool]  # whether this process has been told to stop
 
 
 @dataclass(frozen=True)
@@ -31,60 +36,69 @@ class Verdict:
 
 
 def meet(
-    coordinator: str, processes: int, process: int, timeout: float, stopping: Callable[[], bool]
+    coordinator: str, processes: int, process: int, timeout: float, stopping: Stopping
 ) -> Verdict | None:
-    """Wait until all `processes` are there.
+    """Wait until all processes are there, or for a reason not to form a group.
 
-    None after `timeout` seconds; OSError when process 0 cannot listen at `coordinator`.
+    Args:
+        coordinator: host:port at which process 0 listens.
+        processes: how many there will be.
+        process: the number of this one.
+        timeout: seconds to wait.
+        stopping: whether this process has been told to stop.
+
+    Returns:
+        The verdict, the same on all processes; None after `timeout` seconds.
+
+    Raises:
+        OSError: when process 0 cannot listen at `coordinator`.
     """
     host, _, port = coordinator.rpartition(":")
-    end = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     if process:
-        return _ask(host.strip("[]"), int(port), process, end, stopping)
-    with _Host(int(port), processes) as host_of_all:
-        return host_of_all.gather(end, stopping)
+        return _verdict_of_zero(host.strip("[]"), int(port), process, deadline, stopping)
+    with _Zero(int(port), processes) as zero:
+        return zero.gather(deadline, stopping)
 
 
-def _ask(
-    host: str, port: int, process: int, end: float, stopping: Callable[[], bool]
+def _verdict_of_zero(
+    host: str, port: int, process: int, deadline: float, stopping: Stopping
 ) -> Verdict | None:
-    """What process 0 says."""
-    connection = _connect(host, port, end, stopping)
+    """Report to process 0 and wait for its answer."""
+    connection = _connect(host, port, deadline, stopping)
     if connection is None:
-        return _told(process) if stopping() else None
+        return _stopped(process) if stopping() else None
     with connection:
         told = False
         _send(connection, process=process, stop=told)
-        while time.monotonic() < end:
+        while time.monotonic() < deadline:
             if stopping() and not told:
-                told, end = True, min(end, time.monotonic() + FAREWELL)
+                told, deadline = True, min(deadline, time.monotonic() + FAREWELL)
                 _send(connection, process=process, stop=told)
-            lines = _lines(connection)
-            if lines is None:
+            answers = _received(connection)
+            if answers is None:
                 return Verdict(LOST, f"process 0 is lost; {AGAIN}")
-            if lines:
-                return Verdict(**lines[0])
-    return _told(process) if told else None
+            if answers:
+                return Verdict(**answers[0])
+    return _stopped(process) if told else None
 
 
-def _connect(
-    host: str, port: int, end: float, stopping: Callable[[], bool]
-) -> socket.socket | None:
-    """A connection to process 0, which may not have started; None when the time is over.
+def _connect(host: str, port: int, deadline: float, stopping: Stopping) -> socket.socket | None:
+    """A connection to process 0, which may not have started yet; None after the deadline.
 
-    One told to stop does not try for long.
+    A process that has been told to stop does not try for long.
     """
-    while time.monotonic() < end:
+    while time.monotonic() < deadline:
         if stopping():
-            end = min(end, time.monotonic() + FAREWELL)
+            deadline = min(deadline, time.monotonic() + FAREWELL)
         with contextlib.suppress(OSError):
             return socket.create_connection((host, port), timeout=2.0)
         time.sleep(POLL)
     return None
 
 
-class _Host:
-    """Process 0: listens, and answers all others at once."""
+class _Zero:
+    """Process 0: it listens, decides and answers all others at once."""
 
     def __init__(self, port: int, processes: int):
         both = socket.has_dualstack_ipv6()
@@ -94,117 +108,113 @@ class _Host:
             dualstack_ipv6=both,
             backlog=max(128, processes),
         )
-        self.processes, self.gone = processes, 0  # how many left after they had come
-        # connections that have not said which process they are
-        self.strangers: set[socket.socket] = set()
-        self.known: dict[int, socket.socket] = {}
+        self.processes = processes
+        self.gone = 0  # processes that left after they had come
+        self.unnamed: set[socket.socket] = set()  # have not said yet which process they are
+        self.arrived: dict[int, socket.socket] = {}  # process -> its connection
 
-    def __enter__(self) -> "_Host":
+    def __enter__(self) -> "_Zero":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.server.close()
-        for connection in (*self.strangers, *self.known.values()):
+        for connection in (*self.unnamed, *self.arrived.values()):
             connection.close()
 
-    def gather(self, end: float, stopping: Callable[[], bool]) -> Verdict | None:
-        """Wait for all, or for a reason not to."""
-        while len(self.known) < self.processes - 1:
-            if time.monotonic() > end:
+    def gather(self, deadline: float, stopping: Stopping) -> Verdict | None:
+        """Wait for all processes, or for a reason to give up; tell all which it was."""
+        while len(self.arrived) < self.processes - 1:
+            if time.monotonic() > deadline:
                 return None
-            if verdict := self._listen(stopping):
-                return self._end(verdict)
-        if verdict := self._gone():
-            return self._end(verdict)
+            if verdict := self._poll(stopping):
+                return self._give_up(verdict)
+        # who left since it came, or was told to stop meanwhile
+        for connection in list(self.arrived.values()):
+            if verdict := self._read(connection):
+                return self._give_up(verdict)
         self.server.close()  # jax's service takes the port
-        return self._tell(Verdict())
+        self._answer(Verdict(), self.arrived)
+        return Verdict()
 
-    def _end(self, verdict: Verdict) -> Verdict:
-        """Tell all, those too who come late."""
-        self._tell(verdict)
-        end = time.monotonic() + FAREWELL
-        while len(self.known) + self.gone < self.processes - 1 and time.monotonic() < end:
-            before = set(self.known)
-            self._listen(lambda: False)
-            for process in set(self.known) - before:
-                _send(self.known[process], status=verdict.status, why=verdict.why)
+    def _give_up(self, verdict: Verdict) -> Verdict:
+        """Tell all processes, those too that come late."""
+        self._answer(verdict, self.arrived)
+        deadline = time.monotonic() + FAREWELL
+        while len(self.arrived) + self.gone < self.processes - 1 and time.monotonic() < deadline:
+            before = set(self.arrived)
+            self._poll(lambda: False)
+            self._answer(verdict, set(self.arrived) - before)
         return verdict
 
-    def _listen(self, stopping: Callable[[], bool]) -> Verdict | None:
-        """Hear who comes and what they say; why to stop, if one says so, is gone, or this process
-        has been told to.
+    def _poll(self, stopping: Stopping) -> Verdict | None:
+        """Accept who comes and read what they say, for POLL seconds; a reason to give up, if
+        any.
         """
         ready, _, _ = select.select(
-            [self.server, *self.strangers, *self.known.values()], [], [], POLL
+            [self.server, *self.unnamed, *self.arrived.values()], [], [], POLL
         )
         for connection in ready:
             if connection is self.server:
-                self.strangers.add(self.server.accept()[0])
-            elif verdict := self._hear(connection):
+                self.unnamed.add(self.server.accept()[0])
+            elif verdict := self._read(connection):
                 return verdict
-        return _told(0) if stopping() else None
+        return _stopped(0) if stopping() else None
 
-    def _hear(self, connection: socket.socket) -> Verdict | None:
-        process = next((p for p, c in self.known.items() if c is connection), None)
-        lines = _lines(connection, wait=0)
-        if lines is None:
-            connection.close()
-            self.strangers.discard(connection)
-            if process is None:  # not one of ours, a port scan say
-                return None
-            del self.known[process]
-            self.gone += 1
-            return Verdict(LOST, f"process {process} is lost; {AGAIN}")
-        for body in lines:
-            process = body.get("process", -1)
-            if (
-                self.known.get(process, connection) is not connection
-                or not 0 < process < self.processes
-            ):
+    def _read(self, connection: socket.socket) -> Verdict | None:
+        """Read what one process has said; a reason to give up, if any."""
+        messages = _received(connection, wait=0)
+        if messages is None:
+            return self._close(connection)
+        for message in messages:
+            process = message.get("process", -1)
+            taken = self.arrived.get(process, connection) is not connection
+            if taken or not 0 < process < self.processes:
                 return Verdict(
                     1,
                     f"process {process}: two processes say that they are it; number them from 0 to "
                     f"{self.processes - 1}",
                 )
-            self.strangers.discard(connection)
-            self.known[process] = connection
-            if body.get("stop"):
-                return _told(process)
+            self.unnamed.discard(connection)
+            self.arrived[process] = connection
+            if message.get("stop"):
+                return _stopped(process)
         return None
 
-    def _gone(self) -> Verdict | None:
-        """Who left since it came, or was told to stop."""
-        for connection in list(self.known.values()):
-            if verdict := self._hear(connection):
-                return verdict
-        return None
+    def _close(self, connection: socket.socket) -> Verdict | None:
+        """The other side is gone: a reason to give up, unless it was none of ours (a port scan)."""
+        connection.close()
+        self.unnamed.discard(connection)
+        process = next((p for p, c in self.arrived.items() if c is connection), None)
+        if process is None:
+            return None
+        del self.arrived[process]
+        self.gone += 1
+        return Verdict(LOST, f"process {process} is lost; {AGAIN}")
 
-    def _tell(self, verdict: Verdict) -> Verdict:
-        """Answer all who came."""
-        for connection in self.known.values():
-            _send(connection, status=verdict.status, why=verdict.why)
-        return verdict
+    def _answer(self, verdict: Verdict, processes: Iterable[int]) -> None:
+        for process in processes:
+            _send(self.arrived[process], status=verdict.status, why=verdict.why)
 
 
-def _told(process: int) -> Verdict:
+def _stopped(process: int) -> Verdict:
     return Verdict(LOST, f"process {process} was told to stop before the processes met; {AGAIN}")
 
 
-def _send(connection: socket.socket, **body: object) -> None:
-    # the other side is gone: whoever reads from it next finds out
+def _send(connection: socket.socket, **message: object) -> None:
+    # an error means that the other side is gone: whoever reads from it next finds out
     with contextlib.suppress(OSError):
-        connection.sendall(json.dumps(body).encode() + b"\n")
+        connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _lines(connection: socket.socket, wait: float = POLL) -> list[dict] | None:
-    """What has come within `wait` seconds; None when the other side is gone or does not speak as we
-    do.
+def _received(connection: socket.socket, wait: float = POLL) -> list[dict] | None:
+    """Messages that come within `wait` seconds; None when the other side is gone or does not speak
+    as we do.
     """
     if not select.select([connection], [], [], wait)[0]:
         return []
     try:
         text = connection.recv(4096)
-        found = [json.loads(line) for line in text.splitlines()]
+        messages = [json.loads(line) for line in text.splitlines()]
     except (OSError, ValueError):
         return None
-    return found if found and all(isinstance(body, dict) for body in found) else None
+    return messages if messages and all(isinstance(m, dict) for m in messages) else None

@@ -2,19 +2,19 @@
 
 A checkpoint holds the training state and a small JSON `meta` (run id, step, data fingerprint,
 tokenizer). Restoring always uses our own abstract tree and shardings, so another number of devices
-or hosts reads the same bytes. The processes of a group save together (each writes what its devices
-hold, and all methods are called by all of them); each restores by itself, then they compare what
-they could read.
+or hosts reads the same bytes. All processes of a group call all methods. They save together (each
+writes what its devices hold); each restores by itself, then they compare what they could read.
 
 At every moment at least one whole checkpoint is there, once there has been one: a save is written
 under another name and renamed when it is complete; a temporary checkpoint is deleted only after a
 newer one is complete, and is renamed out of the folder before its files go.
 """
 
-import errno
+import contextlib
 import logging
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,11 @@ import orbax.checkpoint as ocp
 
 from stepladder.configs.core.errors import UserError
 from stepladder.train.processes import faults, group
+from stepladder.train.processes.foreign_errors import first_line, is_disk_full, is_not_writable
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs a page per save
-
-
-# added to the name of a folder of checkpoints: what lay in it and could not be read
-ASIDE = ".unreadable"
-DELETED = ".deleted"  # the same for what is being deleted
+# Added to the name of a folder of checkpoints:
+UNREADABLE = ".unreadable"  # what lay in it and could not be read
+DELETED = ".deleted"  # what is being deleted
 
 
 class UnreadableError(UserError):
@@ -37,113 +35,91 @@ class UnreadableError(UserError):
 
 
 class Checkpoints:
-    """The checkpoints under `path`. `permanent` are the steps never deleted."""
+    """The checkpoints of one run.
+
+    Args:
+        path: their folder.
+        permanent: the steps that are never deleted.
+        read_only: nothing is created, saved or deleted.
+
+    Raises:
+        UserError: when there is no such folder, or it cannot be created.
+    """
 
     def __init__(self, path: Path, permanent: tuple[int, ...] = (), read_only: bool = False):
-        self.path, self.permanent, self.read_only = (
-            Path(path).absolute(),
-            frozenset(permanent),
-            read_only,
-        )
+        self.path, self.read_only = Path(path).absolute(), read_only
+        self.permanent = frozenset(permanent)
         if read_only and not self.path.is_dir():
             raise UserError(
                 f"checkpoint={self.path}: no such folder; run `stepladder status` to see which "
                 "checkpoints exist"
             )
         if not read_only:
-            group.share(self._create)
-            # a process was killed while it deleted
-            self._guarded(lambda: group.share(self._empty_deleted))
-        together = {}
-        # barriers by jax's key-value store: the default ones are collectives, which wait for the
-        # steps under way
-        if group.count() > 1:
-            # run and folder: processes may see the WORKDIR under different paths
-            name = "-".join(self.path.parts[-2:])
-            together = {
-                "active_processes": set(range(group.count())),
-                "barrier_sync_key_prefix": name,
-            }
-        self.manager = _manager(self.path, read_only, **together)
+            group.broadcast_from_zero(self._create)
+            with self._errors_of_disk():
+                # a process may have been killed while it deleted
+                group.broadcast_from_zero(self._empty_deleted)
+        self.manager = _manager(self.path, read_only, **self._all_processes())
         self.last_save = time.monotonic()
 
-    def _create(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"workdir={self.path}: cannot create it ({error.strerror}); choose another "
-                "--workdir"
-            ) from error
+    @property
+    def unreadable(self) -> Path:
+        """Where unreadable checkpoints are kept."""
+        return self.path.with_name(self.path.name + UNREADABLE)
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order."""
-        return group.share(self._complete)
-
-    def _complete(self) -> list[int]:
-        """A save gets its number for a name when all of it is written (orbax renames the
-        folder).
-        """
-        return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdigit())
+        return group.broadcast_from_zero(self._complete)
 
     def save(self, step: int, state: Any, meta: dict) -> None:
         """Start an asynchronous save.
 
         An earlier one is awaited first, and the temporary checkpoints that it replaced are deleted.
+        Raises UserError when the disk is full or not writable.
         """
         self.wait()
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(_one_copy, state)),
             meta=ocp.args.JsonSave(meta),
         )
-        self._guarded(lambda: self.manager.save(step, args=args, force=True))
+        with self._errors_of_disk():
+            self.manager.save(step, args=args, force=True)
         faults.point("during_checkpoint")
         self.last_save = time.monotonic()
 
     def wait(self) -> None:
         """Block until the save under way is complete, then delete what it replaced.
 
-        Raises UserError when the disk is full.
+        Raises UserError when the disk is full or not writable.
         """
-        self._guarded(self.manager.wait_until_finished)
-        self._guarded(lambda: group.share(self._delete_replaced))
-
-    def _delete_replaced(self) -> None:
-        """Every temporary checkpoint but the newest of all: renamed first, so that half of one is
-        never taken for a checkpoint.
-        """
-        for old in self._complete()[:-1]:
-            if old not in self.permanent:
-                self._deleted.mkdir(exist_ok=True)
-                (self.path / str(old)).rename(self._deleted / str(old))
-                faults.point("during_deletion")
-        self._empty_deleted()
-
-    @property
-    def _deleted(self) -> Path:
-        return self.path.with_name(self.path.name + DELETED)
-
-    def _empty_deleted(self) -> None:
-        if self._deleted.is_dir():
-            shutil.rmtree(self._deleted)
+        with self._errors_of_disk():
+            self.manager.wait_until_finished()
+            group.broadcast_from_zero(self._delete_replaced)
 
     def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict] | None:
         """The state and meta at `step`, or at the latest readable step; None when there is no
         checkpoint.
 
-        An unreadable latest checkpoint is reported and an older one tried. Raises UnreadableError
-        when all are unreadable: the caller decides what to go on from, and says so.
+        An unreadable latest checkpoint is reported and an older one tried.
+
+        Args:
+            abstract: the tree of shapes, types and shardings to restore to.
+            step: the only step to try.
+
+        Raises:
+            UserError: when there is no checkpoint at `step`.
+            UnreadableError: when all are unreadable. The caller decides what to go on from, and
+                says so.
         """
         self.manager.reload()
-        steps = self.steps() if step is None else [s for s in self.steps() if s == step]
-        if step is not None and not steps:
+        steps = self.steps()
+        if step is not None and step not in steps:
             raise UserError(
-                f"step={step}: no checkpoint there in {self.path}; existing: "
-                f"{self.steps() or 'none'}"
+                f"step={step}: no checkpoint there in {self.path}; existing: {steps or 'none'}"
             )
         failures = []
-        for candidate in reversed(steps):
-            restored, failure = self._tried(candidate, abstract)
+        for candidate in reversed(steps) if step is None else (step,):
+            restored, failure = self._try_to_read(candidate, abstract)
             # what one process cannot read, none does
             failure = next(filter(None, group.gather(failure)), "")
             if not failure:
@@ -158,20 +134,11 @@ class Checkpoints:
             )
         return None
 
-    def _tried(self, step: int, abstract: Any) -> tuple[Any, str]:
-        """(what is there, "") or (None, why not); with several processes after a second try, for a
-        shared file system may lag.
-        """
-        for left in (1, 0) if group.count() > 1 else (0,):
-            try:
-                return self._read(step, abstract), ""
-            except Exception as error:
-                # orbax and tensorstore raise many types for one cause: the files cannot be read
-                failure = f"step {step}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
-                time.sleep(1.0 * left)
-        return None, failure
+    def read(self, step: int, abstract: Any) -> Any:
+        """Read one checkpoint on this process; the result has `state` and `meta`.
 
-    def _read(self, step: int, abstract: Any) -> Any:
+        Raises whatever orbax and tensorstore do when the files cannot be read.
+        """
         args = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
         )
@@ -183,48 +150,99 @@ class Checkpoints:
             return reader.restore(step, args=args)
 
     def set_aside_after(self, step: int) -> None:
-        """Move later checkpoints to the folder `aside` beside: what cannot be read now, a slow file
+        """Move later checkpoints to the folder `unreadable`: what cannot be read now, a slow file
         system may yet show whole.
         """
 
         def move() -> None:
             for later in (s for s in self._complete() if s > step):
-                self.aside.mkdir(exist_ok=True)
-                (self.path / str(later)).rename(_free_name(self.aside / str(later)))
+                self.unreadable.mkdir(exist_ok=True)
+                (self.path / str(later)).rename(_free_name(self.unreadable / str(later)))
 
-        self._guarded(lambda: group.share(move))
+        with self._errors_of_disk():
+            group.broadcast_from_zero(move)
         self.manager.reload()
-
-    @property
-    def aside(self) -> Path:
-        """Where unreadable checkpoints are kept."""
-        return self.path.with_name(self.path.name + ASIDE)
 
     def close(self) -> None:
         """Wait for the save under way, then release the manager's threads."""
         if not self.read_only:
             self.wait()
-        self._guarded(self.manager.close)
+        with self._errors_of_disk():
+            self.manager.close()
 
-    def _guarded(self, action):
+    def _create(self) -> None:
         try:
-            return action()
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"workdir={self.path}: cannot create it ({error.strerror}); choose another "
+                "--workdir"
+            ) from error
+
+    def _all_processes(self) -> dict[str, Any]:
+        """Options by which the processes of a group save together.
+
+        Their barriers go by jax's key-value store: the default ones are collectives, which wait for
+        the steps under way.
+        """
+        if group.count() == 1:
+            return {}
+        # run and folder: processes may see the WORKDIR under different paths
+        name = "-".join(self.path.parts[-2:])
+        return {"active_processes": set(range(group.count())), "barrier_sync_key_prefix": name}
+
+    def _complete(self) -> list[int]:
+        """Steps of the complete checkpoints: a save gets its number for a name when all of it is
+        written.
+        """
+        return sorted(int(folder.name) for folder in self.path.iterdir() if folder.name.isdigit())
+
+    @property
+    def _deleted(self) -> Path:
+        return self.path.with_name(self.path.name + DELETED)
+
+    def _delete_replaced(self) -> None:
+        """Delete every temporary checkpoint but the newest of all; each is renamed first, so that
+        half of one is never taken for a checkpoint.
+        """
+        for old in self._complete()[:-1]:
+            if old not in self.permanent:
+                self._deleted.mkdir(exist_ok=True)
+                (self.path / str(old)).rename(self._deleted / str(old))
+                faults.point("during_deletion")
+        self._empty_deleted()
+
+    def _empty_deleted(self) -> None:
+        if self._deleted.is_dir():
+            shutil.rmtree(self._deleted)
+
+    def _try_to_read(self, step: int, abstract: Any) -> tuple[Any, str]:
+        """(what is there, "") or (None, why not).
+
+        With several processes a second time, for a shared file system may lag.
+        """
+        failure = ""
+        for attempts_left in (1, 0) if group.count() > 1 else (0,):
+            try:
+                return self.read(step, abstract), ""
+            except Exception as error:
+                # orbax and tensorstore raise many types for one cause: the files cannot be read
+                failure = f"step {step}: {type(error).__name__}: {first_line(error, most=200)}"
+                time.sleep(1.0 * attempts_left)
+        return None, failure
+
+    @contextlib.contextmanager
+    def _errors_of_disk(self) -> Iterator[None]:
+        """Errors that a user can mend become UserErrors."""
+        try:
+            yield
         except Exception as error:
-            text = str(error)
-            if (
-                getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-                or "No space left" in text
-                or "RESOURCE_EXHAUSTED" in text
-            ):
+            if is_disk_full(error):
                 raise UserError(
                     f"workdir={self.path}: disk full while saving a checkpoint; free space and "
                     "repeat the command, it resumes"
                 ) from error
-            if (
-                isinstance(error, PermissionError)
-                or "PERMISSION_DENIED" in text
-                or "Permission denied" in text
-            ):
+            if is_not_writable(error):
                 raise UserError(
                     f"workdir={self.path}: not writable; choose another --workdir"
                 ) from error

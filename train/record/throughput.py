@@ -7,9 +7,9 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.train.hardware.chips import peak_flops
 
 
-class Rates:
-    """Seconds a run was charged with since the last call; a member of a pack is charged its share
-    of the pack's.
+class Throughput:
+    """Counts the seconds that a run is charged with; a member of a pack is charged its share of the
+    pack's.
     """
 
     def __init__(self, spec: RunSpec, mesh: Mesh):
@@ -20,10 +20,14 @@ class Rates:
         self.seconds = 0.0
 
     def charge(self, seconds: float) -> None:
+        """Add to the seconds of the window under way."""
         self.seconds += seconds
 
-    def since(self, steps: int) -> dict:
-        """Fields of a timing row for `steps` steps; starts anew."""
+    def end_window(self, steps: int) -> dict[str, float | int | None]:
+        """Fields of a timing row for a window of `steps` steps; the next window begins.
+
+        `mfu` is None where the peak of the devices is not known.
+        """
         seconds, self.seconds = max(self.seconds, 1e-9), 0.0
         rate = steps * self.tokens_per_step / seconds
         mfu = rate * self.flops_per_token / self.peak if self.peak else None

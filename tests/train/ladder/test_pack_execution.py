@@ -20,7 +20,7 @@ from stepladder.train.hardware.machine import Machine
 from stepladder.train.hardware.mesh import mesh_of_pack
 from stepladder.train.ladder import packing
 from stepladder.train.loop.run import run, run_pack
-from stepladder.train.processes.preemption import Notice, Preempted
+from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step import packed_steps, step
 from stepladder.train.step.program import Program
@@ -134,7 +134,7 @@ def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
     how = dict(members=4, streams=2)
     run_pack(specs, tmp_path / "unbroken", by_corpus, machine, **how)
     for stop in (8, 26):
-        notice = Notice()
+        preemption = Preemption()
         with pytest.raises(Preempted):
             run_pack(
                 specs,
@@ -142,9 +142,9 @@ def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
                 by_corpus,
                 machine,
                 **how,
-                notice=notice,
-                progress=lambda _, step, __, stop=stop, notice=notice: setattr(
-                    notice, "arrived", step >= stop
+                preemption=preemption,
+                progress=lambda _, step, __, stop=stop, preemption=preemption: setattr(
+                    preemption, "requested", step >= stop
                 ),
             )
     folder = tmp_path / "broken" / record.RUNS / specs[0].run_id / record.CHECKPOINTS

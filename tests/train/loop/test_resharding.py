@@ -2,8 +2,6 @@
 losses to rounding.
 """
 
-import json
-
 import numpy as np
 import pytest
 
@@ -12,17 +10,12 @@ from stepladder.configs.core.build import rung
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.loop.run import run
-from stepladder.train.processes.preemption import Notice, Preempted
+from stepladder.train.processes.preemption import Preempted, Preemption
 from tests.support import tiny
+from tests.support.records import rows
 
 BEFORE = Machine(devices=8, mesh="fsdp=8", tensorboard=False)
 STOP = 20
-
-
-def rows(workdir, spec) -> list[dict]:
-    parts = sorted((workdir / record.RUNS / spec.run_id / record.METRICS).glob("*.jsonl"))
-    found = [json.loads(line) for part in parts for line in part.read_text().splitlines()]
-    return [row for row in found if row["kind"] != record.TIMING]
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +25,7 @@ def unbroken(tmp_path_factory):
     spec = rung(tiny.config(folder / "text", run__log_every=1))
     store = next(iter(stores([spec], folder / "data", show=False).values()))
     assert run(spec, folder, store, BEFORE) == record.DONE
-    return spec, store, rows(folder, spec)
+    return spec, store, rows(folder / record.RUNS / spec.run_id)
 
 
 @pytest.mark.parametrize(
@@ -45,23 +38,23 @@ def unbroken(tmp_path_factory):
 )
 def test_finished_on_another_mesh(unbroken, tmp_path, devices, mesh):
     spec, store, want = unbroken
-    notice = Notice()
+    preemption = Preemption()
     with pytest.raises(Preempted):
         run(
             spec,
             tmp_path,
             store,
             BEFORE,
-            notice=notice,
-            progress=lambda _, step, __: setattr(notice, "arrived", step >= STOP),
+            preemption=preemption,
+            progress=lambda _, step, __: setattr(preemption, "requested", step >= STOP),
         )
-    stopped = max(row["step"] for row in rows(tmp_path, spec))
+    stopped = max(row["step"] for row in rows(tmp_path / record.RUNS / spec.run_id))
     assert STOP <= stopped < spec.steps
     assert (
         run(spec, tmp_path, store, Machine(devices=devices, mesh=mesh, tensorboard=False))
         == record.DONE
     )
-    found = rows(tmp_path, spec)
+    found = rows(tmp_path / record.RUNS / spec.run_id)
 
     def key(row):
         return (row["step"], row["kind"], row.get("domain"))

@@ -1,5 +1,5 @@
 """Several processes of one job, on this machine over gloo: the same training as one process,
-killed, preempted, resumed by one; bad layouts.
+killed, preempted, resumed by one.
 """
 
 import json
@@ -13,7 +13,6 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stepladder.configs.core.build import rung
-from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.record import (
     CHECKPOINTS,
     FAILED,
@@ -21,7 +20,6 @@ from stepladder.configs.core.record import (
     METRICS,
     RUNS,
     STATUS,
-    TIMING,
     TRAIN,
 )
 from stepladder.train.data.read.batches import BatchSource
@@ -30,67 +28,19 @@ from stepladder.train.hardware import arrays, mesh
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.hardware.mesh import padded_members
 from stepladder.train.ladder import consistency
-from stepladder.train.processes import group as hosts
-from stepladder.train.processes import preemption
+from stepladder.train.processes.address import COORDINATOR, PROCESS, PROCESSES
 from tests.support import tiny
 from tests.support.processes import Job, free_port, words
+from tests.support.records import rows
 
 WITHIN = 30  # seconds in which all processes have gone after one of them
 EVERY_STEP = dict(run__log_every=1, run__checkpoints=("10 steps", "20 steps"))
 SLOWLY = dict(envs=[{"SLOW": "0.2"}] * 4)  # so that a signal finds steps that are still to come
 
 
-def env(coordinator="10.0.0.1:8476", processes="4", process="3", **more):
-    return {
-        hosts.COORDINATOR: coordinator,
-        hosts.PROCESSES: processes,
-        hosts.PROCESS: process,
-        **more,
-    }
-
-
-def test_the_layout_is_read_from_the_environment():
-    assert hosts.layout({}) is None and hosts.layout({hosts.TIMEOUT: "9"}) is None
-    assert hosts.layout(env()) == hosts.Layout("10.0.0.1:8476", 4, 3, 120)
-    assert hosts.layout(env("[::1]:80", "1", "0", **{hosts.TIMEOUT: "9"})) == hosts.Layout(
-        "[::1]:80", 1, 0, 9
-    )
-
-
-@pytest.mark.parametrize(
-    "given, said",
-    [
-        (env(process=""), f"{hosts.PROCESS}: not set, but .* set {hosts.COORDINATOR}=host:port"),
-        ({hosts.PROCESSES: "2"}, f"{hosts.COORDINATOR}: not set"),
-        (env(process="4"), f"{hosts.PROCESS}=4: must be from 0 to 3"),
-        (env(processes="0", process="0"), f"{hosts.PROCESSES}=0"),
-        (env(processes="two"), f"{hosts.PROCESSES}='two': not a whole number"),
-        (env(process="-1"), f"{hosts.PROCESS}='-1': not a whole number"),
-        (env("10.0.0.1"), f"{hosts.COORDINATOR}='10.0.0.1': not host:port"),
-        (env(":80"), "not host:port"),
-        (env("host:99999"), "not host:port"),
-        (env(**{hosts.TIMEOUT: "1 min"}), f"{hosts.TIMEOUT}='1 min'"),
-    ],
-)
-def test_a_layout_that_cannot_be_is_refused(given, said):
-    with pytest.raises(UserError, match=said):
-        hosts.layout(given)
-
-
-@pytest.mark.parametrize(
-    "given, found",
-    [
-        ({}, False),
-        (env(), False),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "t1v-0,t1v-1"}, True),
-        (env(TPU_WORKER_HOSTNAMES="t1v-0,t1v-1"), False),
-        (env(MEGASCALE_COORDINATOR_ADDRESS="t1v-0"), True),
-        ({hosts.PROCESSES: "auto"}, True),
-    ],
-)
-def test_jax_finds_the_layout_of_tpu_slices(given, found):
-    assert hosts.detected(given) == found
+def address(port: int, processes: int) -> dict[str, str]:
+    """Environment of process 0."""
+    return {COORDINATOR: f"localhost:{port}", PROCESSES: str(processes), PROCESS: "0"}
 
 
 def test_what_differs_between_processes_is_named():
@@ -150,38 +100,6 @@ def test_a_small_pack_is_padded_to_the_devices_of_all_hosts(monkeypatch):
     assert [padded_members(machine, k, 8) for k in (2, 3, 5)] == [4, 4, 8]
 
 
-def test_a_group_decides_about_once_a_second(monkeypatch):
-    """And at once when a loop begins: its dispatches may be slower than those before."""
-    now, asked = [100.0], []
-    monkeypatch.setattr(hosts, "count", lambda: 2)
-    monkeypatch.setattr(
-        hosts,
-        "share",
-        lambda action, passing: asked.append(now[0]) or json.loads(json.dumps(action())),
-    )
-    monkeypatch.setattr(preemption.time, "monotonic", lambda: now[0])
-    notice = preemption.Notice()
-
-    def dispatches(count, seconds):
-        for i in range(count):
-            now[0] += seconds
-            stop, late = notice.decide(True)
-            assert late == (asked[-1] == now[0]), (
-                "the clock counts where process 0 was asked, nowhere else"
-            )
-            if stop:
-                return i + 1
-        return None
-
-    with notice.looping():
-        assert dispatches(1000, 0.01) is None and 10 <= len(asked) <= 15
-    with notice.looping():
-        before = len(asked)
-        assert dispatches(5, 3.0) is None and len(asked) == before + 5
-        notice.arrived = True
-        assert dispatches(1, 3.0) == 1
-
-
 # From here on real processes
 
 
@@ -218,23 +136,18 @@ def alone(launch, tmp_path_factory):
     return job
 
 
-def rows(job):
+def record_of(job):
     (record,) = (job.folder / "work" / RUNS).iterdir()
-    found = [
-        json.loads(line)
-        for part in sorted((record / METRICS).glob("*.jsonl"))
-        for line in part.read_text().splitlines()
-    ]
-    return [r for r in found if r["kind"] != TIMING]
+    return record
 
 
 def losses(job):
-    return [r["loss"] for r in rows(job) if r["kind"] == TRAIN]
+    return [r["loss"] for r in rows(record_of(job), TRAIN)]
 
 
 def assert_same_rows(job, other):
     """Every step once, and the same numbers to 1e-6."""
-    ours, theirs = rows(job), rows(other)
+    ours, theirs = rows(record_of(job)), rows(record_of(other))
     assert [(r["step"], r["kind"], r.get("domain")) for r in ours] == [
         (r["step"], r["kind"], r.get("domain")) for r in theirs
     ]
@@ -296,14 +209,12 @@ def test_processes_with_different_configs_are_refused(root, corpus, tmp_path):
 def test_a_group_that_never_meets_ends_with_a_message(launch, tmp_path, present, said):
     job = launch(2, tmp_path, job=dict(timeout=2, present=[present]))
     assert job.wait(60) == [143]
-    assert (
-        said in job.said() and hosts.COORDINATOR in job.said() and "Check failure" not in job.said()
-    )
+    assert said in job.said() and COORDINATOR in job.said() and "Check failure" not in job.said()
 
 
 def test_a_coordinator_without_its_port_says_so(root, corpus, tmp_path):
     with socket.create_server(("", 0)) as taken:
-        layout = env(f"localhost:{taken.getsockname()[1]}", "2", "0")
+        layout = address(taken.getsockname()[1], processes=2)
         job = Job(words(root, corpus[0], tmp_path / "work"), 1, tmp_path, envs=[layout])
         assert job.wait(60) == [143]
     assert "cannot listen there (Address already in use)" in job.said()
@@ -383,7 +294,7 @@ def test_one_process_is_told_to_stop(launch, alone, tmp_path, group):
     """While it compiles it leaves at once, while it trains it saves first; by itself, or in a group
     of its own.
     """
-    layout = env(f"localhost:{free_port()}", "1", "0") if group else {}
+    layout = address(free_port(), processes=1) if group else {}
     how = dict(job=dict(envs=[{**layout, "SLOW": "0.2"}]), machine__devices=2, **EVERY_STEP)
     for at, said in (
         (LINEAGE, "nothing is left to save"),
@@ -482,15 +393,8 @@ def test_a_pack_over_two_processes_is_its_runs(root, corpus, tmp_path, mode):
     again = start(2, "broken", 1)
     assert again.wait() == [0, 0], again.said()
     for record in sorted((tmp_path / "whole" / "work" / RUNS).iterdir()):
-        found = [
-            [
-                json.loads(line)
-                for part in sorted((w / METRICS).glob("*.jsonl"))
-                for line in part.read_text().splitlines()
-            ]
-            for w in (record, tmp_path / "broken" / "work" / RUNS / record.name)
-        ]
-        ours, theirs = ([(r["step"], r["loss"]) for r in f if r["kind"] == TRAIN] for f in found)
+        other = tmp_path / "broken" / "work" / RUNS / record.name
+        ours, theirs = ([(r["step"], r["loss"]) for r in rows(w, TRAIN)] for w in (record, other))
         assert len(ours) == 40
         np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=1e-6)
 

@@ -31,6 +31,7 @@ from stepladder.train.record import status
 from stepladder.train.record.clock import PHASES, WAIT, Clock
 from stepladder.train.record.record import Record
 from tests.support import tiny
+from tests.support.records import rows
 
 MACHINE = Machine(devices=4, tensorboard=False)
 
@@ -42,18 +43,8 @@ def base(tmp_path_factory):
     return spec, next(iter(stores([spec], folder / "data", show=False).values()))
 
 
-def rows(workdir, spec, kind=TIMING):
-    parts = sorted((workdir / RUNS / spec.run_id / METRICS).glob("*.jsonl"))
-    return [
-        row
-        for part in parts
-        for row in map(json.loads, part.read_text().splitlines())
-        if row["kind"] == kind
-    ]
-
-
 def numbers(workdir, spec):
-    return [rows(workdir, spec, kind) for kind in (TRAIN, EVAL)]
+    return [rows(workdir / RUNS / spec.run_id, kind) for kind in (TRAIN, EVAL)]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +55,9 @@ def finished(base, tmp_path_factory):
 
 
 def test_a_window_has_its_rates_wait_and_memory(base, finished):
-    windows = [row for row in rows(finished[0], base[0]) if row["phase"] == WINDOW]
+    windows = [
+        row for row in rows(finished[0] / RUNS / base[0].run_id, TIMING) if row["phase"] == WINDOW
+    ]
     assert [(row["step"], row["steps"]) for row in windows] == [(20, 20), (40, 20)]
     for row in windows:
         assert set(FIELDS[TIMING]) <= set(row)
@@ -80,7 +73,7 @@ def test_a_window_has_its_rates_wait_and_memory(base, finished):
 
 def test_phases_are_told_at_every_save_and_add_up(base, finished):
     workdir, table = finished
-    told = [row for row in rows(workdir, base[0]) if row["phase"] != WINDOW]
+    told = [row for row in rows(workdir / RUNS / base[0].run_id, TIMING) if row["phase"] != WINDOW]
     assert {row["step"] for row in told} == {20, 40} and {row["phase"] for row in told} <= set(
         PHASES
     )
@@ -97,7 +90,12 @@ def test_a_member_is_charged_its_share(base, tmp_path):
     twins = [spec, dataclasses.replace(spec, hyper=dataclasses.replace(spec.hyper, seed=1))]
     clock = Clock()
     run_pack(twins, tmp_path, {spec.data.corpus: store}, MACHINE, members=4, streams=1, clock=clock)
-    told = [row for twin in twins for row in rows(tmp_path, twin) if row["phase"] == "steps"]
+    told = [
+        row
+        for twin in twins
+        for row in rows(tmp_path / RUNS / twin.run_id, TIMING)
+        if row["phase"] == "steps"
+    ]
     assert sum(row["seconds"] for row in told) == pytest.approx(clock.table()["steps"], abs=2e-3)
 
 
@@ -124,18 +122,18 @@ def test_lost_work_is_what_heartbeats_outran(base, tmp_path):
         record._beat = (record._beat[0] - 1.0, step - 10)  # a second ago
         record.heartbeat(step, every=0)
 
-    assert record.lose(0) is None
+    assert record.count_lost_steps(0) is None
     die_at(30)
     record = Record(tmp_path, spec)
-    steps, seconds = record.lose(20)
+    steps, seconds = record.count_lost_steps(20)
     assert steps == 10 and seconds == pytest.approx(1.0, rel=0.1)
     die_at(35)
     record = Record(tmp_path, spec)
-    steps, seconds = record.lose(20)
+    steps, seconds = record.count_lost_steps(20)
     assert steps == 25 and seconds == pytest.approx(2.5, rel=0.1)
     record.commit_rows(20, 40)
     record.heartbeat(41, every=0)
-    assert Record(tmp_path, spec).lose(41) is None
+    assert Record(tmp_path, spec).count_lost_steps(41) is None
 
 
 def test_a_resumed_run_says_what_was_lost(base, finished, tmp_path):
@@ -143,7 +141,7 @@ def test_a_resumed_run_says_what_was_lost(base, finished, tmp_path):
     spec, store = base
     Record(tmp_path, spec).heartbeat(7)
     run(spec, tmp_path, store, MACHINE)
-    lost = [row for row in rows(tmp_path, spec) if row["phase"] == LOST]
+    lost = [row for row in rows(tmp_path / RUNS / spec.run_id, TIMING) if row["phase"] == LOST]
     assert [(row["steps"], row["step"]) for row in lost] == [(7, 0)]
     assert numbers(tmp_path, spec) == numbers(finished[0], spec)
 

@@ -22,7 +22,7 @@ def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSp
     Idempotent and resumable.
     """
     corpora, made = dict.fromkeys(s.data.corpus for s in specs), {}
-    group.share(
+    group.broadcast_from_zero(
         lambda: made.update(
             {corpus: prepare(corpus, folder(root, corpus), show) for corpus in corpora}
         )

@@ -1,0 +1,79 @@
+"""Processes that meet before jax groups them; here each is a thread."""
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from stepladder.train.processes import rendezvous
+from stepladder.train.processes.rendezvous import Verdict, meet
+from tests.support.processes import free_port
+
+
+@pytest.fixture(autouse=True)
+def a_short_farewell(monkeypatch):
+    monkeypatch.setattr(rendezvous, "FAREWELL", 1.0)
+
+
+def meet_all(stopping, processes=3, numbers=None, timeout=20.0):
+    """The verdict of every process; `stopping` maps a process to whether it is told to stop."""
+    address = f"localhost:{free_port()}"
+    numbers = range(processes) if numbers is None else numbers
+
+    def one(number):
+        return meet(address, processes, number, timeout, stopping.get(number, lambda: False))
+
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        return list(pool.map(one, numbers))
+
+
+def test_all_that_come_form_a_group():
+    assert meet_all({}) == [Verdict()] * 3
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_one_that_is_told_to_stop_ends_all(number):
+    """While another has yet to come; once all are there, the loop hears of it."""
+    verdicts = meet_all({number: lambda: True}, numbers=[0, 1])
+    assert {v.status for v in verdicts} == {143}
+    assert all(v.why.startswith(f"process {number} was told to stop") for v in verdicts)
+
+
+def test_one_that_never_comes_is_waited_for_until_the_time_is_over():
+    assert meet_all({}, numbers=[0], timeout=1.0) == [None]
+
+
+def test_a_number_given_twice_is_refused():
+    verdicts = meet_all({}, numbers=[0, 1, 1])
+    assert verdicts[0].status == 1 and "two processes say" in verdicts[0].why
+    assert all(v.status for v in verdicts)
+
+
+def test_one_that_goes_away_ends_the_others():
+    """A connection that closes is a process that is gone; a stranger's is not."""
+    port, verdicts = free_port(), []
+
+    def leader():
+        verdicts.append(meet(f"localhost:{port}", 3, 0, 20.0, lambda: False))
+
+    thread = threading.Thread(target=leader)
+    thread.start()
+    for text in (b"GET / HTTP/1.1\n", b'{"process": 2, "stop": false}\n'):
+        end = time.monotonic() + 10
+        while True:
+            try:
+                connection = socket.create_connection(("localhost", port), timeout=2)
+                break
+            except OSError:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+        connection.sendall(text)
+        time.sleep(0.3)
+        connection.close()
+    began = time.monotonic()
+    late = meet(f"localhost:{port}", 3, 1, 20.0, lambda: False)
+    thread.join()
+    assert verdicts[0] == late and late.status == 143 and late.why.startswith("process 2 is lost")
+    assert time.monotonic() - began < 5

@@ -1,0 +1,163 @@
+"""Where a run's training state comes from when it starts:
+
+1. resume: it has checkpoints; from the latest that can be read.
+2. branch: it has a parent; from the parent's whole state at the branch point.
+3. weights only: its parent's state, but the optimizer or the step count start anew (parent.reset).
+4. scratch: from its seed.
+
+A run whose checkpoints cannot be read starts as it did at first (2 to 4): they are set aside, and
+its rows are made again. A parent that is missing is an error, a parent that cannot be read becomes
+an unfinished run: a branch never starts from scratch.
+"""
+
+import logging
+from pathlib import Path
+
+from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.record import CHECKPOINTS, LOST, RUNNING, RUNS, TIMING
+from stepladder.configs.core.spec import ParentSpec, RunSpec
+from stepladder.train.data.read.store import Store
+from stepladder.train.loop.member import Member
+from stepladder.train.processes import group
+from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
+from stepladder.train.record.record import reopen
+
+# Part of the parent's state that parent.reset may name -> entries of the state that start anew.
+RESETTABLE: dict[str, tuple[str, ...]] = {
+    "optimizer": ("opt", "window"),
+    "step": ("step", "window"),
+}
+
+
+def check_reset(spec: RunSpec) -> None:
+    """Raise UserError when parent.reset names what cannot be reset."""
+    for part in spec.parent.reset if spec.parent else ():
+        if part not in RESETTABLE:
+            raise UserError(f"parent.reset={part!r}: unknown part; {nearest(part, RESETTABLE)}")
+
+
+def needs_init(member: Member) -> bool:
+    """Whether the start, by what is known now, takes values that are drawn from the run's seed."""
+    parent = member.spec.parent
+    return not member.checkpoints.steps() and (parent is None or bool(parent.reset))
+
+
+def start(member: Member, workdir: Path, hyper: dict) -> dict:
+    """Bring a run to the step from which it goes on: its record, its status and its state.
+
+    Args:
+        member: the run; its step is set.
+        workdir: where its parent's record is.
+        hyper: its hyperparameters, on the devices of its program.
+
+    Returns:
+        The state to begin from.
+
+    Raises:
+        UserError: when the parent is missing or unreadable, or the data are others.
+    """
+    state, member.step = (
+        _resume(member) or _branch(member, workdir, hyper) or _scratch(member, hyper)
+    )
+    member.committed = member.step
+    member.record.truncate(member.step)
+    if lost := member.record.count_lost_steps(member.step):
+        steps, seconds = lost
+        seconds = round(seconds, 4)
+        member.record.add(TIMING, member.step, phase=LOST, steps=steps, seconds=seconds)
+    member.record.set_status(RUNNING, member.step)
+    return state
+
+
+def _resume(member: Member) -> tuple[dict, int] | None:
+    """1. The latest checkpoint that can be read; those that cannot are set aside."""
+    try:
+        found = member.checkpoints.restore(member.program.abstract_state)
+    except UnreadableError as error:
+        _set_all_aside(member, error)
+        return None
+    if found is None:
+        return None
+    state, meta = found
+    _check_fingerprint(member.spec.run_id, meta, member.store)
+    member.checkpoints.set_aside_after(meta["step"])
+    return state, meta["step"]
+
+
+def _branch(member: Member, workdir: Path, hyper: dict) -> tuple[dict, int] | None:
+    """2. The parent's state at the branch point; without the parts that it resets."""
+    spec, parent = member.spec, member.spec.parent
+    if parent is None:
+        return None
+    folder = Path(workdir) / RUNS / parent.run_id / CHECKPOINTS
+    if not group.broadcast_from_zero(folder.is_dir):
+        raise UserError(
+            f"parent={parent.run_id}: no record of it under {workdir}; run the parent first, a "
+            "branch never starts from scratch"
+        )
+    checkpoints = Checkpoints(folder, read_only=True)
+    try:
+        found = checkpoints.restore(member.program.abstract_state, parent.step)
+    except UnreadableError as error:
+        raise _make_parent_again(folder, parent, error) from error
+    finally:
+        checkpoints.close()
+    assert found, "restore raises when there is no checkpoint at a given step"
+    state, meta = found
+    _check_fingerprint(spec.run_id, meta, member.store)
+    if parent.reset:
+        state = _weights_only(member, hyper, state, parent.reset)
+    return state, spec.start_step
+
+
+def _weights_only(member: Member, hyper: dict, state: dict, reset: tuple[str, ...]) -> dict:
+    """3. The parent's state, with the parts in `reset` as they are at the start of a run."""
+    fresh = member.program.init(hyper)
+    return state | {name: fresh[name] for part in reset for name in RESETTABLE[part]}
+
+
+def _scratch(member: Member, hyper: dict) -> tuple[dict, int]:
+    """4. The initial state, drawn from the run's seed."""
+    return member.program.init(hyper), 0
+
+
+def _set_all_aside(member: Member, error: UnreadableError) -> None:
+    """Move all checkpoints of a run out of the way, and say what is lost and what comes next."""
+    spec, checkpoints = member.spec, member.checkpoints
+    lost = checkpoints.steps()[-1]
+    checkpoints.set_aside_after(-1)
+    begin = f"step {spec.parent.step} of {spec.parent.run_id}" if spec.parent else "the start"
+    if group.is_leader():
+        logging.warning(
+            "%s; set aside in %s. %s is trained again from %s: %d steps and their rows are made "
+            "again",
+            error,
+            checkpoints.unreadable,
+            spec.run_id,
+            begin,
+            lost - spec.start_step,
+        )
+
+
+def _make_parent_again(folder: Path, parent: ParentSpec, unreadable: UnreadableError) -> UserError:
+    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run,
+    which the next command trains to its end; the error that says so.
+    """
+    checkpoints = Checkpoints(folder)
+    checkpoints.set_aside_after(parent.step - 1)
+    left = checkpoints.steps()
+    checkpoints.close()
+    group.broadcast_from_zero(lambda: reopen(folder.parent, left[-1] if left else 0))
+    begin = f"step {left[-1]}" if left else "its start"
+    return UserError(
+        f"parent={parent.run_id}: {unreadable}; set aside in {checkpoints.unreadable}; "
+        f"repeat the command: the parent is trained again from {begin}, then its branches"
+    )
+
+
+def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:
+    if meta["data_fingerprint"] != store.fingerprint:
+        raise UserError(
+            f"data.fingerprint={store.fingerprint}: the checkpoint of {run_id} was made on "
+            f"{meta['data_fingerprint']}; restore that token store"
+        )
