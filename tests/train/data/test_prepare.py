@@ -16,7 +16,7 @@ import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.cli.prepare import add_arguments, corpus_of, main
+from stepladder.train.cli.prepare import add_prepare_arguments, corpus_of, main
 from stepladder.train.data.prepare import documents, split
 from stepladder.train.data.prepare import prepare as stages
 from stepladder.train.data.prepare.prepare import prepare
@@ -323,7 +323,7 @@ def test_command(two, tmp_path, capsys):
     import argparse
 
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_prepare_arguments(parser)
     arguments = [
         f"--out={tmp_path / 's'}",
         "--domain",
