@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.goodput import goodput
 from stepladder.train.record.record import read_json
 
 
@@ -67,7 +68,7 @@ def _goodput(workdir: Path, runs: list[str]) -> str:
                 if row["phase"] != record.WINDOW:
                     seconds[row["phase"]] = seconds.get(row["phase"], 0.0) + row["seconds"]
                     lost += row["steps"] if row["phase"] == record.LOST else 0
-    share, total = record.goodput(seconds), sum(seconds.values())
+    share, total = goodput(seconds), sum(seconds.values())
     if share is None:
         return ""
     others = [
