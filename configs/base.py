@@ -8,6 +8,7 @@ Other configs start from `get_config()` and change what they study.
 from ml_collections import ConfigDict
 
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.spec import RunSpec
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -30,13 +31,11 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.norm_eps = 1e-6
     c.model.logit_cap = 0.0  # tanh soft-cap of the logits, 0 is off
     c.model.window = 0  # positions a token sees, itself included; 0 is all before it
-    c.model.document_mask = (
-        False  # a token sees its own document only, though documents share a window
-    )
+    # a token sees its own document only, though documents share a window
+    c.model.document_mask = False
     c.model.compute_dtype = "float32"  # float32 | bfloat16; parameters stay float32
-    c.model.parametrization = (
-        "standard"  # standard | mup | completep: how rates and init change with width and depth
-    )
+    # standard | mup | completep: how learning rates and init change with width and depth
+    c.model.parametrization = "standard"
     c.model.base_width = 0  # of mup and completep: the width the rates were tuned at
     c.model.base_depth = 0  # of completep: the number of layers they were tuned at
 
@@ -53,14 +52,14 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     # domain -> weight; empty is equal weights over `domains` (or over `sources`)
     c.data.weights = ConfigDict()
-    # name -> 'domain|filter,filter|dedup': training text made from a domain; `weights` may name it
+    # name -> Variant (configs/core/spec.py), or on the command line 'domain|filter,filter|dedup':
+    # training text made from a domain; `weights` may name it
     c.data.variants = ConfigDict()
     c.data.validation = ()  # domains to evaluate on; empty: those of `weights`
     c.data.tokenizer = "bytes"  # bytes | bpe:<vocabulary>
     c.data.max_mb_per_domain = 8.0  # cap on the text of a domain, 0 is none
-    c.data.validation_fraction = (
-        0.06  # of the bytes of a domain, whole documents (code: whole packages)
-    )
+    # of the bytes of a domain, whole documents (code: whole packages)
+    c.data.validation_fraction = 0.06
     c.data.filters = ()  # names in train/data/prepare/filters.py, applied in order
     c.data.dedup = "minhash"  # none | exact | minhash, across the splits
     c.data.seed = 0  # of the split and of the cap's sample
@@ -74,9 +73,8 @@ def get_config(arg: str = "") -> ConfigDict:
     # independent: a rate per step, times the schedule | coupled: times the learning rate
     c.optimizer.weight_decay_mode = "independent"
     c.optimizer.learning_rate = 0.0  # 0: from the rule in configs/core/hyperparameters.py
-    c.optimizer.learning_rate_factor = (
-        1.0  # multiplies the rule's value: what a learning-rate sweep varies
-    )
+    # multiplies the rule's value: what a learning-rate sweep varies
+    c.optimizer.learning_rate_factor = 1.0
     c.optimizer.weight_decay = -1.0  # negative: from the rule
     c.optimizer.beta1 = 0.9
     c.optimizer.beta2 = 0.95
@@ -91,14 +89,16 @@ def get_config(arg: str = "") -> ConfigDict:
     c.schedule.end_factor = 0.0  # final learning rate over the peak
 
     c.run = ConfigDict()
-    c.run.duration = (
-        "1 chinchilla"  # '100 steps', '3M tokens' or '1 chinchilla' (20 tokens a parameter)
-    )
+    # '100 steps', '3M tokens' or '1 chinchilla' (20 tokens a parameter)
+    c.run.duration = "1 chinchilla"
     c.run.batch_size = 0  # sequences a step; 0: from the rule
     c.run.log_every = 10  # steps between train rows
     c.run.evals = ("50%", "100%")  # when to evaluate, beside the end
     c.run.checkpoints = ()  # permanent checkpoints, beside the end
     c.run.eval_windows = 32  # validation windows a domain
+
+    # Sections whose keys are the user's: an override may add any, with a value of this type.
+    c.free_keys = (("data.weights", 0.0), ("data.sources", ""), ("data.variants", ""))
 
     # How to execute, not what: no part of a run's identity.
     c.machine = ConfigDict()
@@ -108,23 +108,19 @@ def get_config(arg: str = "") -> ConfigDict:
     # auto (train/hardware/mesh.py) | sizes of run, data, fsdp, tensor like 'fsdp=4,tensor=2'; data
     # takes what is left
     c.machine.mesh = "auto"
-    c.machine.attention = (
-        "auto"  # auto (by backend and shape, model/execution.py) | xla | cudnn | splash
-    )
+    # auto (by backend and shape, model/execution.py) | xla | cudnn | splash
+    c.machine.attention = "auto"
     # auto (what fits: train/hardware/micro_batch.py) | none | dots | full: what the backward pass
     # computes again
     c.machine.remat = "auto"
-    c.machine.accumulation = (
-        0  # micro-batches a step; 0: what fits cache or memory (train/hardware/micro_batch.py)
-    )
-    c.machine.temporary_every = (
-        300.0  # seconds between temporary checkpoints, of which the last is kept
-    )
+    # micro-batches a step; 0: what fits cache or memory (train/hardware/micro_batch.py)
+    c.machine.accumulation = 0
+    # seconds between temporary checkpoints, of which the last is kept
+    c.machine.temporary_every = 300.0
     c.machine.compilation_cache = "auto"  # auto (user cache folder) | off | a folder
     c.machine.pack = "auto"  # runs of one program trained together: auto | off | how many at most
-    c.machine.pack_mode = (
-        "auto"  # auto (by platform) | map (a device's members in turn) | vmap (all at once)
-    )
+    # auto (by platform) | map (a device's members in turn) | vmap (all at once)
+    c.machine.pack_mode = "auto"
     c.machine.memory_gb = 0.0  # memory of a device that packs may fill; 0: what the device says
     # START:COUNT: an XProf trace of COUNT dispatches after START others, in the run's folder; once
     # a workdir
@@ -137,6 +133,6 @@ def get_config(arg: str = "") -> ConfigDict:
     return c
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """The run specs of this config, parents before branches: here, one run."""
     return [rung(config)]

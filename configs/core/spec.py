@@ -226,7 +226,7 @@ def _decode(kind: Any, value: Any) -> Any:
     """`value` as the annotated type `kind`: a dataclass, a tuple, one of them or None, or a plain
     value.
     """
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = _types(kind)
         return kind(**{name: _decode(fields[name], v) for name, v in value.items()})
     if hasattr(kind, "_fields"):  # a named tuple
