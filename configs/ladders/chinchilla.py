@@ -10,8 +10,8 @@ curves at the small ones, and a target.
 
 The argument names a budget, not a machine: global batches, steps and checkpoints are the same
 wherever it runs. A trunk trains at constant rate to its longest horizon and is cooled down at
-shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law (`hyperparameters.step_law`): our own
-rule was fitted on models a thousand times smaller.
+shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law
+(`hyperparameters.step_law`): our own rule was fitted on models a thousand times smaller.
 
 Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147
 billion tokens once.

@@ -4,7 +4,8 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any, Protocol
+from types import ModuleType
+from typing import Any
 
 from stepladder.configs.core.errors import UserError
 from stepladder.train.cli import (
@@ -26,18 +27,8 @@ from stepladder.train.hardware.topology import hush
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 
-class Command(Protocol):
-    """What the module of a command has."""
-
-    HELP: str
-    EXAMPLE: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def main(self, args: argparse.Namespace) -> int: ...
-
-
-COMMANDS: dict[str, Command] = {
+# Each module has HELP, EXAMPLE, add_arguments(parser) and main(args): see train/cli/__init__.py.
+COMMANDS: dict[str, ModuleType] = {
     "plan": plan,
     "run": run,
     "probe": probe,

@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import replacing
 from stepladder.configs.core.record import CHECKPOINTS, LINEAGE, SPEC
 from stepladder.configs.core.spec import RunSpec, from_dict
 from stepladder.model.generate.sample import generate
@@ -111,11 +111,10 @@ def export(opened: Opened, out: Path) -> Path:
             "spec": read_json(opened.record / SPEC),
         }
     )
-    beside = out.with_name(f".{out.name}.tmp.npz")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(beside, __about__=np.array(about), **flat)
-        os.replace(beside, out)
+        with replacing(out) as file:
+            np.savez(file, __about__=np.array(about), **flat)
     except OSError as error:
         raise UserError(
             f"out={out}: cannot write it ({error.strerror}); choose another --out"

@@ -19,6 +19,7 @@ from stepladder.train.hardware import machine as machines
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.processes import faults, group
 from stepladder.train.processes.preemption import Notice
+from stepladder.train.processes.progress import bars
 from stepladder.train.record.clock import Clock
 from stepladder.train.record.record import Record, read_json
 
@@ -141,42 +142,21 @@ def _bar(specs: list[RunSpec], states: dict[str, str], quiet: bool) -> Iterator[
     """Progress over all steps of the ladder and within the runs at hand; silent when stderr is not
     a terminal.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
     todo = [s for s in specs if states[s.run_id] not in TERMINAL]
-    with Progress(
-        *columns, console=console, disable=quiet or not console.is_terminal or not group.first()
-    ) as progress:
+    with bars(show=not quiet and group.first()) as progress:
         whole = progress.add_task(
-            "ladder (steps)", total=sum(s.steps - s.start_step for s in todo), loss=""
+            "ladder (steps)", total=sum(s.steps - s.start_step for s in todo), note=""
         )
         tasks, done = {}, dict.fromkeys((s.run_id for s in todo), 0)
 
         def update(spec: RunSpec, step: int, loss: float) -> None:
             if spec.run_id not in tasks:
-                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, loss="")
+                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, note="")
             done[spec.run_id] = step - spec.start_step
             progress.update(
                 tasks[spec.run_id],
                 completed=step,
-                loss=f"loss {loss:.3f}" if loss == loss else "",
+                note=f"loss {loss:.3f}" if loss == loss else "",
                 visible=step < spec.steps,
             )
             progress.update(whole, completed=sum(done.values()))

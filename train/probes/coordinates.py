@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import track
 
 from stepladder.configs.core import record, sizes
 from stepladder.configs.core.build import rung
@@ -25,6 +23,7 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.model.activations import MADE_BY, activations
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.corpora import stores
+from stepladder.train.processes.progress import track
 from stepladder.train.step.program import initial_state, traced, train_step
 
 STEPS = 10
@@ -156,10 +155,8 @@ def run(
             store, data.weights, data.seq_len, planned[0].batch_size, planned[0].hyper.data_seed
         ).steps(0, STEPS)
     )
-    found, console = [], Console(stderr=True)
-    for spec in track(
-        planned, "coordinates", console=console, disable=not (show and console.is_terminal)
-    ):
+    found = []
+    for spec in track(planned, "coordinates", show):
         found.append((spec, check(spec, batches)))
     return write(workdir, axis, found)
 

@@ -52,8 +52,8 @@ class BatchSource:
     def __len__(self) -> int:
         return 1 << 40  # epochs go on; a run checks max_epochs beforehand
 
-    def __getitem__(self, element: int) -> np.ndarray:
-        return self.steps(int(element) * self.group, self.group)
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.steps(int(index) * self.group, self.group)
 
     def steps(self, start: int, count: int) -> np.ndarray:
         """The rows of steps start..start + count - 1: int32 [count, len(rows), seq_len + 1]."""
