@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import base
 from stepladder.configs.core.branches import with_cooldowns
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.spec import RunSpec
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of
 # tokens of a learning-rate curve)
@@ -41,6 +42,7 @@ RATE_FACTORS = 0.125, 0.35, 1.0, 2.8, 8.0
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
+    """`arg`: a key of LADDERS."""
     if arg not in LADDERS:
         raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(LADDERS)}")
     c = base.get_config()
@@ -65,10 +67,10 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     return c
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """Proxies with their branches, learning-rate curves, then the target."""
     proxies, target, rate_tokens = LADDERS[config.demo.ladder]
-    runs = []
+    runs: list[RunSpec] = []
     for size, tokens, seeds in proxies:
         for seed in range(seeds):
             trunk = _rung(
@@ -79,17 +81,9 @@ def ladder(config: ConfigDict) -> list:
         # the trunk's: one program more would be compiled
         batch = next(run.batch_size for run in runs if run.model.size == size)
         for factor in RATE_FACTORS:
+            name = f"rate-{size}-x{factor:g}"
             runs.append(
-                _rung(
-                    config,
-                    size,
-                    rate_tokens,
-                    config.seed,
-                    f"rate-{size}-x{factor:g}",
-                    factor,
-                    batch,
-                    role="sweep",
-                )
+                _rung(config, size, rate_tokens, config.seed, name, factor, batch, role="sweep")
             )
     return [*runs, _rung(config, *target, config.seed, f"target-{target[0]}", role="target")]
 
@@ -103,15 +97,16 @@ def _rung(
     factor: float = 1.0,
     batch: int = 0,
     **tags: str,
-):
+) -> RunSpec:
+    """One run of `tokens` million tokens, at `factor` times the rule's learning rate; `batch` 0 is
+    the rule's.
+    """
     c = config.copy_and_resolve_references()
     c.unlock()
-    c.model.size, c.run.duration, c.seed, c.name, c.optimizer.learning_rate_factor = (
-        size,
-        f"{tokens}M tokens",
-        seed,
-        name,
-        factor,
-    )
-    c.data_seed, c.run.batch_size = seed, batch
+    c.name = name
+    c.model.size = size
+    c.seed = c.data_seed = seed
+    c.optimizer.learning_rate_factor = factor
+    c.run.duration = f"{tokens}M tokens"
+    c.run.batch_size = batch
     return rung(c, **tags)

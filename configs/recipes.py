@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.spec import Variant
+from stepladder.configs.core.weights import check_weights
 
 DIMENSIONS = ("mixture", "source", "quality", "deduplication", "control")
 
@@ -180,18 +182,12 @@ def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> No
             f"{nearest(recipe.dimension, DIMENSIONS)}"
         )
     for domain, weight in recipe.weights.items():
-        if not weight >= 0:
-            raise UserError(
-                f"recipe {name}: weights.{domain}={weight} is negative; leave the domain out"
-            )
         if known is not None and domain not in known:
             raise UserError(
                 f"recipe {name}: weights.{domain}={weight}: the corpus has no such domain; "
                 f"{nearest(domain, known)}"
             )
-    total = sum(recipe.weights.values())
-    if abs(total - 1) > 1e-6:
-        raise UserError(f"recipe {name}: the weights sum to {total:.6g}; divide them by their sum")
+    check_weights(recipe.weights, f"recipe {name}: weights")
 
 
 def weights(name: str, recipe: Recipe) -> dict[str, float]:
@@ -222,10 +218,10 @@ def prepare_config(config: ConfigDict, recipes: Mapping[str, Recipe]) -> None:
     for name, recipe in recipes.items():
         for domain in weights(name, recipe) if recipe.made else ():
             base = domain.removesuffix(f"-{name}")
-            config.data.variants[domain] = f"{base}|{','.join(recipe.filters)}|{recipe.dedup}"
+            config.data.variants[domain] = Variant(domain, base, recipe.filters, recipe.dedup)
 
 
-def _content(recipe: Recipe) -> tuple:
+def _content(recipe: Recipe) -> tuple[object, ...]:
     return (
         {d: round(w, 9) for d, w in recipe.weights.items() if w > 0},
         recipe.filters,

@@ -17,11 +17,13 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import base
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.spec import RunSpec
 
 SIZES = ("6k", "25k", "84k")
 
 
 def get_config(arg: str = "rate") -> ConfigDict:
+    """`arg`: a key of GRIDS."""
     c = base.get_config()
     c.name = "sweep"
     c.data.max_mb_per_domain = 4.0
@@ -54,21 +56,19 @@ GRIDS = {
 LARGEST_BATCH = {"84k": 8}
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """Every size of the sweep over one grid."""
-    runs = []
+    runs: list[RunSpec] = []
     for size in config.sweep.sizes:
         for tokens, batch, rate, decay, warmup in GRIDS[config.sweep.grid]:
             if config.sweep.grid == "rate" and batch > LARGEST_BATCH.get(size, batch):
                 continue
             c = config.copy_and_resolve_references()
             c.unlock()
-            c.model.size, c.run.batch_size, c.run.duration, c.schedule.warmup = (
-                size,
-                batch,
-                f"{tokens}M tokens",
-                warmup,
-            )
+            c.model.size = size
+            c.run.batch_size = batch
+            c.run.duration = f"{tokens}M tokens"
+            c.schedule.warmup = warmup
             c.optimizer.learning_rate = rate
             c.optimizer.weight_decay = decay / round(tokens * 1e6 / (batch * c.data.seq_len))
             c.name = f"sweep-{size}-{tokens}M-b{batch}-lr{rate:g}-wd{decay:g}-w{warmup.rstrip('%')}"

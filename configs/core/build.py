@@ -1,6 +1,6 @@
-"""From a config to run specs: `rung` makes one run, `cooldown` a branch that decays from a trunk's
-checkpoint.
-"""
+"""From a config to the spec of one run: `rung`."""
+
+from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
@@ -13,15 +13,19 @@ from stepladder.configs.core.spec import (
     ModelSpec,
     OptimizerSpec,
     RunSpec,
+    Variant,
 )
+from stepladder.configs.core.weights import check_weights
 
-SPECIAL_TOKENS = {"bytes": 257}
+# Tokenizers of fixed size: a byte each, and the end of a document.
+VOCABULARY_SIZES = {"bytes": 257}
+BATCH_SIZE = 32  # sequences a step, where a duration in steps leaves the rule no tokens to go by
 
 
 def vocabulary(tokenizer: str) -> int:
     """Vocabulary size of a tokenizer's name. Raises UserError for an unknown one."""
-    if tokenizer in SPECIAL_TOKENS:
-        return SPECIAL_TOKENS[tokenizer]
+    if tokenizer in VOCABULARY_SIZES:
+        return VOCABULARY_SIZES[tokenizer]
     kind, _, size = tokenizer.partition(":")
     if kind == "bpe" and size.isdigit() and int(size) > 257:
         return int(size)
@@ -38,6 +42,7 @@ def document_end(tokenizer: str) -> int:
 
 
 def corpus_spec(config: ConfigDict) -> CorpusSpec:
+    """The text of a config and its preparation. Raises UserError for a variant that cannot be."""
     d = config.data
     return CorpusSpec(
         name=d.corpus,
@@ -49,31 +54,31 @@ def corpus_spec(config: ConfigDict) -> CorpusSpec:
         filters=tuple(d.filters),
         dedup=d.dedup,
         seed=int(d.seed),
-        variants=tuple(_variant(name, text, config) for name, text in sorted(d.variants.items())),
+        variants=tuple(_variant(config, name) for name in sorted(d.variants)),
     )
 
 
-def _variant(name: str, text: str, config: ConfigDict) -> tuple[str, str, tuple[str, ...], str]:
-    """(name, domain, filters, dedup) of 'domain|filter,filter|dedup'; the last two may be left out:
-    no filter, the corpus' dedup.
-    """
-    field, parts = f"data.variants.{name}={text!r}", [part.strip() for part in text.split("|")]
-    known = _domains(config)
-    if len(parts) > 3:
-        raise UserError(f"{field}: more than three parts; write 'domain|filter,filter|dedup'")
+def _variant(config: ConfigDict, name: str) -> Variant:
+    """An entry of data.variants, its domain checked and its deduplication filled in."""
+    given, known = config.data.variants[name], _domains(config)
+    field = f"data.variants.{name}={given!r}"
+    variant = given if isinstance(given, Variant) else _parse_variant(name, given, field)
     if name in known:
         raise UserError(f"{field}: {name} is a domain already; choose another name")
-    if parts[0] not in known:
+    if variant.domain not in known:
         raise UserError(
-            f"{field}: no domain {parts[0]!r} to make it from; use one of {', '.join(known)}"
+            f"{field}: no domain {variant.domain!r} to make it from; use one of {', '.join(known)}"
         )
-    base, filters, dedup = (*parts, "", "")[:3]
-    return (
-        name,
-        base,
-        tuple(f.strip() for f in filters.split(",") if f.strip()),
-        dedup or config.data.dedup,
-    )
+    return variant._replace(dedup=variant.dedup or config.data.dedup)
+
+
+def _parse_variant(name: str, text: str, field: str) -> Variant:
+    """What the command line gives: 'domain|filter,filter|dedup', the last two may be left out."""
+    parts = [part.strip() for part in text.split("|")]
+    if len(parts) > 3:
+        raise UserError(f"{field}: more than three parts; write 'domain|filter,filter|dedup'")
+    domain, filters, dedup = (*parts, "", "")[:3]
+    return Variant(name, domain, tuple(f.strip() for f in filters.split(",") if f.strip()), dedup)
 
 
 def _domains(config: ConfigDict) -> tuple[str, ...]:
@@ -102,6 +107,7 @@ def model_spec(config: ConfigDict) -> ModelSpec:
 
 
 def data_spec(config: ConfigDict) -> DataSpec:
+    """The recipe of a config. Raises UserError for domains and weights that do not go together."""
     names = _domains(config)
     if not names:
         raise UserError(
@@ -109,33 +115,7 @@ def data_spec(config: ConfigDict) -> DataSpec:
         )
     corpus = corpus_spec(config)
     weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
-    for name in config.data.validation:
-        if name in config.data.variants:
-            raise UserError(
-                f"data.validation={name!r}: a variant is training text only; evaluate on one of "
-                f"{', '.join(names)}"
-            )
-        if name not in names:
-            raise UserError(
-                f"data.validation={name!r}: no such domain; use one of {', '.join(names)}"
-            )
-    known = (*names, *config.data.variants)
-    for name, weight in weights.items():
-        if name not in known:
-            raise UserError(
-                f"data.weights.{name}={weight}: no such domain; use one of {', '.join(known)}"
-            )
-        if weight < 0:
-            raise UserError(f"data.weights.{name}={weight}: negative; use a weight of 0 or more")
-        if weight > 0 and name in config.data.variants and not config.data.validation:
-            raise UserError(
-                f"data.weights.{name}={weight}: a variant has no validation text; say in "
-                "data.validation where to evaluate"
-            )
-    if abs(sum(weights.values()) - 1) > 1e-6:
-        raise UserError(
-            f"data.weights: sum is {sum(weights.values()):.6g}; make the weights sum to 1"
-        )
+    _check_data(config, names, weights)
     return DataSpec(
         corpus=corpus,
         weights=tuple(sorted((k, float(w)) for k, w in weights.items() if w > 0)),
@@ -145,86 +125,136 @@ def data_spec(config: ConfigDict) -> DataSpec:
     )
 
 
+def _check_data(config: ConfigDict, names: tuple[str, ...], weights: dict[str, float]) -> None:
+    """Weights name domains or variants and sum to 1; what is evaluated on has validation text."""
+    variants, validation = config.data.variants, config.data.validation
+    for name in validation:
+        if name in variants:
+            raise UserError(
+                f"data.validation={name!r}: a variant is training text only; evaluate on one of "
+                f"{', '.join(names)}"
+            )
+        if name not in names:
+            raise UserError(
+                f"data.validation={name!r}: no such domain; use one of {', '.join(names)}"
+            )
+    known = (*names, *variants)
+    for name, weight in weights.items():
+        if name not in known:
+            raise UserError(
+                f"data.weights.{name}={weight}: no such domain; use one of {', '.join(known)}"
+            )
+        if weight > 0 and name in variants and not validation:
+            raise UserError(
+                f"data.weights.{name}={weight}: a variant has no validation text; say in "
+                "data.validation where to evaluate"
+            )
+    check_weights(weights, "data.weights")
+
+
 def rung(config: ConfigDict, **tags: str) -> RunSpec:
     """One run from scratch.
 
-    Rates, decay, warm-up and batch not set in the config come from `rule.recommend`.
+    Learning rate, weight decay, warm-up and batch that the config leaves open come from
+    `hyperparameters.recommend`.
+
+    Args:
+        config: a copy of configs/base.py with its values set.
+        tags: labels for the analysis, no part of the run's identity.
+
+    Raises:
+        UserError: a value that cannot be, by its key and what to use instead.
     """
-    model, data, o = model_spec(config), data_spec(config), config.optimizer
+    model, data, run = model_spec(config), data_spec(config), config.run
     params = counting.count(model, data.seq_len).params_total
-    tokens = durations.steps(
-        config.run.duration, tokens_per_step=1, params=params, field="run.duration"
+    advice = _advice(config, params, data.seq_len)
+    total = advice.steps
+    relative = _Relative(advice.batch_size * data.seq_len, params, total)
+    evals = {relative.steps(duration, "run.evals") for duration in run.evals} | {total}
+    saves = {relative.steps(duration, "run.checkpoints") for duration in run.checkpoints} | {total}
+    return RunSpec(
+        name=config.name,
+        model=model,
+        data=data,
+        optimizer=OptimizerSpec(
+            name=config.optimizer.name,
+            weight_decay_mode=config.optimizer.weight_decay_mode,
+            schedule=config.schedule.kind,
+        ),
+        hyper=_hyper(config, model, advice, relative),
+        batch_size=advice.batch_size,
+        steps=total,
+        log_every=run.log_every,
+        eval_steps=tuple(sorted(step for step in evals if 0 < step <= total)),
+        eval_windows=run.eval_windows,
+        checkpoint_steps=tuple(sorted(step for step in saves if 0 < step <= total)),
+        tags=tuple(sorted(tags.items())),
     )
-    # a number of steps needs the batch first, and the rule's batch needs tokens
-    if str(config.run.duration).rstrip("s").endswith("step"):
-        batch = config.run.batch_size or 32
-        tokens = (
-            durations.steps(config.run.duration, tokens_per_step=1, field="run.duration")
-            * batch
-            * data.seq_len
-        )
+
+
+@dataclass(frozen=True)
+class _Relative:
+    """A run as what durations inside it are relative to."""
+
+    tokens_per_step: int
+    params: int
+    total_steps: int
+
+    def steps(self, duration: str, field: str) -> int:
+        return durations.steps(duration, field=field, **vars(self))
+
+
+def _advice(config: ConfigDict, params: int, seq_len: int) -> hyperparameters.Recommended:
+    """What the rule recommends for the run, at the config's batch where it has one."""
+    duration, batch = config.run.duration, config.run.batch_size
+    if durations.parse(duration, "run.duration").unit == durations.STEP:
+        # a number of steps needs the batch first, and the rule's batch needs tokens
+        batch = batch or BATCH_SIZE
+        steps = durations.steps(duration, tokens_per_step=1, field="run.duration")
+        tokens = steps * batch * seq_len
     else:
-        batch = config.run.batch_size
+        tokens = durations.steps(duration, tokens_per_step=1, params=params, field="run.duration")
     if tokens <= 0:
-        raise UserError(f"run.duration={config.run.duration!r}: no step at all; ask for more")
-    advice = hyperparameters.recommend(params, tokens, data.seq_len, batch)
-    steps = advice.steps
-    relative = dict(
-        tokens_per_step=advice.batch_size * data.seq_len, params=params, total_steps=steps
-    )
-    warmup = (
-        durations.steps(config.schedule.warmup, **relative, field="schedule.warmup")
-        if config.schedule.warmup
-        else min(advice.warmup_steps, steps)
-    )
-    decay = (
-        durations.steps(config.schedule.decay, **relative, field="schedule.decay")
-        if config.schedule.kind.startswith("wsd")
-        else steps - warmup
-    )
+        raise UserError(f"run.duration={duration!r}: no step at all; ask for more")
+    return hyperparameters.recommend(params, tokens, seq_len, batch)
+
+
+def _hyper(
+    config: ConfigDict, model: ModelSpec, advice: hyperparameters.Recommended, relative: _Relative
+) -> Hyper:
+    """What a sweep varies: the config's values, the rule's where the config leaves them open."""
+    o, schedule, steps = config.optimizer, config.schedule, advice.steps
+    if schedule.warmup:
+        warmup = relative.steps(schedule.warmup, "schedule.warmup")
+    else:
+        warmup = min(advice.warmup_steps, steps)
+    decay = steps - warmup
+    if schedule.kind.startswith("wsd"):
+        decay = relative.steps(schedule.decay, "schedule.decay")
     if warmup + decay > steps:
         raise UserError(
-            f"schedule.decay={config.schedule.decay!r}: warm-up {warmup} + decay {decay} exceed "
+            f"schedule.decay={schedule.decay!r}: warm-up {warmup} + decay {decay} exceed "
             f"the run's {steps} steps; shorten one"
         )
-    evals = {durations.steps(d, **relative, field="run.evals") for d in config.run.evals} | {steps}
-    saves = {
-        durations.steps(d, **relative, field="run.checkpoints") for d in config.run.checkpoints
-    } | {steps}
     if model.parametrization != "standard" and not o.learning_rate:
         raise UserError(
             "optimizer.learning_rate=0: the rule's rate is for standard; "
             f"model.parametrization={model.parametrization} needs the rate tuned at "
             f"base_width={model.base_width}"
         )
-    rate = o.learning_rate or advice.learning_rate
-    return RunSpec(
-        name=config.name,
-        model=model,
-        data=data,
-        optimizer=OptimizerSpec(
-            name=o.name, weight_decay_mode=o.weight_decay_mode, schedule=config.schedule.kind
-        ),
-        hyper=Hyper(
-            learning_rate=float(f"{rate * o.learning_rate_factor:.6g}"),
-            weight_decay=float(o.weight_decay if o.weight_decay >= 0 else advice.weight_decay),
-            beta1=o.beta1,
-            beta2=o.beta2,
-            epsilon=o.epsilon,
-            clip_norm=o.clip_norm,
-            z_loss=o.z_loss,
-            warmup_steps=warmup,
-            decay_start=steps - decay,
-            total_steps=steps,
-            end_factor=config.schedule.end_factor,
-            seed=config.seed,
-            data_seed=config.data_seed,
-        ),
-        batch_size=advice.batch_size,
-        steps=steps,
-        log_every=config.run.log_every,
-        eval_steps=tuple(sorted(e for e in evals if 0 < e <= steps)),
-        eval_windows=config.run.eval_windows,
-        checkpoint_steps=tuple(sorted(s for s in saves if 0 < s <= steps)),
-        tags=tuple(sorted(tags.items())),
+    rate = (o.learning_rate or advice.learning_rate) * o.learning_rate_factor
+    return Hyper(
+        learning_rate=float(f"{rate:.6g}"),
+        weight_decay=float(o.weight_decay if o.weight_decay >= 0 else advice.weight_decay),
+        beta1=o.beta1,
+        beta2=o.beta2,
+        epsilon=o.epsilon,
+        clip_norm=o.clip_norm,
+        z_loss=o.z_loss,
+        warmup_steps=warmup,
+        decay_start=steps - decay,
+        total_steps=steps,
+        end_factor=schedule.end_factor,
+        seed=config.seed,
+        data_seed=config.data_seed,
     )

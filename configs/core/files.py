@@ -1,10 +1,10 @@
-"""Write beside, then rename: how everything small is written, so that bad input and crashes never
-lose data.
-"""
+"""Write beside, then rename: how every file is written that a crash must not leave half done."""
 
 import contextlib
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
 
 from stepladder.configs.core.errors import UserError
 
@@ -15,24 +15,49 @@ def write_atomic(
     """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a
     half.
 
-    Raises UserError when it cannot.
+    Args:
+        path: its folder is made where it is missing.
+        content: text is written as UTF-8.
+        sync: wait for the disk: for what must survive a power cut.
+        field: the option that errors name.
 
-    `sync` waits for the disk: for what must survive a power cut. `field` is the option an error
-    names.
+    Raises:
+        UserError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "wb") as f:
-            f.write(content.encode() if isinstance(content, str) else content)
-            if sync:
-                f.flush()
-                os.fsync(f.fileno())
-        os.replace(beside, path)
+        with replacing(path, sync) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise UserError(
             f"{field}={path.parent}: cannot write {path.name} ({error.strerror}); free space or "
             f"choose another --{field}"
         ) from error
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, sync: bool = True, beside: Path | None = None
+) -> Generator[BinaryIO, None, None]:
+    """Yield a file that takes the place of `path` when the block ends; not when it raises.
+
+    `beside` is where it is written meanwhile: by default under a name of this process, for others
+    may write the same file. Raises OSError.
+    """
+    beside = beside or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "wb") as file:
+            yield file
+            if sync:
+                flush(file)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def flush(file: BinaryIO) -> None:
+    """Wait until what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())

@@ -7,7 +7,10 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,47 +20,55 @@ from stepladder.configs.core.spec import RunSpec
 
 CONFIGS = Path(__file__).resolve().parents[1]  # a file in it is imported under its own name, once
 
+Ladder = Callable[[ConfigDict], list[RunSpec]]
+Probes = Callable[[ConfigDict, list[RunSpec]], list[Probe]]
+
 
 @dataclass(frozen=True)
 class Loaded:
-    """A config with its overrides applied, the run specs it yields, parents before branches, and
-    the probes it asks for.
-    """
+    """A config with its overrides applied, and what its module makes of it."""
 
     path: str
     config: ConfigDict
-    specs: list[RunSpec]
+    specs: list[RunSpec]  # parents before branches
     probes: tuple[Probe, ...] = ()
 
 
 def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
-    """Load FILE[:ARG], apply `overrides` (dotted key, text) and expand the ladder.
+    """Load a config file and expand its ladder.
 
-    Raises UserError for anything the user can mend.
+    The file has `get_config(arg)`, and may have `ladder(config) -> [RunSpec]` (default: one run)
+    and `probes(config, specs) -> [Probe]` (default: none).
+
+    Args:
+        reference: FILE[:ARG].
+        overrides: dotted keys and texts, applied in order before the ladder is expanded.
+
+    Raises:
+        UserError: anything the user can mend.
     """
     path, _, arg = reference.partition(":")
     module = _module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"config={path}: has no get_config(); copy configs/base.py")
     try:
-        config = module.get_config(arg) if arg else module.get_config()
+        config: ConfigDict = module.get_config(arg) if arg else module.get_config()
     except (TypeError, ValueError) as error:
         raise UserError(f"config={reference}: {error}") from error
     for key, text in overrides:
         override(config, key, text)
     config.lock()
-    expand: Callable[[ConfigDict], list[RunSpec]] = getattr(module, "ladder", None) or _single
+    expand: Ladder = getattr(module, "ladder", _single)
+    ask: Probes = getattr(module, "probes", _no_probes)
     specs = _checked(expand(config))
-    asked: Callable[[ConfigDict, list[RunSpec]], list[Probe]] = getattr(module, "probes", None) or (
-        lambda config, specs: []
-    )
-    return Loaded(path, config, specs, tuple(asked(config, specs)))
+    return Loaded(path, config, specs, tuple(ask(config, specs)))
 
 
 def override(config: ConfigDict, key: str, text: str) -> None:
     """Set a dotted `key` from text, keeping its type.
 
-    Raises UserError on an unknown key or a wrong type, naming the nearest known key.
+    A key that is not there yet is taken in the sections of `config.free_keys` only. Raises
+    UserError on an unknown key or a wrong type, naming the nearest known key.
     """
     *parents, last = key.split(".")
     node = config
@@ -68,11 +79,11 @@ def override(config: ConfigDict, key: str, text: str) -> None:
                 f"{nearest(key, _leaves(config))}"
             )
         node = node[part]
-    # the maps whose keys are the user's
-    free = parents in (["data", "weights"], ["data", "sources"], ["data", "variants"])
-    if last not in node and not free:
+    free: dict[str, object] = dict(config.get("free_keys", ()))
+    section = ".".join(parents)
+    if last not in node and section not in free:
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
-    current = node[last] if last in node else (0.0 if parents[-1] == "weights" else "")
+    current = node[last] if last in node else free[section]
     if isinstance(current, ConfigDict):
         raise UserError(
             f"config.{key}={text}: is a section; set one of "
@@ -82,20 +93,19 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         node[last] = _parse(key, text, current)
 
 
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
 def _parse(key: str, text: str, current: object) -> object:
-    kind = type(current)
+    """`text` as a value of the type that the key has now."""
+    kind: Any = type(current)
     try:
-        if kind is str:
-            return text
         if kind is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[text.lower()]
+            return _BOOLS[text.lower()]
+        if kind is tuple and text.startswith(("(", "[")):
+            return tuple(ast.literal_eval(text))
         if kind is tuple:
-            value = (
-                ast.literal_eval(text)
-                if text.startswith(("(", "["))
-                else tuple(part for part in text.split(",") if part)
-            )
-            return tuple(value)
+            return tuple(part for part in text.split(",") if part)
         return kind(text)
     except (KeyError, ValueError, SyntaxError) as error:
         raise UserError(
@@ -104,7 +114,8 @@ def _parse(key: str, text: str, current: object) -> object:
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
-    found = []
+    """Dotted keys of every value."""
+    found: list[str] = []
     for key, value in config.items():
         found += (
             _leaves(value, f"{prefix}{key}.")
@@ -114,7 +125,8 @@ def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
     return found
 
 
-def _module(path: str):
+def _module(path: str) -> ModuleType:
+    """The config file as a module: one of this package's under its own name."""
     file = Path(path)
     if not file.is_file():
         raise UserError(f"config={path}: no such file; use e.g. configs/demo.py:cpu")
@@ -125,12 +137,14 @@ def _module(path: str):
     return importlib.import_module(".".join(["stepladder.configs", *inside.parts]))
 
 
-def _from_file(path: str, file: Path):
-    spec = importlib.util.spec_from_file_location(f"stepladder_config_{file.stem}", file)
+def _from_file(path: str, file: Path) -> ModuleType:
+    loader = SourceFileLoader(f"stepladder_config_{file.stem}", str(file))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(
             f"config={path}: line {error.lineno}: {error.msg}; mend the file"
@@ -144,8 +158,14 @@ def _single(config: ConfigDict) -> list[RunSpec]:
     return [rung(config)]
 
 
+def _no_probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
+    return []
+
+
 def _checked(specs: list[RunSpec]) -> list[RunSpec]:
-    """Refuse duplicate runs and branches whose parent is not before them."""
+    """The specs, or UserError for duplicate runs and for branches whose parent is not before
+    them.
+    """
     seen: set[str] = set()
     for spec in specs:
         if spec.run_id in seen:

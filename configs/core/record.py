@@ -1,77 +1,99 @@
-"""The record's schema: the names under `runs/<id>/`, the kinds of metric rows, and what each field
-means.
+"""The names in a record: files of `runs/<run_id>/`, kinds of metric rows, fields and their meaning.
 
-    runs/<run_id>/
-        spec.json       the run spec (configs/core/spec.py), written before step 0
-        lineage.json    parent, step, data fingerprint, counts (N, FLOPs), versions: what a reader
-                        needs beside the spec
-        status.json     {"state": ..., "step": last committed step, ...}, rewritten at every commit
-        heartbeat.json  step and time, rewritten often, never part of any equality
-        metrics/PART    JSON lines; a part is immutable and covers the steps (first, last] of its
-                        name
-        checkpoints/    Orbax; only the trainer opens it
-        profile/        an XProf trace, where `run --profile` asked for one
-
-Every metric row has `step`, `tokens` and `kind`. `step` counts finished optimizer steps, `tokens` =
-step * tokens_per_step.
+runs/<run_id>/
+    spec.json       the run spec (configs/core/spec.py), written before step 0
+    lineage.json    what a reader needs beside the spec: LINEAGE
+    status.json     {"state": ..., "step": last committed step, ...}, rewritten at every commit
+    heartbeat.json  step and time, rewritten often, never part of any equality
+    metrics/PART    JSON lines; a part is immutable and named by the steps it covers: (first,
+                    last]
+    checkpoints/    Orbax; only the trainer opens it
+    profile/        an XProf trace, where `run --profile` asked for one
 """
 
-from collections.abc import Mapping
-
 RUNS = "runs"
-SPEC, LINEAGE, STATUS, HEARTBEAT = "spec.json", "lineage.json", "status.json", "heartbeat.json"
-METRICS, CHECKPOINTS, PROFILE = "metrics", "checkpoints", "profile"
-# at the top of the workdir, one entry a target, written before the target's step 0
-FORECAST = "forecast.json"
-# at the top of the workdir: seconds by phase of the last `run` command that ran something
-TIMES = "timing.json"
-STUDIES = (
-    "studies"  # at the top of the workdir: numbers that probes of the model leave for the analysis
+SPEC = "spec.json"
+LINEAGE = "lineage.json"
+STATUS = "status.json"
+HEARTBEAT = "heartbeat.json"
+METRICS = "metrics"
+CHECKPOINTS = "checkpoints"
+PROFILE = "profile"
+
+# At the top of a workdir.
+LADDER = "ladder.json"  # which ladder owns it, and its run ids
+FORECAST = "forecast.json"  # one entry a target, written before the target's step 0
+TIMES = "timing.json"  # seconds by phase of the last `run` that ran something
+STUDIES = "studies"  # numbers that probes of the model leave for the analysis
+
+# Kinds of metric rows.
+TRAIN = "train"  # means over the steps since the row before
+EVAL = "eval"  # one domain at one step
+TIMING = "timing"  # wall clock, outside of every equality
+
+# Fields of every row.
+REQUIRED = (
+    "step",  # finished optimizer steps
+    "tokens",  # step * tokens a step
+    "kind",
 )
-LADDER = "ladder.json"  # at the top of the workdir: which ladder owns it, and its run ids
 
-# Row kinds. `train`: loss (nats/token, mean over the steps since the previous row's), grad_norm,
-# learning_rate.
-# `eval`: one row a domain; `timing`: wall clock, outside of every equality.
-TRAIN, EVAL, TIMING = "train", "eval", "timing"
-REQUIRED = ("step", "tokens", "kind")
+# Fields of each kind, beside those.
 FIELDS = {
-    TRAIN: ("loss", "z_loss", "grad_norm", "learning_rate"),
-    # `domain` is "all" for the mean under the weights of DataSpec.evaluated; `decayed` says whether
-    # the learning rate has fallen to its end
-    EVAL: ("domain", "loss", "loss_se", "bits_per_byte", "windows", "tokens_evaluated", "decayed"),
-    # Rows of phase `window`, one a save, are of the steps since the one before: `seconds` of wall
-    # time, in which the host waited `wait` for the device (near `seconds`: the device is never
-    # idle; near 0: the host holds it up); `mfu` by counted FLOPs over the peak of all devices of
-    # the mesh; `memory_bytes` the most a device ever held (on CPU: this process). Rows of the other
-    # phases (PHASES) are their seconds since the save before, of a pack's the run's share: over all
-    # rows they sum to the wall time. Phase `lost`: `steps` that a killed process had made after its
-    # last checkpoint and that are made again, by its heartbeat, and the `seconds` they had taken.
-    TIMING: ("seconds", "tokens_per_second", "mfu", "phase", "steps", "wait", "memory_bytes"),
+    TRAIN: (
+        "loss",  # nats a token
+        "z_loss",
+        "grad_norm",
+        "learning_rate",
+    ),
+    EVAL: (
+        "domain",  # "all": the mean under the weights of DataSpec.evaluated
+        "loss",  # nats a token
+        "loss_se",  # its standard error over windows
+        "bits_per_byte",
+        "windows",
+        "tokens_evaluated",
+        "decayed",  # whether the learning rate has fallen to its end
+    ),
+    TIMING: (
+        "seconds",  # wall time since the save before; of several runs trained together, this one's
+        "tokens_per_second",
+        "mfu",  # counted FLOPs over the peak of all devices of the mesh
+        "phase",  # one of clock.PHASES, or WINDOW or LOST
+        "steps",
+        "wait",  # seconds the host waited for the device: near `seconds`, the device is never idle
+        "memory_bytes",  # the most a device ever held (on CPU: this process)
+    ),
 }
-LOST, WINDOW, STEPS = "lost", "window", "steps"
 
+# Phases with a meaning of their own. All phases but `window` sum to the wall time.
+STEPS = "steps"  # in steps that count
+LOST = "lost"  # in `steps` steps that a killed process had made after its last checkpoint
+WINDOW = "window"  # one row a save, over the steps since the one before: overlaps the others
 
-def goodput(seconds: Mapping[str, float]) -> float | None:
-    """Share of the time of all phases (without `window`, which overlaps them) in steps that count;
-    None when nothing is known.
-    """
-    total = sum(value for phase, value in seconds.items() if phase != WINDOW)
-    return seconds.get(STEPS, 0.0) / total if total > 0 else None
+# States of status.json.
+PENDING = "pending"
+RUNNING = "running"
+DONE = "done"
+DIVERGED = "diverged"  # completed, with exit status 0: the loss was not finite
+FAILED = "failed"
+TERMINAL = (DONE, DIVERGED)  # nothing is left to do
 
-
-# States of status.json. The first three are terminal and completed or refused; `diverged` is a
-# completed state with exit status 0.
-DONE, DIVERGED, FAILED, RUNNING, PENDING = "done", "diverged", "failed", "running", "pending"
-TERMINAL = (DONE, DIVERGED)
-
-# lineage.json
-LINEAGE_FIELDS = tuple(
-    (
-        "run_id spec_hash parent data_fingerprint tokenizer params_total params_non_embedding "
-        "flops_per_token_train flops_per_token_6n flops_per_token_inference tokens_per_step "
-        "versions machine"
-    ).split()
+# Fields of lineage.json.
+LINEAGE_FIELDS = (
+    "run_id",
+    "spec_hash",
+    "parent",  # run id and step of the checkpoint a branch starts from
+    "data_fingerprint",
+    "tokenizer",
+    "params_total",
+    "params_non_embedding",
+    "flops_per_token_train",
+    "flops_per_token_6n",
+    "flops_per_token_inference",
+    "tokens_per_step",
+    "versions",
+    "machine",
 )
 
 
@@ -81,5 +103,6 @@ def part_name(first: int, last: int) -> str:
 
 
 def part_range(name: str) -> tuple[int, int]:
+    """The inverse of `part_name`."""
     first, last = name.removesuffix(".jsonl").split("-")
     return int(first), int(last)

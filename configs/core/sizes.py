@@ -14,6 +14,9 @@ from stepladder.configs.core.spec import ModelSpec
 # parametrisation -> what it is relative to; the rules themselves are model/parametrization.py's
 BASES = {"standard": (), "mup": ("base_width",), "completep": ("base_width", "base_depth")}
 
+ACTIVATIONS = "swiglu", "gelu"
+COMPUTE_DTYPES = "float32", "bfloat16"
+
 # name: (d_model, n_layers, head_dim)
 SIZES = {
     "6k": (16, 2, 8),
@@ -61,10 +64,8 @@ def shape(
 ) -> ModelSpec:
     """The shape called `size`, or spelled out as width, depth and head size: `w256d2h32`.
 
-    `kv_ratio` query heads share one key/value head.
-
-    Raises UserError for an unknown size, a width that is no multiple of the head size, an
-    impossible ratio, or a base that does not fit the parametrisation.
+    `kv_ratio` query heads share one key/value head; the other arguments are fields of the spec.
+    Raises UserError for what is unknown or does not go together.
     """
     d_model, n_layers, head_dim = dimensions(size)
     n_heads = d_model // head_dim
@@ -73,15 +74,8 @@ def shape(
             f"model.kv_ratio={kv_ratio}: does not divide the {n_heads} heads of size {size}; use a "
             "divisor"
         )
-    if activation not in ("swiglu", "gelu"):
-        raise UserError(
-            f"model.activation={activation!r}: unknown; {nearest(activation, ('swiglu', 'gelu'))}"
-        )
-    if compute_dtype not in ("float32", "bfloat16"):
-        raise UserError(
-            f"model.compute_dtype={compute_dtype!r}: unknown; "
-            f"{nearest(compute_dtype, ('float32', 'bfloat16'))}"
-        )
+    _check_name("activation", activation, ACTIVATIONS)
+    _check_name("compute_dtype", compute_dtype, COMPUTE_DTYPES)
     if window < 0:
         raise UserError(
             f"model.window={window}: negative; use 0 (no window) or the number of positions a "
@@ -114,12 +108,16 @@ def shape(
     )
 
 
+def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UserError(f"model.{field}={name!r}: unknown; {nearest(name, known)}")
+
+
 def _check_parametrization(name: str, bases: dict[str, int]) -> None:
     """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal
     specs.
     """
-    if name not in BASES:
-        raise UserError(f"model.parametrization={name!r}: unknown; {nearest(name, BASES)}")
+    _check_name("parametrization", name, tuple(BASES))
     for field, base in bases.items():
         if field in BASES[name] and base < 1:
             raise UserError(

@@ -7,9 +7,12 @@ state, never a Python constant.
 import dataclasses
 import hashlib
 import json
+import types
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,24 @@ class ModelSpec:
     logit_cap: float  # tanh soft-cap of the logits; 0 is off
     compute_dtype: str  # float32 | bfloat16; parameters are float32 always
     parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
-    base_width: int = (
-        0  # the width whose hyperparameters are meant to hold at this one; 0 for standard
-    )
+    # the width whose hyperparameters are meant to hold at this one; 0 for standard
+    base_width: int = 0
     base_depth: int = 0  # the same in layers; 0 for standard and mup
     window: int = 0  # positions attention looks back over, itself included; 0 is all
     # token that ends a document, out of which attention does not look; -1: it does
     document_end: int = -1
+
+
+class Variant(NamedTuple):
+    """Training text made from a domain, under a name that `weights` may use.
+
+    A tuple, so that it is a list in a spec's JSON.
+    """
+
+    name: str
+    domain: str  # the one it is made from
+    filters: tuple[str, ...] = ()  # names in train/data/prepare/filters.py and quality.py, in order
+    dedup: str = ""  # none | exact | minhash; in a config "" is the corpus'
 
 
 @dataclass(frozen=True)
@@ -57,8 +71,7 @@ class CorpusSpec:
     filters: tuple[str, ...]  # names in train/data/prepare/filters.py, in order
     dedup: str  # none | exact | minhash
     seed: int
-    # (name, domain it is made from, filters, dedup): training text only
-    variants: tuple[tuple[str, str, tuple[str, ...], str], ...] = ()
+    variants: tuple[Variant, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,9 +99,8 @@ class OptimizerSpec:
     """Static part of the optimizer."""
 
     name: str  # key of train/step/optimizer.py:OPTIMIZERS
-    weight_decay_mode: (
-        str  # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
-    )
+    # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
+    weight_decay_mode: str
     schedule: str  # key of train/step/schedule.py:SCHEDULES
 
 
@@ -173,59 +185,62 @@ class RunSpec:
         return hashlib.sha256(canonical(static).encode()).hexdigest()[:16]
 
 
-# Fields that came after the first records, and the value of each that says "off": left out of a
-# spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
-LATER = {"window": 0, "document_end": -1}
+# Fields that came after the first records, by class, and the value of each that says "off": left
+# out of a spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
+LATER: dict[type, dict[str, Any]] = {ModelSpec: {"window": 0, "document_end": -1}}
 
 
 def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def to_dict(spec: Any) -> dict:
-    """Plain JSON types of a spec (tuples become lists), without the fields of `LATER` that are
-    off.
+def to_dict(spec: Any) -> dict[str, Any]:
+    """A spec as plain JSON types: tuples become lists; fields of `LATER` that are off are left out.
+
+    Raises ValueError for a float that is not finite.
     """
-
-    def used(pairs):
-        return {k: v for k, v in pairs if k not in LATER or v != LATER[k]}
-
-    return json.loads(json.dumps(dataclasses.asdict(spec, dict_factory=used), allow_nan=False))
+    return json.loads(json.dumps(_encode(spec), allow_nan=False))
 
 
-def from_dict(body: dict) -> RunSpec:
+def from_dict(body: Mapping[str, Any]) -> RunSpec:
     """The inverse of `to_dict` for a run spec.
 
-    Raises KeyError or TypeError on a missing or unknown field.
+    Raises KeyError or TypeError on an unknown or missing field.
     """
-    return RunSpec(
-        **{k: v for k, v in body.items() if k not in _NESTED},
-        model=ModelSpec(**body["model"]),
-        data=DataSpec(
-            **{
-                k: v
-                for k, v in body["data"].items()
-                if k not in ("corpus", "weights", "validation")
-            },
-            corpus=CorpusSpec(**_tuples(body["data"]["corpus"])),
-            weights=tuple((d, w) for d, w in body["data"]["weights"]),
-            validation=tuple(body["data"].get("validation", ())),
-        ),
-        optimizer=OptimizerSpec(**body["optimizer"]),
-        hyper=Hyper(**body["hyper"]),
-        eval_steps=tuple(body["eval_steps"]),
-        checkpoint_steps=tuple(body["checkpoint_steps"]),
-        parent=ParentSpec(**_tuples(body["parent"])) if body.get("parent") else None,
-        tags=tuple((k, v) for k, v in body["tags"]),
-    )
+    return _decode(RunSpec, body)
 
 
-_NESTED = tuple("model data optimizer hyper eval_steps checkpoint_steps parent tags".split())
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _tuples(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return tuple(_tuples(v) for v in value)
+def _encode(value: Any) -> Any:
+    """Dataclasses become dicts, at any depth."""
+    if dataclasses.is_dataclass(value):
+        off = LATER.get(type(value), {})
+        pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return {k: _encode(v) for k, v in pairs if k not in off or v != off[k]}
+    if isinstance(value, tuple):
+        return [_encode(v) for v in value]
     return value
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    """`value` as the annotated type `kind`: a dataclass, a tuple, one of them or None, or a plain
+    value.
+    """
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        fields = _types(kind)
+        return kind(**{name: _decode(fields[name], v) for name, v in value.items()})
+    if hasattr(kind, "_fields"):  # a named tuple
+        return kind(*map(_decode, _types(kind).values(), value))
+    arguments = typing.get_args(kind)
+    if types.NoneType in arguments:  # X | None
+        return None if value is None else _decode(arguments[0], value)
+    if typing.get_origin(kind) is tuple:
+        if arguments[-1] is Ellipsis:
+            return tuple(_decode(arguments[0], v) for v in value)
+        return tuple(map(_decode, arguments, value))
+    return value
+
+
+@cache
+def _types(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

@@ -10,8 +10,8 @@ curves at the small ones, and a target.
 
 The argument names a budget, not a machine: global batches, steps and checkpoints are the same
 wherever it runs. A trunk trains at constant rate to its longest horizon and is cooled down at
-shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law (rule.step_law): our own
-rule was fitted on models a thousand times smaller.
+shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law
+(`hyperparameters.step_law`): our own rule was fitted on models a thousand times smaller.
 
 Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147
 billion tokens once.
@@ -25,6 +25,7 @@ from stepladder.configs import base
 from stepladder.configs.core import counting, durations, hyperparameters
 from stepladder.configs.core.branches import with_cooldowns
 from stepladder.configs.core.build import model_spec, rung
+from stepladder.configs.core.spec import RunSpec
 
 
 class Ladder(NamedTuple):
@@ -66,6 +67,7 @@ RATE_FACTORS = 0.25, 0.5, 1.0, 2.0, 4.0
 
 
 def get_config(arg: str = "v5e-256") -> ConfigDict:
+    """`arg`: a key of LADDERS."""
     if arg not in LADDERS:
         raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(LADDERS)}")
     c = base.get_config()
@@ -75,14 +77,13 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
     if arg in ("tiny", "cpu"):
         c.data.max_mb_per_domain, c.run.log_every = {"tiny": 0.3, "cpu": 2.0}[arg], 20
     else:
-        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.seq_len = (
-            "web",
-            (),
-            "bpe:32768",
-            2048,
-        )
+        c.data.corpus, c.data.domains = "web", ()
         c.data.sources = ConfigDict({"web": "texts/web/*.parquet"})
-        c.data.max_mb_per_domain, c.data.validation_fraction, c.data.max_epochs = 0.0, 0.0005, 1.0
+        c.data.tokenizer = "bpe:32768"
+        c.data.seq_len = 2048
+        c.data.max_mb_per_domain = 0.0
+        c.data.validation_fraction = 0.0005
+        c.data.max_epochs = 1.0
         c.model.compute_dtype = "bfloat16"
         c.run.log_every, c.run.eval_windows = 20, 512
     c.chinchilla = ConfigDict()
@@ -93,10 +94,10 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
     return c
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """Proxies with their cooldowns, learning-rate curves, then the target."""
     chosen = LADDERS[config.chinchilla.ladder]
-    runs = []
+    runs: list[RunSpec] = []
     for size in chosen.proxies:
         for seed in range(SEEDS if size in chosen.repeated else 1):
             trunk = _rung(
@@ -109,17 +110,9 @@ def ladder(config: ConfigDict) -> list:
                 _rung(config, size, 1.0, 0, f"rate-{size}-x{factor:g}", factor, batch, role="sweep")
                 for factor in RATE_FACTORS
             ]
-    return [
-        *runs,
-        _rung(
-            config,
-            chosen.target,
-            config.chinchilla.target,
-            0,
-            f"target-{chosen.target}",
-            role="target",
-        ),
-    ]
+    name = f"target-{chosen.target}"
+    target = _rung(config, chosen.target, config.chinchilla.target, 0, name, role="target")
+    return [*runs, target]
 
 
 def _rung(
@@ -131,17 +124,20 @@ def _rung(
     factor: float = 1.0,
     batch: int = 0,
     **tags: str,
-):
+) -> RunSpec:
+    """One run of `chinchilla` times 20 tokens a parameter.
+
+    Large runs, whose text is the user's, take batch and rate from `step_law`; the others from the
+    project's own rule.
+    """
     c = config.copy_and_resolve_references()
     c.unlock()
-    c.model.size, c.run.duration, c.seed, c.data_seed, c.name = (
-        size,
-        f"{chinchilla:g} chinchilla",
-        config.seed + seed,
-        config.data_seed + seed,
-        name,
-    )
-    c.optimizer.learning_rate_factor, c.run.batch_size = factor, batch
+    c.name = name
+    c.model.size = size
+    c.seed, c.data_seed = config.seed + seed, config.data_seed + seed
+    c.optimizer.learning_rate_factor = factor
+    c.run.duration = f"{chinchilla:g} chinchilla"
+    c.run.batch_size = batch
     if c.data.tokenizer != "bytes":
         counts = counting.count(model_spec(c), c.data.seq_len)
         tokens = durations.steps(c.run.duration, tokens_per_step=1, params=counts.params_total)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import base
 from stepladder.configs.core import sizes
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -97,22 +98,21 @@ STUDIES = {
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
+    """`arg`: a key of STUDIES."""
     if arg not in STUDIES:
         raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(STUDIES)}")
     study = STUDIES[arg]
     c = base.get_config()
     c.name = "parametrization"
-    c.model.size = (
-        f"w64d{study.depth}h{study.head}"  # of a coordinate check; the ladder has its own widths
-    )
-    c.optimizer.learning_rate = 3e-3  # the same
-    c.data.seq_len, c.data.max_mb_per_domain = study.seq_len, study.mb
-    c.run.batch_size, c.run.duration, c.run.evals, c.run.log_every = (
-        study.batch,
-        f"{study.steps} steps",
-        (),
-        50,
-    )
+    # of a coordinate check; the ladder has its own widths and rates
+    c.model.size = f"w64d{study.depth}h{study.head}"
+    c.optimizer.learning_rate = 3e-3
+    c.data.seq_len = study.seq_len
+    c.data.max_mb_per_domain = study.mb
+    c.run.batch_size = study.batch
+    c.run.duration = f"{study.steps} steps"
+    c.run.evals = ()
+    c.run.log_every = 50
     c.machine.tensorboard = False
     c.study = ConfigDict()
     c.study.arg = arg
@@ -120,9 +120,10 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     return c
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """Every seed at every learning rate of every width and parametrisation."""
-    study, runs = STUDIES[config.study.arg], []
+    study = STUDIES[config.study.arg]
+    runs: list[RunSpec] = []
     for name, by_width in study.rates.items():
         base_width = study.base_width if "base_width" in sizes.BASES[name] else 0
         for width, (low, high) in sorted(by_width.items()):
@@ -130,16 +131,11 @@ def ladder(config: ConfigDict) -> list:
                 for seed in range(config.study.seeds):
                     c = config.copy_and_resolve_references()
                     c.unlock()
-                    c.model.size, c.model.parametrization = (
-                        f"w{width}d{study.depth}h{study.head}",
-                        name,
-                    )
+                    c.model.size = f"w{width}d{study.depth}h{study.head}"
+                    c.model.parametrization = name
                     c.model.base_width, c.model.base_depth = base_width, 0
-                    c.optimizer.learning_rate, c.seed, c.data_seed = (
-                        2 ** (k / 2),
-                        config.seed + seed,
-                        config.data_seed + seed,
-                    )
+                    c.optimizer.learning_rate = 2 ** (k / 2)
+                    c.seed, c.data_seed = config.seed + seed, config.data_seed + seed
                     c.name = f"{name}-w{width}-lr{2 ** (k / 2):.2g}-s{seed}"
                     runs.append(rung(c, role="sweep", study="parametrization"))
     return runs

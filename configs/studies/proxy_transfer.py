@@ -49,6 +49,7 @@ from stepladder.configs import base, recipes, web_recipes
 from stepladder.configs.core.branches import with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
+from stepladder.configs.core.spec import RunSpec
 
 STUDY = "proxy_transfer"
 # of training, where the reference recipe is probed; and at the end of its warm-up
@@ -171,24 +172,20 @@ STUDIES = {
 
 
 def get_config(arg: str = "cpu") -> ConfigDict:
+    """`arg`: a key of STUDIES."""
     if arg not in STUDIES:
         raise ValueError(f"config argument {arg!r}: unknown; use one of {', '.join(STUDIES)}")
     study = STUDIES[arg]
     c = base.get_config()
     c.name = "transfer"
-    c.data.validation, c.data.max_mb_per_domain, c.data.seq_len = (
-        study.validation,
-        study.mb,
-        study.seq_len,
-    )
+    c.data.validation = study.validation
+    c.data.max_mb_per_domain = study.mb
+    c.data.seq_len = study.seq_len
     c.data.max_epochs = study.max_epochs
     if study.own_text:
-        c.data.corpus, c.data.domains, c.data.tokenizer, c.data.dedup = (
-            "web",
-            (),
-            "bpe:32000",
-            "exact",
-        )
+        c.data.corpus, c.data.domains = "web", ()
+        c.data.tokenizer = "bpe:32000"
+        c.data.dedup = "exact"
         c.data.sources = ConfigDict(
             {domain: f"{domain}/*.jsonl.zst" for domain in web_recipes.DOMAINS}
         )
@@ -196,12 +193,12 @@ def get_config(arg: str = "cpu") -> ConfigDict:
         c.model.compute_dtype = "bfloat16"
     elif arg == "tiny":
         c.data.validation_fraction = 0.1
-    c.schedule.kind, c.optimizer.weight_decay, c.optimizer.weight_decay_mode = (
-        "cosine",
-        0.1,
-        "coupled",
-    )
-    c.run.evals, c.run.eval_windows, c.run.log_every = (), study.windows, 50 if arg != "tiny" else 5
+    c.schedule.kind = "cosine"
+    c.optimizer.weight_decay = 0.1
+    c.optimizer.weight_decay_mode = "coupled"
+    c.run.evals = ()
+    c.run.eval_windows = study.windows
+    c.run.log_every = 5 if arg == "tiny" else 50
     c.machine.tensorboard = False
     c.study = ConfigDict()
     c.study.arg = arg
@@ -209,11 +206,12 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     return c
 
 
-def ladder(config: ConfigDict) -> list:
+def ladder(config: ConfigDict) -> list[RunSpec]:
     """Both proxies' grids, the smaller one's arms, then the target's grids."""
     study = STUDIES[config.study.arg]
     config, chosen = _with_recipes(config)
-    small, runs = study.proxies[0], []
+    small = study.proxies[0]
+    runs: list[RunSpec] = []
     for proxy in study.proxies:
         runs += _grid(config, chosen, proxy, "proxy", study)
     for name, arm in study.arms.items():
@@ -235,16 +233,21 @@ def _with_recipes(config: ConfigDict) -> tuple[ConfigDict, dict[str, recipes.Rec
     return c, chosen
 
 
-def _grid(config: ConfigDict, chosen: dict, size: Rung, role: str, study: Study) -> list:
-    runs = []
+def _grid(
+    config: ConfigDict, chosen: dict[str, recipes.Recipe], size: Rung, role: str, study: Study
+) -> list[RunSpec]:
+    """Every recipe at every learning rate and seed of one size; the run that probes follow keeps
+    checkpoints for them.
+    """
+    runs: list[RunSpec] = []
     for recipe, table in chosen.items():
         for rate in size.rates:
             for seed in range(size.seeds):
                 run = _run(config, recipe, table, size, rate, seed, role)
                 probed = recipe == study.reference and rate == size.standard and seed == 0
-                runs.append(
-                    with_checkpoints(run, *filter(None, _probed_steps(run))) if probed else run
-                )
+                if probed:
+                    run = with_checkpoints(run, *filter(None, _probed_steps(run)))
+                runs.append(run)
     return runs
 
 
@@ -256,9 +259,10 @@ def _run(
     rate: float,
     seed: int,
     role: str,
-    name="main",
-    arm=None,
-):
+    name: str = "main",
+    arm: Arm | None = None,
+) -> RunSpec:
+    """One run; `name` and `arm` are what deviates from the main arm."""
     c, arm = config.copy_and_resolve_references(), arm or Arm()
     c.data.weights = recipes.weights(recipe, table)
     c.model.size, c.optimizer.learning_rate = size.size, rate
@@ -273,15 +277,13 @@ def _run(
     return rung(c, study=STUDY, role=role, recipe=recipe, arm=name)
 
 
-def _probed_steps(run) -> list[int]:
+def _probed_steps(run: RunSpec) -> list[int]:
     """0, then shares of training and the end of the warm-up, each at least one step."""
-    later = {max(1, round(share * run.steps)) for share in FRACTIONS if share} | {
-        run.hyper.warmup_steps
-    }
-    return [0, *sorted(later)]
+    later = {max(1, round(share * run.steps)) for share in FRACTIONS if share}
+    return [0, *sorted(later | {run.hyper.warmup_steps})]
 
 
-def probes(config: ConfigDict, specs: list) -> list[Probe]:
+def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
     """Baselines of the recipes, and alignment of all recipes along the reference recipe's run on
     the smallest proxy and the target.
     """
@@ -303,11 +305,8 @@ def probes(config: ConfigDict, specs: list) -> list[Probe]:
     for size, role in ((study.proxies[0], "proxy"), (study.target, "target")):
         mine = dict(role=role, recipe=study.reference, arm="main", study=STUDY)
         for run in specs:
-            if run.tag == mine and (run.model.size, run.hyper.learning_rate, run.hyper.seed) == (
-                size.size,
-                size.standard,
-                config.seed,
-            ):
+            grid_point = (run.model.size, run.hyper.learning_rate, run.hyper.seed)
+            if run.tag == mine and grid_point == (size.size, size.standard, config.seed):
                 found += [
                     Alignment(run, step, every, study.probe_windows, 4 * study.probe_windows)
                     for step in _probed_steps(run)

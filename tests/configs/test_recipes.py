@@ -66,8 +66,8 @@ def test_identical_recipes_are_noticed():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"weights": {"docstrings": 0.5}}, "sum to 0.5; divide"),
-        ({"weights": {"docstrings": 1.5, "tables": -0.5}}, r"weights.tables=-0.5 is negative"),
+        ({"weights": {"docstrings": 0.5}}, "sum to 0.5, not 1; divide"),
+        ({"weights": {"docstrings": 1.5, "tables": -0.5}}, r"weights.tables=-0.5: is negative"),
         ({"weights": {"docstring": 1.0}}, "no such domain; did you mean 'docstrings'"),
         ({"weights": {"docstrings": float("nan")}}, "is negative"),
         ({"dimension": "taste"}, "dimension='taste' is unknown"),

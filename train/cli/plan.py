@@ -3,15 +3,25 @@ compiled.
 """
 
 import argparse
+import dataclasses
 import json
+from typing import TYPE_CHECKING
 
 from stepladder.configs.core.errors import UserError
-from stepladder.configs.core.load import Loaded, load
+from stepladder.train.cli.arguments import add_config, load_config
 from stepladder.train.hardware.topology import HERE
-from stepladder.train.ladder import cost
+
+if TYPE_CHECKING:
+    from stepladder.configs.core.load import Loaded
+    from stepladder.configs.core.spec import RunSpec
+
+HELP = "Show what would run, at what cost; nothing runs."
+EXAMPLE = "stepladder plan --config=configs/demo.py:cpu"
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config, how fast the machine is taken to be, and what to compile for."""
+    add_config(parser)
     parser.add_argument(
         "--rate",
         type=float,
@@ -45,11 +55,13 @@ def main(args: argparse.Namespace) -> int:
 
     Raises UserError for a pattern without runs, or --largest without --topology.
     """
+    from stepladder.train.ladder import cost
+
     if args.largest and not args.topology:
         raise UserError(
             "largest=True: it is found by compiling; add --topology=v5e:16x16 (or here)"
         )
-    loaded = load(args.config, args.overrides)
+    loaded = load_config(args)
     specs = cost.only(loaded.specs, args.only)
     rate = args.rate or _rate(args)
     costs = [cost.cost(spec, rate) for spec in specs]
@@ -57,16 +69,17 @@ def main(args: argparse.Namespace) -> int:
         print(cost.table(costs))
     programs = _compile(loaded, specs, args) if args.topology else []
     if args.json:
-        print(
-            json.dumps({"runs": [cost.to_json(c) for c in costs], "programs": programs}, indent=1)
-        )
+        body = {"runs": [cost.to_json(c) for c in costs], "programs": programs}
+        print(json.dumps(body, indent=1))
     return 0 if all(program["fits"] for program in programs) else 1
 
 
 def _rate(args: argparse.Namespace) -> float:
-    """FLOP/s for the estimate of time: cost.achieved, or cost.UTILISATION of the peak of the slices
-    compiled for.
+    """FLOP/s for the estimate of time: what the backend is known to achieve, or the usual part of
+    the peak of the slices that are compiled for.
     """
+    from stepladder.train.ladder import cost
+
     if args.topology in ("", HERE):
         return cost.achieved(args.backend)
     from stepladder.train.hardware import chips, topology
@@ -74,10 +87,8 @@ def _rate(args: argparse.Namespace) -> float:
     return cost.UTILISATION * chips.peak_flops(topology.devices(args.topology))
 
 
-def _compile(loaded: Loaded, specs: list, args: argparse.Namespace) -> list[dict]:
+def _compile(loaded: "Loaded", specs: "list[RunSpec]", args: argparse.Namespace) -> list[dict]:
     """Every program as JSON; as text on the way, when no JSON is asked for."""
-    import dataclasses
-
     from stepladder.train.hardware.machine import Machine, start_jax
     from stepladder.train.ladder import executables
 

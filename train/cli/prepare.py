@@ -3,26 +3,40 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.data.prepare.documents import READERS
-from stepladder.train.data.prepare.filters import FILTERS
-from stepladder.train.data.prepare.prepare import prepare
-from stepladder.train.data.read.store import Store
 
-EXAMPLE = """examples:
-  stepladder data prepare --out=store                                 \
-  the text this installation carries; nothing is downloaded
+if TYPE_CHECKING:
+    from stepladder.train.data.read.store import Store
+
+HELP = "Prepare token stores from text."
+EXAMPLE = "stepladder data prepare --out=store --corpus=embedded"
+
+EPILOG = """examples:
+  # the text this installation carries; nothing is downloaded
+  stepladder data prepare --out=store
   stepladder data prepare --out=store --max-mb-per-domain=4 --domains=python_jax,docstrings
   stepladder data prepare --out=store --domain web='crawl/*.jsonl.zst' --domain code=src \
 --tokenizer=bpe:4096"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments to its parser."""
+    """The one action, `prepare`, with its arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_prepare_arguments(
+        actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False)
+    )
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which text, and how it becomes tokens."""
+    from stepladder.train.data.prepare.documents import READERS
+    from stepladder.train.data.prepare.filters import FILTERS
+
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EXAMPLE
+    parser.epilog = EPILOG
     parser.add_argument(
         "sources",
         nargs="*",
@@ -106,16 +120,15 @@ def corpus_of(args: argparse.Namespace) -> CorpusSpec:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Prepare, then print the store's table.
+    """Prepare the store and print its table; returns 0. Raises UserError."""
+    from stepladder.train.data.prepare.prepare import prepare
 
-    Returns 0; raises UserError for what the user can mend.
-    """
     store = prepare(corpus_of(args), args.out)
     sys.stdout.write(table(store))
     return 0
 
 
-def table(store: Store) -> str:
+def table(store: "Store") -> str:
     """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation
     with training.
     """

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.train.data.read.mixture import check_weights
+from stepladder.train.data.read.mixture import check_recipe
 from stepladder.train.data.read.store import Store
 
 HELD_OUT = 0.05  # of a domain's training tokens
@@ -143,7 +143,7 @@ def baselines(
     """
     V = store.vocab_size
     for weights in recipes.values():
-        check_weights(tuple(weights.items()), store.domains)
+        check_recipe(tuple(weights.items()), store.domains)
     counted, held = {}, {}
     for name in sorted(
         {name for weights in recipes.values() for name, weight in weights.items() if weight > 0}

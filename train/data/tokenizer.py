@@ -58,12 +58,14 @@ class BpeTokenizer:
 
         self._json = serialised
         self._tokenizer = Tokenizer.from_str(serialised)
-        self._tokenizer.encode_special_tokens = (
-            True  # the text "<|endofdocument|>" is text: only we end documents
-        )
+        # the text "<|endofdocument|>" is text: only we end documents
+        self._tokenizer.encode_special_tokens = True
         self.vocab_size = self._tokenizer.get_vocab_size()
         self.name = f"bpe:{self.vocab_size}"
-        self.eos = self._tokenizer.token_to_id(END)
+        end = self._tokenizer.token_to_id(END)
+        if end is None:
+            raise ValueError(f"no token {END}")
+        self.eos: int = end
 
     def encode(self, text: str) -> np.ndarray:
         """Text -> int32 [tokens], without the end of document."""

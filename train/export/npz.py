@@ -3,13 +3,13 @@ alone.
 """
 
 import json
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import replacing
 from stepladder.configs.core.record import SPEC
 from stepladder.configs.core.spec import RunSpec, from_dict
 from stepladder.train.export.restore import Opened
@@ -31,12 +31,11 @@ def export(opened: Opened, out: Path) -> Path:
     spec = read_json(opened.record / SPEC)
     about = json.dumps({"run_id": opened.spec.run_id, "step": opened.step, "spec": spec})
     arrays[ABOUT] = np.array(about)
-    beside = out.with_name(f".{out.name}.tmp.npz")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # the stub takes any keyword for the one named allow_pickle
-        np.savez(beside, **arrays)  # pyright: ignore[reportArgumentType]
-        os.replace(beside, out)
+        with replacing(out) as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
     except OSError as error:
         raise UserError(
             f"out={out}: cannot write it ({error.strerror}); choose another --out"

@@ -4,19 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.loop.run import Progress as Report
+from stepladder.train.processes.progress import bars
 
 
 @contextmanager
@@ -25,30 +15,20 @@ def progress_bar(specs: Sequence[RunSpec], show: bool) -> Iterator[Report]:
 
     Nothing is drawn unless `show`, and where stderr is no terminal.
     """
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description:32}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
-    hidden = not show or not console.is_terminal
     steps = sum(spec.steps - spec.start_step for spec in specs)
-    with Progress(*columns, console=console, disable=hidden) as progress:
-        whole = progress.add_task("ladder (steps)", total=steps, loss="")
-        tasks: dict[str, TaskID] = {}
+    with bars(show) as progress:
+        whole = progress.add_task("ladder (steps)", total=steps, note="")
+        tasks = {}
         done = dict.fromkeys((spec.run_id for spec in specs), 0)
 
         def report(spec: RunSpec, step: int, loss: float) -> None:
             if spec.run_id not in tasks:
-                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, loss="")
+                tasks[spec.run_id] = progress.add_task(spec.run_id, total=spec.steps, note="")
             done[spec.run_id] = step - spec.start_step
             progress.update(
                 tasks[spec.run_id],
                 completed=step,
-                loss="" if math.isnan(loss) else f"loss {loss:.3f}",
+                note="" if math.isnan(loss) else f"loss {loss:.3f}",
                 visible=step < spec.steps,
             )
             progress.update(whole, completed=sum(done.values()))

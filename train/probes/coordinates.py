@@ -16,8 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
-from rich.console import Console
-from rich.progress import track
 
 from stepladder.configs.core import record, sizes
 from stepladder.configs.core.build import rung
@@ -28,6 +26,7 @@ from stepladder.model.activations import MADE_BY, activations
 from stepladder.model.execution import Execution
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.corpora import stores
+from stepladder.train.processes.progress import track
 from stepladder.train.step.step import initial_state, traced_hypers, train_step
 
 STEPS = 10
@@ -151,10 +150,8 @@ def run(
     store, data = stores([first], root, show=show)[first.data.corpus], first.data
     source = BatchSource(store, data.weights, data.seq_len, first.batch_size, first.hyper.data_seed)
     batches = list(source.steps(0, STEPS))
-    console = Console(stderr=True)
-    hidden = not (show and console.is_terminal)
-    bar = track(planned, "coordinates", console=console, disable=hidden)
-    return write(workdir, axis, [(spec, check(spec, batches)) for spec in bar])
+    found = [(spec, check(spec, batches)) for spec in track(planned, "coordinates", show)]
+    return write(workdir, axis, found)
 
 
 def write(workdir: Path, axis: str, found: list[tuple[RunSpec, list[dict]]]) -> Path:

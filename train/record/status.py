@@ -11,6 +11,7 @@ from typing import Any
 
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.goodput import goodput
 from stepladder.train.record.record import read_json, read_rows
 
 SILENT = 60.0  # seconds without a heartbeat after which a run may have stopped
@@ -72,7 +73,7 @@ def seconds_by_phase(rows: Iterable[dict]) -> tuple[dict[str, float], int]:
 def _goodput(rows: Iterable[dict]) -> str:
     """Where the time of all runs went so far, as their committed rows tell."""
     seconds, lost = seconds_by_phase(rows)
-    share, total = record.goodput(seconds), sum(seconds.values())
+    share, total = goodput(seconds), sum(seconds.values())
     if share is None:
         return ""
     others = [

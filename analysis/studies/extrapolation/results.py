@@ -19,6 +19,7 @@ from stepladder.analysis.studies.extrapolation.forecast_file import read_forecas
 from stepladder.analysis.studies.learning_rate.curves import curves
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.goodput import goodput
 
 RUN_COLUMNS = tuple(
     (
@@ -221,7 +222,7 @@ def _timing(runs: Runs, workdir: Path) -> dict:
         "total": total,
         "shares": {k: v / total for k, v in seconds.items()} if total else {},
         "throughput": by_size,
-        "goodput": record.goodput(phases.groupby("phase")["seconds"].sum().to_dict())
+        "goodput": goodput(phases.groupby("phase")["seconds"].sum().to_dict())
         if len(phases)
         else None,
         "lost_steps": int(lost),

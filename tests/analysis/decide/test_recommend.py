@@ -26,7 +26,7 @@ from stepladder.analysis.decide.recommend.simulate import (
 from stepladder.analysis.fit.bootstrap import bootstrap
 from stepladder.analysis.fit.fit import fit
 from stepladder.configs.core.errors import UserError
-from stepladder.train.cli.recommend import arguments, main
+from stepladder.train.cli.scaling.recommend import add_arguments, main
 
 TARGET_ND = (1e9, 2e10)
 
@@ -215,7 +215,7 @@ def test_bad_input_is_one_line(change, says):
 
 def command(*argv):
     parser = argparse.ArgumentParser()
-    arguments(parser)
+    add_arguments(parser)
     return main(parser.parse_args(list(argv)))
 
 

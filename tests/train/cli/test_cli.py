@@ -2,11 +2,16 @@
 tiny run from the shell.
 """
 
+import ast
 import errno
+import inspect
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -31,6 +36,74 @@ def test_help_has_an_example(name, capsys):
         parser.main([name, "--help"])
     assert done.value.code == 0
     assert f"example: stepladder {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", parser.COMMANDS)
+def test_every_command_keeps_the_convention(name):
+    """HELP is one sentence, EXAMPLE a command line of this command that parses, and the module has
+    no other public way in.
+    """
+    module = parser.COMMANDS[name]
+    assert module.HELP.endswith((".", "?")) and "\n" not in module.HELP
+    program, *words = shlex.split(module.EXAMPLE)
+    assert (program, words[0]) == ("stepladder", name)
+    args = parser.parse(words)
+    assert args.command == name and args.overrides == []
+    assert list(inspect.signature(module.add_arguments).parameters) == ["parser"]
+    assert list(inspect.signature(module.main).parameters) == ["args"]
+
+
+def test_every_file_of_a_command_is_in_the_table():
+    """A file with the convention's names that is in no row would be a command nobody can call."""
+    files = {Path(inspect.getfile(module)) for module in parser.COMMANDS.values()}
+    found = set()
+    for path in Path(parser.__file__).parent.rglob("*.py"):
+        names = {n for node in ast.parse(path.read_text()).body for n in assigned(node)}
+        found |= {path} if "EXAMPLE" in names else set()
+    assert found == files
+
+
+def assigned(node: ast.AST) -> set[str]:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def test_commands_named_in_help_exist(capsys):
+    """`stepladder X` in any help text is a command."""
+    for name in parser.COMMANDS:
+        with pytest.raises(SystemExit):
+            parser.main([name, "--help"])
+    for words in re.findall(r"stepladder ([a-z]+)", capsys.readouterr().out):
+        assert words in parser.COMMANDS
+
+
+def test_overrides_are_taken_from_the_words():
+    args = parser.parse(["plan", "--config=c.py:x", "--config.a.b=1=2", "--config.c="])
+    assert (args.config, args.overrides) == ("c.py:x", [("a.b", "1=2"), ("c", "")])
+    with pytest.raises(SystemExit):
+        parser.parse(["status", "--workdir=W", "--config.seed=1"])
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        parser.main(["--version"])
+    assert done.value.code == 0 and re.fullmatch(r"stepladder [\d.]+\n", capsys.readouterr().out)
+
+
+def test_help_loads_no_heavy_library():
+    """Nor does a `run` before it listens to signals. `report` lists the studies, which are read
+    from the analysis; all else is quick.
+    """
+    code = """if True:
+        import contextlib, io, sys
+        from stepladder.train.cli import parser
+        for name in parser.COMMANDS.keys() - {"report", "data"}:
+            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+                parser.main([name, "--help"])
+        print(*({"jax", "pandas", "numpy", "scipy", "ml_collections"} & sys.modules.keys()))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_plan_counts_and_totals(root, capsys):

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,8 +17,8 @@ import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.cli.prepare import add_arguments, corpus_of, main
-from stepladder.train.data.prepare import documents, split
+from stepladder.train.cli.prepare import add_prepare_arguments, corpus_of, main
+from stepladder.train.data.prepare import documents, lock, split
 from stepladder.train.data.prepare import prepare as stages
 from stepladder.train.data.prepare.prepare import prepare
 from stepladder.train.data.read.store import Store
@@ -147,14 +148,14 @@ def test_repeated_it_rewrites_nothing(two, tmp_path):
     before = {
         p: (p.stat().st_mtime_ns, p.stat().st_ino)
         for p in (tmp_path / "s").iterdir()
-        if p.name != ".lock"
+        if p.name not in lock.FILES
     }
     second = prepare(spec(two), tmp_path / "s", show=False)
     assert second.fingerprint == first.fingerprint
     assert {
         p: (p.stat().st_mtime_ns, p.stat().st_ino)
         for p in (tmp_path / "s").iterdir()
-        if p.name != ".lock"
+        if p.name not in lock.FILES
     } == before
     for path in two.values():
         path.unlink()  # the store no longer needs its sources
@@ -323,7 +324,7 @@ def test_command(two, tmp_path, capsys):
     import argparse
 
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_prepare_arguments(parser)
     arguments = [
         f"--out={tmp_path / 's'}",
         "--domain",
@@ -342,3 +343,19 @@ def test_command(two, tmp_path, capsys):
     ):
         with pytest.raises(UserError):
             corpus_of(parser.parse_args([f"--out={tmp_path / 'x'}", *bad]))
+
+
+def test_a_second_preparation_waits_and_says_for_whom(two, tmp_path, capsys):
+    out, done = tmp_path / "s", []
+    out.mkdir()
+    with lock.locked(out):
+        other = threading.Thread(target=lambda: done.append(prepare(spec(two), out, show=False)))
+        other.start()
+        said, deadline = "", time.monotonic() + 30
+        while "waiting" not in said and time.monotonic() < deadline:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+        assert f"out={out}: waiting for process {os.getpid()}" in said and not done
+    other.join(60)
+    assert done[0].domains == list(two)
+    assert not (out / lock.HOLDER).exists()

@@ -12,6 +12,7 @@ import pytest
 from stepladder.configs import base
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.spec import Variant
 from stepladder.train.cli.prepare import table
 from stepladder.train.data.prepare import quality, variants
 from stepladder.train.data.prepare.prepare import prepare
@@ -38,7 +39,7 @@ def sources(tmp_path):
 
 
 def variant(name="v", domain="one", filters=(), dedup="none"):
-    return (name, domain, tuple(filters), dedup)
+    return Variant(name, domain, tuple(filters), dedup)
 
 
 def words_of(document):

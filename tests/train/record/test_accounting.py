@@ -10,6 +10,7 @@ import pytest
 
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.goodput import goodput
 from stepladder.configs.core.record import (
     EVAL,
     FIELDS,
@@ -21,7 +22,6 @@ from stepladder.configs.core.record import (
     TIMING,
     TRAIN,
     WINDOW,
-    goodput,
     part_name,
 )
 from stepladder.train.data.read.corpora import stores

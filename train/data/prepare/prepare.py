@@ -12,10 +12,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.files import replacing
 from stepladder.configs.core.spec import CorpusSpec, to_dict
 from stepladder.train.data import tokenizer as tokenizers
 from stepladder.train.data.prepare import (
@@ -23,22 +25,23 @@ from stepladder.train.data.prepare import (
     documents,
     embedded,
     filters,
-    progress,
+    lock,
     select,
     split,
     variants,
 )
 from stepladder.train.data.prepare.encode import encode
+from stepladder.train.data.prepare.lock import locked
 from stepladder.train.data.prepare.spool import Spool, SpoolWriter
 from stepladder.train.data.read.store import (
     MANIFEST,
     SPLITS,
     Store,
-    close,
     dtype_name,
-    write_atomic,
     write_manifest,
+    write_text,
 )
+from stepladder.train.processes.progress import bar_of_bytes
 
 WORK = ".work"
 TOKENIZER_BYTES = 20_000_000  # text a tokenizer is trained on, evenly over the domains
@@ -55,7 +58,7 @@ def prepare(corpus: CorpusSpec, out: str | os.PathLike, show: bool = True) -> St
     check(corpus)
     with _writable(out):
         out.mkdir(parents=True, exist_ok=True)
-        with _locked(out):
+        with locked(out):
             return _existing(corpus, out) or _prepare(corpus, out, show)
 
 
@@ -122,7 +125,7 @@ def _prepare(corpus: CorpusSpec, out: Path, show: bool) -> Store:
         "max_overlap": split.MAX_OVERLAP,
         "domains": domains,
     }
-    write_atomic(out / "sources.json", json.dumps(stamp, indent=1) + "\n")
+    write_text(out / "sources.json", json.dumps(stamp, indent=1) + "\n")
     write_manifest(out, manifest)
     shutil.rmtree(work)
     return Store.open(out)
@@ -209,14 +212,14 @@ def _work(corpus: CorpusSpec, out: Path, stamp: dict) -> Path:
         _same_spec(corpus, have["corpus"], out)
         if have["stamp"] == stamp:
             return work
-    elif not work.exists() and any(p.name != ".lock" for p in out.iterdir()):
+    elif not work.exists() and any(p.name not in lock.FILES for p in out.iterdir()):
         raise UserError(
             f"out={out}: the folder holds other files and no token store; choose an empty or new "
             "folder"
         )
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    write_atomic(plan, json.dumps({"corpus": to_dict(corpus), "stamp": stamp}))
+    write_text(plan, json.dumps({"corpus": to_dict(corpus), "stamp": stamp}))
     return work
 
 
@@ -231,7 +234,7 @@ def _collect(
     kept = 0
     total = sum(p.stat().st_size for p in files) if own else cap or None
     try:
-        with progress.bar(f"read {domain}", total, show) as advance:
+        with bar_of_bytes(f"read {domain}", total, show) as advance:
             for document in stream:
                 text, reason = filters.apply(corpus.filters, document.text)
                 if not text or not text.strip():
@@ -259,15 +262,9 @@ def _select(
     saved = work / "select.npz"
     if not saved.is_file():
         sides, facts = select.select(corpus, spools, work)
-        part = work / "select.part"
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                facts=np.array(json.dumps(facts)),
-                **{f"side.{d}": s for d, s in sides.items()},
-            )
-            close(file)
-        os.replace(part, saved)
+        arrays: dict[str, Any] = {f"side.{domain}": side for domain, side in sides.items()}
+        with replacing(saved) as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)
     with np.load(saved) as body:
         return {d: body[f"side.{d}"] for d in spools}, json.loads(str(body["facts"]))
 
@@ -278,7 +275,7 @@ def _tokenizer(
     if not (work / "tokenizer.done").is_file():
 
         def texts() -> Iterator[str]:
-            with progress.bar(f"train {corpus.tokenizer}", None, show) as advance:
+            with bar_of_bytes(f"train {corpus.tokenizer}", None, show) as advance:
                 for domain, spool in spools.items():
                     left = TOKENIZER_BYTES // len(spools)
                     for data in spool.texts(sides[domain] == split.TRAIN):
@@ -289,8 +286,8 @@ def _tokenizer(
                             break
 
         trained = tokenizers.train(corpus.tokenizer, texts())
-        write_atomic(out / tokenizers.FILE, trained.to_json())
-        write_atomic(work / "tokenizer.done", trained.hash)
+        write_text(out / tokenizers.FILE, trained.to_json())
+        write_text(work / "tokenizer.done", trained.hash)
     return tokenizers.load(out)
 
 
@@ -305,14 +302,14 @@ def _encode(
 ) -> dict:
     done = work / f"{domain}.encoded"
     if not done.is_file():
-        with progress.bar(
+        with bar_of_bytes(
             f"encode {domain}", float(spool.sizes[side < select.DROPPED].sum()), show
         ) as advance:
             counts = {
                 name: encode(spool.texts(side == n), out, domain, name, tokenizer, advance)
                 for n, name in enumerate(SPLITS)
             }
-        write_atomic(done, json.dumps(counts))
+        write_text(done, json.dumps(counts))
     return json.loads(done.read_text(encoding="utf-8"))
 
 
@@ -335,20 +332,9 @@ def _writable(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        reason = _DISK.get(e.errno, f"{e.strerror or e}; check the disk or choose another --out")
+        reason = _DISK.get(
+            e.errno or 0, f"{e.strerror or e}; check the disk or choose another --out"
+        )
         raise UserError(
             f"out={out}: {reason} (what is done is kept: the same command continues)"
         ) from e
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """One preparation of a folder at a time: a second one waits, then finds the store ready."""
-    if os.name == "nt" or not os.access(out, os.W_OK):  # a read-only finished store is still opened
-        yield
-        return
-    import fcntl
-
-    with (out / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

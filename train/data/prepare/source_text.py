@@ -12,6 +12,7 @@ from stepladder.train.data.prepare.documents import Document
 
 PIECE_CHARS = 1 << 16  # longer files are cut at line ends; the pieces share a group
 _SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef  # what has a docstring
 
 
 # folders of packages, not packages themselves
@@ -35,14 +36,13 @@ def code(label: str, path: Path) -> Iterator[Document]:
     if tree is None:
         return
     lines = source.splitlines(keepends=True)
-    for scope, node in _docstrings(tree):
-        first, last = node.lineno - 1, node.end_lineno
-        if lines[first][: node.col_offset].strip() or len(node.value.value) == 0:
-            continue  # shares its line with code
+    for scope, node, text in _docstrings(tree):
+        first, last = node.lineno - 1, node.end_lineno or node.lineno
+        if lines[first][: node.col_offset].strip() or not text:
+            continue  # shares its line with code, or is empty
         only = len(scope.body) == 1 and not isinstance(scope, ast.Module)
-        lines[first:last] = [" " * node.col_offset + "...\n" if only else ""] + [""] * (
-            last - first - 1
-        )
+        body = " " * node.col_offset + "...\n" if only else ""
+        lines[first:last] = [body] + [""] * (last - first - 1)
     yield from _pieces("".join(lines), group_of(label), label)
 
 
@@ -51,7 +51,7 @@ def docstrings(label: str, path: Path) -> Iterator[Document]:
     _, tree = _parsed(path)
     if tree is None:
         return
-    texts = [ast.get_docstring(scope, clean=True) for scope, _ in _docstrings(tree)]
+    texts = [ast.get_docstring(scope, clean=True) for scope, _, _ in _docstrings(tree)]
     text = "\n\n".join(t for t in texts if t and len(t) >= 40)
     yield from _pieces(text + "\n" if text else "", group_of(label), label)
 
@@ -117,14 +117,15 @@ def _parsed(path: Path) -> tuple[str, ast.Module | None]:
             gc.enable()
 
 
-def _docstrings(scope: ast.AST) -> Iterator[tuple[ast.AST, ast.Expr]]:
+def _docstrings(scope: Scope) -> Iterator[tuple[Scope, ast.Expr, str]]:
+    """Every docstring of a scope and of those inside it: owner, statement, text."""
     first = scope.body[0] if scope.body else None
     if (
         isinstance(first, ast.Expr)
         and isinstance(first.value, ast.Constant)
         and isinstance(first.value.value, str)
     ):
-        yield scope, first
+        yield scope, first, first.value.value
     for node in scope.body:
         if isinstance(node, _SCOPES):
             yield from _docstrings(node)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from stepladder.configs.core.files import flush, replacing
 from stepladder.train.data.prepare import dedup
 from stepladder.train.data.prepare.documents import Document
-from stepladder.train.data.read.store import close, write_atomic
+from stepladder.train.data.read.store import write_text
 
 FACTS = np.dtype([("end", "<u8"), ("group", "<u8"), ("exact", "<u8"), ("kept", "<u8")])
 
@@ -62,14 +63,12 @@ class SpoolWriter:
             kept = facts["exact"] <= self._lower_limit()
             facts["kept"] = kept
             self.capped += int((~kept).sum())
-        close(self._text)
-        close(self._signatures)
-        with self._stem.with_suffix(".docs").open("wb") as file:
+        for file in (self._text, self._signatures):
+            flush(file)
+            file.close()
+        with replacing(self._stem.with_suffix(".docs")) as file:
             file.write(facts.tobytes())
-            close(file)
-        write_atomic(
-            self._stem.with_suffix(".json"), json.dumps({**summary, "capped": self.capped})
-        )
+        write_text(self._stem.with_suffix(".json"), json.dumps({**summary, "capped": self.capped}))
 
     def abandon(self) -> None:
         self._text.close()

@@ -12,61 +12,46 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
-from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.data.prepare import dedup, filters, progress, quality, select, split
+from stepladder.configs.core.spec import CorpusSpec, Variant
+from stepladder.train.data.prepare import dedup, filters, quality, select, split
 from stepladder.train.data.prepare.documents import Document
 from stepladder.train.data.prepare.encode import encode
 from stepladder.train.data.prepare.spool import Spool, SpoolWriter
-from stepladder.train.data.read.store import write_atomic
+from stepladder.train.data.read.store import write_text
 from stepladder.train.data.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One entry of `CorpusSpec.variants`."""
-
-    name: str
-    base: str
-    filters: tuple[str, ...]
-    dedup: str
-
-    @property
-    def field(self) -> str:
-        return f"variants.{self.name}={self.base}|{','.join(self.filters)}|{self.dedup}"
-
-
-def variants(corpus: CorpusSpec) -> list[Variant]:
-    return [
-        Variant(name, base, tuple(steps), method) for name, base, steps, method in corpus.variants
-    ]
+from stepladder.train.processes.progress import bar_of_bytes
 
 
 def check(corpus: CorpusSpec) -> None:
     """Raise UserError for a variant that cannot be, whatever the text."""
     seen = {domain for domain, _ in corpus.sources} | set(corpus.domains)
-    for variant in variants(corpus):
+    for variant in corpus.variants:
         if not variant.name.replace("_", "").replace("-", "").isalnum():
             raise UserError(
-                f"{variant.field}: a variant's name is letters, digits, - and _ only (it names "
+                f"{_field(variant)}: a variant's name is letters, digits, - and _ only (it names "
                 "files); rename it"
             )
         if variant.name in seen:
-            raise UserError(f"{variant.field}: the name {variant.name} is taken; rename it")
+            raise UserError(f"{_field(variant)}: the name {variant.name} is taken; rename it")
         seen.add(variant.name)
         ranked = [step for step in variant.filters if step in quality.RANKED]
         if ranked and variant.filters.index(ranked[-1]) > 0:
             raise UserError(
-                f"{variant.field}: {ranked[-1]} ranks the domain's own text; name it first, and "
+                f"{_field(variant)}: {ranked[-1]} ranks the domain's own text; name it first, and "
                 "once"
             )
         filters.check([step for step in variant.filters if step not in quality.RANKED])
         dedup.check(variant.dedup)
+
+
+def _field(variant: Variant) -> str:
+    """How errors name a variant: as the command line gives it."""
+    return f"variants.{variant.name}={variant.domain}|{','.join(variant.filters)}|{variant.dedup}"
 
 
 class HeldOut:
@@ -136,24 +121,24 @@ def write_all(
     held_out = functools.cache(lambda: HeldOut(spools, sides))  # a finished store asks for neither
     candidates = functools.cache(lambda domain: held_out().candidates(domain))
     entries = {}
-    for variant in variants(corpus):
+    for variant in corpus.variants:
         if variant.name in spools:
             raise UserError(
-                f"{variant.field}: {variant.name} is a domain of the corpus; rename the variant"
+                f"{_field(variant)}: {variant.name} is a domain of the corpus; rename the variant"
             )
-        if variant.base not in spools:
+        if variant.domain not in spools:
             raise UserError(
-                f"{variant.field}: the corpus has no domain {variant.base}; use one of "
+                f"{_field(variant)}: the corpus has no domain {variant.domain}; use one of "
                 f"{', '.join(spools)}"
             )
         done = work / f"{variant.name}.variant"
         if not done.is_file():
             if not Spool.done(work, variant.name):
-                _collect(variant, spools[variant.base], candidates(variant.base), work, show)
+                _collect(variant, spools[variant.domain], candidates(variant.domain), work, show)
             entry = _write(
                 variant, Spool(work, variant.name), held_out(), tokenizer, out, work, show
             )
-            write_atomic(done, json.dumps(entry))
+            write_text(done, json.dumps(entry))
             # variants may be many times the corpus: their text need not wait for the last of them
             for suffix in (".txt", ".sig"):
                 (work / variant.name).with_suffix(suffix).unlink(missing_ok=True)
@@ -172,7 +157,7 @@ def _collect(variant: Variant, spool: Spool, wanted: np.ndarray, work: Path, sho
     writer = SpoolWriter(work, variant.name, 0, in_order=True, minhash=variant.dedup == "minhash")
     kept = 0
     try:
-        with progress.bar(
+        with bar_of_bytes(
             f"filter {variant.name}", float(spool.sizes[wanted].sum()), show
         ) as advance:
             for data in spool.texts(wanted):
@@ -185,8 +170,8 @@ def _collect(variant: Variant, spool: Spool, wanted: np.ndarray, work: Path, sho
                 kept += 1
         if not kept:
             raise UserError(
-                f"{variant.field}: no text is left ({dict(dropped)}); relax the filters, or leave "
-                "the variant out"
+                f"{_field(variant)}: no text is left ({dict(dropped)}); relax the filters, or "
+                "leave the variant out"
             )
         writer.commit({"filtered": {reason: n for reason, n in dropped.items() if n}})
     finally:
@@ -211,10 +196,10 @@ def _write(
         )
         dropped[f"{method}_duplicate"] = int((copies & keep).sum())
         keep &= ~copies
-    with progress.bar(f"encode {variant.name}", float(spool.sizes[keep].sum()), show) as advance:
+    with bar_of_bytes(f"encode {variant.name}", float(spool.sizes[keep].sum()), show) as advance:
         train = encode(spool.texts(keep), out, variant.name, "train", tokenizer, advance)
     return {
-        "base": variant.base,
+        "base": variant.domain,
         "train": train,
         "overlap": held_out.overlap(spool.texts(keep)),
         "dropped": {reason: n for reason, n in dropped.items() if n},

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
-from stepladder.train.data.read.mixture import Mixture, check_weights, windows
+from stepladder.train.data.read.mixture import Mixture, check_recipe, windows
 from stepladder.train.data.read.store import Store
 
 GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
@@ -44,7 +44,7 @@ class BatchSource:
                 f"rows={self.rows.tolist()}: must be some of 0 to {batch_size - 1}, the rows of a "
                 "batch"
             )
-        check_weights(weights, store.domains)
+        check_recipe(weights, store.domains)
         self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
         self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
         self.group = max(1, GROUP_TOKENS // (batch_size * seq_len))
@@ -52,8 +52,8 @@ class BatchSource:
     def __len__(self) -> int:
         return 1 << 40  # epochs go on; a run checks max_epochs beforehand
 
-    def __getitem__(self, element: int) -> np.ndarray:
-        return self.steps(int(element) * self.group, self.group)
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.steps(int(index) * self.group, self.group)
 
     def steps(self, start: int, count: int) -> np.ndarray:
         """The rows of steps start..start + count - 1: int32 [count, len(rows), seq_len + 1]."""

@@ -14,6 +14,7 @@ import hashlib
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.weights import check_weights
 from stepladder.train.data.read.permute import permute
 from stepladder.train.data.read.store import Store
 from stepladder.train.data.words import mix
@@ -23,10 +24,8 @@ PERIOD = 1024  # blocks
 UNITS = BLOCK * PERIOD
 
 
-def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) -> None:
-    """Raise UserError unless the weights name domains of the store once each, are not negative and
-    sum to 1.
-    """
+def check_recipe(weights: tuple[tuple[str, float], ...], domains: list[str]) -> None:
+    """Raise UserError unless the weights name domains of the store, each once, and are weights."""
     names = [name for name, _ in weights]
     for name, weight in weights:
         if name not in domains:
@@ -37,20 +36,12 @@ def check_weights(weights: tuple[tuple[str, float], ...], domains: list[str]) ->
             raise UserError(
                 f"weights.{name}={weight}: named {names.count(name)} times; name every domain once"
             )
-        if not weight >= 0:
-            raise UserError(
-                f"weights.{name}={weight}: must not be negative; use 0 to leave a domain out"
-            )
         if 0 < weight < 1 / UNITS:
             raise UserError(
                 f"weights.{name}={weight}: below the finest weight {1 / UNITS:.1e}; use 0 to leave "
                 "the domain out"
             )
-    total = sum(weight for _, weight in weights)
-    if abs(total - 1) > 1e-6:
-        raise UserError(
-            f"weights={total:.6g}: the weights sum to {total:.6g}, not 1; divide them by their sum"
-        )
+    check_weights(dict(weights), "weights")
 
 
 class Mixture:
@@ -165,7 +156,7 @@ def epochs(
 
     Raises UserError for bad weights.
     """
-    check_weights(weights, store.domains)
+    check_recipe(weights, store.domains)
     have = windows(store, weights, seq_len)
     return {name: n / have[name] for name, n in Mixture(weights, have, 0).draws(examples).items()}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.files import flush, replacing
 from stepladder.train.data import tokenizer as tokenizers
 
 FORMAT = 1
@@ -162,13 +163,12 @@ class SplitWriter:
 
     def commit(self) -> dict:
         """Rename into place; returns {"tokens", "documents", "bytes", "sha256"}."""
-        close(self._file)
+        flush(self._file)
+        self._file.close()
         rows = np.array(self._rows, "<i8").reshape(-1, 2)
-        with _part(self._idx).open("wb") as file:
+        with replacing(self._idx, beside=_part(self._idx)) as file:
             file.write(rows.tobytes())
-            close(file)
-        for path in (self._idx, self._bin):
-            os.replace(_part(path), path)
+        os.replace(_part(self._bin), self._bin)
         return {
             "tokens": self._tokens,
             "documents": len(rows),
@@ -186,31 +186,20 @@ def write_manifest(folder: Path, manifest: dict) -> None:
         for s in splits(e)
     ]
     fingerprint = hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
-    write_atomic(
-        folder / MANIFEST,
-        json.dumps(
-            {"format": FORMAT, "fingerprint": fingerprint, **manifest}, indent=1, sort_keys=True
-        )
-        + "\n",
-    )
+    body = {"format": FORMAT, "fingerprint": fingerprint, **manifest}
+    write_text(folder / MANIFEST, json.dumps(body, indent=1, sort_keys=True) + "\n")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader sees all or nothing."""
-    with _part(path).open("w", encoding="utf-8") as file:
-        file.write(text)
-        close(file)
-    os.replace(_part(path), path)
-
-
-def close(file) -> None:
-    """Flush to the disk before the rename that announces the file."""
-    file.flush()
-    os.fsync(file.fileno())
-    file.close()
+def write_text(path: Path, text: str) -> None:
+    """Write a small file of a store or of its preparation, whole or not at all. Raises OSError."""
+    with replacing(path, beside=_part(path)) as file:
+        file.write(text.encode())
 
 
 def _part(path: Path) -> Path:
+    """Where a file is written first. The folder is locked, so the name can be fixed: what a killed
+    process leaves is overwritten.
+    """
     return path.with_name(path.name + ".part")
 
 

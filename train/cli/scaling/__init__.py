@@ -1,0 +1,1 @@
+"""Commands about scaling laws: they read tables of runs, anyone's, and train nothing."""
