@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stepladder.configs.core import cache
-from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,12 +154,10 @@ def keep_compiled() -> None:
 
 def read(args: argparse.Namespace):
     """The clean points of the arguments, and the law. Raises UserError."""
-    from stepladder.analysis.laws import LAWS
+    from stepladder.analysis.laws import law_named
     from stepladder.analysis.tables.points import read_points
 
-    if args.law not in LAWS:
-        raise UserError(f"law={args.law!r}: unknown; {nearest(args.law, LAWS)}")
-    law = LAWS[args.law]
+    law = law_named(args.law)
     columns = {
         k: v for k, v in (("N", args.n), ("D", args.d), ("C", args.c), (law.output, args.loss)) if v
     }
@@ -298,7 +296,7 @@ def predict(args: argparse.Namespace) -> int:
 
     from stepladder.analysis.fit.fit import fit as fit_law
     from stepladder.analysis.fit.interval import prediction_interval
-    from stepladder.analysis.laws import LAWS
+    from stepladder.analysis.laws import law_named
 
     points = read(args)
     keep_compiled()
@@ -320,7 +318,7 @@ def predict(args: argparse.Namespace) -> int:
         unidentified=args.unidentified,
     )
     wanted = pd.DataFrame([_numbers(text.split(","), "at") for text in args.at])
-    for name in LAWS[args.law].inputs:
+    for name in law_named(args.law).inputs:
         if name not in wanted or wanted[name].isna().any():
             raise UserError(
                 f"at={args.at[0]}: law {args.law} needs {name}; write e.g. N=7e9,D=2e12"
