@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import stats
 
 from stepladder.analysis.decide.backtest.backtest import backtest, backtests
-from stepladder.analysis.decide.backtest.error_map import are_map
+from stepladder.analysis.decide.backtest.error_map import error_map
 from stepladder.analysis.decide.backtest.rules import CANDIDATES, REFERENCE, Rules
 from stepladder.analysis.figures.error_map import draw
 from stepladder.analysis.figures.style import svg
@@ -200,7 +200,7 @@ def figures(curves: pd.DataFrame) -> dict[str, dict]:
     out = {}
     for name, (family, unit) in FIGURES.items():
         points = curves[curves["family"] == family].drop(columns="family")
-        found = are_map(points, rules=LEAST_SQUARES)
+        found = error_map(points, rules=LEAST_SQUARES)
         text = svg(
             draw(found, f"{family}: ARE of the forecast of {found.target}, % of {unit}"),
             f"error map of {family}",

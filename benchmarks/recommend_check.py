@@ -32,7 +32,8 @@ from stepladder.analysis.decide.recommend.simulate import (
     simulated_errors,
     truth_of,
 )
-from stepladder.analysis.fit.fit import fit, prepare
+from stepladder.analysis.fit.fit import fit
+from stepladder.analysis.fit.prepare import prepare
 from stepladder.analysis.fit.solve import solve
 from stepladder.configs.core.errors import UserError
 
@@ -146,8 +147,8 @@ def forecasts(used: pd.DataFrame, weights: np.ndarray, target: pd.Series) -> np.
     )
     value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(len(weights), -1)
     theta = found.theta.reshape(*value.shape, -1)[np.arange(len(value)), value.argmin(1)]
-    at = p.law.enter(target[["N", "D"]].to_numpy(float)[None], np.array(p.centre))[0]
-    return p.scale * p.law.call(np, SimpleNamespace(**p.law.values(np, theta)), *at)
+    at = p.law.to_solver_inputs(target[["N", "D"]].to_numpy(float)[None], np.array(p.centre))[0]
+    return p.scale * p.law.formula_fn(np, SimpleNamespace(**p.law.values(np, theta)), *at)
 
 
 def family(rows: pd.DataFrame, wanted: float, share: float, draws: int) -> tuple[dict, dict]:

@@ -9,12 +9,15 @@ ends there, which favours small models: give runs with a constant rate, or sever
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stepladder.analysis.decide.power_law import PowerLaw, power_law
-from stepladder.configs.core.errors import UserError, nearest
+from stepladder.analysis.fit.levels import check_level
+from stepladder.analysis.tables.checks import positive_values, require_columns
+from stepladder.configs.core.errors import UserError
 
 _SIZES = 3  # fewest sizes that must each win somewhere between the edges
 _COLUMNS = ("run", "C", "N", "D", "loss")
@@ -28,24 +31,22 @@ _EDGES = {
 
 @dataclass(frozen=True)
 class Stretch:
-    """Neighbouring points of the C grid with one winner: C from low to high (FLOPs), points, run,
-    N, and why it was dropped ('' if kept).
-    """
+    """Neighbouring points of the C grid with one winner."""
 
-    low: float
+    low: float  # C, FLOPs
     high: float
     points: int
     run: str
     N: float
-    refused: str
+    refused: str  # why it was dropped; '' if kept
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Kept points (C, N*, D*, loss, run), all stretches from small to large C, and the power laws;
-    intervals are over resampled runs.
+    """Kept points (C, N*, D*, loss, run), all stretches from small to large C, and the power laws.
 
-    failed: share of the resamples whose envelope has too few sizes for a power law.
+    Intervals are over resampled runs. failed: share of the resamples whose envelope has too few
+    sizes for a power law.
     """
 
     C: tuple[float, ...]
@@ -68,7 +69,7 @@ class Envelope:
             {"C": self.C, "N": self.N_star, "D": self.D_star, "loss": self.loss, "run": self.run}
         )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return dataclasses.asdict(self) | {"source": "2203.15556"}
 
@@ -92,90 +93,91 @@ class Envelope:
 def envelope(
     curves: pd.DataFrame, *, grid: int = 1500, level: float = 0.9, draws: int = 300, seed: int = 0
 ) -> Envelope:
-    """The envelope of a table with columns run, C (FLOPs so far), N, D (tokens so far), loss: one
-    row a checkpoint.
+    """The envelope of training curves, interpolated in ln loss over ln C and never extended.
 
-    Curves are interpolated in ln loss over ln C and never extended. Raises UserError for a missing
-    column, a bad value, a run of several sizes, or fewer than three sizes that win between the
-    edges.
+    Args:
+        curves: a row a checkpoint: run, C (FLOPs so far), N, D (tokens so far), loss.
+        grid: points of C.
+        level: of the intervals over resampled runs.
+        draws: resamples.
+        seed: of the resamples.
+
+    Raises:
+        UserError: for a missing column, a bad value, a run of several sizes, or fewer than three
+            sizes that win between the edges.
     """
-    runs, sizes, c, loss, tokens = _curves(curves, grid)
-    winner, edge = _winners(loss, sizes)
-    kept = (winner >= 0) & (edge == 0)
-    stretches = _stretches(c, winner, edge, runs, sizes)
-    winning = np.unique(sizes[winner[kept]])
-    if len(winning) < _SIZES:
-        raise UserError(
-            f"sizes={len(winning)}: only that many of {len(np.unique(sizes))} sizes win between "
-            f"the smallest and the largest; {_SIZES} are needed: train sizes closer together, or "
-            "longer"
-        )
-    at = np.flatnonzero(kept)
-    n_star, d_star = sizes[winner[at]], np.exp(tokens[winner[at], at])
-    rng = np.random.default_rng(seed)
-    sampled = np.full((2, draws, len(c)), np.nan)
-    for k in range(draws):
-        chosen = np.unique(rng.integers(0, len(runs), len(runs)))
-        won, side = _winners(loss[chosen], sizes[chosen])
-        points = np.flatnonzero((won >= 0) & (side == 0))
-        won = chosen[won[points]]
-        if len(np.unique(sizes[won])) >= _SIZES:
-            sampled[:, k, points] = np.log(sizes[won]), tokens[won, points]
+    check_level(level)
+    found = _curves(curves, grid)
+    winner, edge = _winners(found.loss, found.sizes)
+    at = np.flatnonzero((winner >= 0) & (edge == 0))
+    won = winner[at]
+    _check_sizes(len(np.unique(found.sizes[won])), len(np.unique(found.sizes)))
+    stars = {"N*": found.sizes[won], "D*": np.exp(found.tokens[won, at])}
+    sampled = _resampled(found, draws, seed)
     good = np.isfinite(sampled[0]).any(1)
     failed = 1 - float(good.mean()) if draws else 0.0
     laws = []
-    for k, (name, star) in enumerate((("N*", n_star), ("D*", d_star))):
-        law = power_law(c[at], star, names=("C", name))
-        laws.append(_with_interval(law, c, sampled[k, good], level) if good.sum() > 1 else law)
-    notes = [
-        (
+    for (name, star), many in zip(stars.items(), sampled):
+        law = power_law(found.c[at], star, names=("C", name))
+        laws.append(_with_interval(law, found.c, many[good], level) if good.sum() > 1 else law)
+    stretches = _stretches(found, winner, edge)
+    return Envelope(
+        C=_floats(found.c[at]),
+        N_star=_floats(stars["N*"]),
+        D_star=_floats(stars["D*"]),
+        loss=_floats(np.exp(found.loss[won, at])),
+        run=tuple(found.runs[i] for i in won),
+        stretches=stretches,
+        N=laws[0],
+        D=laws[1],
+        level=level,
+        draws=draws,
+        seed=seed,
+        failed=failed,
+        notes=tuple(_notes(failed, sorted(set(found.runs) - {s.run for s in stretches}))),
+    )
+
+
+def _floats(values: np.ndarray) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def _check_sizes(winning: int, sizes: int) -> None:
+    if winning < _SIZES:
+        raise UserError(
+            f"sizes={winning}: only that many of {sizes} sizes win between the smallest and the "
+            f"largest; {_SIZES} are needed: train sizes closer together, or longer"
+        )
+
+
+def _notes(failed: float, lost: list[str]) -> list[str]:
+    notes = []
+    if failed > 0.05:
+        notes.append(
             f"{failed:.0%} of the resamples leave fewer than {_SIZES} sizes on the envelope; the "
             "intervals are of the others"
         )
-    ] * (failed > 0.05)
-    lost = sorted(set(runs) - {s.run for s in stretches})
-    notes += (
-        [f"never on the envelope: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"]
-        if lost
-        else []
-    )
-    return Envelope(
-        tuple(map(float, c[at])),
-        tuple(map(float, n_star)),
-        tuple(map(float, d_star)),
-        tuple(map(float, np.exp(loss[winner[at], at]))),
-        tuple(runs[i] for i in winner[at]),
-        stretches,
-        *laws,
-        level,
-        draws,
-        seed,
-        failed,
-        tuple(notes),
-    )
+    if lost:
+        more = " ..." if len(lost) > 10 else ""
+        notes.append(f"never on the envelope: {', '.join(lost[:10])}{more}")
+    return notes
 
 
-def _curves(
-    table: pd.DataFrame, grid: int
-) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Names [R], N [R], C grid [G], ln loss [R, G] and ln D [R, G], NaN outside of a run's own
-    range of C.
-    """
-    for name in _COLUMNS:
-        if name not in table:
-            raise UserError(
-                f"column {name!r}: missing from the table; {nearest(name, map(str, table.columns))}"
-            )
-    values = table[list(_COLUMNS[1:])].to_numpy(float)
-    bad = ~(np.isfinite(values) & (values > 0))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise UserError(
-            f"column {_COLUMNS[column + 1]!r}={values[row, column]}: not a positive finite number "
-            f"(row {table.index[row]}); mend it"
-        )
-    ends = np.log([values[:, 0].min(), values[:, 0].max()])
-    log_c = np.linspace(*ends, grid)
+@dataclass(frozen=True)
+class _Curves:
+    """Runs [R] on the grid of C [G]: ln loss and ln D [R, G], NaN outside of a run's own range."""
+
+    runs: list[str]
+    sizes: np.ndarray  # N [R]
+    c: np.ndarray
+    loss: np.ndarray
+    tokens: np.ndarray
+
+
+def _curves(table: pd.DataFrame, grid: int) -> _Curves:
+    require_columns(table, _COLUMNS)
+    values = positive_values(table, _COLUMNS[1:])
+    log_c = np.linspace(np.log(values[:, 0].min()), np.log(values[:, 0].max()), grid)
     runs, sizes, loss, tokens = [], [], [], []
     for name, group in table.groupby("run", sort=True):
         group = group.sort_values("C")
@@ -187,16 +189,31 @@ def _curves(
         x = np.log(group["C"].to_numpy(float))
         inside = (log_c >= x[0] - 1e-12) & (log_c <= x[-1] + 1e-12)
         for out, column in ((loss, "loss"), (tokens, "D")):
-            out.append(
-                np.where(inside, np.interp(log_c, x, np.log(group[column].to_numpy(float))), np.nan)
-            )
+            y = np.interp(log_c, x, np.log(group[column].to_numpy(float)))
+            out.append(np.where(inside, y, np.nan))
         runs.append(str(name))
         sizes.append(float(group["N"].iloc[0]))
-    return runs, np.array(sizes), np.exp(log_c), np.array(loss), np.array(tokens)
+    return _Curves(runs, np.array(sizes), np.exp(log_c), np.array(loss), np.array(tokens))
+
+
+def _resampled(found: _Curves, draws: int, seed: int) -> np.ndarray:
+    """ln N* and ln D* [2, draws, G] of the envelopes of resampled runs, NaN where a resample has no
+    optimum, everywhere when too few sizes win.
+    """
+    rng = np.random.default_rng(seed)
+    sampled = np.full((2, draws, len(found.c)), np.nan)
+    for k in range(draws):
+        chosen = np.unique(rng.integers(0, len(found.runs), len(found.runs)))
+        winner, edge = _winners(found.loss[chosen], found.sizes[chosen])
+        at = np.flatnonzero((winner >= 0) & (edge == 0))
+        won = chosen[winner[at]]
+        if len(np.unique(found.sizes[won])) >= _SIZES:
+            sampled[:, k, at] = np.log(found.sizes[won]), found.tokens[won, at]
+    return sampled
 
 
 def _winners(loss: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Per point of the grid the run with the lowest loss (-1: no run), and a key of _EDGES."""
+    """The run with the lowest loss at each point of the grid (-1: no run), and a key of _EDGES."""
     present = np.isfinite(loss)
     winner = np.where(present.any(0), np.argmin(np.where(present, loss, np.inf), axis=0), -1)
     n = sizes[winner]
@@ -205,25 +222,21 @@ def _winners(loss: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return winner, (n <= smallest) + 2 * (n >= largest)
 
 
-def _stretches(
-    c: np.ndarray, winner: np.ndarray, edge: np.ndarray, runs: list[str], sizes: np.ndarray
-) -> tuple[Stretch, ...]:
+def _stretches(found: _Curves, winner: np.ndarray, edge: np.ndarray) -> tuple[Stretch, ...]:
     starts = np.flatnonzero(np.diff(winner * 4 + edge, prepend=-99))
-    out = []
-    for first, last in zip(starts, [*starts[1:] - 1, len(c) - 1]):
-        i = winner[first]
-        if i >= 0:
-            out.append(
-                Stretch(
-                    float(c[first]),
-                    float(c[last]),
-                    int(last - first + 1),
-                    runs[i],
-                    float(sizes[i]),
-                    _EDGES[int(edge[first])],
-                )
-            )
-    return tuple(out)
+    ends = [*starts[1:] - 1, len(found.c) - 1]
+    return tuple(
+        Stretch(
+            low=float(found.c[first]),
+            high=float(found.c[last]),
+            points=int(last - first + 1),
+            run=found.runs[winner[first]],
+            N=float(found.sizes[winner[first]]),
+            refused=_EDGES[int(edge[first])],
+        )
+        for first, last in zip(starts, ends)
+        if winner[first] >= 0
+    )
 
 
 def _with_interval(law: PowerLaw, c: np.ndarray, log_y: np.ndarray, level: float) -> PowerLaw:

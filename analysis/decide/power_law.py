@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import intervals
 from stepladder.configs.core.errors import UserError
 
 
@@ -48,10 +49,18 @@ def power_law(
     draws: np.ndarray | None = None,
     level: float = 0.9,
 ) -> PowerLaw:
-    """Weighted least squares of ln y on ln x [m]; `draws` [K, m] are resampled y, NaN where a draw
-    has none.
+    """Weighted least squares of ln y on ln x.
 
-    Raises UserError with fewer than 3 points, as any two lie on a line.
+    Args:
+        x: positive [m].
+        y: positive [m].
+        names: what x and y are called.
+        weights: of the points [m].
+        draws: resampled y [K, m] for the intervals, NaN where a draw has none.
+        level: of the intervals.
+
+    Raises:
+        UserError: with fewer than 3 points, as any two lie on a line.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) < 3:
@@ -63,21 +72,29 @@ def power_law(
     slope, intercept = (float(v[0]) for v in _lines(np.log(x), np.log(y)[None], w))
     residual = np.log(y) - intercept - slope * np.log(x)
     total = ((np.log(y) - np.log(y).mean()) ** 2).sum()
-    spans = (None, None)
+    spans = {}
     if draws is not None:
         slopes, intercepts = _lines(np.log(x), np.log(draws), w)
-        ends = [(1 - level) / 2, (1 + level) / 2]
-        if np.isfinite(slopes).any():
-            spans = tuple(
-                tuple(map(float, np.nanquantile(v, ends))) for v in (slopes, np.exp(intercepts))
+        known = np.isfinite(slopes)
+        if known.any():
+            spans = intervals(
+                {"exponent": slopes[known], "coefficient": np.exp(intercepts[known])}, level
             )
-    r2 = float(1 - (residual**2).sum() / total) if total > 0 else 1.0
-    return PowerLaw(*names, slope, float(np.exp(intercept)), r2, *spans, len(x))
+    return PowerLaw(
+        *names,
+        exponent=slope,
+        coefficient=float(np.exp(intercept)),
+        r2=float(1 - (residual**2).sum() / total) if total > 0 else 1.0,
+        exponent_interval=spans.get("exponent"),
+        coefficient_interval=spans.get("coefficient"),
+        points=len(x),
+    )
 
 
 def _lines(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slope and intercept [K] of each row of y [K, m]; NaN entries have no weight, and a row with
-    fewer than 3 others gives NaN.
+    """Slope and intercept [K] of each row of y [K, m].
+
+    NaN entries have no weight, and a row with fewer than 3 others gives NaN.
     """
     seen = np.isfinite(y)
     w = w * seen / w.mean()

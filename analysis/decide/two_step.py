@@ -3,26 +3,35 @@ intervals resample runs for both at once.
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit.fit import Fit, fit
+from stepladder.analysis.fit.fit import fit
+from stepladder.analysis.fit.levels import check_level, percentile_interval
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
-from stepladder.analysis.laws import LAWS
+from stepladder.analysis.laws import LAWS, law_named
+from stepladder.analysis.tables.checks import require_columns
 from stepladder.configs.core.errors import UserError, nearest
 
 # How accuracy enters a second step and comes back, by the output of its law: Gadre's form
 # (2403.08540) is of the error.
-ACCURACY = {"Acc": lambda v: v, "Err": lambda v: 1 - v}
+ACCURACY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "Acc": lambda v: v,
+    "Err": lambda v: 1 - v,
+}
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of one point: task loss and accuracy, each with an interval for one new run (parameters and
-    noise of both steps).
+    """Task loss and accuracy at one point, each with an interval for one new run.
+
+    The intervals hold the errors of the parameters and the noise of both steps.
     """
 
     inputs: dict[str, float]
@@ -37,7 +46,7 @@ class Accuracy:
     lost: int  # that lost sizes, durations or losses without which a step is not identified
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return dataclasses.asdict(self)
 
@@ -70,65 +79,67 @@ class TwoStep:
         run's noise through them. Raises UserError for a missing input or when most resamples cannot
         identify a step.
         """
-        if not 0 < level < 1:
-            raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+        check_level(level)
         if resamples < 50:
             raise UserError(f"resamples={resamples}: too few for an interval; use 50 or more")
         loss = float(self.first.predict(**inputs))
         weights, lost = self._weights(resamples, seed)
         one, two = (_refit(f, w) for f, w in zip((self.first, self.second), weights))
         good = np.isfinite(one).all(1) & np.isfinite(two).all(1)
-        rng, many = np.random.default_rng([seed, 1]), int(good.sum())
-        moved = np.log(self.first.problem.predict(one[good], **inputs) / loss) * _short(
-            self.first, self.runs[0]
-        )
-        at = loss * np.exp(
-            moved
-            + self.first.residual_sd * rng.standard_t(self.first.points - self.first.rank, many)
-        )
-        value = float(self._accuracy(np.array(self.second.theta), loss))
-        middle = self._accuracy(np.array(self.second.theta), at)
-        accuracy = middle + (self._accuracy(two[good], at) - middle) * _short(
-            self.second, self.runs[1]
-        )
-        accuracy = accuracy + self.second.residual_sd * rng.standard_t(
-            self.second.points - self.second.rank, many
-        )
-        tail = [(1 - level) / 2, (1 + level) / 2]
-        (loss_low, loss_high), (low, high) = (
-            np.quantile(at, tail),
-            np.clip(np.quantile(accuracy, tail), 0.0, 1.0),
-        )
-        notes = list(self.notes)
-        for end, value_there, beyond in (
-            ("lowest", self.losses[0], loss < self.losses[0]),
-            ("highest", self.losses[1], loss > self.losses[1]),
-        ):
-            if beyond:
-                notes.append(
-                    f"task loss {loss:.4g} lies beyond the {end} of the second step "
-                    f"({value_there:.4g}): the curve is extrapolated"
-                )
+        losses, accuracies = self._drawn(one[good], two[good], loss, seed, inputs)
+        loss_low, loss_high = percentile_interval(losses, level)
+        low, high = np.clip(percentile_interval(accuracies, level), 0.0, 1.0)
         return Accuracy(
-            inputs,
-            loss,
-            float(loss_low),
-            float(loss_high),
-            value,
-            float(low),
-            float(high),
-            level,
-            int(good.sum()),
-            lost,
-            tuple(notes),
+            inputs=inputs,
+            loss=loss,
+            loss_low=loss_low,
+            loss_high=loss_high,
+            accuracy=float(self._accuracy(np.array(self.second.theta), loss)),
+            low=float(low),
+            high=float(high),
+            level=level,
+            resamples=int(good.sum()),
+            lost=lost,
+            notes=(*self.notes, *self._beyond(loss)),
         )
 
+    def _drawn(
+        self,
+        one: np.ndarray,
+        two: np.ndarray,
+        loss: float,
+        seed: int,
+        inputs: Mapping[str, float],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Task losses and accuracies [K] of a new run in the worlds of the refits, theta [K, P] of
+        each step.
+        """
+        rng, many = np.random.default_rng([seed, 1]), len(one)
+        first, second = self.first, self.second
+        moved = np.log(first.problem.predict(one, **inputs) / loss)
+        moved = moved * _inflation(first, self.runs[0])
+        noise = first.residual_sd * rng.standard_t(first.points - first.rank, many)
+        at = loss * np.exp(moved + noise)
+        middle = self._accuracy(np.array(second.theta), at)
+        spread = (self._accuracy(two, at) - middle) * _inflation(second, self.runs[1])
+        noise = second.residual_sd * rng.standard_t(second.points - second.rank, many)
+        return at, middle + spread + noise
+
+    def _beyond(self, loss: float) -> list[str]:
+        lowest, highest = self.losses
+        ends = [("lowest", lowest)] * (loss < lowest) + [("highest", highest)] * (loss > highest)
+        return [
+            f"task loss {loss:.4g} lies beyond the {end} of the second step ({value:.4g}): the "
+            "curve is extrapolated"
+            for end, value in ends
+        ]
+
     def _accuracy(self, theta: np.ndarray, loss: np.ndarray | float) -> np.ndarray:
-        """Of theta [P] or [K, P] at losses, elementwise."""
+        """Accuracy of theta [P] or [K, P] at losses, elementwise."""
         p = self.second.problem
-        x = p.law.enter(np.atleast_1d(loss)[:, None], np.array(p.centre))[:, 0]
+        x = p.law.to_solver_inputs(np.atleast_1d(loss)[:, None], np.array(p.centre))[:, 0]
         values = SimpleNamespace(**p.law.values(np, theta))
-        out = ACCURACY[p.law.output](p.law.call(np, values, x) * p.scale)
+        out = ACCURACY[p.law.output](p.law.formula_fn(np, values, x) * p.scale)
         return out if np.ndim(loss) else out[0]
 
     def _weights(self, resamples: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], int]:
@@ -163,7 +174,7 @@ class TwoStep:
             {f.law: f.to_frame() for f in (self.first, self.second)}, names=["step", "parameter"]
         )
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
             "first": self.first.to_dict(),
@@ -187,74 +198,75 @@ def two_step(
     accuracy: str = "accuracy",
     run: str | None = None,
 ) -> TwoStep:
-    """Fit both steps: `law` of task loss to `points` (its inputs and `loss`), `second` to (`loss`,
-    `accuracy`) of `pairs`, or of `points`.
+    """Fit both steps by least squares: on log loss, then on accuracy.
 
-    loss: of the task, e.g. bits per byte of the correct answer; accuracy in (0, 1). pairs: usually
-    the same runs with their intermediate checkpoints. run: the column that names runs, in both
-    tables; without it every point is one. second: "sigmoid" (arXiv 2412.04403) or "gadre_error"
-    (2403.08540), or any law of L alone. Least squares on log loss, then on accuracy. Raises
-    UserError for bad tables and for accuracy that does not rise as the loss falls.
+    Args:
+        points: the inputs of `law`, and `loss`.
+        pairs: (`loss`, `accuracy`), usually of the same runs with their intermediate checkpoints;
+            None takes them from `points`.
+        law: of the first step.
+        second: "sigmoid" (arXiv 2412.04403) or "gadre_error" (2403.08540), or any law of L alone.
+        loss: the column of the task's loss, e.g. bits per byte of the correct answer.
+        accuracy: a column in (0, 1).
+        run: the column that names runs, in both tables; without it every point is one.
+
+    Raises:
+        UserError: for bad tables, and for accuracy that does not rise as the loss falls.
     """
-    if second not in LAWS or LAWS[second].inputs != ("L",) or LAWS[second].output not in ACCURACY:
-        known = [n for n, one in LAWS.items() if one.inputs == ("L",) and one.output in ACCURACY]
-        raise UserError(
-            f"second={second!r}: no law from L to accuracy or error; {nearest(second, known)}"
-        )
-    if law in LAWS and LAWS[law].output != "loss":
-        raise UserError(
-            f"law={law!r}: gives {LAWS[law].output}, not a loss; use e.g. chinchilla for the first "
-            "step"
-        )
+    _check_laws(law, second)
     if pairs is None and run is None:
-        points = points.assign(run=np.arange(len(points)).astype(str))
-        run = "run"
+        run, points = "run", points.assign(run=np.arange(len(points)).astype(str))
     elif run is None:
         raise UserError(
             "run: not named; with two tables name the column of runs, so that both steps resample "
             "the same ones"
         )
     table = points if pairs is None else pairs
-    for where, frame, names in (
-        ("points", points, (run, loss)),
-        ("points" if pairs is None else "pairs", table, (run, loss, accuracy)),
-    ):
-        for name in names:
-            if name not in frame:
-                raise UserError(
-                    f"column {name!r}: missing from {where}; "
-                    f"{nearest(name, map(str, frame.columns))}"
-                )
+    require_columns(points, (run, loss), "points")
+    require_columns(table, (run, loss, accuracy), "points" if pairs is None else "pairs")
     _check_accuracy(table, loss, accuracy)
+    curve = _curve(table, loss, accuracy, law_named(second).output)
     first = fit(points, law, objective="squared_log", loss=loss)
-    output = LAWS[second].output
-    curve = pd.DataFrame(
-        {
-            "L": table[loss].to_numpy(float),
-            output: ACCURACY[output](table[accuracy].to_numpy(float)),
-        },
-        index=table.index,
-    )
     found = fit(curve, second, objective="squared")
-    notes = [f"step 1: {note}" for note in first.notes] + [
-        f"step 2: {note}" for note in found.notes
-    ]
-    alone = set(table[run]) - set(points[run])
-    if alone:
-        notes.append(
-            f"{len(alone)} runs of the second step have no point in the first: "
-            f"{', '.join(map(str, sorted(alone)[:5]))}"
-        )
-    runs = points[run].astype(str).to_numpy(), table[run].astype(str).to_numpy()
     for step, one in (("points", first), ("pairs", found)):
         if one.points <= one.rank:
             raise UserError(
                 f"{step}={one.points}: as many as parameters of law {one.law}, so the noise is "
                 "unknown; add runs"
             )
+    notes = [f"step {k}: {note}" for k, f in enumerate((first, found), 1) for note in f.notes]
+    alone = sorted(set(table[run]) - set(points[run]))
+    if alone:
+        notes.append(
+            f"{len(alone)} runs of the second step have no point in the first: "
+            f"{', '.join(map(str, alone[:5]))}"
+        )
     return TwoStep(
-        first, found, runs, (float(curve["L"].min()), float(curve["L"].max())), tuple(notes)
+        first=first,
+        second=found,
+        runs=(points[run].astype(str).to_numpy(), table[run].astype(str).to_numpy()),
+        losses=(float(curve["L"].min()), float(curve["L"].max())),
+        notes=tuple(notes),
     )
+
+
+def _curve(table: pd.DataFrame, loss: str, accuracy: str, output: str) -> pd.DataFrame:
+    """The second step's points: L, and accuracy as its law's output."""
+    values = ACCURACY[output](table[accuracy].to_numpy(float))
+    return pd.DataFrame({"L": table[loss].to_numpy(float), output: values}, index=table.index)
+
+
+def _check_laws(law: str, second: str) -> None:
+    known = [n for n, one in LAWS.items() if one.inputs == ("L",) and one.output in ACCURACY]
+    if second not in known:
+        raise UserError(
+            f"second={second!r}: no law from L to accuracy or error; {nearest(second, known)}"
+        )
+    output = law_named(law).output
+    if output != "loss":
+        raise UserError(
+            f"law={law!r}: gives {output}, not a loss; use e.g. chinchilla for the first step"
+        )
 
 
 def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
@@ -293,11 +305,11 @@ def _refit(found: Fit, weights: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(done.value)[:, None], done.theta, np.nan)
 
 
-def _short(found: Fit, runs: np.ndarray) -> float:
-    """Resampled refits spread too little by about sqrt(1 - parameters / runs): a run pulls the fit
-    towards itself.
+def _inflation(found: Fit, runs: np.ndarray) -> float:
+    """What the spread of resampled refits is multiplied by.
 
-    Its inverse.
+    A run pulls the fit towards itself, so that refits spread too little by about
+    sqrt(1 - parameters / runs).
     """
     count = len(np.unique(runs))
     return float(np.sqrt(count / max(count - found.rank, 1)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stepladder.analysis.decide.backtest.error_map import LEVELS, AreMap
+from stepladder.analysis.decide.backtest.error_map import LEVELS, ErrorMap
 from stepladder.analysis.figures.style import INK, MUTED, single_axes, styled
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _COLOURS = ("#0b3c5d", "#328cc1", "#8cc7d8", "#e4e7eb")  # below each level, and
 
 
 @styled
-def draw(found: AreMap, title: str) -> Figure:
+def draw(found: ErrorMap, title: str) -> Figure:
     """The map in four shades, the ARE in per cent in each cell where there is room, the cheapest
     cell below each level ringed.
     """

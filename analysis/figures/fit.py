@@ -20,8 +20,8 @@ from stepladder.analysis.figures.style import (
 )
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.fit import Fit
-from stepladder.analysis.fit.objective import objective
+from stepladder.analysis.fit.objective import objective_named
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.laws.law import Law
 from stepladder.analysis.tables.numbers import human
 from stepladder.configs.core.errors import UserError
@@ -105,7 +105,7 @@ def residuals(fit: Fit) -> Figure:
     if no_points(fit):
         raise UserError(f"points=0: {no_points(fit)}")
     law, points = fit.problem.law, points_of(fit)
-    logs = objective(fit.objective).log
+    logs = objective_named(fit.objective).log
     unit, first = 100.0 if logs else 1.0, law.inputs[0]
     miss = -unit * fit.residuals
     colours = size_colours(list(points[first]))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.decide.isoflop import Isoflop, Minimum
+from stepladder.analysis.decide.isoflop import Isoflop
+from stepladder.analysis.decide.minimum import Minimum
 from stepladder.analysis.figures.fit import flops, panels
 from stepladder.analysis.figures.style import INK, MUTED, TARGET, log_axes, size_colours, styled
 from stepladder.configs.core.errors import UserError

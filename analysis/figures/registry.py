@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stepladder.analysis.decide.backtest.error_map import AreMap
+from stepladder.analysis.decide.backtest.error_map import ErrorMap
 from stepladder.analysis.decide.isoflop import Isoflop
 from stepladder.analysis.figures.error_map import draw
 from stepladder.analysis.figures.fit import (
@@ -24,16 +24,16 @@ from stepladder.analysis.figures.isoflop import isoflop
 from stepladder.analysis.figures.spread import ellipses, no_pair, profile
 from stepladder.analysis.figures.style import styled
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.fit import Fit
 from stepladder.analysis.fit.interval import Profile
+from stepladder.analysis.fit.result import Fit
 from stepladder.configs.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def error_map(found: AreMap, title: str = "") -> Figure:
-    """The back-test errors as a map (are_map.draw), entitled by its family and target."""
+def error_map(found: ErrorMap, title: str = "") -> Figure:
+    """The back-test errors as a map (error_map.draw), entitled by its family and target."""
     family = f"{found.family}: " if found.family else ""
     return draw(found, title or f"{family}error of the forecast of {found.target}, %")
 
@@ -54,7 +54,7 @@ PLOTS = {
     "ellipses": Plot(ellipses, Bootstrap, no_pair),
     "isoflop": Plot(isoflop, Isoflop),
     "profile": Plot(profile, Profile),
-    "map": Plot(error_map, AreMap),
+    "map": Plot(error_map, ErrorMap),
 }
 
 

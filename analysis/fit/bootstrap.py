@@ -2,14 +2,17 @@
 from the optimum, in one batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit.fit import Fit, threshold
-from stepladder.analysis.fit.objective import objective
+from stepladder.analysis.fit.levels import percentile_interval, percentiles
+from stepladder.analysis.fit.objective import objective_named
+from stepladder.analysis.fit.prepare import Prepared
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
 from stepladder.configs.core.errors import UserError
 
@@ -35,24 +38,23 @@ class Bootstrap:
 
     @property
     def stderr(self) -> dict[str, float]:
-        """Standard deviation of each parameter; of a heavy-tailed one (B) read `interval` or the
-        spread of its logarithm.
+        """Standard deviation of each parameter.
+
+        For a heavy-tailed one (B) read `interval`, or the spread of its logarithm.
         """
         return {k: float(v) for k, v in self.params.std(ddof=1).items()}
 
     def interval(self, level: float = 0.9) -> pd.DataFrame:
         """Percentile interval of every parameter: columns low, high."""
-        tail = (1 - level) / 2
-        return self.params.quantile([tail, 1 - tail]).T.set_axis(["low", "high"], axis=1)
+        ends = self.params.quantile(list(percentiles(level)))
+        return ends.T.set_axis(["low", "high"], axis=1)
 
     def predict(self, level: float = 0.9, **inputs: float) -> tuple[float, float, float]:
         """(fit, low, high) of the law at one point: the error of the parameters, without the noise
         of a new run.
         """
-        many = self.fit.problem.predict(self.theta, **inputs)
-        tail = (1 - level) / 2
-        low, high = np.quantile(many, [tail, 1 - tail])
-        return float(self.fit.predict(**inputs)), float(low), float(high)
+        low, high = percentile_interval(self.fit.problem.predict(self.theta, **inputs), level)
+        return float(self.fit.predict(**inputs)), low, high
 
     def to_frame(self) -> pd.DataFrame:
         """One row a parameter: fit, standard error, 90 % interval."""
@@ -70,76 +72,87 @@ class Bootstrap:
 
 
 def bootstrap(
-    fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence | None = None
+    fit: Fit, resamples: int = 4000, seed: int = 0, clusters: Sequence[Any] | None = None
 ) -> Bootstrap:
-    """Resample the points of `fit` with replacement, by rows, or by `clusters` (a name a point:
-    run, seed, problem).
+    """Resample the points of `fit` with replacement and refit every resample.
 
     A resample is a row of weights, made when its turn comes: memory does not grow with `resamples`.
-    Raises UserError for clusters that do not fit the points, or when most resamples cannot identify
-    the law.
+
+    Args:
+        fit: the fit of the whole table.
+        resamples: how many; 4000 is the published number.
+        seed: of the resamples.
+        clusters: a name a point (its run, seed or problem): points of one name stay together.
+
+    Returns:
+        The refits that have a finite objective.
+
+    Raises:
+        UserError: for clusters that do not fit the points, or when most resamples cannot identify
+            the law.
     """
-    p, spec = fit.problem, objective(fit.objective)
-    names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
-    if len(names) != len(p.y):
-        raise UserError(
-            f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point"
-        )
+    p, goal = fit.problem, objective_named(fit.objective)
     if resamples < 2:
         raise UserError(f"resamples={resamples}: needs 2 at least; 4000 is the published number")
-    seen, index = p.w > 0, np.zeros(len(names), int)
-    # a cluster whose points are all hidden is none
-    label, index[seen] = np.unique(names[seen], return_inverse=True)
-    if len(label) < 2:
-        raise UserError("clusters: one cluster only, nothing to resample; cluster by run or by row")
+    count, index = _clusters(p, clusters)
 
     def weights(jobs: np.ndarray) -> np.ndarray:
-        counts = [
-            np.random.default_rng([seed, int(j)]).multinomial(
-                len(label), np.full(len(label), 1 / len(label))
-            )
-            for j in jobs
-        ]
+        even = np.full(count, 1 / count)
+        counts = [np.random.default_rng([seed, int(j)]).multinomial(count, even) for j in jobs]
         return np.array(counts, float)[:, index] * p.w
 
     kept = _identifying(p, weights, resamples)
     if len(kept) < max(2, resamples / 2):
         raise UserError(
-            f"clusters={len(label)}: {resamples - len(kept)} of {resamples} resamples lose sizes "
+            f"clusters={count}: {resamples - len(kept)} of {resamples} resamples lose sizes "
             "the law needs; resample rows, or use `prediction_interval`, which simulates from the "
             "fit"
         )
+
+    def kept_weights(jobs: np.ndarray) -> np.ndarray:
+        return weights(kept[jobs])
+
     start = np.tile(np.array(fit.theta), (len(kept), 1))
-    found = solve(
-        p.law,
-        spec.name,
-        threshold(spec, fit.delta),
-        p.x,
-        p.y,
-        lambda jobs: weights(kept[jobs]),
-        start,
-        tau=fit.tau,
-        free=p.free,
-    )
+    delta = goal.solver_delta(fit.delta)
+    found = solve(p.law, goal.name, delta, p.x, p.y, kept_weights, start, tau=fit.tau, free=p.free)
     good = np.isfinite(found.value)
     params = pd.DataFrame(
-        {k: np.broadcast_to(v, good.sum()) for k, v in p.natural(found.theta[good]).items()}
+        {k: np.broadcast_to(v, good.sum()) for k, v in p.to_data_units(found.theta[good]).items()}
     )
     return Bootstrap(
         fit=fit,
         params=params,
         theta=found.theta[good],
         resamples=resamples,
-        clusters=len(label),
+        clusters=count,
         lost=resamples - len(kept),
         failed=int((~good).sum()),
         seed=seed,
     )
 
 
-def _identifying(p, weights, resamples: int) -> np.ndarray:
+def _clusters(p: Prepared, clusters: Sequence[Any] | None) -> tuple[int, np.ndarray]:
+    """How many clusters there are, and the number of each point's [n]."""
+    names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
+    if len(names) != len(p.y):
+        raise UserError(
+            f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point"
+        )
+    seen, index = p.w > 0, np.zeros(len(names), int)
+    # a cluster whose points are all hidden is none
+    label, index[seen] = np.unique(names[seen], return_inverse=True)
+    if len(label) < 2:
+        raise UserError("clusters: one cluster only, nothing to resample; cluster by run or by row")
+    return len(label), index
+
+
+def _identifying(
+    p: Prepared, weights: Callable[[np.ndarray], np.ndarray], resamples: int
+) -> np.ndarray:
     """Numbers of the resamples that keep as many different values of every input as the law
     needs.
+
+    With parameters held the law needs fewer, and which ones no count says: all are kept.
     """
     few = {
         a.name: (a.distinct, np.unique(np.round(p.x[:, i], 6), return_inverse=True)[1])

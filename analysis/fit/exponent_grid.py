@@ -1,8 +1,7 @@
-"""Starts for L = E + A / N^alpha + B / D^beta: with the exponents given the rest is linear, so a
-whole grid of them is profiled exactly.
+"""Starts for L = E + A / N^alpha + B / D^beta from a grid of exponents.
 
-Every sum over points is one entry of one matrix product for all jobs, so a fine grid of exponents
-costs next to nothing.
+With the exponents given the rest is linear, so every pair of them is profiled exactly. Every sum
+over points is one entry of one matrix product for all jobs: a fine grid costs next to nothing.
 """
 
 import numpy as np
@@ -11,8 +10,8 @@ _EXPONENTS = np.geomspace(0.03, 3.0, 12)
 
 
 def starts_from_grid(x: np.ndarray, y: np.ndarray, w: np.ndarray, *, count: int = 3) -> np.ndarray:
-    """theta [K, count, 5], log-parameters of the law `chinchilla`: the best local minima of
-    weighted least squares over the grid.
+    """theta [K, count, 5] of the law `chinchilla`: the best local minima of weighted least squares
+    over the grid of exponents.
 
     x: centred logs of N and D [n, 2]; y: loss / scale [n]; w: weights [K, n]. Where the grid has
     fewer local minima, the next best points follow.
@@ -64,8 +63,10 @@ def starts_from_grid(x: np.ndarray, y: np.ndarray, w: np.ndarray, *, count: int 
 
 
 def _non_negative(gram: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """min c'Gc/2 - r'c over c >= 0 [..., 3] by trying every set of positive coefficients: (value,
-    c).
+    """The least c'Gc/2 - r'c over c >= 0 [..., 3], and that c.
+
+    Every set of positive coefficients is tried: there are seven, and this is done for 144 pairs of
+    exponents of thousands of fits at once, where SciPy's nnls takes one at a time.
     """
     best, chosen = np.zeros(gram.shape[:-2]), np.zeros(right.shape)
     for active in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):

@@ -2,15 +2,17 @@
 parameter.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from stepladder.analysis.fit import simulate
-from stepladder.analysis.fit.fit import Fit, threshold
-from stepladder.analysis.fit.objective import objective
+from stepladder.analysis.fit.levels import check_level, percentile_interval
+from stepladder.analysis.fit.objective import objective_named
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
 from stepladder.analysis.laws.law import in_units
 from stepladder.configs.core.errors import UserError
@@ -18,10 +20,10 @@ from stepladder.configs.core.errors import UserError
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one point: fit and interval.
+    """The output at one point, and the interval of one new run there.
 
-    `parameter_sd` and `noise_sd` are in logs of the output; `beyond` says how far outside of the
-    points.
+    `parameter_sd` and `noise_sd` are in logs of the output. `beyond` holds each input over the
+    largest one of the points.
     """
 
     inputs: dict[str, float]
@@ -48,27 +50,32 @@ class Prediction:
 
 def prediction_interval(
     fit: Fit,
-    inputs: pd.DataFrame | dict,
+    inputs: pd.DataFrame | Mapping[str, Any],
     level: float = 0.9,
     resamples: int = 400,
     seed: int = 0,
-    clusters: Sequence | None = None,
+    clusters: Sequence[Any] | None = None,
 ) -> list[Prediction]:
-    """For every row of `inputs` (columns of the law's inputs) an interval for the output of one new
-    run.
+    """An interval for the output of one new run, at every row of `inputs`.
 
     Tables are simulated from the fitted law and its residual noise, of unknown size (Student's
-    tails), and refitted (simulate.py). The law is taken to hold: a wrong form is not in it, so hold
-    a size out. Raises UserError without a degree of freedom.
+    tails), and refitted (simulate.py). The law is taken to hold: a wrong form is not in the
+    interval, so hold a size out.
+
+    Args:
+        fit: the fitted law.
+        inputs: columns, or numbers, of the law's inputs.
+        level: of the intervals.
+        resamples: how many tables are simulated.
+        seed: of the simulation.
+        clusters: a name a point; points of one name (a trunk) share a part of their noise.
+
+    Raises:
+        UserError: for a missing input, or a fit that leaves no degree of freedom.
     """
     p = fit.problem
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
-    if fit.points <= fit.rank:
-        raise UserError(
-            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least "
-            "one more point"
-        )
+    check_level(level)
+    _check_noise(fit)
     if fit.objective.startswith("quantile"):
         raise UserError(
             f"objective={fit.objective!r}: a quantile has no noise to simulate; fit with "
@@ -86,48 +93,54 @@ def prediction_interval(
                 f"{name}=<number>"
             )
     rng = np.random.default_rng(seed)
-    names = (
-        np.arange(len(p.y)).astype(str)
-        if clusters is None
-        else np.asarray(list(clusters)).astype(str)
-    )
-    draws = simulate.simulate(p, fit, names, resamples=resamples, rng=rng)
-    loose = [*fit.unidentified, *fit.at_bound]
-    notes = (
-        (
-            (
-                f"{', '.join(dict.fromkeys(loose))} not determined by the points: beyond them the "
-                "interval may be too short"
-            ),
+    names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
+    draws = simulate.simulate(p, fit, names.astype(str), resamples=resamples, rng=rng)
+    rows = [{n: float(v) for n, v in zip(p.law.inputs, row)} for row in _rows(table, p.law.inputs)]
+    return [_prediction(fit, row, draws, level, rng) for row in rows]
+
+
+def _rows(table: pd.DataFrame, names: tuple[str, ...]) -> np.ndarray:
+    return table[list(names)].to_numpy(float)
+
+
+def _check_noise(fit: Fit) -> None:
+    if fit.points <= fit.rank:
+        raise UserError(
+            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least "
+            "one more point"
         )
-        if loose
-        else ()
+
+
+def _prediction(
+    fit: Fit,
+    row: dict[str, float],
+    draws: simulate.Resamples,
+    level: float,
+    rng: np.random.Generator,
+) -> Prediction:
+    p = fit.problem
+    errors, moved = simulate.errors_at(p, fit, draws, row, rng)
+    value = float(fit.predict(**row))
+    # this definition of a quantile is unbiased in the tails of few draws
+    below, above = percentile_interval(errors, level, method="weibull")
+    beyond = {
+        a.name: float(row[a.name] / np.exp(p.x[:, i].max() + p.centre[i]))
+        for i, a in enumerate(p.law.axes)
+        if a.kind in ("log", "raw")
+    }
+    loose = ", ".join(dict.fromkeys((*fit.unidentified, *fit.at_bound)))
+    note = f"{loose} not determined by the points: beyond them the interval may be too short"
+    return Prediction(
+        inputs=row,
+        value=value,
+        low=float(value * np.exp(below)),
+        high=float(value * np.exp(above)),
+        level=level,
+        parameter_sd=float(np.std(moved)),
+        noise_sd=float(np.sqrt(np.mean(draws.sd**2))),
+        beyond=beyond,
+        notes=(note,) if loose else (),
     )
-    out = []
-    for row in table[list(p.law.inputs)].to_dict("records"):
-        errors, moved = simulate.errors_at(p, fit, draws, row, rng)
-        value = float(fit.predict(**row))
-        # unbiased in the tails of few draws
-        below, above = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2], method="weibull")
-        logs = {
-            a.name: (a.kind in ("log", "raw"), p.x[:, i].max() + p.centre[i])
-            for i, a in enumerate(p.law.axes)
-        }
-        beyond = {k: float(row[k] / np.exp(top)) for k, (log, top) in logs.items() if log}
-        out.append(
-            Prediction(
-                row,
-                value,
-                float(value * np.exp(below)),
-                float(value * np.exp(above)),
-                level,
-                float(np.std(moved)),
-                float(np.sqrt(np.mean(draws.sd**2))),
-                beyond,
-                notes,
-            )
-        )
-    return out
 
 
 @dataclass(frozen=True)
@@ -153,53 +166,65 @@ class Profile:
 def profile(
     fit: Fit, parameter: str, level: float = 0.9, width: float = 8.0, steps: int = 161
 ) -> Profile:
-    """Profile one parameter over `width` linearised standard errors to both sides (of its logarithm
-    where it is positive), in one batch.
+    """Profile one parameter over `width` linearised standard errors to both sides, in one batch.
 
-    Only for squared objectives, whose value is a sum of squares with Gaussian noise: sum / least
-    sum <= 1 + F / (points - rank). Raises UserError.
+    The steps are even in the logarithm of a positive parameter. Only squared objectives have a
+    profile: their value is a sum of squares with Gaussian noise, and the interval holds where sum /
+    least sum <= 1 + F / (points - rank).
+
+    Raises:
+        UserError: for a parameter that is not free, another objective, or a fit that leaves no
+            degree of freedom.
     """
     from scipy.stats import f as f_distribution
 
-    p, spec = fit.problem, objective(fit.objective)
+    p, goal = fit.problem, objective_named(fit.objective)
     if parameter not in p.law.parameters or parameter in fit.fixed:
         raise UserError(
             f"parameter={parameter!r}: not a free one; use one of "
             f"{', '.join(n for n in p.law.parameters if n not in fit.fixed)}"
         )
-    if spec.name not in ("squared", "squared_log"):
+    if goal.name not in ("squared", "squared_log"):
         raise UserError(
             f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, "
             "or bootstrap"
         )
-    if fit.points <= fit.rank:
-        raise UserError(
-            f"points={fit.points}: as many as parameters, so the noise is unknown; add at least "
-            "one more point"
-        )
-    i, value = p.law.parameters.index(parameter), fit.params[parameter]
+    _check_noise(fit)
+    i = p.law.parameters.index(parameter)
     positive = p.law.params[i].positive
-    sigma = fit.log_se[parameter]
-    offsets = np.linspace(-1, 1, steps)  # an odd number of them: the optimum is one
-    if positive:
-        grid = value * np.exp(
-            offsets * (np.clip(width * sigma, 1e-6, 6.0) if np.isfinite(sigma) else 6.0)
-        )
-    else:
-        half = width * sigma * abs(value)
-        grid = value + offsets * (half if np.isfinite(half) and half > 0 else 6.0)
-    held = in_units(p.law, {parameter: value}, np.array(p.centre), p.scale)
+    grid = _grid(fit.params[parameter], fit.log_se[parameter], positive, width, steps)
+    held = in_units(p.law, {parameter: fit.params[parameter]}, np.array(p.centre), p.scale)
     start = np.tile(np.array(fit.theta), (steps, 1))
     start[:, i] = np.log(grid) if positive else grid
     free = np.tile(p.free & (np.arange(len(p.free)) != i), (steps, 1))
-    found = solve(held, spec.name, threshold(spec, fit.delta), p.x, p.y, p.w, start, free=free)
-    cost = found.value * (p.scale**2 if not spec.log else 1.0)
+    found = solve(held, goal.name, goal.solver_delta(fit.delta), p.x, p.y, p.w, start, free=free)
+    cost = found.value * (p.scale**2 if not goal.log else 1.0)
     ratio = cost / min(fit.value, cost.min())
-    limit = 1 + f_distribution.ppf(level, 1, fit.points - fit.rank) / (fit.points - fit.rank)
+    freedom = fit.points - fit.rank
+    limit = 1 + float(f_distribution.ppf(level, 1, freedom)) / freedom
+    low, high = _ends(grid, ratio, limit)
+    frame = pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio})
+    return Profile(parameter, level, low, high, limit, frame)
+
+
+def _grid(value: float, error: float, positive: bool, width: float, steps: int) -> np.ndarray:
+    """Values to hold the parameter at; with an odd number of steps the optimum is one of them."""
+    offsets = np.linspace(-1, 1, steps)
+    if positive:
+        half = np.clip(width * error, 1e-6, 6.0) if np.isfinite(error) else 6.0
+        return value * np.exp(offsets * half)
+    half = width * error * abs(value)
+    return value + offsets * (half if np.isfinite(half) and half > 0 else 6.0)
+
+
+def _ends(grid: np.ndarray, ratio: np.ndarray, limit: float) -> tuple[float | None, float | None]:
+    """Where the ratio crosses the limit on both sides of the optimum; None where it does not.
+
+    The root of ratio - 1 is nearly a straight line on either side, where the sum of squares is a
+    parabola.
+    """
+    root, mark = np.sqrt(np.maximum(ratio - 1, 0)), float(np.sqrt(limit - 1))
     middle = int(np.argmin(ratio))
-    # The root is nearly a straight line on either side of the optimum, where the sum of squares is
-    # a parabola.
-    root, mark = np.sqrt(np.maximum(ratio - 1, 0)), np.sqrt(limit - 1)
     below, above = np.flatnonzero(root[:middle] > mark), np.flatnonzero(root[middle:] > mark)
     low = _crossing(grid, root, mark, below[-1], below[-1] + 1) if len(below) else None
     high = (
@@ -207,14 +232,7 @@ def profile(
         if len(above)
         else None
     )
-    return Profile(
-        parameter,
-        level,
-        low,
-        high,
-        float(limit),
-        pd.DataFrame({"value": grid, "objective": cost, "ratio": ratio}),
-    )
+    return low, high
 
 
 def _crossing(grid: np.ndarray, root: np.ndarray, mark: float, a: int, b: int) -> float:

@@ -9,10 +9,11 @@ from stepladder.configs.core.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Objective:
-    """sum_i w_i rho(residual_i), residual = transform(prediction) - transform(output).
+    """sum_i w_i rho(residual_i), with residual = transform(prediction) - transform(output).
 
-    rho: (xp, residual, delta, tau) -> cost. `deltas`: for an objective with kinks, the smoothing it
-    is approached with, coarse to fine; the value reported is that of the limit, `exact`.
+    rho: (xp, residual, delta, tau) -> cost.
+    deltas: the widths of smoothing with which the solver approaches an objective with kinks, coarse
+    to fine; the value reported is that of `exact`, without smoothing.
     """
 
     name: str
@@ -23,10 +24,22 @@ class Objective:
     exact: Callable[[Any, Any, Any, Any], Any] | None = None
 
     def transform(self, xp: Any, value: Any) -> Any:
+        """An output as the residuals see it."""
         return xp.log(value) if self.log else value
 
     def schedule(self, delta: float) -> tuple[float, ...]:
+        """The deltas to solve with, one after the other."""
         return self.deltas or (delta,)
+
+    def solver_delta(self, delta: float) -> float:
+        """The delta of the solver, which divides by its square.
+
+        A squared objective has no threshold: 1e-3 brings its values to order one all the same.
+        Raises UserError unless `delta` is positive.
+        """
+        if not delta > 0:
+            raise UserError(f"delta={delta}: must be positive; 1e-3 is the published value")
+        return delta if self.name == "huber_log" else 1e-3
 
     def cost(self, xp: Any, residual: Any, delta: float, tau: float) -> Any:
         """Cost of every residual [n], without smoothing."""
@@ -43,8 +56,8 @@ def _square(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
 
 
 def _smooth_quantile(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
-    """The check function of the residual prediction - output: tau where the output lies above, 1 -
-    tau below; quadratic within delta.
+    """The check function: slope tau where the output lies above the prediction, 1 - tau below,
+    quadratic within delta.
     """
     side = xp.where(r < 0, tau, 1 - tau)
     size = abs(r)
@@ -79,7 +92,7 @@ OBJECTIVES = {
 SHORT = {"huber": "huber_log", "lad": "quantile_log", "mse": "squared"}  # what people type
 
 
-def objective(name: str) -> Objective:
+def objective_named(name: str) -> Objective:
     """The objective of a name or short name. Raises UserError with the nearest known one."""
     full = SHORT.get(name, name)
     if full not in OBJECTIVES:

@@ -1,9 +1,9 @@
 """Reference mode: the fit of arXiv 2410.11840 as its authors run it, one start of SciPy's trust
 region, and whatever that start leads to.
 
-It exists to reproduce their numbers, also where the points do not identify the law: then the answer
-depends on the start and on rounding (two correct builds of SciPy differ), so such cells are
-flagged, and `analysis.backtest` refuses them.
+It exists to reproduce their numbers, also where the points do not identify the law. There the
+answer depends on the start and on rounding (two correct builds of SciPy differ), so a back-test
+flags such cells, and refuses them by default.
 """
 
 import warnings
@@ -19,12 +19,10 @@ BORROWED = (float(np.exp(START["a"])), START["alpha"])  # (A, alpha) where one m
 def reference_fit(
     n: np.ndarray, d: np.ndarray, loss: np.ndarray, *, borrow: tuple[float, float] | None = None
 ) -> Mapping[str, float] | None:
-    """a, b, e, alpha, beta of least squares in loss units from the authors' start, exponents >= 0;
-    None where SciPy gives up.
+    """a, b, e, alpha and beta by least squares in loss units from the authors' start.
 
-    n, d, loss: [rows], parameters, tokens seen and loss in any unit. borrow: (A, alpha) that stay
-    fixed (one model).
-    arXiv 2410.11840.
+    Exponents are at least 0. None where SciPy gives up. n, d, loss: [rows], parameters, tokens seen
+    and loss in any unit. borrow: (A, alpha) that stay fixed, where one model alone is fitted.
     """
     from scipy.optimize import OptimizeWarning, curve_fit
 
@@ -57,7 +55,12 @@ def reference_predict(params: Mapping[str, float], n: np.ndarray, d: np.ndarray)
 
 
 def reference_thetas(
-    logs: np.ndarray, loss: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float, borrow=None
+    logs: np.ndarray,
+    loss: np.ndarray,
+    w: np.ndarray,
+    centre: np.ndarray,
+    scale: float,
+    borrow: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """`reference_fit` of the points with w > 0 of every row of w [K, n], as theta [K, 5] of the law
     `chinchilla` in centred units.

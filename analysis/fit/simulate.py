@@ -1,23 +1,25 @@
 """Simulated ladders: the fitted law plus noise of the size and kind that the residuals show,
 refitted all at once.
 
-Why not resample rows or runs: with about 20 points at 5 sizes a resample that leaves out a size
-loses E, A or alpha, and the residuals of a size that has one run are mostly absorbed by the fit
-(leverage near one), so reusing them, even with flipped signs, makes intervals too short. Instead
-the noise of log loss is u(trunk) + e(point): a part shared by a trunk and its branches (same
-initialisation, same order of data) and a part of its own. The shared fraction rho has the
-restricted likelihood of the linearised fit on a grid; each simulated ladder draws its rho from it
-and its variance from the scaled inverse chi-square with points - rank degrees of freedom. So not
-knowing the noise is part of the interval (the small-sample inflation of Student's t), and nothing
-is pretended about rho when the points do not tell.
+Why rows or runs are not resampled: with about 20 points at 5 sizes, a resample that leaves out a
+size loses E, A or alpha. The residuals of a size that has one run are mostly absorbed by the fit
+(leverage near one), so that reusing them, even with flipped signs, makes intervals too short.
+
+Instead the noise of log loss is u(trunk) + e(point): a part shared by a trunk and its branches
+(same initialisation, same order of data) and a part of the point's own. The shared fraction rho has
+the restricted likelihood of the linearised fit on a grid. Each simulated ladder draws its rho from
+that likelihood, and its variance from the scaled inverse chi-square distribution with points - rank
+degrees of freedom. Not knowing the noise is then part of the interval (the small-sample inflation
+of Student's t), and nothing is assumed about rho when the points do not tell.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.fit.fit import Fit, Prepared, threshold
-from stepladder.analysis.fit.objective import objective
+from stepladder.analysis.fit.objective import objective_named
+from stepladder.analysis.fit.prepare import Prepared
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
 from stepladder.analysis.laws.law import jacobian
 
@@ -28,10 +30,10 @@ RHO = np.arange(10) / 10
 class Resamples:
     """K refits: theta [K, P]; sd [K] and rho [K] of the simulated noise of log loss.
 
-    `unfinished` of them were stopped at the iteration limit: where E drifts to 0 the objective is
-    flat, every step still lowers it a little, and the prediction has long settled. Leaving these
-    out would cut off the worlds in which E is small. `dropped` had no finite objective and are left
-    out.
+    dropped: how many had no finite objective and are left out.
+    unfinished: how many were stopped at the iteration limit. Where E drifts to 0 the objective is
+    flat: every step still lowers it a little, and the prediction has long settled. Leaving these
+    out would cut off the worlds in which E is small.
     """
 
     theta: np.ndarray
@@ -63,7 +65,7 @@ def simulate(
     found = solve(
         p.law,
         fit.objective,
-        threshold(objective(fit.objective), fit.delta),
+        objective_named(fit.objective).solver_delta(fit.delta),
         p.x,
         prediction * np.exp(noise),
         p.w,
@@ -101,7 +103,7 @@ def _noise(
     clusters: np.ndarray,
     resamples: int,
     rng: np.random.Generator,
-):
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws of (sd, rho) [K] of log loss from the restricted likelihood of residual = slope @ theta
     + u(cluster) + e.
     """

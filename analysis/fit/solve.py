@@ -17,12 +17,12 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from stepladder.analysis.fit.objective import OBJECTIVES
+from stepladder.analysis.fit.derivatives import cost_and_derivatives
+from stepladder.analysis.fit.objective import OBJECTIVES, Objective
 from stepladder.analysis.laws.law import Law
 
 MAX_ITERATIONS = 300
@@ -78,26 +78,40 @@ def solve(
 ) -> Solution:
     """Minimise every job.
 
-    x [n, inputs] centred; y, w output / scale and weights, [K, n], [n] for all jobs alike, or a
-    function of job numbers (so that 4,000 resamples of a million points never exist at once);
-    theta0 [K, P]; free [K, P] False holds a parameter at its start.
+    Args:
+        law: what is fitted.
+        objective: a key of OBJECTIVES.
+        delta: its threshold, as `Objective.solver_delta` gives it.
+        x: inputs in the solver's units [n, inputs].
+        y: output / scale: [K, n], [n] for all jobs alike, or a function of job numbers (so that
+            4,000 resamples of a million points never exist at once).
+        w: weights, given like y; a point of weight 0 is hidden.
+        theta0: starts [K, P].
+        tau: the quantile, for an objective that fits one.
+        free: bool [K, P] or [P]; False holds a parameter at its start.
+        threads: 0 is one a core.
+
+    Returns:
+        A solution a job; its value is inf where no finite objective was found.
     """
     theta0 = np.asarray(theta0, float)
     free = np.ones(theta0.shape, bool) if free is None else np.broadcast_to(free, theta0.shape)
     queue = _Queue(law, OBJECTIVES[objective], float(tau), np.asarray(x, float), y, w, free)
-    found = None
-    for smoothing in OBJECTIVES[objective].schedule(delta):
-        found = queue.run(
-            theta0 if found is None else found.theta, smoothing, threads or os.cpu_count() or 1
-        )
+    threads = threads or os.cpu_count() or 1
+    first, *finer = OBJECTIVES[objective].schedule(delta)
+    found = queue.run(theta0, first, threads)
+    for smoothing in finer:
+        found = queue.run(found.theta, smoothing, threads)
     return found
 
 
 class _Queue:
+    """The jobs of one problem, solved a chunk at a time by one compiled program."""
+
     def __init__(
         self,
         law: Law,
-        objective: Any,
+        objective: Objective,
         tau: float,
         x: np.ndarray,
         y: Rows,
@@ -108,12 +122,8 @@ class _Queue:
         self.pad = -n % PAD
         self.points, self.jobs = n + self.pad, len(free)
         self.x = np.pad(x, ((0, self.pad), (0, 0)), mode="edge")
-        self.y, self.w, self.free, self.tau = (
-            self._rows(y, 1.0),
-            self._rows(w, 0.0),
-            free.astype(float),
-            tau,
-        )
+        self.y, self.w = self._rows(y, 1.0), self._rows(w, 0.0)
+        self.free, self.tau = free.astype(float), tau
         self.size = int(np.clip(CHUNK_VALUES // self.points, 1, MOST_JOBS))
         self.program = program(law, objective.name)
 
@@ -124,10 +134,11 @@ class _Queue:
 
         if callable(rows):
             return lambda jobs: padded(rows(jobs), len(jobs))
-        rows = np.asarray(rows, float)
-        return lambda jobs: padded(rows if rows.ndim == 1 else rows[jobs], len(jobs))
+        table = np.asarray(rows, float)
+        return lambda jobs: padded(table if table.ndim == 1 else table[jobs], len(jobs))
 
     def run(self, theta0: np.ndarray, delta: float, threads: int) -> Solution:
+        """Minimise every job from theta0 [K, P] with one smoothing `delta`."""
         theta, value = theta0.copy(), np.full(self.jobs, np.inf)
         converged, iterations = np.zeros(self.jobs, bool), np.zeros(self.jobs, int)
         waiting = iter(range(self.jobs))
@@ -147,7 +158,7 @@ class _Queue:
                 future.result()
         return Solution(theta, value, converged, iterations)
 
-    def _idle(self, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
+    def _idle(self, parameters: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Losses, weights, free parameters and state of a chunk without a job."""
         shape = (self.points, self.size)
         return (
@@ -159,7 +170,7 @@ class _Queue:
 
     def _chunks(
         self, waiting: Iterator[int], theta0: np.ndarray, delta: float
-    ) -> Iterator[tuple[np.ndarray, dict]]:
+    ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
         """Yield finished jobs and their state.
 
         `waiting` is shared by the threads: a range's iterator hands out each number once.
@@ -171,12 +182,8 @@ class _Queue:
             new = np.array([j for _, j in zip(idle, waiting)], int)
             if len(new):
                 at = idle[: len(new)]
-                job[at], y[:, at], w[:, at], free[:, at] = (
-                    new,
-                    self.y(new).T,
-                    self.w(new).T,
-                    self.free[new].T,
-                )
+                job[at], free[:, at] = new, self.free[new].T
+                y[:, at], w[:, at] = self.y(new).T, self.w(new).T
                 for name, values in _fresh(theta0[new].T, done=False).items():
                     state[name][..., at] = values
             if (job < 0).all():
@@ -213,13 +220,8 @@ def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
     }
 
 
-CURVED = (
-    8  # parameters up to which second derivatives are taken: their number grows with the square
-)
-
-
 @functools.cache
-def program(law: Law, objective_name: str) -> Callable:
+def program(law: Law, objective_name: str) -> Callable[..., dict[str, Any]]:
     """The compiled step: STEPS iterations of a chunk of jobs.
 
     Jobs are the last axis of every array (theta [P, jobs], y and w [n, jobs]): a law is
@@ -231,69 +233,18 @@ def program(law: Law, objective_name: str) -> Callable:
     objective = OBJECTIVES[objective_name]
     lower, upper = law.lower[:, None], law.upper[:, None]
     size = len(law.params)
-    pairs = [(a, b) for a in range(size) for b in range(a + 1)]
     at = ("theta", "value", "gradient", "hessian", "majorant")
 
-    def evaluate(theta, x, target, w, delta, tau):
-        columns = [x[:, i : i + 1] for i in range(x.shape[1])]
-
-        def predict(parts):
-            values = {p.name: jnp.exp(t) if p.positive else t for p, t in zip(law.params, parts)}
-            return law.call(jnp, SimpleNamespace(**values), *columns)
-
-        # by one parameter at a time: what does not depend on it stays a symbolic zero
-        def slope(function, a):
-            def of(part, parts):
-                return function((*parts[:a], part, *parts[a + 1 :]))
-
-            return lambda parts: jax.jvp(
-                lambda t: of(t, parts), (parts[a],), (jnp.ones_like(parts[a]),)
-            )[1]
-
-        parts = tuple(theta)
-        f = predict(parts)
-        per = 1 / f if objective.log else jnp.ones_like(f)
-        first = [slope(predict, a)(parts) * per for a in range(size)]
-        r = objective.transform(jnp, f) - target
-
-        # Rescaled to order one: summed Huber values are 1e-3 and below, where absolute tolerances
-        # stop early.
-        def rho(r):
-            return objective.rho(jnp, r, delta, tau) / delta**2
-
-        one = jnp.ones_like(r)
-        cost, pull = jax.jvp(rho, (r,), (one,))
-        bend = w * jax.jvp(lambda r: jax.jvp(rho, (r,), (one,))[1], (r,), (one,))[1]
-        pull = w * pull
-        steady = jnp.where(r == 0, bend, pull / jnp.where(r == 0, 1.0, r))
-        total = functools.partial(jnp.sum, axis=0)
-        majorant = {(a, b): total(steady * first[a] * first[b]) for a, b in pairs}
-        hessian = majorant
-        if size <= CURVED:
-            drop = bend - pull if objective.log else bend  # the second derivative of a logarithm
-            hessian = {
-                (a, b): total(
-                    drop * first[a] * first[b] + pull * per * slope(slope(predict, a), b)(parts)
-                )
-                for a, b in pairs
-            }
-
-        def square(half):
-            return jnp.stack(
-                [jnp.stack([half[max(a, b), min(a, b)] for b in range(size)]) for a in range(size)]
-            )
-
-        gradient = jnp.stack([total(pull * first[a]) for a in range(size)])
-        return total(w * cost), gradient, square(hessian), square(majorant)
-
-    def iterate(state, x, target, w, free, delta, tau):
+    def iterate(
+        state: dict[str, Any], x: Any, target: Any, w: Any, free: Any, delta: Any, tau: Any
+    ) -> dict[str, Any]:
         theta, value, gradient, hessian, majorant = (state[k] for k in at)
         # A parameter on its bound that wants to leave the box is held for this step.
         held = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
         loose = jnp.where(held, 0.0, free)
         diagonal = jnp.maximum(jnp.stack([majorant[a, a] for a in range(size)]), 1e-10)
 
-        def damped(matrix):
+        def damped(matrix: Any) -> Any:
             kept = matrix * loose[:, None] * loose[None, :]
             return (
                 kept
@@ -310,7 +261,7 @@ def program(law: Law, objective_name: str) -> Callable:
         )
         proposal = jnp.where(free > 0, jnp.clip(theta + step, lower, upper), theta)
         moved = jnp.max(jnp.abs(proposal - theta), axis=0)
-        new = evaluate(proposal, x, target, w, delta, tau)
+        new = cost_and_derivatives(law, objective, proposal, x, target, w, delta, tau)
         better = new[0] < value
         # Nielsen's rule: damping follows how well the model foretold the gain, and grows ever
         # faster while steps fail.
@@ -347,7 +298,9 @@ def program(law: Law, objective_name: str) -> Callable:
         }
         return {k: jnp.where(state["done"], state[k], moved_on[k]) for k in state}
 
-    def several(state, x, y, w, free, delta, tau):
+    def several(
+        state: dict[str, Any], x: Any, y: Any, w: Any, free: Any, delta: Any, tau: Any
+    ) -> dict[str, Any]:
         target = objective.transform(jnp, y)
         return jax.lax.fori_loop(
             0, STEPS, lambda _, s: iterate(s, x, target, w, free, delta, tau), state

@@ -27,7 +27,7 @@ def _hoffmann(
     a, b, e, alpha, beta = np.array(
         list(itertools.product(wide, wide, (-1.0, -0.5, 0.0, 0.5, 1.0), exponents, exponents))
     ).T
-    theta = law.centred(
+    theta = law.to_solver_units(
         {"E": np.exp(e), "A": np.exp(a), "B": np.exp(b), "alpha": alpha, "beta": beta},
         centre,
         scale,
@@ -38,14 +38,17 @@ def _hoffmann(
 def _projected(
     law: Law, x: np.ndarray, y: np.ndarray, w: np.ndarray, centre: np.ndarray, scale: float
 ) -> np.ndarray:
-    """The same grid with A, B and E replaced by their least-squares values: of the 4,500 only the
-    25 pairs of exponents stay different.
+    """Hoffmann's grid with A, B and E at their least-squares values.
+
+    Of the 4,500 starts only the 25 pairs of exponents stay different.
     """
     grid = _hoffmann(law, x, y, w, centre, scale)
     exponents, which = np.unique(grid[:, 3:], axis=0, return_inverse=True)
     curved = [dict(zip(("alpha", "beta"), np.exp(pair))) for pair in exponents]
     return np.clip(
-        np.array([law.theta(law.projected(one, x, y, w)) for one in curved]), law.lower, law.upper
+        np.array([law.theta(law.with_linear_solved(one, x, y, w)) for one in curved]),
+        law.lower,
+        law.upper,
     )[which.ravel()]
 
 
@@ -56,8 +59,8 @@ STARTS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def starts(name: str) -> Callable[..., np.ndarray]:
-    """The starts of a name. Raises UserError with the nearest known one."""
+def starts_named(name: str) -> Callable[..., np.ndarray]:
+    """The function that makes the starts of a name. Raises UserError with the nearest known one."""
     if name not in STARTS:
         raise UserError(f"starts={name!r}: unknown; {nearest(name, STARTS)}")
     return STARTS[name]

@@ -9,9 +9,20 @@ from stepladder.analysis.laws import (
     split,
     test_time,
 )
+from stepladder.analysis.laws.law import Law
+from stepladder.configs.core.errors import UserError, nearest
 
 LAWS = {
     law.name: law
     for module in (loss, rates, downstream, perturbation, split, mixture, test_time)
     for law in module.LAWS
 }
+_ALIASES = {law.alias: law.name for law in LAWS.values() if law.alias}
+
+
+def law_named(name: str) -> Law:
+    """The law of a name or of its published code. Raises UserError with the nearest known name."""
+    known = _ALIASES.get(name, name)
+    if known not in LAWS:
+        raise UserError(f"law={name!r}: unknown; {nearest(name, LAWS)}")
+    return LAWS[known]

@@ -15,7 +15,7 @@ sigmoid = Law(
         Parameter("k", (1.0, 40.0), (0.05, 500.0)),
         Parameter("L0", (0.5, 1.5), (0.01, 10.0)),
     ),
-    call=lambda xp, p, loss: p.a / (1 + xp.exp(p.k * (loss - p.L0))) + p.b,
+    formula_fn=lambda xp, p, loss: p.a / (1 + xp.exp(p.k * (loss - p.L0))) + p.b,
     rescale=lambda p, c, s: {
         "a": s * p.a,
         "b": s * p.b,
@@ -40,10 +40,10 @@ gadre_error = Law(
         Parameter("k", (0.1, 20.0), (1e-4, 1e6)),
         Parameter("g", (0.3, 8.0), (0.01, 60.0)),
     ),
-    call=lambda xp, p, loss: p.eps - p.k * xp.exp(-p.g * loss),
+    formula_fn=lambda xp, p, loss: p.eps - p.k * xp.exp(-p.g * loss),
     rescale=lambda p, c, s: {"eps": s * p.eps, "k": s * p.k, "g": p.g / exp(c.L)},
     output="Err",
-    draws=64,
+    n_starts=64,
     note="average top-1 error over tasks; single tasks are predicted badly",
 )
 

@@ -1,5 +1,7 @@
 """Loss as a function of parameters N, tokens D, unique tokens U and compute C."""
 
+from typing import Any
+
 from stepladder.analysis.laws.law import Input, Law, Parameter, exp, log
 
 LEVEL = Parameter("E", (0.2, 0.95), (1e-3, 2.0))
@@ -7,11 +9,14 @@ N, D = Input("N", distinct=3, falls=True), Input("D", distinct=3, falls=True, un
 
 
 def coefficient(name: str) -> Parameter:
-    """Of a term: its size at the centre of the points over the typical output."""
+    """The coefficient of a term: the term's size at the centre of the points, over the typical
+    output.
+    """
     return Parameter(name, (0.03, 1.0), (1e-5, 50.0))
 
 
 def exponent(name: str) -> Parameter:
+    """The exponent of a term that falls."""
     return Parameter(name, (0.08, 1.3), (0.01, 4.0))
 
 
@@ -25,7 +30,7 @@ def _power(x: str) -> Law:
             Parameter("A", (0.5, 2.0), (1e-9, 1e9)),
             Parameter("alpha", (-1.0, 1.0), (-4.0, 4.0), positive=False),
         ),
-        call=lambda xp, p, v: p.A * xp.exp(-p.alpha * v),
+        formula_fn=lambda xp, p, v: p.A * xp.exp(-p.alpha * v),
         rescale=lambda p, c, s: {"A": s * p.A * exp(p.alpha * getattr(c, x))},
         linear=("A",),
         note="no floor; alpha may have either sign",
@@ -39,13 +44,14 @@ def _floor(x: str) -> Law:
         source="2010.14701",
         axes=(Input(x, distinct=3, falls=True),),
         params=(LEVEL, coefficient("A"), exponent("alpha")),
-        call=lambda xp, p, v: p.E + p.A * xp.exp(-p.alpha * v),
+        formula_fn=lambda xp, p, v: p.E + p.A * xp.exp(-p.alpha * v),
         rescale=lambda p, c, s: {"E": s * p.E, "A": s * p.A * exp(p.alpha * getattr(c, x))},
         linear=("E", "A"),
     )
 
 
-def _chinchilla_units(p, c, s):
+def chinchilla_units(p: Any, c: Any, s: Any) -> dict[str, Any]:
+    """`Law.rescale` of every law with the terms E, A / N^alpha and B / D^beta."""
     return {"E": s * p.E, "A": s * p.A * exp(p.alpha * c.N), "B": s * p.B * exp(p.beta * c.tokens)}
 
 
@@ -55,8 +61,8 @@ chinchilla = Law(
     source="2203.15556",
     axes=(N, D),
     params=(LEVEL, coefficient("A"), coefficient("B"), exponent("alpha"), exponent("beta")),
-    call=lambda xp, p, n, d: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d),
-    rescale=_chinchilla_units,
+    formula_fn=lambda xp, p, n, d: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d),
+    rescale=chinchilla_units,
     linear=("E", "A", "B"),
     note="decayed losses only; extrapolation to extreme D/N under-predicts (2401.00448)",
 )
@@ -67,7 +73,7 @@ gadre = Law(
     source="2403.08540",
     axes=(Input("N", falls=True), Input("D", falls=True, unit="tokens")),
     params=(LEVEL, coefficient("A"), coefficient("B"), exponent("alpha")),
-    call=lambda xp, p, n, d: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.alpha * d),
+    formula_fn=lambda xp, p, n, d: p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.alpha * d),
     rescale=lambda p, c, s: {
         "E": s * p.E,
         "A": s * p.A * exp(p.alpha * c.N),
@@ -91,24 +97,24 @@ kaplan = Law(
         exponent("aN"),
         exponent("aD"),
     ),
-    call=lambda xp, p, n, d: xp.exp(
+    formula_fn=lambda xp, p, n, d: xp.exp(
         p.aD * xp.log(xp.exp((xp.log(p.Nc) - n) * p.aN / p.aD) + xp.exp(xp.log(p.Dc) - d))
     ),
     rescale=lambda p, c, s: {
         "Nc": p.Nc * exp(c.N) * s ** (1 / p.aN),
         "Dc": p.Dc * exp(c.tokens) * s ** (1 / p.aD),
     },
-    draws=64,
+    n_starts=64,
     note="N without embeddings in the paper; no floor",
 )
 
 
-def _repeated(xp, p, n, d, u):
+def _repeated(xp: Any, p: Any, n: Any, d: Any, u: Any) -> Any:
     """N and D replaced by what they are worth when U unique tokens are repeated."""
     log_g = (xp.log(p.alpha * p.A) - xp.log(p.beta * p.B)) / (p.alpha + p.beta)
     fits = (u + log_g) * p.beta / p.alpha + log_g  # ln of the compute-optimal N for U tokens
 
-    def worth(v, unique, decay):
+    def worth(v: Any, unique: Any, decay: Any) -> Any:
         unique = xp.minimum(v, unique)
         again = xp.exp(v - unique) - 1
         return unique + xp.log1p(decay * (1 - xp.exp(-again / decay)))
@@ -137,9 +143,9 @@ muennighoff = Law(
         Parameter("RD", (1.0, 100.0), (1e-2, 1e5)),
         Parameter("RN", (1.0, 100.0), (1e-2, 1e5)),
     ),
-    call=_repeated,
-    rescale=_chinchilla_units,
-    draws=128,
+    formula_fn=_repeated,
+    rescale=chinchilla_units,
+    n_starts=128,
     note=(
         "U unique tokens, U_N the compute-optimal N for U; several minima are the rule, so look at "
         "all that are reported"
@@ -147,7 +153,7 @@ muennighoff = Law(
 )
 
 
-def _farseer(xp, p, n, d):
+def _farseer(xp: Any, p: Any, n: Any, d: Any) -> Any:
     floor = xp.exp(p.a3 * xp.exp(p.gamma * n) + p.b3)
     size = xp.exp(p.a2 * xp.exp(p.beta * n) + p.b2)
     return floor + size * xp.exp(-xp.exp(p.a1 * xp.exp(p.alpha * n) + p.b1) * d)
@@ -175,7 +181,7 @@ farseer = Law(
             ("gamma", (0.05, 0.5), (-1.0, 1.0)),
         )
     ),
-    call=_farseer,
+    formula_fn=_farseer,
     rescale=lambda p, c, s: {
         "a1": p.a1 * exp(-p.alpha * c.N),
         "a2": p.a2 * exp(-p.beta * c.N),
@@ -183,7 +189,7 @@ farseer = Law(
         "b2": p.b2 + log(s),
         "b3": p.b3 + log(s),
     },
-    draws=512,
+    n_starts=512,
     note=(
         "nine parameters, weakly identified; D enters in its own unit, since D^k(N) changes form "
         "with the unit"

@@ -1,13 +1,15 @@
 """Loss as a function of the weights h1..hk of k domains, which sum to 1; one law for every k."""
 
+from typing import Any
+
 from stepladder.analysis.laws.law import Input, Law, Parameter, exp, log
-from stepladder.analysis.laws.loss import LEVEL, D, N, _chinchilla_units, coefficient, exponent
+from stepladder.analysis.laws.loss import LEVEL, D, N, chinchilla_units, coefficient, exponent
 
 DOMAINS = range(2, 9)
 _WEIGHT, _CURVE = ((0.2, 5.0), (1e-5, 1e4)), ((0.1, 1.5), (0.01, 6.0))
 
 
-def _weighted(xp, p, h, name, power=""):
+def _weighted(xp: Any, p: Any, h: tuple[Any, ...], name: str, power: str = "") -> Any:
     """sum_i name_i h_i^power_i, h_i clipped away from 0."""
     return sum(
         getattr(p, f"{name}{i}")
@@ -19,8 +21,8 @@ def _weighted(xp, p, h, name, power=""):
 def additive(k: int) -> Law:
     """The optimal weights do not depend on N and D; 5 + 2 k parameters."""
 
-    def rescale(p, c, s):
-        return _chinchilla_units(p, c, s) | {
+    def rescale(p: Any, c: Any, s: Any) -> dict[str, Any]:
+        return chinchilla_units(p, c, s) | {
             f"C{i}": getattr(p, f"C{i}") / s for i in range(1, k + 1)
         }
 
@@ -38,7 +40,7 @@ def additive(k: int) -> Law:
             *(Parameter(f"C{i}", *_WEIGHT) for i in range(1, k + 1)),
             *(Parameter(f"g{i}", *_CURVE) for i in range(1, k + 1)),
         ),
-        call=lambda xp, p, n, d, *h: (
+        formula_fn=lambda xp, p, n, d, *h: (
             p.E
             + 1 / _weighted(xp, p, h, "C", "g")
             + p.A * xp.exp(-p.alpha * n)
@@ -46,7 +48,7 @@ def additive(k: int) -> Law:
         ),
         rescale=rescale,
         linear=("E", "A", "B"),
-        draws=128,
+        n_starts=128,
         note="E is identified only as far as the mixture's term is not constant",
     )
 
@@ -54,7 +56,7 @@ def additive(k: int) -> Law:
 def joint(k: int) -> Law:
     """The optimal weights move with N and D; 5 + 4 k parameters."""
 
-    def rescale(p, c, s):
+    def rescale(p: Any, c: Any, s: Any) -> dict[str, Any]:
         moved = {"E": s * p.E}
         for i in range(1, k + 1):
             moved[f"C{i}"] = getattr(p, f"C{i}") / s
@@ -79,7 +81,7 @@ def joint(k: int) -> Law:
             *(Parameter(f"{name}{i}", *_WEIGHT) for name in "CAB" for i in range(1, k + 1)),
             *(Parameter(f"g{i}", *_CURVE) for i in range(1, k + 1)),
         ),
-        call=lambda xp, p, n, d, *h: (
+        formula_fn=lambda xp, p, n, d, *h: (
             p.E
             + 1 / _weighted(xp, p, h, "C", "g")
             + xp.exp(p.gA * xp.log(_weighted(xp, p, h, "A")) - p.alpha * n)
@@ -87,7 +89,7 @@ def joint(k: int) -> Law:
         ),
         rescale=rescale,
         linear=("E",),
-        draws=256,
+        n_starts=256,
         note="weakly identified: many mixtures at several N and D are needed",
     )
 
@@ -106,14 +108,14 @@ def exponential(k: int) -> Law:
                 for i in range(1, k + 1)
             ),
         ),
-        call=lambda xp, p, *h: (
+        formula_fn=lambda xp, p, *h: (
             p.c + xp.exp(sum(getattr(p, f"t{i}") * v for i, v in enumerate(h, 1)))
         ),
         rescale=lambda p, c, s: (
             {"c": s * p.c} | {f"t{i}": getattr(p, f"t{i}") + log(s) for i in range(1, k + 1)}
         ),
         linear=("c",),
-        draws=64,
+        n_starts=64,
         note="weights sum to 1, so the paper's k is one more constant in every t",
     )
 

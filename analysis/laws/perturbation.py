@@ -17,7 +17,7 @@ ushape = Law(
         exponent("beta"),
         Parameter("q", (0.2, 2.0), (0.01, 6.0)),
     ),
-    call=lambda xp, p, d: p.E + p.B * xp.exp(-p.beta * d) + p.C * xp.exp(p.q * d),
+    formula_fn=lambda xp, p, d: p.E + p.B * xp.exp(-p.beta * d) + p.C * xp.exp(p.q * d),
     rescale=lambda p, c, s: {
         "E": s * p.E,
         "B": s * p.B * exp(p.beta * c.tokens),
@@ -42,7 +42,7 @@ perturbed = Law(
         Parameter("p", (0.5, 2.5), (0.01, 6.0)),
         Parameter("q", (0.2, 2.0), (0.01, 6.0)),
     ),
-    call=lambda xp, p, n, d, g: (
+    formula_fn=lambda xp, p, n, d, g: (
         p.E
         + p.A * xp.exp(-p.alpha * n)
         + p.B * xp.exp(-p.beta * d)
@@ -73,7 +73,7 @@ shannon = Law(
         Parameter("gamma", (0.2, 2.0), (0.01, 6.0)),
         Parameter("delta", (0.2, 2.0), (0.01, 6.0)),
     ),
-    call=lambda xp, p, n, d: (
+    formula_fn=lambda xp, p, n, d: (
         1
         / (
             p.a
@@ -92,7 +92,7 @@ shannon = Law(
         "c": p.c * exp(-p.gamma * (c.tokens + c.N)),
         "d": p.d * exp(-p.delta * c.tokens),
     },
-    draws=256,
+    n_starts=256,
     note="the paper's e is 1 here: b, c, d and e are defined up to a common factor",
 )
 

@@ -2,6 +2,8 @@
 the scale.
 """
 
+from typing import Any
+
 from stepladder.analysis.laws.law import Input, Law, Parameter, exp
 
 _LEVEL = (0.3, 3.0), (1e-9, 1e9)
@@ -19,10 +21,10 @@ def product(
     """output = k x1^a x2^b ...: linear in logs, one minimum."""
     exponents = exponents or tuple("abc"[: len(inputs)])
 
-    def call(xp, p, *v):
+    def formula_fn(xp: Any, p: Any, *v: Any) -> Any:
         return p.k * xp.exp(sum(getattr(p, e) * x for e, x in zip(exponents, v)))
 
-    def rescale(p, c, s):
+    def rescale(p: Any, c: Any, s: Any) -> dict[str, Any]:
         return {
             "k": s
             * p.k
@@ -38,7 +40,7 @@ def product(
             Parameter("k", *_LEVEL),
             *(Parameter(e, *_EXPONENT, positive=False) for e in exponents),
         ),
-        call=call,
+        formula_fn=formula_fn,
         rescale=rescale,
         linear=("k",),
         output=output,

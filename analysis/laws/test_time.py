@@ -1,7 +1,10 @@
 """Loss and accuracy with k samples a question (T^2, arXiv 2604.01411)."""
 
+from collections.abc import Callable
+from typing import Any
+
 from stepladder.analysis.laws.law import Input, Law, Parameter, exp
-from stepladder.analysis.laws.loss import D, N, _chinchilla_units, chinchilla, coefficient, exponent
+from stepladder.analysis.laws.loss import D, N, chinchilla, chinchilla_units, coefficient, exponent
 
 t2_loss = Law(
     name="t2_loss",
@@ -9,19 +12,19 @@ t2_loss = Law(
     source="2604.01411",
     axes=(N, D, Input("k", distinct=3, falls=True)),
     params=(*chinchilla.params, coefficient("G"), exponent("gamma")),
-    call=lambda xp, p, n, d, k: (
+    formula_fn=lambda xp, p, n, d, k: (
         p.E + p.A * xp.exp(-p.alpha * n) + p.B * xp.exp(-p.beta * d) + p.G * xp.exp(-p.gamma * k)
     ),
-    rescale=lambda p, c, s: _chinchilla_units(p, c, s) | {"G": s * p.G * exp(p.gamma * c.k)},
+    rescale=lambda p, c, s: chinchilla_units(p, c, s) | {"G": s * p.G * exp(p.gamma * c.k)},
     linear=("E", "A", "B", "G"),
-    draws=64,
+    n_starts=64,
     note=(
         "approach 1: no interaction of k with N or D; on hard tasks G / k^gamma must imitate -log k"
     ),
 )
 
 
-def _accuracy(xp, p, loss, log_k):
+def _accuracy(xp: Any, p: Any, loss: Any, log_k: Any) -> Any:
     gammaln = _gammaln(xp)
     mu = p.theta2 / (1 + xp.exp(p.theta1 * (loss - p.theta0)))
     nu = xp.exp(p.theta3 + p.theta4 * loss)
@@ -29,7 +32,7 @@ def _accuracy(xp, p, loss, log_k):
     return -xp.expm1(gammaln(b + k) + gammaln(a + b) - gammaln(b) - gammaln(a + b + k))
 
 
-def _gammaln(xp):
+def _gammaln(xp: Any) -> Callable[[Any], Any]:
     if xp.__name__ == "numpy":
         from scipy.special import loggamma
 
@@ -54,10 +57,10 @@ t2_accuracy = Law(
         Parameter("theta3", (-1.0, 3.0), (-20.0, 20.0), positive=False),
         Parameter("theta4", (-1.0, 1.0), (-10.0, 10.0), positive=False),
     ),
-    call=lambda xp, p, loss, k: _accuracy(xp, p, xp.exp(loss), k),
+    formula_fn=lambda xp, p, loss, k: _accuracy(xp, p, xp.exp(loss), k),
     rescale=lambda p, c, s: {},
     output="pass@k",
-    draws=128,
+    n_starts=128,
     unitless=True,
     note="approach 2: L is the task's loss at k = 1, in nats; probabilities have no other unit",
 )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.records.rows import DTYPES, Row, exclusion, metric_rows
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 
@@ -31,6 +32,8 @@ _POINT = tuple(
         "tokens_evaluated decayed learning_rate seed data_seed"
     ).split()
 )
+_FLOPS = ("flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference")
+_HYPER = ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *record.FIELDS[record.TRAIN])
 _TIMING = ("run_id", "role", "size", "N", "step", *record.FIELDS[record.TIMING])
 EXCLUDED = ("run_id", "step", "domain", "reason")
@@ -48,12 +51,12 @@ STATE_REASONS = {
 class Runs:
     """A working directory's records.
 
-    runs: a row a run. N is the parameter count named by `n`; D are the planned tokens (the parent's
-    included); train_flops = D times the counted FLOPs per token, train_flops_6nd = 6
+    runs: a row a run. N is the count of parameters named by `n`; D are the planned tokens (the
+    parent's included); train_flops is D times the counted FLOPs per token; train_flops_6nd is 6
     N_non-embedding D as recorded.
-    points: a row per (run, step, domain) evaluation: N, D tokens seen, C train FLOPs so far, loss
-    in nats per token, loss_se, bits_per_byte.
-    train: training rows; timing: wall-clock rows (seconds); excluded: run_id, step, domain, reason.
+    points: a row an evaluation (run, step, domain): N, D tokens seen, C train FLOPs so far, loss in
+    nats per token, loss_se, bits_per_byte.
+    train: training rows. timing: wall-clock rows (seconds). excluded: run_id, step, domain, reason.
     """
 
     workdir: str
@@ -75,11 +78,15 @@ class Runs:
 
 
 def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
-    """Read `<workdir>/runs/*`.
+    """Read `<workdir>/runs/*`; whatever cannot be read is listed in `excluded`.
 
-    `n` is the count used as N in every fit: all parameters (the default, embeddings included) or
-    `params_non_embedding`. Raises UserError when the directory does not exist or `n` is unknown.
-    Whatever cannot be read is listed in `excluded`.
+    Args:
+        workdir: a local folder, or a `gs://` address.
+        n: the count used as N in every fit: all parameters (the default, embeddings included) or
+            `params_non_embedding`.
+
+    Raises:
+        UserError: when the directory does not exist or `n` is unknown.
     """
     if n not in COUNTS:
         raise UserError(f"n={n!r}: unknown parameter count; use one of {', '.join(COUNTS)}")
@@ -89,18 +96,14 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
             f"workdir={str(workdir)!r}: does not exist; run `stepladder run --workdir={workdir}` "
             "first"
         )
-    excluded: list[dict] = []
-    folders = (
-        sorted((p for p in (root / record.RUNS).iterdir() if p.is_dir()), key=lambda p: p.name)
-        if (root / record.RUNS).exists()
-        else []
-    )
-    ladder = _json(root / record.LADDER) or {}
-    known = {p.name for p in folders}
+    excluded: list[Row] = []
+    folders = _folders(root)
+    started = {folder.name for folder in folders}
+    planned = (_json(root / record.LADDER) or {}).get("runs", [])
     excluded += [
-        _reason(r, "planned by the ladder, not started")
-        for r in _ladder_ids(ladder)
-        if r not in known
+        exclusion(run, "planned by the ladder, not started")
+        for run in planned
+        if run not in started
     ]
     runs, evals, trains, timings = [], [], [], []
     for folder in folders:
@@ -109,23 +112,18 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
             continue
         runs.append(run)
         if run["state"] in STATE_REASONS:
-            excluded.append(
-                _reason(
-                    run["run_id"],
-                    STATE_REASONS[run["state"]] + (f": {run['error']}" if run["error"] else ""),
-                    run["step"],
-                )
-            )
-        rows = _rows(folder, run["run_id"], excluded)
+            why = STATE_REASONS[run["state"]] + (f": {run['error']}" if run["error"] else "")
+            excluded.append(exclusion(run["run_id"], why, run["step"]))
+        rows = metric_rows(folder, run["run_id"], excluded)
         evals += [_point(run, row) for row in rows if row["kind"] == record.EVAL]
         trains += [{**run, **row} for row in rows if row["kind"] == record.TRAIN]
         timings += [{**run, **row} for row in rows if row["kind"] == record.TIMING]
     _roots(runs, evals, excluded)
     points = _table(evals, _POINT)
-    finite = np.isfinite(points["loss"])
+    finite = np.isfinite(points["loss"].to_numpy())
     excluded += [
-        _reason(p.run_id, f"loss is {p.loss}", p.step, p.domain)
-        for p in points[~finite].itertuples()
+        exclusion(p["run_id"], f"loss is {p['loss']}", p["step"], p["domain"])
+        for p in points[~finite].to_dict("records")
     ]
     return Runs(
         workdir=str(workdir),
@@ -138,23 +136,20 @@ def load(workdir: str | Path, *, n: str = "params_total") -> Runs:
     )
 
 
-_DTYPES = {
-    "decayed": bool,
-    "loss": float,
-    "loss_se": float,
-    "tokens_per_second": float,
-    "mfu": float,
-    "seconds": float,
-    "steps": float,
-}
+def _folders(root: Any) -> list[Any]:
+    """The folders of the runs, by name."""
+    runs = root / record.RUNS
+    found = [p for p in runs.iterdir() if p.is_dir()] if runs.exists() else []
+    return sorted(found, key=lambda p: p.name)
 
 
-def _table(rows: list[dict], columns: tuple[str, ...]) -> pd.DataFrame:
-    """A table of `columns` with the same types whether it has rows or not (an empty mask of objects
-    would select columns).
+def _table(rows: list[Row], columns: tuple[str, ...]) -> pd.DataFrame:
+    """A table of `columns`, whose types are the same whether it has rows or not.
+
+    (An empty mask of objects would select columns.)
     """
     table = pd.DataFrame(rows, columns=list(columns))
-    return table.astype({name: kind for name, kind in _DTYPES.items() if name in columns})
+    return table.astype({name: kind for name, kind in DTYPES.items() if name in columns})
 
 
 def _path(workdir: str | Path) -> Any:
@@ -166,16 +161,7 @@ def _path(workdir: str | Path) -> Any:
     return Path(workdir)
 
 
-def _reason(run_id: str, reason: str, step: float | None = None, domain: str = "") -> dict:
-    return {
-        "run_id": run_id,
-        "step": math.nan if step is None else step,
-        "domain": domain,
-        "reason": reason,
-    }
-
-
-def _json(path: Any) -> dict | None:
+def _json(path: Any) -> Row | None:
     try:
         body = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -183,186 +169,97 @@ def _json(path: Any) -> dict | None:
     return body if isinstance(body, dict) else None
 
 
-def _ladder_ids(ladder: dict) -> list[str]:
-    """Run ids of ladder.json: a list of ids, or of objects with `run_id`, or a mapping by id."""
-    listed = ladder.get("run_ids") or ladder.get("runs") or []
-    return [r["run_id"] if isinstance(r, dict) else str(r) for r in listed]
-
-
-def _run(folder: Any, n: str, excluded: list[dict]) -> dict | None:
+def _run(folder: Any, n: str, excluded: list[Row]) -> Row | None:
     """One row of `runs`, or None with the reason listed."""
     spec, lineage, status = (
         _json(folder / name) for name in (record.SPEC, record.LINEAGE, record.STATUS)
     )
     if spec is None:
-        excluded.append(_reason(folder.name, f"{record.SPEC} is missing or unreadable"))
+        excluded.append(exclusion(folder.name, f"{record.SPEC} is missing or unreadable"))
         return None
     if lineage is None:
-        excluded.append(
-            _reason(
-                folder.name,
-                f"{record.LINEAGE} is missing or unreadable: no parameter count to fit with",
-            )
-        )
+        why = f"{record.LINEAGE} is missing or unreadable: no parameter count to fit with"
+        excluded.append(exclusion(folder.name, why))
         return None
     if status is None:
-        excluded.append(
-            _reason(
-                folder.name, f"{record.STATUS} is missing or unreadable: taken as {record.PENDING}"
-            )
-        )
-        status = {}
+        why = f"{record.STATUS} is missing or unreadable: taken as {record.PENDING}"
+        excluded.append(exclusion(folder.name, why))
     try:
-        hyper, parent, tags = spec["hyper"], spec.get("parent") or {}, dict(spec.get("tags", ()))
-        tokens_per_step = spec["batch_size"] * spec["data"]["seq_len"]
-        planned = spec["steps"] * tokens_per_step
         return {
             "run_id": folder.name,
-            "name": spec["name"],
-            "role": tags.get("role", ""),
-            "study": tags.get("study", ""),
-            "recipe": tags.get("recipe", ""),
-            "arm": tags.get("arm", ""),
-            "compute_dtype": spec["model"].get("compute_dtype", ""),
-            "size": spec["model"]["size"],
-            "width": spec["model"]["d_model"],
-            "depth": spec["model"]["n_layers"],
-            "parametrization": spec["model"].get("parametrization", "standard"),
-            "state": status.get("state", record.PENDING),
-            "step": status.get("step", 0),
-            "error": status.get("error") or status.get("reason") or "",
-            "N": lineage[n],
-            "params_total": lineage["params_total"],
-            "params_non_embedding": lineage["params_non_embedding"],
-            "steps": spec["steps"],
-            "tokens_per_step": tokens_per_step,
-            "D": planned,
-            "train_flops": planned * lineage["flops_per_token_train"],
-            "train_flops_6nd": planned * lineage["flops_per_token_6n"],
-            **{
-                k: lineage[k]
-                for k in (
-                    "flops_per_token_train",
-                    "flops_per_token_6n",
-                    "flops_per_token_inference",
-                )
-            },
-            **{
-                k: hyper[k]
-                for k in ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")
-            },
-            "schedule": spec["optimizer"]["schedule"],
-            "batch_size": spec["batch_size"],
-            "seq_len": spec["data"]["seq_len"],
-            "vocab_size": spec["model"]["vocab_size"],
-            "parent": parent.get("run_id"),
-            "parent_step": parent.get("step"),
             "root": folder.name,
-            "corpus": spec["data"]["corpus"]["name"],
-            "tokenizer": lineage.get("tokenizer"),
-            "spec_hash": lineage.get("spec_hash"),
-            "created": lineage.get("created_utc"),
-            "machine": lineage.get("machine"),
+            **_state(status or {}),
+            **_planned(spec),
+            **_counted(lineage, n),
+            **_flops(spec, lineage),
         }
     except (KeyError, TypeError, ValueError) as error:
         excluded.append(
-            _reason(folder.name, f"{record.SPEC} or {record.LINEAGE} lacks a field: {error}")
+            exclusion(folder.name, f"{record.SPEC} or {record.LINEAGE} lacks a field: {error}")
         )
         return None
 
 
-def _rows(folder: Any, run_id: str, excluded: list[dict]) -> list[dict]:
-    """Rows of all metric parts in order of step; of a step written twice the last attempt stands
-    and the earlier one is listed.
-    """
-    metrics = folder / record.METRICS
-    parts = []
-    for path in (
-        sorted((p for p in metrics.iterdir() if p.name.endswith(".jsonl")), key=lambda p: p.name)
-        if metrics.exists()
-        else []
-    ):
-        try:
-            parts.append((record.part_range(path.name), path))
-        except ValueError:
-            excluded.append(_reason(run_id, f"part {path.name}: the name is not first-last.jsonl"))
-    kept: dict[tuple, dict] = {}
-    timing: list[dict] = []
-    begins = parts[0][0][0] if parts else 0
-    # A later attempt covers its steps (first, last] again from its own `first`: it comes later in
-    # this order.
-    for (first, last), path in parts:
-        seen: set[tuple] = set()
-        for row in _lines(path, run_id, excluded):
-            if row["kind"] == record.TIMING:
-                timing.append(row)
-                continue
-            key = (row["kind"], row["step"], row.get("domain", ""))
-            # The step a record begins at (0, or the parent's) belongs to its first part: no other
-            # part could hold it.
-            if not (first < row["step"] <= last or row["step"] == first == begins):
-                excluded.append(
-                    _reason(
-                        run_id,
-                        f"part {path.name}: step outside of the part's range",
-                        row["step"],
-                        key[2],
-                    )
-                )
-                continue
-            if key in kept:
-                where = "twice in one part" if key in seen else "an earlier attempt"
-                excluded.append(
-                    _reason(
-                        run_id,
-                        f"duplicate {row['kind']} row ({where}); the last one stands",
-                        row["step"],
-                        key[2],
-                    )
-                )
-            seen.add(key)
-            kept[key] = row
-    return [*sorted(kept.values(), key=lambda r: r["step"]), *timing]
+def _state(status: Row) -> Row:
+    return {
+        "state": status.get("state", record.PENDING),
+        "step": status.get("step", 0),
+        "error": status.get("reason") or "",
+    }
 
 
-def _lines(path: Any, run_id: str, excluded: list[dict]) -> list[dict]:
-    try:
-        text = path.read_text(errors="replace")
-    except OSError as error:
-        excluded.append(_reason(run_id, f"part {path.name}: {error}"))
-        return []
-    lines, rows = text.split("\n"), []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            missing = [f for f in record.REQUIRED if f not in row]
-            if missing:
-                raise ValueError(f"without {', '.join(missing)}")
-            numbers = ("step", "tokens", *_DTYPES)
-            wrong = [f for f in numbers if not isinstance(row.get(f), (int, float, type(None)))]
-            if wrong or row["step"] is None or row["tokens"] is None:
-                raise ValueError(f"{wrong[0] if wrong else 'step or tokens'} is not a number")
-            if row["kind"] == record.EVAL and not {"domain", "loss", "decayed"} <= row.keys():
-                raise ValueError("evaluation without domain, loss or decayed")
-        except (ValueError, TypeError) as error:
-            # no newline after it: the part is being written at this moment, or its writer was
-            # killed
-            cut = number == len(lines)
-            excluded.append(
-                _reason(
-                    run_id,
-                    f"part {path.name} line {number}: "
-                    + ("cut short while being written" if cut else f"unreadable ({error})"),
-                )
-            )
-            continue
-        rows.append(row)
-    return rows
+def _planned(spec: Row) -> Row:
+    """What the spec says of a run."""
+    model, hyper, tags = spec["model"], spec["hyper"], dict(spec.get("tags", ()))
+    parent, tokens_per_step = spec.get("parent") or {}, _tokens_per_step(spec)
+    return {
+        "name": spec["name"],
+        **{name: tags.get(name, "") for name in ("role", "study", "recipe", "arm")},
+        "compute_dtype": model.get("compute_dtype", ""),
+        "size": model["size"],
+        "width": model["d_model"],
+        "depth": model["n_layers"],
+        "parametrization": model.get("parametrization", "standard"),
+        "steps": spec["steps"],
+        "tokens_per_step": tokens_per_step,
+        "D": spec["steps"] * tokens_per_step,
+        **{name: hyper[name] for name in _HYPER},
+        "schedule": spec["optimizer"]["schedule"],
+        "batch_size": spec["batch_size"],
+        "seq_len": spec["data"]["seq_len"],
+        "vocab_size": model["vocab_size"],
+        "parent": parent.get("run_id"),
+        "parent_step": parent.get("step"),
+        "corpus": spec["data"]["corpus"]["name"],
+    }
 
 
-def _point(run: dict, row: dict) -> dict:
+def _tokens_per_step(spec: Row) -> int:
+    return spec["batch_size"] * spec["data"]["seq_len"]
+
+
+def _counted(lineage: Row, n: str) -> Row:
+    """What the lineage says of a run."""
+    return {
+        "N": lineage[n],
+        **{name: lineage[name] for name in (*COUNTS, *_FLOPS)},
+        "tokenizer": lineage.get("tokenizer"),
+        "spec_hash": lineage.get("spec_hash"),
+        "created": lineage.get("created_utc"),
+        "machine": lineage.get("machine"),
+    }
+
+
+def _flops(spec: Row, lineage: Row) -> Row:
+    """FLOPs of the whole training."""
+    planned = spec["steps"] * _tokens_per_step(spec)
+    return {
+        "train_flops": planned * lineage["flops_per_token_train"],
+        "train_flops_6nd": planned * lineage["flops_per_token_6n"],
+    }
+
+
+def _point(run: Row, row: Row) -> Row:
     return {
         **{k: run[k] for k in "run_id root role size state N learning_rate seed data_seed".split()},
         **{k: row.get(k, math.nan) for k in ("step", *record.FIELDS[record.EVAL])},
@@ -374,9 +271,10 @@ def _point(run: dict, row: dict) -> dict:
     }
 
 
-def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
-    """`root` is the oldest ancestor: a trunk and its branches share their noise, and resampling
-    keeps them together.
+def _roots(runs: list[Row], points: list[Row], excluded: list[Row]) -> None:
+    """Set `root`, the oldest ancestor, of runs and points.
+
+    A trunk and its branches share their noise, and resampling keeps them together.
     """
     parents = {r["run_id"]: r["parent"] for r in runs}
     for run in runs:
@@ -386,13 +284,11 @@ def _roots(runs: list[dict], points: list[dict], excluded: list[dict]) -> None:
             root = parents[root]
         run["root"] = root
         if run["parent"] and run["parent"] not in parents:
-            excluded.append(
-                _reason(
-                    run["parent"],
-                    f"parent of {run['run_id']} has no readable record: the branch stands, its "
-                    "trunk does not",
-                )
+            why = (
+                f"parent of {run['run_id']} has no readable record: the branch stands, its trunk "
+                "does not"
             )
+            excluded.append(exclusion(run["parent"], why))
     roots = {r["run_id"]: r["root"] for r in runs}
     for point in points:
         point["root"] = roots[point["run_id"]]

@@ -1,9 +1,9 @@
-"""Which column is N, D, C or the loss, and its numbers: by the caller's mapping, by a usual name,
-or from the other two.
+"""Which column of anyone's table is which, and its numbers: by the caller's mapping, by a usual
+name, or derived from other columns.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ import pandas as pd
 
 from stepladder.configs.core.errors import UserError, nearest
 
-# Names taken without being told, compared without case, spaces and signs; only when exactly one
-# column fits.
+# Names taken without being told, compared without case, spaces and signs. The inputs and output of
+# a law; only when exactly one column fits.
 ALIASES = {
     "N": (
         "N",
@@ -37,8 +37,43 @@ ALIASES = {
     "C": ("C", "flops", "flop", "training_flops", "training_flop", "train_flops", "compute"),
     "loss": ("loss", "val_loss", "validation_loss", "eval_loss", "test_loss", "final_loss"),
 }
+# What the learning-rate study reads beside them; the column's own name goes first.
+LEARNING_RATE_ALIASES = {
+    "learning_rate": ("lr", "peak_lr", "max_lr", "peak_learning_rate"),
+    "batch_size": ("bs", "batch"),
+    "weight_decay": ("wd",),
+    "recipe": ("data_recipe", "mixture"),
+    "parametrization": ("parameterization",),
+    "width": ("d_model",),
+    "depth": ("n_layers", "num_layers"),
+    "initial_loss": ("l0", "loss_at_init"),
+    "vocab_size": ("vocab",),
+    "run_id": ("run", "exp_name"),
+    "warmup_steps": ("warmup",),
+}
+# What the study of proxy transfer reads; of several columns that fit the earlier name wins.
+PROXY_TRANSFER_ALIASES = {
+    "recipe": ("recipe", "data", "dataset", "mixture"),
+    "size": ("size", "model"),
+    "N": ("N", "params", "parameters"),
+    "D": ("D", "tokens"),
+    "learning_rate": ("learning_rate", "lr", "eta", "peak_lr"),
+    "weight_decay": ("weight_decay", "wd"),
+    "batch_size": ("batch_size", "batch"),
+    "seed": ("seed",),
+    "domain": ("domain", "validation"),
+    "loss": ("loss", "val_loss"),
+    "loss_se": ("loss_se",),
+    "loss_init": ("loss_init",),
+    "role": ("role",),
+    "steps": ("steps",),
+    "arm": ("arm",),
+    "state": ("state",),
+    "precision": ("precision", "compute_dtype", "dtype"),
+    "run_id": ("run_id",),
+}
 # arXiv 2001.08361: six FLOPs a parameter and token.
-DERIVED: dict[str, tuple[str, str, str, Callable]] = {
+DERIVED: dict[str, tuple[str, str, str, Callable[[Any, Any], Any]]] = {
     "D": ("C", "N", "C / (6 N)", lambda c, n: c / (6 * n)),
     "N": ("C", "D", "C / (6 D)", lambda c, d: c / (6 * d)),
     "C": ("N", "D", "6 N D", lambda n, d: 6 * n * d),
@@ -56,18 +91,16 @@ UNITS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass
 class Columns:
-    """The columns asked for so far: float `values` [rows] (NaN where there is no number), `labels`
-    their names in the source, `text` the entries that are no numbers by position, `notes` what was
-    decided without being told."""
+    """The columns of a table that were asked for so far."""
 
     table: pd.DataFrame
     source: str
-    mapping: Mapping[str, str]
+    mapping: Mapping[str, str]  # names -> columns, as the caller says
     units: Mapping[str, str | float] = field(default_factory=dict)
-    values: dict[str, np.ndarray] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    text: dict[str, dict[int, Any]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    values: dict[str, np.ndarray] = field(default_factory=dict)  # [rows], NaN: not a number
+    labels: dict[str, str] = field(default_factory=dict)  # names in the source
+    text: dict[str, dict[int, Any]] = field(default_factory=dict)  # entries that are no numbers
+    notes: list[str] = field(default_factory=list)  # what was decided without being told
     derived: set[str] = field(default_factory=set)
 
     def find(self, name: str) -> bool:
@@ -174,9 +207,8 @@ class Columns:
                     f"{nearest(str(self.mapping[name]), names)}"
                 )
             return names[self.mapping[name]]
-        usual = {_plain(alias) for alias in ALIASES.get(name, ())}
-        taken = set(self.mapping.values())
-        fitting = [c for c in names if c != name and _plain(c) in usual and c not in taken]
+        taken = {name, *self.mapping.values()}
+        fitting = [c for c in _matching(names, ALIASES.get(name, ())) if c not in taken]
         if name in names:
             if fitting:
                 self.notes.append(
@@ -184,17 +216,51 @@ class Columns:
                 )
             return names[name]
         if len(fitting) > 1:
-            raise UserError(
-                f"columns: {' and '.join(map(repr, fitting))} of {self.source} could both be "
-                f"{name}; say columns {name}={fitting[0]!r}"
-            )
+            raise _ambiguous(name, fitting, f" of {self.source}")
         if fitting:
             self.notes.append(f"{name} is column {fitting[0]!r}")
         return names[fitting[0]] if fitting else None
 
 
-def _plain(name: str) -> str:
+def _plain(name: object) -> str:
     return re.sub(r"[^a-z0-9]", "", str(name).lower())
+
+
+def _matching(columns: Iterable[str], aliases: Iterable[str]) -> list[str]:
+    """The columns that have one of the names, in the order of the table."""
+    usual = {_plain(alias) for alias in aliases}
+    return [column for column in columns if _plain(column) in usual]
+
+
+def _ambiguous(name: str, columns: list[str], of: str = "") -> UserError:
+    return UserError(
+        f"columns: {' and '.join(map(repr, columns))}{of} could both be {name}; say columns "
+        f"{name}={columns[0]!r}"
+    )
+
+
+def usual_column(table: pd.DataFrame, name: str, aliases: Mapping[str, tuple[str, ...]]) -> str:
+    """The one column that has a usual name of `name`, its own included; "" where there is none.
+
+    Raises UserError when several have.
+    """
+    fitting = _matching(map(str, table.columns), (name, *aliases.get(name, ())))
+    if len(fitting) > 1:
+        raise _ambiguous(name, fitting)
+    return fitting[0] if fitting else ""
+
+
+def first_usual_columns(
+    table: pd.DataFrame, aliases: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """Names -> the table's columns; of several the one whose alias stands first."""
+    columns = {_plain(column): column for column in table.columns}
+    found = {}
+    for name, usual in aliases.items():
+        hits = [columns[_plain(alias)] for alias in usual if _plain(alias) in columns]
+        if hits:
+            found[name] = hits[0]
+    return found
 
 
 def convert(name: str, values: np.ndarray, unit: str | float) -> np.ndarray:
@@ -217,8 +283,8 @@ def convert(name: str, values: np.ndarray, unit: str | float) -> np.ndarray:
 
 
 def numbers(column: pd.Series) -> tuple[np.ndarray, dict[int, Any]]:
-    """float [rows], NaN where missing or no number; and the entries that are no numbers by
-    position.
+    """A column as floats [rows], NaN where missing or no number; and the entries that are no
+    numbers by position.
 
     Truth values are no numbers.
     """

@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize_scalar
 
-from stepladder.analysis.decide.allocate import CLOSED, allocate, inference_aware, t2_frontier
+from stepladder.analysis.decide.allocate import CLOSED, allocate
+from stepladder.analysis.decide.overtraining import inference_aware
+from stepladder.analysis.decide.test_time import t2_frontier
 from stepladder.analysis.fit.bootstrap import bootstrap
 from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.laws import LAWS
@@ -159,7 +161,7 @@ def test_published_datablations_minima():
     """The published point is a local minimum; the fit returns a lower one and names both."""
     found = fit(table("datablations/c4_fit182.csv"), "muennighoff", fixed=REPEATED)
     minima = [
-        {"value": value} | found.problem.natural(np.array(theta))
+        {"value": value} | found.problem.to_data_units(np.array(theta))
         for (value, _), theta in zip(found.minima, found.thetas, strict=True)
     ]
     near = min(minima, key=lambda m: abs(np.log(m["RD"] / PUBLISHED["RD"])))

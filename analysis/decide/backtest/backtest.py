@@ -1,5 +1,5 @@
-"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by how
-much the forecast missed.
+"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by
+how much the forecast missed.
 
 The words are those of arXiv 2410.11840. A *cell* is one forecast: a set of training models, a
 fraction of their training, one error. All cells, of all families, are jobs of one batched fit: they
@@ -23,9 +23,11 @@ from stepladder.analysis.decide.backtest.rules import (
     check,
 )
 from stepladder.analysis.fit.exponent_grid import starts_from_grid
+from stepladder.analysis.fit.objective import OBJECTIVES
 from stepladder.analysis.fit.reference import reference_thetas
 from stepladder.analysis.fit.solve import solve
 from stepladder.analysis.laws import LAWS
+from stepladder.analysis.tables.checks import distinct
 from stepladder.configs.core.errors import UserError, nearest
 
 LAW = "chinchilla"
@@ -89,9 +91,17 @@ def backtest(
     """Forecast the hidden part of every family from every set of models and fraction of their
     training.
 
-    points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several
-    families at once, family; one unit of loss a family. sets: a key of SETS, or sets of models, or
-    these by family. Definitions: arXiv 2410.11840. Raises UserError for a bad table or rule.
+    Definitions are those of arXiv 2410.11840.
+
+    Args:
+        points: rows of model (a run's id), N (parameters), D (tokens seen), loss and, for several
+            families at once, family; losses of one family are in one unit.
+        sets: a key of SETS, or sets of models, or these by family.
+        fractions: of the training that is used.
+        rules: every other choice.
+
+    Raises:
+        UserError: for a bad table or rule.
     """
     return backtests(points, [rules], sets=sets, fractions=fractions)[0]
 
@@ -179,63 +189,73 @@ class _Plan:
 def _plan(
     family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[float], rules: Rules
 ) -> _Plan:
-    usable, hidden = HIDE[rules.hide](points, rules)
-    seen = points[usable]
-    usable = (
-        usable
-        & (points["D"] > max(rules.cut, rules.cut_share * points["D"][usable].max())).to_numpy()
-    )
-    sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
-    always = tuple(
-        points.loc[
-            usable & points["model"].isin(points["model"][hidden]).to_numpy(), "model"
-        ].unique()
-    )
-    if isinstance(sets, str):
-        groups = SETS[sets]([(m, n) for m, n in sizes.items() if m not in always])
-    else:
-        groups = [tuple(group) for group in (sets[family] if isinstance(sets, Mapping) else sets)]
-    for name in sorted({m for group in groups for m in group} - set(seen["model"])):
-        raise UserError(
-            f"sets={name!r}: no model of family {family!r} with that name may train; "
-            f"{nearest(name, set(seen['model']))}"
-        )
-    cells = tuple(
-        (tuple(dict.fromkeys((*group, *always))), float(p)) for group in groups for p in fractions
-    )
-    code, names = pd.factorize(points["model"])
-    where = {name: i for i, name in enumerate(names)}
-    d, n = points["D"].to_numpy(float), points["N"].to_numpy(float)
-    end = np.zeros(len(names))  # of what each model may show
-    np.maximum.at(end, code[usable], d[usable])
-    used = np.zeros((len(cells), len(points)), bool)
-    for row, (group, p) in zip(used, cells):
-        chosen = np.zeros(len(names), bool)
-        chosen[[where[name] for name in group]] = True
-        limit = (
-            p
-            * (end if rules.pool == "own" else np.full(len(names), end[chosen].max(initial=0.0)))[
-                code
-            ]
-        )
-        row[:] = usable & chosen[code] & (d < limit if rules.strict else d <= limit)
-    loss = points["loss"].to_numpy(float)
+    may_train, hidden = HIDE[rules.hide](points, rules)
+    d, n, loss = (points[c].to_numpy(float) for c in ("D", "N", "loss"))
+    usable = may_train & (d > max(rules.cut, rules.cut_share * d[may_train].max(initial=0.0)))
+    groups = _groups(family, points, sets, may_train, usable, hidden)
+    cells = tuple((group, float(p)) for group in groups for p in fractions)
+    used = _used(points, usable, cells, rules)
     known = rules.borrow[0] / n ** rules.borrow[1] if rules.borrow else np.zeros(len(n))
     reasons = tuple(_reason(n[row], d[row], (loss - known)[row], rules) for row in used)
-    fitted = np.array(
-        [
-            i
-            for i, reason in enumerate(reasons)
-            if used[i].any() and (not reason or rules.unidentified == "report")
-        ],
-        int,
-    )
-    w = np.zeros(used.shape)
-    for i in fitted:
-        mine = code[used[i]]
-        weight = WEIGHTS[rules.weights](d[used[i]], np.bincount(mine)[mine].astype(float))
-        w[i, used[i]] = weight / weight.mean()
-    return _Plan(family, points, hidden, used, cells, reasons, fitted, w[fitted], known)
+    report = rules.unidentified == "report"
+    fitted = [i for i, why in enumerate(reasons) if used[i].any() and (report or not why)]
+    code, _ = pd.factorize(points["model"])
+    w = np.zeros((len(fitted), len(points)))
+    for row, mine in zip(w, used[fitted]):
+        models = code[mine]
+        weight = WEIGHTS[rules.weights](d[mine], np.bincount(models)[models].astype(float))
+        row[mine] = weight / weight.mean()
+    return _Plan(family, points, hidden, used, cells, reasons, np.array(fitted, int), w, known)
+
+
+def _groups(
+    family: str,
+    points: pd.DataFrame,
+    sets: Sets,
+    may_train: np.ndarray,
+    usable: np.ndarray,
+    hidden: np.ndarray,
+) -> list[tuple[str, ...]]:
+    """The training models of each set; a hidden model whose early rows may train is in every
+    one.
+    """
+    model = points["model"]
+    sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
+    always = tuple(model[usable & model.isin(model[hidden]).to_numpy()].unique())
+    if isinstance(sets, str):
+        groups = SETS[sets]([(str(m), float(n)) for m, n in sizes.items() if m not in always])
+    else:
+        chosen = sets[family] if isinstance(sets, Mapping) else sets
+        groups = [tuple(group) for group in chosen]
+    seen = set(model[may_train])
+    for name in sorted({m for group in groups for m in group} - seen):
+        raise UserError(
+            f"sets={name!r}: no model of family {family!r} with that name may train; "
+            f"{nearest(name, seen)}"
+        )
+    return [tuple(dict.fromkeys((*group, *always))) for group in groups]
+
+
+def _used(
+    points: pd.DataFrame,
+    usable: np.ndarray,
+    cells: Sequence[tuple[tuple[str, ...], float]],
+    rules: Rules,
+) -> np.ndarray:
+    """Which rows train in which cell: bool [cells, n]."""
+    d = points["D"].to_numpy(float)
+    code, names = pd.factorize(points["model"])
+    where = {name: i for i, name in enumerate(names)}
+    end = np.zeros(len(names))  # the last usable token count of each model
+    np.maximum.at(end, code[usable], d[usable])
+    used = np.zeros((len(cells), len(points)), bool)
+    for row, (group, fraction) in zip(used, cells):
+        chosen = np.zeros(len(names), bool)
+        chosen[[where[name] for name in group]] = True
+        longest = np.full(len(names), end[chosen].max(initial=0.0))
+        limit = fraction * (end if rules.pool == "own" else longest)[code]
+        row[:] = usable & chosen[code] & (d < limit if rules.strict else d <= limit)
+    return used
 
 
 def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
@@ -251,8 +271,8 @@ def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
 def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str:
     """Why these rows cannot identify the parameters, or nothing."""
     needs = (
-        ("sizes", _different(n), 1 if rules.borrow else 3, "E, A and alpha"),
-        ("token counts", _different(d), 3, "E, B and beta"),
+        ("sizes", distinct(n), 1 if rules.borrow else 3, "E, A and alpha"),
+        ("token counts", distinct(d), 3, "E, B and beta"),
         ("rows", len(d), 3 if rules.borrow else 5, "the parameters"),
     )
     if len(left) and left.min() <= 0:
@@ -260,10 +280,6 @@ def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str
     return "; ".join(
         f"{have} {what}: {which} need {least}" for what, have, least, which in needs if have < least
     )
-
-
-def _different(values: np.ndarray) -> int:
-    return len(np.unique(np.round(np.log(values), 6)))
 
 
 def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
@@ -289,8 +305,7 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
         # In log loss an error of dL is one of dL / L.
         starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
         jobs = np.repeat(w, starts.shape[1], 0)
-        # a squared objective has no threshold, only a scale
-        delta = rules.delta if rules.objective == "huber_log" else 1e-3
+        delta = OBJECTIVES[rules.objective].solver_delta(rules.delta)
         found = solve(
             LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1])
         )
@@ -299,12 +314,16 @@ def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
     return [out[i] for i in range(len(blocks))]
 
 
-FITTERS: dict[str, Callable] = {
-    "batched": _descend,  # the lowest of several minima, every cell in one program
-    "reference": lambda blocks, rules: [
+def _as_the_authors(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
+    return [
         reference_thetas(b.x + b.centre, b.y * b.scale, b.w, b.centre, b.scale, rules.borrow)
         for b in blocks
-    ],
+    ]
+
+
+FITTERS: dict[str, Callable[[Sequence[_Block], Rules], list[np.ndarray]]] = {
+    "batched": _descend,  # the lowest of several minima, every cell in one program
+    "reference": _as_the_authors,
 }
 
 
@@ -314,52 +333,67 @@ def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell
     x = np.log(np.stack([n, d], 1)) - b.centre
     if rules.borrow:
         x[:, 0] = 0.0
-    code, names = pd.factorize(points["model"])
     fitted = {int(i): k for k, i in enumerate(plan.fitted)}
     target = ", ".join(dict.fromkeys(points["model"][plan.hidden]))
-    order, cells = np.argsort(d[plan.hidden], kind="stable"), []
+    last, cells = np.argsort(d[plan.hidden], kind="stable")[-1], []
     for i, (models, fraction) in enumerate(plan.cells):
         used = plan.used[i]
         forecast, params, at_bound = np.full(len(n), np.nan), {}, ()
         if i in fitted:
             t = theta[fitted[i]]
             forecast = law.function(np, t, x) * b.scale + plan.known
-            params = {k: float(v) for k, v in law.natural(t, b.centre, b.scale).items()}
-            near = np.minimum(t - np.array(law.lower), np.array(law.upper) - t) < 1e-6
-            at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
-            if rules.borrow:
-                params |= {
-                    "E": float(b.scale * (np.exp(t[0]) + np.exp(t[1]))),
-                    "A": rules.borrow[0],
-                    "alpha": rules.borrow[1],
-                }
+            params, at_bound = _parameters(t, b, rules)
         miss = forecast / loss - 1
-        cost = np.zeros(len(names))
-        np.maximum.at(cost, code[used], 6 * n[used] * d[used])
+        hidden = miss[plan.hidden]
         cells.append(
             Cell(
                 family=plan.family,
                 target=target,
                 models=models,
                 fraction=fraction,
-                sizes=_different(n[used]),
+                sizes=distinct(n[used]),
                 smallest=float(n[used].min(initial=np.inf)),
                 largest=float(n[used].max(initial=0)),
                 n_train=int(used.sum()),
                 n_test=int(plan.hidden.sum()),
-                flops=float(cost.sum()),
+                flops=_flops(points["model"], n, d, used),
                 identified=not plan.reasons[i],
                 reason=plan.reasons[i],
-                are=float(np.abs(miss[plan.hidden]).mean()),
-                error=float(miss[plan.hidden].mean()),
+                are=float(np.abs(hidden).mean()),
+                error=float(hidden.mean()),
                 train_are=float(np.abs(miss[used]).mean()) if used.any() else float("nan"),
                 params=params,
                 at_bound=at_bound,
-                last=float(-np.log1p(miss[plan.hidden][order[-1]])),
+                last=float(-np.log1p(hidden[last])),
                 **_baselines(n * d, loss, used, plan.hidden),
             )
         )
     return cells
+
+
+def _parameters(
+    theta: np.ndarray, b: _Block, rules: Rules
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """The parameters in the units of the data, and those on an end of their range."""
+    law = LAWS[LAW]
+    params = {k: float(v) for k, v in law.to_data_units(theta, b.centre, b.scale).items()}
+    near = np.minimum(theta - law.lower, law.upper - theta) < 1e-6
+    at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
+    if rules.borrow:
+        params |= {
+            "E": float(b.scale * (np.exp(theta[0]) + np.exp(theta[1]))),
+            "A": rules.borrow[0],
+            "alpha": rules.borrow[1],
+        }
+    return params, at_bound
+
+
+def _flops(model: pd.Series, n: np.ndarray, d: np.ndarray, used: np.ndarray) -> float:
+    """6 N times the last token used, summed over models."""
+    code, names = pd.factorize(model)
+    cost = np.zeros(len(names))
+    np.maximum.at(cost, code[used], 6 * n[used] * d[used])
+    return float(cost.sum())
 
 
 def _baselines(
@@ -370,7 +404,7 @@ def _baselines(
     if not used.any():
         return {"best_seen": nan, "most_compute": nan, "power_law": nan}
 
-    def are(forecast):
+    def are(forecast: np.ndarray | float) -> float:
         return float(np.abs(forecast / loss[hidden] - 1).mean())
 
     power = nan

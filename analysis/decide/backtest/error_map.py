@@ -2,11 +2,8 @@
 below a wanted error.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,15 +13,12 @@ from stepladder.analysis.decide.backtest.rules import DEFAULT, Rules
 from stepladder.analysis.tables.numbers import human
 from stepladder.configs.core.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-# arXiv 2410.11840: about the best one gets, ..., still separates many choices
+# arXiv 2410.11840: from about the best one gets to what still separates many choices
 LEVELS = 0.04, 0.10, 0.20
 TENTHS = tuple(round(0.1 * i, 1) for i in range(1, 11))
 
 # What a row of the map is called: (models of the cell, its smallest and largest N) -> label.
-_LABELS: dict[str, Callable] = {
+_LABELS: dict[str, Callable[[tuple[str, ...], float, float], str]] = {
     "smallest": lambda models, low, high: f"{len(models)} smallest",
     "window3": lambda models, low, high: f"{human(low)} to {human(high)}",
     "window4": lambda models, low, high: f"{human(low)} to {human(high)}",
@@ -32,10 +26,10 @@ _LABELS: dict[str, Callable] = {
 
 
 @dataclass(frozen=True)
-class AreMap:
-    """The map of one family: are, flops [rows, fractions], NaN where a cell is refused.
+class ErrorMap:
+    """The map of one family: are (average relative error) and flops [rows, fractions].
 
-    `cells` has a row a cell, `cheapest` one a level.
+    The error is NaN where a cell is refused. `cells` has a row a cell, `cheapest` one a level.
     """
 
     family: str
@@ -48,18 +42,26 @@ class AreMap:
     cheapest: pd.DataFrame
 
 
-def are_map(
+def error_map(
     points: pd.DataFrame,
     *,
     sets: str = "smallest",
     fractions: Sequence[float] = TENTHS,
     rules: Rules = DEFAULT,
-) -> AreMap:
+) -> ErrorMap:
     """Back-test every (set of sizes, fraction) of one family, all in one batched fit.
 
-    points: as of `backtest`, one family. sets: "smallest" (the k smallest models), "window3" or
-    "window4" (consecutive sizes). ARE is a fraction, flops sum 6 N * last token over the models.
-    Maps of arXiv 2410.11840. Raises UserError for another `sets` or two families.
+    The error is the paper's average relative error (ARE, arXiv 2410.11840), as a fraction; flops
+    sum 6 N * last token over the models.
+
+    Args:
+        points: as of `backtest`, one family.
+        sets: "smallest" (the k smallest models), "window3" or "window4" (consecutive sizes).
+        fractions: of the training that is used.
+        rules: as of `backtest`.
+
+    Raises:
+        UserError: for another `sets`, or two families.
     """
     if sets not in _LABELS:
         raise UserError(f"sets={sets!r}: a map needs ordered sets; use one of {', '.join(_LABELS)}")
@@ -80,7 +82,7 @@ def are_map(
         for m in dict.fromkeys(cells["models"])
     }
     shape = (len(names), len(fractions))
-    return AreMap(
+    return ErrorMap(
         family=cells["family"].iloc[0],
         target=cells["target"].iloc[0],
         rows=tuple(names.values()),

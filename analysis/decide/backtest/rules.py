@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.fit.objective import OBJECTIVES
+from stepladder.analysis.tables.checks import positive_values, require_columns
 from stepladder.configs.core.errors import UserError, nearest
 
 COLUMNS = ("model", "N", "D", "loss")
@@ -22,12 +23,10 @@ class Rules:
     """
 
     hide: str = "target_end"  # a key of HIDE
-    test_from: float = (
-        0.7  # hidden rows are those with tokens >= this share of the hidden run's last
-    )
-    known: float = (
-        0.3  # hide="own_end": the target's rows with tokens < this share of its last are seen
-    )
+    # hidden rows are those with tokens >= this share of the hidden run's last
+    test_from: float = 0.7
+    # hide="own_end": the target's rows with tokens < this share of its last are seen
+    known: float = 0.3
     cut: float = 0.0  # tokens; training rows with tokens <= cut are dropped, hidden rows never
     # the same, with tokens <= this share of the longest training run: needs no idea of a family's
     # scale
@@ -83,7 +82,7 @@ def _end(points: pd.DataFrame, hidden: np.ndarray, rules: Rules) -> np.ndarray:
     return hidden & (points["D"] >= rules.test_from * points["D"][hidden].max()).to_numpy()
 
 
-HIDE: dict[str, Callable] = {
+HIDE: dict[str, Callable[[pd.DataFrame, Rules], tuple[np.ndarray, np.ndarray]]] = {
     "target_end": _target_end,  # the largest size is unseen; forecast its last 30 %
     "longest": _longest,  # the runs with the most tokens are unseen; forecast their last 30 %
     # the beginning of the target is seen too, in every cell; forecast its last 30 %
@@ -93,8 +92,11 @@ HIDE: dict[str, Callable] = {
 # --- which models train: (model, N) from the smallest to the largest -> sets of models
 
 
-def _windows(width: int) -> Callable:
-    def choose(models: Sequence[tuple[str, float]]) -> list[tuple[str, ...]]:
+Models = Sequence[tuple[str, float]]
+
+
+def _windows(width: int) -> Callable[[Models], list[tuple[str, ...]]]:
+    def choose(models: Models) -> list[tuple[str, ...]]:
         sizes = sorted({n for _, n in models})
         return [
             tuple(m for m, n in models if n in sizes[i : i + width])
@@ -104,7 +106,7 @@ def _windows(width: int) -> Callable:
     return choose
 
 
-SETS: dict[str, Callable] = {
+SETS: dict[str, Callable[[Models], list[tuple[str, ...]]]] = {
     "all": lambda models: [tuple(m for m, _ in models)],
     "smallest": lambda models: [tuple(m for m, _ in models[:k]) for k in range(2, len(models) + 1)],
     "window3": _windows(3),
@@ -115,7 +117,7 @@ SETS: dict[str, Callable] = {
 # --- weight of a training row: (tokens, number of training rows of its model) -> weight; scaled to
 # mean 1 in every cell
 
-WEIGHTS: dict[str, Callable] = {
+WEIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "rows": lambda d, count: np.ones_like(d),
     "models": lambda d, count: 1 / count,
     "tokens": lambda d, count: d,
@@ -153,19 +155,5 @@ def check(points: pd.DataFrame, rules: Rules) -> None:
             f"objective={rules.objective!r}: borrowed parameters are subtracted in loss units; use "
             "objective='squared'"
         )
-    for name in COLUMNS:
-        if name not in points:
-            raise UserError(
-                f"column {name!r}: missing from the table; "
-                f"{nearest(name, map(str, points.columns))}"
-            )
-    bad = (
-        ~(np.isfinite(points[["N", "D", "loss"]].astype(float)) & (points[["N", "D", "loss"]] > 0))
-        .all(axis=1)
-        .to_numpy()
-    )
-    if bad.any():
-        raise UserError(
-            f"row {points.index[bad.argmax()]}: N, D and loss must be positive and finite; remove "
-            "or mend that row"
-        )
+    require_columns(points, COLUMNS)
+    positive_values(points, ("N", "D", "loss"))

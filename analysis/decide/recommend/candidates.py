@@ -44,7 +44,7 @@ class Candidate:
 
     def runs(self) -> pd.DataFrame:
         """One row a run: N, D, start (D where it leaves its trunk), seeds, FLOPs of all its seeds,
-        what.
+        and what it is.
 
         The longest horizon is the trunk, which ends decayed. A shorter one pays for its decay
         alone. The target's branch pays for the trunk up to its start too, although that part is not
@@ -54,16 +54,8 @@ class Candidate:
         for n, h in itertools.product(self.sizes, sorted(self.horizons, reverse=True)):
             d, trunk = h * CHINCHILLA * n, h == max(self.horizons)
             start = 0.0 if trunk else (1 - DECAY) * d
-            rows.append(
-                (
-                    n,
-                    d,
-                    start,
-                    self.seeds,
-                    6 * n * (d - start) * self.seeds,
-                    "trunk" if trunk else "cooldown",
-                )
-            )
+            flops = 6 * n * (d - start) * self.seeds
+            rows.append((n, d, start, self.seeds, flops, "trunk" if trunk else "cooldown"))
         if self.share:
             n, d = self.target[0], self.share * self.target[1]
             rows.append((n, d, 0.0, 1, 6 * n * d, f"target's trunk to {self.share:.0%}, decayed"))
@@ -71,6 +63,7 @@ class Candidate:
 
     @property
     def flops(self) -> float:
+        """Of the whole ladder; the sum over `runs`."""
         unit = 6 * CHINCHILLA * sum(n * n for n in self.sizes) * self.seeds
         last = max(self.horizons)
         return (
@@ -91,8 +84,9 @@ class Candidate:
 def candidates(
     target: tuple[float, float], *, smallest: float, shares: Sequence[float] = SHARES
 ) -> list[Candidate]:
-    """Every combination of the choices whose sizes are all `smallest` parameters or more and that
-    costs less than the target, cheapest first.
+    """Every combination of the choices that can be trained, cheapest first.
+
+    Its sizes all have `smallest` parameters or more, and it costs less than the target.
     """
     n, d = target
     out = []
@@ -108,21 +102,17 @@ def candidates(
 
 @dataclass(frozen=True)
 class Design:
-    """Points [n] of all candidates together: N, D and trunk (a number; points of one trunk share a
-    part of their noise).
-
-    `target` is N, D.
-    """
+    """The points [n] of all candidates together."""
 
     N: np.ndarray
     D: np.ndarray
-    trunk: np.ndarray
-    target: tuple[float, float]
+    trunk: np.ndarray  # a number; points of one trunk share a part of their noise
+    target: tuple[float, float]  # N, D
 
 
 def design_of(many: Sequence[Candidate]) -> tuple[Design, np.ndarray]:
-    """The union of the candidates' points, and which candidate trains which point with how many
-    seeds: int [candidates, n].
+    """The union of the candidates' points, and how many seeds of each a candidate trains: int
+    [candidates, n].
     """
     column: dict[tuple[float, float], int] = {}
     trunk: dict[float, int] = {}

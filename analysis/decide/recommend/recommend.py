@@ -9,6 +9,7 @@ its three sizes (benchmarks/recommend_check.py).
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,15 +23,13 @@ from stepladder.analysis.decide.recommend.simulate import (
     truth_of,
 )
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.fit import Fit
+from stepladder.analysis.fit.result import Fit
 from stepladder.configs.core.errors import UserError
 
-SIMULATED = (
-    80  # candidates that are simulated, about: the layers of least cost and least linearised error
-)
-_GAIN = (
-    0.95  # a dearer one of the same layer has at most this part of the error of the one before it
-)
+# candidates that are simulated, about: the layers of least cost and least linearised error
+SIMULATED = 80
+# a dearer one of the same layer has at most this part of the error of the one before it
+_GAIN = 0.95
 SMALLEST = 1e6  # parameters, where the source of the law has no smallest size
 QUANTILE = 0.9
 _SURE = 1.645  # normal quantile of the 95 % upper limit of a simulated quantile
@@ -40,11 +39,10 @@ _SURE = 1.645  # normal quantile of the 95 % upper limit of a simulated quantile
 class Option:
     """A simulated candidate.
 
-    Error: |forecast / loss - 1| at the target, the loss being that of one new run, noise and all.
-
-    `p90` is its 90th percentile over the simulated worlds, `p90_high` the upper 95 % limit of that,
-    which is what is held against the wanted error: the cheapest of many candidates is also the
-    luckiest of them.
+    The error is |forecast / loss - 1| at the target, the loss being that of one new run with its
+    noise. `p90` is its 90th percentile over the simulated worlds, and `p90_high` the upper 95 %
+    limit of that percentile. The wanted error is compared with `p90_high`, because the cheapest of
+    many candidates is also the luckiest of them.
     """
 
     ladder: Candidate
@@ -89,9 +87,7 @@ class Recommendation:
 
     @property
     def runs(self) -> pd.DataFrame:
-        """One row a run of the recommended ladder: N, D, start (of a cooldown, in tokens), seeds,
-        FLOPs, what.
-        """
+        """The runs of the recommended ladder, as `Candidate.runs` lists them."""
         return self.best.ladder.runs()
 
     def to_frame(self) -> pd.DataFrame:
@@ -106,22 +102,19 @@ class Recommendation:
         ]
         return pd.DataFrame(rows)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         body = {
             f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "options"
         }
-        body |= {
+        return body | {
             "best": _flat(self.best),
             "needed": _flat(self.needed) if self.needed else None,
             "params": dict(self.params),
-        }
-        body |= {
             "runner_ups": [_flat(o) for o in self.runner_ups],
             "refused": dict(self.refused),
             "runs": self.runs.to_dict("records"),
         }
-        return body
 
     def __str__(self) -> str:
         n, d = self.target
@@ -149,7 +142,7 @@ class Recommendation:
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
-def _flat(option: Option) -> dict:
+def _flat(option: Option) -> dict[str, Any]:
     c = option.ladder
     return {
         "flops": option.flops,
@@ -178,21 +171,60 @@ def recommend(
     draws: int = 200,
     seed: int = 0,
 ) -> Recommendation:
-    """Which ladder forecasts the loss of the target (N, D) within `error` (0.04 = 4 %) for the
-    least FLOPs, at most `budget`.
+    """The ladder of least FLOPs that forecasts the loss of a target within a wanted error.
 
-    source: the law that is simulated: a fit (its residuals are the noise), a bootstrap (so that the
-    law's own error counts), constants by name with `law`, or None for the published ones. noise:
-    s.d. of log loss of a run, of whose variance the part `shared` is common to a trunk and its
-    branches. shares: of the target's own training that may be part of the ladder. smallest: N of
-    the smallest proxy allowed (that of the fit, else 1e6). Raises UserError for bad numbers, or
-    when even the cheapest ladder is over the budget. Protocol: arXiv 2410.11840, cooldowns:
-    2405.18392.
+    The protocol is that of arXiv 2410.11840, cooldowns are those of 2405.18392.
+
+    Args:
+        budget: FLOPs, at most.
+        target: N and D.
+        error: relative, 0.04 for 4 %.
+        source, law, noise, shared: the law that is simulated, as of `truth_of`.
+        shares: of the target's own training that may be part of the ladder.
+        smallest: N of the smallest proxy allowed; that of the fit, else 1e6.
+        draws, seed: how many worlds are simulated, and from which seed.
+
+    Raises:
+        UserError: for bad numbers, or when even the cheapest ladder is over the budget.
     """
     smallest = _smallest(source) if smallest is None else smallest
     n, d = _checked(budget, target, error, shares, smallest, draws)
     truth = truth_of(source, law=law, noise=noise, shared=shared)
-    many = candidates((n, d), smallest=smallest, shares=shares)
+    kept, refused, made = _screened(truth, (n, d), smallest, shares)
+    errors = simulated_errors(truth, *design_of(kept), draws=draws, seed=seed)
+    options = tuple(_option(c, e) for c, e in zip(kept, errors))
+    best, others, reached = _ranked(options, budget, error)
+    needed = next((o for o in options if o.p90_high <= error), None)
+    return Recommendation(
+        budget=float(budget),
+        target=(n, d),
+        wanted=float(error),
+        reached=reached,
+        best=best,
+        runner_ups=others[:3],
+        needed=needed,
+        law=truth.law.name,
+        params=truth.params,
+        source=truth.source,
+        noise=truth.noise,
+        shared=truth.shared,
+        draws=draws,
+        refused=refused,
+        notes=(
+            *_reach_notes(truth, options, needed, error, budget),
+            *_ladder_notes(best, budget, (n, d)),
+            *_method_notes(truth, len(options), made, refused),
+        ),
+        options=options,
+    )
+
+
+def _screened(
+    truth: Truth, target: tuple[float, float], smallest: float, shares: Sequence[float]
+) -> tuple[list[Candidate], dict[str, int], int]:
+    """`screen` of all candidates, and how many there were. Raises UserError when none is left."""
+    n, d = target
+    many = candidates(target, smallest=smallest, shares=shares)
     if not many:
         raise UserError(
             f"target={n:.4g},{d:.4g}: too small for three proxies below it with {smallest:.3g} "
@@ -204,9 +236,17 @@ def recommend(
             f"target={n:.4g},{d:.4g}: none of {len(many)} ladders identifies the law "
             f"({', '.join(refused)}); lower smallest"
         )
-    design, seeds = design_of(kept)
-    errors = simulated_errors(truth, design, seeds, draws=draws, seed=seed)
-    options = tuple(_option(c, e) for c, e in zip(kept, errors))
+    return kept, refused, len(many)
+
+
+def _ranked(
+    options: Sequence[Option], budget: float, error: float
+) -> tuple[Option, tuple[Option, ...], bool]:
+    """The best option, the others by merit, and whether the wanted error is reached.
+
+    The cheapest that reaches it is the best; else the one of least error within the budget. Raises
+    UserError when the cheapest of all is over the budget.
+    """
     if options[0].flops > budget:
         raise UserError(
             f"budget={budget:.4g}: the cheapest ladder costs {options[0].flops:.4g} FLOPs "
@@ -214,31 +254,11 @@ def recommend(
         )
     within = [o for o in options if o.flops <= budget]
     good = [o for o in within if o.p90_high <= error]
-    best = good[0] if good else min(within, key=lambda o: o.p90_high)
-    others = sorted(
-        (o for o in (good or within) if o is not best),
-        key=lambda o: o.flops if good else o.p90_high,
-    )
-    needed = next((o for o in options if o.p90_high <= error), None)
-    notes = _notes(truth, options, len(many), refused, best, needed, error, budget, (n, d))
-    return Recommendation(
-        budget=float(budget),
-        target=(n, d),
-        wanted=float(error),
-        reached=bool(good),
-        best=best,
-        runner_ups=tuple(others[:3]),
-        needed=needed,
-        law=truth.law.name,
-        params=truth.params,
-        source=truth.source,
-        noise=truth.noise,
-        shared=truth.shared,
-        draws=draws,
-        refused=refused,
-        notes=notes,
-        options=options,
-    )
+    if good:
+        best, *others = sorted(good, key=lambda o: o.flops)
+    else:
+        best, *others = sorted(within, key=lambda o: o.p90_high)
+    return best, tuple(others), bool(good)
 
 
 def _smallest(source: Fit | Bootstrap | Mapping[str, float] | None) -> float:
@@ -285,9 +305,9 @@ def screen(
 ) -> tuple[list[Candidate], dict[str, int]]:
     """The candidates worth simulating, cheapest first, and how many were refused for which reason.
 
-    Layers of those that no cheaper one beats in linearised error, until there are `most`. It looks
-    at neither budget nor wanted error, so that a larger budget chooses from a larger set of the
-    very same numbers and never does worse.
+    They are layers of those that no cheaper one beats in linearised error, until there are `most`.
+    Neither budget nor wanted error plays a part, so that a larger budget chooses from a larger set
+    of the very same numbers and never does worse.
     """
     spread, reasons = linear_errors(truth, *design_of(many))
     refused: dict[str, int] = {}
@@ -316,60 +336,60 @@ def _option(ladder: Candidate, errors: np.ndarray) -> Option:
     )
 
 
-def _notes(
+def _reach_notes(
     truth: Truth,
     options: Sequence[Option],
-    made: int,
-    refused: Mapping[str, int],
-    best: Option,
     needed: Option | None,
     error: float,
     budget: float,
-    target: tuple[float, float],
-) -> tuple[str, ...]:
+) -> list[str]:
+    """What the wanted error needs, where the budget does not reach it."""
+    if needed and needed.flops <= budget:
+        return []
+    if needed:
+        return [
+            f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x "
+            f"the budget): {needed.ladder}"
+        ]
+    floor = _SURE * truth.noise
+    if error < floor:
+        return [
+            f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the "
+            "90th percentile"
+        ]
+    least = min(options, key=lambda o: o.p90_high)
+    return [f"no simulated ladder that costs less than the target reaches it; the best is {least}"]
+
+
+def _ladder_notes(best: Option, budget: float, target: tuple[float, float]) -> list[str]:
     n, d = target
-    out = []
-    if not (needed and needed.flops <= budget):
-        floor = _SURE * truth.noise
-        if needed:
-            out.append(
-                f"the wanted error needs {needed.flops:.3g} FLOPs ({needed.flops / budget:.2g}x "
-                f"the budget): {needed.ladder}"
-            )
-        elif error < floor:
-            out.append(
-                f"no ladder can promise it: the noise of the target itself is {floor:.2%} at the "
-                "90th percentile"
-            )
-        else:
-            least = min(options, key=lambda o: o.p90_high)
-            out.append(
-                "no simulated ladder that costs less than the target reaches it; the best is "
-                f"{least}"
-            )
+    notes = []
     if budget >= 6 * n * d:
-        out.append(
+        notes.append(
             f"the budget covers the target itself ({6 * n * d:.3g} FLOPs): training it leaves no "
             "error"
         )
     if best.ladder.share:
-        out.append(
+        notes.append(
             f"{best.ladder.share:.0%} of the target's training is counted, but all except its "
             "decay is kept when the target is trained on"
         )
-    for reason, count in refused.items():
-        out.append(f"{count} of {made} candidates refused: {reason}")
-    if made - sum(refused.values()) > len(options):
-        out.append(
-            f"{len(options)} of {made} candidates simulated: those that hardly any other beats in "
+    return notes
+
+
+def _method_notes(truth: Truth, simulated: int, made: int, refused: Mapping[str, int]) -> list[str]:
+    notes = [f"{count} of {made} candidates refused: {why}" for why, count in refused.items()]
+    if made - sum(refused.values()) > simulated:
+        notes.append(
+            f"{simulated} of {made} candidates simulated: those that hardly any other beats in "
             "both cost and linearised error"
         )
-    out.append(
+    notes.append(
         f"law {truth.law.name} is taken to hold from the smallest proxy to the target, at "
         "well-tuned decayed runs; where it bends, so does the promise"
     )
     if truth.refits is None:
-        out.append(
+        notes.append(
             "the constants are taken as exact; pass a bootstrap of the fit to let their error count"
         )
-    return tuple(out)
+    return notes

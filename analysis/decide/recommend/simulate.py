@@ -10,11 +10,13 @@ import numpy as np
 
 from stepladder.analysis.decide.recommend.candidates import TARGET, Design
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.fit import Fit
+from stepladder.analysis.fit.prepare import RANK_TOLERANCE
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
-from stepladder.analysis.laws import LAWS
+from stepladder.analysis.laws import law_named
 from stepladder.analysis.laws.law import Law, jacobian
-from stepladder.configs.core.errors import UserError, nearest
+from stepladder.analysis.tables.checks import distinct
+from stepladder.configs.core.errors import UserError
 
 NOISE = 0.005  # of log loss, where constants come without one
 SHARED = 0.5  # of the noise's variance that a trunk and its branches have in common
@@ -24,7 +26,6 @@ PUBLISHED = {
         "2404.10102",
     )
 }
-_RANK = 1e-7  # as in analysis/fit/fit.py
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,8 @@ class Truth:
     noise: float
     shared: float
     source: str
-    refits: Mapping[str, np.ndarray] | None = (
-        None  # parameters [K]: the worlds of a bootstrap, when the law itself is uncertain
-    )
+    # parameters [K]: the worlds of a bootstrap, when the law itself is uncertain
+    refits: Mapping[str, np.ndarray] | None = None
 
 
 def truth_of(
@@ -50,51 +50,58 @@ def truth_of(
     noise: float | None = None,
     shared: float = SHARED,
 ) -> Truth:
-    """The world of a fit (its residuals give the noise), of a bootstrap (every draw has its own
-    refit), of constants, or the published one.
+    """The world that is simulated.
 
-    Raises UserError for a law that is not of N and D alone, a missing constant, or a noise that is
-    unknown or no number.
+    Args:
+        source: a fit (its residuals give the noise), a bootstrap (every draw has its own refit),
+            constants by name, or None for the published ones.
+        law: of the constants.
+        noise: s.d. of log loss of one run.
+        shared: the part of the noise's variance that a trunk and its branches have in common.
+
+    Raises:
+        UserError: for a law that is not of N and D alone, a missing constant, or a noise that is
+            unknown or no number.
     """
-    refits = (
-        {k: source.params[k].to_numpy(float) for k in source.params}
-        if isinstance(source, Bootstrap)
-        else None
-    )
     found = source.fit if isinstance(source, Bootstrap) else source
     name = found.law if isinstance(found, Fit) else law
-    if name not in LAWS:
-        raise UserError(f"law={name!r}: unknown; {nearest(name, LAWS)}")
-    spec = LAWS[name]
-    if sorted(spec.inputs) != ["D", "N"] or spec.output != "loss":
+    form = law_named(name)
+    if sorted(form.inputs) != ["D", "N"] or form.output != "loss":
         raise UserError(
-            f"law={name!r}: its inputs are {', '.join(spec.inputs)}; a ladder needs a law of N and "
+            f"law={name!r}: its inputs are {', '.join(form.inputs)}; a ladder needs a law of N and "
             "D alone, e.g. chinchilla"
         )
+    refits = None
+    if isinstance(source, Bootstrap):
+        refits = {str(k): source.params[k].to_numpy(float) for k in source.params}
     if isinstance(found, Fit):
         params = dict(found.params)
-        said = f"law {name} fitted to {found.points} points" + (
-            ", and its refits" if refits else ""
-        )
+        said = f"law {form.name} fitted to {found.points} points"
+        said += ", and its refits" if refits else ""
         noise = _residual_sd(found) if noise is None else noise
     elif found is not None:
         params = {k: float(v) for k, v in found.items()}
         said = f"law {name} with the constants given"
-    elif name in PUBLISHED:
-        params = PUBLISHED[name][0]
-        said = f"law {name} with the constants of arXiv {PUBLISHED[name][1]}"
+    elif form.name in PUBLISHED:
+        params, paper = PUBLISHED[form.name]
+        said = f"law {name} with the constants of arXiv {paper}"
     else:
         raise UserError(
             f"law={name!r}: no constants stored for it; give a fit, a table or constants, or use "
             f"{', '.join(PUBLISHED)}"
         )
     noise = NOISE if noise is None else noise
-    if set(params) != set(spec.parameters):
+    _check_truth(form, params, noise, shared)
+    return Truth(form, params, float(noise), float(shared), said, refits)
+
+
+def _check_truth(form: Law, params: Mapping[str, float], noise: float, shared: float) -> None:
+    if set(params) != set(form.parameters):
         raise UserError(
-            f"constants={sorted(params)}: law {name} has {', '.join(spec.parameters)}; give each "
-            "of them once"
+            f"constants={sorted(params)}: law {form.name} has {', '.join(form.parameters)}; give "
+            "each of them once"
         )
-    for p in spec.params:
+    for p in form.params:
         if not np.isfinite(params[p.name]) or (p.positive and params[p.name] <= 0):
             raise UserError(
                 f"constants.{p.name}={params[p.name]}: must be a {'positive ' * p.positive}finite "
@@ -106,11 +113,10 @@ def truth_of(
         )
     if not 0 <= shared < 1:
         raise UserError(f"shared={shared}: must lie in [0, 1), e.g. 0.5")
-    return Truth(spec, params, float(noise), float(shared), said, refits)
 
 
 def _residual_sd(fit: Fit) -> float:
-    """Of log loss, whatever the objective."""
+    """The s.d. of the residuals of log loss, whatever the objective."""
     p = fit.problem
     if fit.points <= fit.rank:
         raise UserError(
@@ -142,19 +148,20 @@ def _world(truth: Truth, design: Design) -> _World:
     at = np.array([[columns[name][1] for name in law.inputs]])
     centre = law.centre(raw, np.ones(len(raw)))
     scale = float(
-        np.median(law.function(np, law.theta(dict(truth.params)), law.enter(raw, np.zeros(2))))
+        np.median(
+            law.function(np, law.theta(dict(truth.params)), law.to_solver_inputs(raw, np.zeros(2)))
+        )
     )
-    theta = law.centred(dict(truth.params), centre, scale)
-    many = law.centred(dict(truth.refits), centre, scale) if truth.refits else theta[None]
-    return _World(law.enter(raw, centre), law.enter(at, centre), theta, many)
+    theta = law.to_solver_units(dict(truth.params), centre, scale)
+    many = law.to_solver_units(dict(truth.refits), centre, scale) if truth.refits else theta[None]
+    return _World(law.to_solver_inputs(raw, centre), law.to_solver_inputs(at, centre), theta, many)
 
 
 def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """S.d. of ln(forecast / loss) of each ladder [C], the law linearised at the truth; and why a
-    ladder is refused, or nothing.
+    """S.d. of ln(forecast / loss) of each ladder [C], the law linearised at the truth.
 
-    Milliseconds for thousands of ladders: it says which of them are worth simulating. NaN where
-    refused.
+    Also why a ladder is refused ('' if it is not); its s.d. is then NaN. Takes milliseconds for
+    thousands of ladders, and says which of them are worth simulating.
     """
     world, law, rho = _world(truth, design), truth.law, truth.shared
     slope = jacobian(law, world.theta, world.x) / law.function(np, world.theta, world.x)[:, None]
@@ -180,17 +187,22 @@ def linear_errors(truth: Truth, design: Design, seeds: np.ndarray) -> tuple[np.n
 
 
 def _unfit(law: Law, design: Design, i: np.ndarray, singular: np.ndarray) -> str:
+    """Why the points i of a ladder cannot identify the law, or ''."""
     if len(i) <= len(law.params):
         return (
             f"no more than {len(law.params)} points, as many as law {law.name} has parameters, so "
             "nothing is left to judge the noise"
         )
     for a in law.axes:
-        if len(np.unique(np.round(np.log(getattr(design, a.name)[i]), 6))) < a.distinct:
+        if distinct(getattr(design, a.name)[i]) < a.distinct:
             return f"fewer than {a.distinct} different {a.name}"
-    if len({round(v, 6) for v in np.log(design.D[i] / design.N[i])}) < 2:
+    if distinct(design.D[i] / design.N[i]) < 2:
         return "one ratio of D to N: the terms of N and of D cannot be told apart"
-    return "" if singular[-1] > _RANK * singular[0] else f"law {law.name} is not identified (rank)"
+    return (
+        ""
+        if singular[-1] > RANK_TOLERANCE * singular[0]
+        else f"law {law.name} is not identified (rank)"
+    )
 
 
 def simulated_errors(
@@ -198,10 +210,17 @@ def simulated_errors(
 ) -> np.ndarray:
     """|forecast / loss - 1| at the target, of each ladder in each simulated world: [C, draws].
 
-    seeds int [C, n]: how many runs of each point a ladder trains. The loss forecast is that of one
-    new run, with its noise; every fit is least squares on log loss from the true parameters, over
-    all points with the weights of the ladder. All ladders meet the same noise, so their differences
-    are less noisy than their errors. A fit without a finite objective has error inf.
+    The loss is that of one new run, with its noise. Every fit is least squares on log loss from the
+    true parameters, over all points with the weights of the ladder. All ladders meet the same
+    noise, so their differences are less noisy than their errors. A fit without a finite objective
+    has error inf.
+
+    Args:
+        truth: the world.
+        design: the points of all ladders together.
+        seeds: how many runs of each point a ladder trains: int [C, n].
+        draws: simulated worlds.
+        seed: of the noise.
     """
     world, law, rng = _world(truth, design), truth.law, np.random.default_rng(seed)
     noise, last = _noise(truth, design, int(seeds.max()), draws, rng)
@@ -232,15 +251,14 @@ def simulated_errors(
 
 def _at(law: Law, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Output of each theta [K, P] at one point [1, inputs]."""
-    return law.call(np, SimpleNamespace(**law.values(np, theta)), *at[0])
+    return law.formula_fn(np, SimpleNamespace(**law.values(np, theta)), *at[0])
 
 
 def _noise(
     truth: Truth, design: Design, most: int, draws: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of log loss: [most, draws, n], of the mean of the first 1, 2, ..
-
-    seeds, and [draws] of the target's own end.
+    """Noise of log loss: of the mean of the first 1, 2, ... seeds [most, draws, n], and of the
+    target's own end [draws].
 
     Least squares on the mean of some seeds, weighted by their number, is least squares on all of
     them: seeds need no points of their own.

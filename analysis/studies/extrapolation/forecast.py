@@ -17,9 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.decide.allocate import CLOSED, span
+from stepladder.analysis.decide.allocate import CLOSED
 from stepladder.analysis.fit import simulate
-from stepladder.analysis.fit.fit import Fit, Prepared, describe, prepare
+from stepladder.analysis.fit.describe import describe
+from stepladder.analysis.fit.levels import intervals
+from stepladder.analysis.fit.prepare import Prepared, prepare
+from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import EXCLUDED, Runs
@@ -138,7 +141,7 @@ def forecast(
         "freedom": fit.points - fit.rank,
     }
     below, above = min(below, -(floor or 0)), max(above, floor or 0)
-    natural = pd.DataFrame(p.natural(draws.theta))
+    natural = pd.DataFrame(p.to_data_units(draws.theta))
     spans = {
         k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
         for k in natural
@@ -200,14 +203,7 @@ def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tupl
         int(np.flatnonzero(owner == k)[np.argmin(found.value[owner == k])])
         for k in range(len(masks))
     ]
-    mine = owner == 0
-    fit = describe(
-        p,
-        found.theta[best[0]],
-        objective,
-        DELTA,
-        found=(found.theta[mine], found.value[mine], found.converged[mine]),
-    )
+    fit = describe(p, found.take(np.flatnonzero(owner == 0)), objective, DELTA)
     rows = []
     for k, n in enumerate(hidden, 1):
         out = (points["N"] == n).to_numpy()
@@ -255,7 +251,7 @@ def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict])
 def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float) -> dict:
     budget = 6 * target["N"] * target["D"]
     names = ("N", "D", "loss", "a")
-    spans = span(dict(zip(names, CLOSED[fit.law](natural, budget))), level)
+    spans = intervals(dict(zip(names, CLOSED[fit.law](natural, budget))), level)
     values = dict(zip(names, CLOSED[fit.law](fit.params, budget)))
     return {"C": budget} | {k: (float(values[k]), *spans[k]) for k in names}
 

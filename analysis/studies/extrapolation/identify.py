@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit.fit import Fit
+from stepladder.analysis.fit.result import Fit
 
 # correlation of log-parameters over the simulated ladders above which two of them are called a
 # trade-off

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.fit.fit import Fit, fit, from_dict
+from stepladder.analysis.fit.fit import fit
+from stepladder.analysis.fit.result import Fit, from_dict
 from stepladder.analysis.records.final_points import checkpoint_points, final_points
 from stepladder.analysis.records.load import Runs, load
 from stepladder.analysis.report.jsonable import plain

@@ -2,7 +2,6 @@
 here, and what is left out is listed.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,12 @@ import pandas as pd
 
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import EXCLUDED, Runs, load
-from stepladder.analysis.tables.columns import Columns, numbers
+from stepladder.analysis.tables.columns import (
+    LEARNING_RATE_ALIASES,
+    Columns,
+    numbers,
+    usual_column,
+)
 from stepladder.analysis.tables.file import extension, read_file
 from stepladder.analysis.tables.numbers import human
 from stepladder.configs.core import record
@@ -33,21 +37,6 @@ _NUMBERS = tuple(
         "step"
     ).split()
 )
-# Beside its own name, compared without case, spaces and signs; N, D and loss have theirs in
-# table_columns.ALIASES.
-_NAMES = {
-    "learning_rate": ("lr", "peak_lr", "max_lr", "peak_learning_rate"),
-    "batch_size": ("bs", "batch"),
-    "weight_decay": ("wd",),
-    "recipe": ("data_recipe", "mixture"),
-    "parametrization": ("parameterization",),
-    "width": ("d_model",),
-    "depth": ("n_layers", "num_layers"),
-    "initial_loss": ("l0", "loss_at_init"),
-    "vocab_size": ("vocab",),
-    "run_id": ("run", "exp_name"),
-    "warmup_steps": ("warmup",),
-}
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no", "", "nan", "none"}
 
 
@@ -162,7 +151,9 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
                 f"columns={wanted}={mapping[wanted]}: nothing here is called {wanted!r}; known: "
                 f"{', '.join(sorted(known))}"
             )
-    mapping |= {w: c for w in known if w not in mapping and (c := _usual(w, table)) is not None}
+    for wanted in (known & LEARNING_RATE_ALIASES.keys()) - {*mapping, *table.columns}:
+        if column := usual_column(table, wanted, LEARNING_RATE_ALIASES):
+            mapping[wanted] = column
     data = Columns(table, name, mapping)
     for wanted in ("N", "D", "learning_rate", "loss"):
         data.need(wanted)
@@ -195,22 +186,6 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
     return RatePoints(
         name, kept.assign(loss=kept["loss"].where(~kept["diverged"])), excluded, tuple(data.notes)
     )
-
-
-def _usual(wanted: str, table: pd.DataFrame) -> str | None:
-    def plain(text):
-        return re.sub(r"[^a-z0-9]", "", str(text).lower())
-
-    if wanted in table or wanted not in _NAMES:
-        return None
-    names = {plain(n) for n in (wanted, *_NAMES[wanted])}
-    found = [c for c in map(str, table.columns) if plain(c) in names]
-    if len(found) > 1:
-        raise UserError(
-            f"columns: {' and '.join(map(repr, found))} could both be {wanted}; say columns "
-            f"{wanted}={found[0]!r}"
-        )
-    return found[0] if found else None
 
 
 def _diverged(frame: pd.DataFrame, column: str, table: pd.DataFrame) -> np.ndarray:

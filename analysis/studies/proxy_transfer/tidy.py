@@ -2,39 +2,22 @@
 that is left out listed.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.tables.columns import numbers
+from stepladder.analysis.tables.columns import (
+    PROXY_TRANSFER_ALIASES,
+    first_usual_columns,
+    numbers,
+)
 from stepladder.configs.core.errors import UserError, nearest
 
 MEAN = "mean"  # the domain that is the plain mean over all others
 MAIN = "main"  # the arm of the learning-rate grid
 PROXY, TARGET = "proxy", "target"
-ALIASES = {
-    "recipe": ("recipe", "data", "dataset", "mixture"),
-    "size": ("size", "model"),
-    "N": ("N", "params", "parameters"),
-    "D": ("D", "tokens"),
-    "learning_rate": ("learning_rate", "lr", "eta", "peak_lr"),
-    "weight_decay": ("weight_decay", "wd"),
-    "batch_size": ("batch_size", "batch"),
-    "seed": ("seed",),
-    "domain": ("domain", "validation"),
-    "loss": ("loss", "val_loss"),
-    "loss_se": ("loss_se",),
-    "loss_init": ("loss_init",),
-    "role": ("role",),
-    "steps": ("steps",),
-    "arm": ("arm",),
-    "state": ("state",),
-    "precision": ("precision", "compute_dtype", "dtype"),
-    "run_id": ("run_id",),
-}
 NEEDED = ("recipe", "learning_rate", "loss")
 _NUMBERS = tuple("N D learning_rate weight_decay batch_size loss loss_se loss_init steps".split())
 _DEFAULTS: Mapping[str, object] = {
@@ -81,8 +64,9 @@ class Tidy:
 
 
 def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
-    """Check `table` (see ALIASES for its columns; recipe, learning_rate and loss are needed, and N,
-    size or role to tell proxy from target).
+    """Check `table`, whose columns are those of PROXY_TRANSFER_ALIASES.
+
+    It needs recipe, learning_rate and loss, and N, size or role to tell proxy from target.
 
     A row whose state is "diverged" or whose loss is infinite is kept with loss infinity. Without a
     role column the largest N is the target. Runs of the main arm that differ from their size's
@@ -132,16 +116,9 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
 
 
 def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    def plain(name):
-        return re.sub(r"[^a-z0-9]", "", str(name).lower())
-
-    names, notes, found = {plain(c): c for c in table.columns}, [], {}
-    for name, usual in ALIASES.items():
-        hit = next((names[plain(u)] for u in usual if plain(u) in names), None)
-        if hit is not None:
-            found[name] = table[hit]
-            if str(hit) != name:
-                notes.append(f"{name} is column {str(hit)!r}")
+    columns = first_usual_columns(table, PROXY_TRANSFER_ALIASES)
+    notes = [f"{name} is column {str(c)!r}" for name, c in columns.items() if str(c) != name]
+    found = {name: table[column] for name, column in columns.items()}
     for name in NEEDED:
         if name not in found:
             raise UserError(

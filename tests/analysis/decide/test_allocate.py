@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from stepladder.analysis.decide import allocate as module
-from stepladder.analysis.decide.allocate import allocate, inference_aware, split_point, t2_frontier
+from stepladder.analysis.decide.allocate import allocate
+from stepladder.analysis.decide.overtraining import inference_aware
+from stepladder.analysis.decide.split import split_point
+from stepladder.analysis.decide.test_time import t2_frontier
 from stepladder.analysis.fit.bootstrap import bootstrap
 from stepladder.analysis.fit.fit import fit
 from stepladder.configs.core.errors import UserError
@@ -91,8 +94,8 @@ def test_other_inputs_of_a_law_are_given():
     table = pd.concat(
         [one.assign(D=share * one["D"], D2=(1 - share) * one["D"]) for share in (0.9, 0.5, 0.2)]
     )
-    found = fit(table, "h0", objective="squared_log")
-    with pytest.raises(UserError, match="D2: law h0 needs it"):
+    found = fit(table, "split_total", objective="squared_log")
+    with pytest.raises(UserError, match="D2: law split_total needs it"):
         allocate(found, 1e21)
     n, d, loss, _ = module.CLOSED["chinchilla"](TRUE, 1e21)
     ours = allocate(found, 1e21, D2=0.0)

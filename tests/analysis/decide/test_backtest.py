@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from stepladder.analysis.decide.backtest.backtest import Backtest, backtest, choose
-from stepladder.analysis.decide.backtest.error_map import are_map, cheapest
+from stepladder.analysis.decide.backtest.error_map import cheapest, error_map
 from stepladder.analysis.decide.backtest.rules import REFERENCE, SETS, Rules
 from stepladder.analysis.figures.error_map import draw
 from stepladder.analysis.figures.style import svg
@@ -233,7 +233,7 @@ def test_starts_are_near_the_optimum():
 
 
 def test_map_and_its_cheapest_cells():
-    found = are_map(family(noise=0.005), fractions=(0.5, 1.0))
+    found = error_map(family(noise=0.005), fractions=(0.5, 1.0))
     assert (
         found.are.shape == (3, 2)
         and np.isnan(found.are[0]).all()
@@ -250,12 +250,12 @@ def test_map_and_its_cheapest_cells():
     assert cheapest(found.cells, [1e-9]).iloc[0].isna().sum() == 7
     text = svg(draw(found, "A map"), "map")
     assert text.startswith("<svg") and len(text) < 100_000
-    windows = are_map(family(), sets="window3", fractions=(1.0,))
+    windows = error_map(family(), sets="window3", fractions=(1.0,))
     assert windows.rows == ("10M to 100M", "30M to 300M")
     with pytest.raises(UserError, match="ordered sets"):
-        are_map(family(), sets="one")
+        error_map(family(), sets="one")
     with pytest.raises(UserError, match="2 families"):
-        are_map(pd.concat([family(name="a"), family(name="b")]))
+        error_map(pd.concat([family(name="a"), family(name="b")]))
 
 
 @pytest.mark.parametrize(

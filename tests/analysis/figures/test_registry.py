@@ -11,13 +11,14 @@ import pytest
 from matplotlib.path import Path as Outline
 
 from stepladder.analysis.decide.allocate import allocate
-from stepladder.analysis.decide.backtest.error_map import are_map
+from stepladder.analysis.decide.backtest.error_map import error_map
 from stepladder.analysis.decide.isoflop import isoflop
 from stepladder.analysis.figures.registry import plot, save
 from stepladder.analysis.figures.style import TARGET
 from stepladder.analysis.fit.bootstrap import bootstrap
-from stepladder.analysis.fit.fit import fit, from_dict
+from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.fit.interval import prediction_interval, profile
+from stepladder.analysis.fit.result import from_dict
 from stepladder.configs.core.errors import UserError
 
 E, A, B, ALPHA, BETA = 1.69, 406.4, 410.7, 0.34, 0.28
@@ -319,7 +320,7 @@ def test_profile_shows_interval_and_limit(fitted):
 
 def test_error_map_is_of_its_family(points):
     table = points.assign(model=[f"{n / 1e6:.0f}M" for n in points["N"]], family="ours")
-    found = are_map(table, fractions=(0.5, 1.0))
+    found = error_map(table, fractions=(0.5, 1.0))
     (axes,) = plot(found).axes
     assert axes.get_title(loc="left") == "ours: error of the forecast of 1280M, %"
     mesh = next(c for c in axes.collections if c.get_array() is not None).get_array()

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from scipy.optimize import least_squares
 
-from stepladder.analysis.fit.fit import fit, prepare
+from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.fit.objective import OBJECTIVES
+from stepladder.analysis.fit.prepare import prepare
 from stepladder.configs.core.errors import UserError
 from tests.support import published_rows
 
@@ -97,6 +98,17 @@ def test_two_values_of_one_input_are_refused_or_reported(axis, names):
     assert all(np.isinf(found.log_se[n]) for n in names)
     assert any("not identified" in note for note in found.notes)
     assert found.to_dict()["log_se"]["E"] is None
+
+
+def test_two_values_are_enough_where_a_held_parameter_takes_the_place_of_one():
+    points = grid(sizes=(1e8, 1e9), noise=0.002)
+    assert fit(points, objective="squared_log", fixed={"alpha": 0.34}).rank == 4
+    with pytest.raises(UserError, match="N: 2 different values.* also with beta held"):
+        fit(points, fixed={"beta": 0.28})
+    with pytest.raises(UserError, match="N: 1 different values.* also with alpha held"):
+        fit(grid(sizes=(1e8,), tokens=(1e9, 2e9, 4e9, 2e10)), fixed={"alpha": 0.34})
+    found = fit(points, objective="squared_log", fixed={"beta": 0.28}, unidentified="report")
+    assert set(found.unidentified) == {"E", "A", "alpha"}
 
 
 def test_parameters_at_a_bound_are_reported():

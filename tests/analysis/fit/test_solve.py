@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy.optimize import least_squares
 
-from stepladder.analysis.fit.fit import fit, prepare
+from stepladder.analysis.fit.fit import fit
+from stepladder.analysis.fit.prepare import prepare
 from stepladder.analysis.fit.solve import MOST_JOBS, solve
 from stepladder.analysis.laws import LAWS
 

@@ -36,7 +36,7 @@ def main(args: argparse.Namespace) -> int:
 
     from stepladder.analysis.fit.fit import fit
     from stepladder.analysis.fit.interval import prediction_interval
-    from stepladder.analysis.laws import LAWS
+    from stepladder.analysis.laws import law_named
 
     points = read_table(args)
     keep_compiled()
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
         options["objective"] = "squared_log"
     found = fit(points.frame, args.law, **options)
     wanted = pd.DataFrame([numbers(text.split(","), "at") for text in args.at])
-    for name in LAWS[args.law].inputs:
+    for name in law_named(args.law).inputs:
         if name not in wanted or wanted[name].isna().any():
             raise UserError(
                 f"at={args.at[0]}: law {args.law} needs {name}; write e.g. N=7e9,D=2e12"

@@ -11,7 +11,6 @@ from stepladder.train.cli.scaling.table import (
     add_columns,
     columns_of,
     keep_compiled,
-    law_named,
     print_json,
 )
 
@@ -150,6 +149,7 @@ def _fitted(args: argparse.Namespace) -> "tuple[Points, Fit | Bootstrap]":
     """The clean points of the table or workdir, and the law fitted to them."""
     from stepladder.analysis.fit.bootstrap import bootstrap
     from stepladder.analysis.fit.fit import fit
+    from stepladder.analysis.laws import law_named
     from stepladder.analysis.tables.points import read_points
 
     law = law_named(args.law)

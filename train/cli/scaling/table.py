@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stepladder.configs.core import cache
-from stepladder.configs.core.errors import UserError, nearest
 from stepladder.train.cli.arguments import numbers, pairs
 
 if TYPE_CHECKING:
@@ -127,6 +126,7 @@ def read_table(args: argparse.Namespace, cluster: str | None = None) -> "Points"
 
     `cluster` is a column that bootstrap draws whole values of. Raises UserError.
     """
+    from stepladder.analysis.laws import law_named
     from stepladder.analysis.tables.points import read_points
 
     law = law_named(args.law)
@@ -145,15 +145,6 @@ def read_table(args: argparse.Namespace, cluster: str | None = None) -> "Points"
         duplicates=args.duplicates,
         units_checked=args.units_checked,
     )
-
-
-def law_named(name: str) -> "Law":
-    """A law of the table. Raises UserError with the nearest name."""
-    from stepladder.analysis.laws import LAWS
-
-    if name not in LAWS:
-        raise UserError(f"law={name!r}: unknown; {nearest(name, LAWS)}")
-    return LAWS[name]
 
 
 def columns_of(law: "Law", *, loss: str | None, **inputs: str | None) -> dict[str, str]:
