@@ -47,6 +47,13 @@ _STYLE = {
 }
 
 
+class Svg(str):
+    """One <svg> element that `svg` made: the only text that a page's template does not escape."""
+
+    def __html__(self) -> str:
+        return str(self)
+
+
 def styled(draw):
     """Draw under the report's style: matplotlib reads it when an artist is made."""
 
@@ -61,7 +68,7 @@ def styled(draw):
 
 
 @styled
-def svg(figure: Figure, label: str) -> str:
+def svg(figure: Figure, label: str) -> Svg:
     """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its
     accessible name.
     """
@@ -74,7 +81,7 @@ def svg(figure: Figure, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}'
+    return Svg(f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}')
 
 
 def size_colours(ns: list[float]) -> dict[float, str]:

@@ -5,7 +5,7 @@ Every value passes through `escape`.
 
 from html import escape
 
-from stepladder.analysis.report.page_parts import (
+from stepladder.analysis.report.html_pieces import (
     document,
     figure,
     left_out,

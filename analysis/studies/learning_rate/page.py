@@ -4,8 +4,8 @@ from html import escape
 
 import numpy as np
 
+from stepladder.analysis.report.html_pieces import figure, hero, left_out, missing, table
 from stepladder.analysis.report.jsonable import plain
-from stepladder.analysis.report.page_parts import figure, hero, left_out, missing, table
 from stepladder.analysis.studies.learning_rate.divergence import EXCESS
 from stepladder.analysis.studies.learning_rate.study import RateStudy
 from stepladder.analysis.tables.numbers import human

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 from stepladder.analysis.figures import style
-from stepladder.analysis.report.write import write_study, write_table
+from stepladder.analysis.report.html_pieces import write_study
+from stepladder.analysis.report.write import write_table
 from stepladder.analysis.studies.learning_rate import page
 from stepladder.analysis.studies.learning_rate.figures import (
     curves,
