@@ -22,5 +22,5 @@ if __name__ == "__main__":
     setup(
         packages=list(packages()),
         package_dir=packages(),
-        package_data={"stepladder.analysis.report": ["templates/*.j2"]},
+        package_data={"stepladder.analysis.report.templates": ["*.j2"]},
     )

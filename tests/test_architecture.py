@@ -227,10 +227,9 @@ def test_an_installed_copy_has_every_module(tmp_path):
     subprocess.run([*pip, str(source)], check=True)
     installed = {p.relative_to(target / "stepladder") for p in target.rglob("*.py")}
     assert {path.relative_to(ROOT) for path in SOURCES} <= installed
-    templates = {p.name for p in (ROOT / "analysis/report/templates").iterdir()}
-    assert {p.name for p in (target / "stepladder/analysis/report/templates").iterdir()} == (
-        templates
-    )
+    templates = {p.relative_to(ROOT) for p in (ROOT / "analysis").rglob("*.j2")}
+    assert templates
+    assert templates == {p.relative_to(target / "stepladder") for p in target.rglob("*.j2")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -29,7 +29,7 @@ def _templates() -> jinja2.Environment:
     """
     import jinja2
 
-    folder = resources.files("stepladder.analysis.report") / "templates"
+    folder = resources.files("stepladder.analysis.report.templates")
     found = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text("utf-8")),
         autoescape=True,
