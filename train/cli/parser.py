@@ -4,7 +4,6 @@ The only file of train/ that may import analysis, lazily.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -239,15 +238,15 @@ def status(args) -> int:
 
 
 def _report_arguments(parser):
-    from stepladder.analysis.studies.registry import STUDIES
+    from stepladder.analysis.studies.registry import DEFAULT, STUDIES
 
     parser.add_argument("--workdir", type=Path, help="the folder that holds the records")
     parser.add_argument(
         "--table",
         type=Path,
         help=(
-            "with --study: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, in place of "
-            "--workdir"
+            "with a study that reads one: someone's runs as CSV, TSV, JSON, JSON lines or Parquet, "
+            "in place of --workdir"
         ),
     )
     parser.add_argument(
@@ -261,9 +260,7 @@ def _report_arguments(parser):
         ),
     )
     asked = "; ".join(f"{name}: {study.question}" for name, study in STUDIES.items())
-    parser.add_argument(
-        "--study", help=f"one question of its own instead of the forecast's report. {asked}"
-    )
+    parser.add_argument("--study", help=f"the question to ask (default {DEFAULT}). {asked}")
     parser.add_argument(
         "--out",
         type=Path,
@@ -276,42 +273,19 @@ def report(args) -> int:
 
     Example: stepladder report --workdir=W
     """
-    if args.study:
-        return _study(
-            args.study,
-            args.workdir,
-            args.table,
-            args.out,
-            dict(c.partition("=")[::2] for c in args.column),
-        )
-    if args.table:
-        raise UserError(
-            f"table={args.table}: only a study reads a table; add --study=NAME, or fit a law to it "
-            "with `stepladder fit`"
-        )
-    if not args.workdir:
-        raise UserError("workdir=None: nothing to report on; give --workdir=DIR")
-    return _report(args.workdir, args.out)
+    from stepladder.analysis.studies.registry import DEFAULT
 
-
-def _report(workdir: Path, out: Path | None = None) -> int:
-    from stepladder.analysis.studies.extrapolation.report import report as write
-    from stepladder.analysis.studies.extrapolation.terminal import summary
-
-    page = write(workdir, out)
-    print(summary(json.loads((page.parent / "results.json").read_text())))
-    print(f"report: {page}")
-    return 0
+    columns = dict(c.partition("=")[::2] for c in args.column)
+    return _study(args.study or DEFAULT, args.workdir, args.table, args.out, columns)
 
 
 def _study(
     name: str, workdir: Path | None, table: Path | None, out: Path | None, columns: dict[str, str]
 ) -> int:
-    from stepladder.analysis.studies.registry import run_study
+    from stepladder.analysis.studies.registry import run_study, summary
 
     page = run_study(name, workdir, table, out, columns=columns)
-    for sentence in json.loads((page.parent / "results.json").read_text()).get("verdict", ()):
-        print(sentence)
+    print(summary(name, page))
     print(f"report: {page}")
     return 0
 
@@ -520,10 +494,11 @@ def demo(args) -> int:
 
     Example: stepladder demo --workdir=demo
     """
+    from stepladder.analysis.studies.registry import DEFAULT
     from stepladder.train.processes import group
 
     code = _run(args.config, args.overrides, args.workdir, args.quiet)
-    return code or (_report(args.workdir) if group.first() else 0)
+    return code or (_study(DEFAULT, args.workdir, None, None, {}) if group.first() else 0)
 
 
 COMMANDS = {
