@@ -14,15 +14,53 @@ from stepladder.analysis.figures.style import (
     INK,
     MUTED,
     TARGET,
+    Svg,
     log_axes,
     single_axes,
     size_colours,
     styled,
+    svg,
 )
+from stepladder.analysis.studies.extrapolation.study import Extrapolation, ends, law_of
 from stepladder.analysis.tables.numbers import human
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def draw(found: Extrapolation) -> dict[str, Svg]:
+    """Name -> drawing, of every figure there is data for."""
+    results, runs, proxies = found.results, found.runs, found.proxies
+    entry = results["forecasts"][-1] if results["forecasts"] else None
+    law, drawn = law_of(results), {}
+    targets = runs.runs[runs.runs["role"] == "target"]["run_id"].tolist()
+    if len(runs.train[runs.train["role"] != "sweep"]):
+        shown = entry["target_run_id"] if entry else (targets[-1] if targets else None)
+        drawn["loss_curves"] = svg(
+            loss_curves(runs.train, runs.points, shown), "loss against tokens for every run"
+        )
+    if law is not None and len(proxies):
+
+        def predict(n, d):
+            return law.predict(N=n, D=np.asarray(d, float))
+
+        target, band = (entry["target"], entry["band"]) if entry else (None, None)
+        more = (entry["truth"], entry["low"], entry["high"]) if entry else (None, None, None)
+        drawn["extrapolation"] = svg(
+            extrapolation(proxies, predict, band, target, *more),
+            "the law and its extrapolation to the target",
+        )
+        drawn["contours"] = svg(
+            contours(proxies, predict, target),
+            "lines of equal loss over parameters and tokens",
+        )
+        drawn["residuals"] = svg(
+            residuals(proxies, predict), "residuals of the fit against parameters"
+        )
+    if results["learning_rate"]:
+        label = "final loss against learning rate at the smallest and the largest size"
+        drawn["learning_rate"] = svg(learning_rates(ends(results["learning_rate"])), label)
+    return drawn
 
 
 @styled

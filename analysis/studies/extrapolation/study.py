@@ -30,7 +30,7 @@ RUN_COLUMNS = tuple(
 
 
 @dataclass(frozen=True)
-class Collected:
+class Extrapolation:
     """`results` is JSON-able; the rest are the tables the figures need."""
 
     results: dict
@@ -38,7 +38,7 @@ class Collected:
     proxies: pd.DataFrame  # final decayed points of the proxies
 
 
-def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
+def study(workdir: str | Path, *, n: str = "params_total") -> Extrapolation:
     """Load a workdir and work out what can be said about it now; what cannot stands in `missing`,
     each with its reason.
     """
@@ -104,7 +104,7 @@ def collect(workdir: str | Path, *, n: str = "params_total") -> Collected:
         "excluded_from_curves": len(outside),
         "missing": missing,
     }
-    return Collected(plain(body), runs, proxies)
+    return Extrapolation(plain(body), runs, proxies)
 
 
 def law_of(results: dict) -> Fit | None:

@@ -12,25 +12,59 @@ from stepladder.analysis.figures.style import (
     INK,
     MUTED,
     TARGET,
+    Svg,
     log_axes,
     single_axes,
     size_colours,
     styled,
+    svg,
 )
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.divergence import Boundary, BoundaryLaw, kind_of
 from stepladder.analysis.studies.learning_rate.drift import Drift, at
 from stepladder.analysis.studies.learning_rate.rule import Rule
 from stepladder.analysis.studies.learning_rate.sensitivity import Sensitivity
+from stepladder.analysis.studies.learning_rate.study import RateStudy
 from stepladder.analysis.tables.numbers import human
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# The published law, drawn beside ours: arXiv 2503.04715, N without embeddings, D in tokens. It was
+# fitted to sizes from 60M parameters.
+STEP_LAW, STEP_LAW_SMALLEST = Rule(1.79, -0.713, 0.307, {}, None, 0, ()), 6e7
+
 _KINDS = ("#0b3c5d", "#e0803a", "#1b7f5c", "#7b5ea7", "#9aa5b1", "#c8384f")
 _MARKS = "osD^vP"
 _PANELS, _CURVES = 6, 8
 _TOP = 2.0  # of the largest rise at the lower end of a curve: what lies above is cut off
+
+
+def draw(found: RateStudy) -> dict[str, Svg]:
+    """Name -> drawing, of every figure there is data for."""
+    drawn = {}
+    if found.chosen:
+        label = "final loss against learning rate, with optima"
+        drawn["curves"] = svg(curves(found.chosen), label)
+    for axis in dict.fromkeys(d.axis for d in found.drifts):
+        mine = [d for d in found.drifts if d.axis == axis]
+        label = f"best learning rate against {axis}"
+        drawn[f"drift_{axis}"] = svg(drift(found.chosen, mine), label)
+    pairs = [
+        (c, s)
+        for c, s in zip(found.curves, found.sensitivities)
+        if c in found.chosen and s.value is not None
+    ]
+    if pairs:
+        drawn["sensitivity"] = svg(sensitivity(pairs), "cost of a wrong learning rate against N")
+    if any(b.diverges is not None for b in found.boundaries):
+        figure = divergence(found.boundaries, found.boundary_law)
+        drawn["divergence"] = svg(figure, "where runs diverge, against N")
+    if found.rule is not None:
+        comparable = min(c.N for c in found.chosen) >= STEP_LAW_SMALLEST
+        figure = plane(found.chosen, found.rule, STEP_LAW if comparable else None)
+        drawn["plane"] = svg(figure, "the rule over N and D, and its optima")
+    return drawn
 
 
 @styled
