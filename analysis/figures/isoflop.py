@@ -10,8 +10,16 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.decide.isoflop import Isoflop, Minimum
-from stepladder.analysis.figures.fit import flops, panels
-from stepladder.analysis.figures.style import INK, MUTED, TARGET, log_axes, size_colours, styled
+from stepladder.analysis.figures.style import (
+    INK,
+    MUTED,
+    TARGET,
+    flops_ticks,
+    log_axes,
+    panels,
+    size_colours,
+    styled,
+)
 from stepladder.configs.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,7 +139,7 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
         )
     axes.set_xlim(min(every) / 1.5, max(every) * 1.5)
     log_axes(axes, "C, FLOPs", "N*, parameters", y=True)
-    flops(axes.xaxis)
+    flops_ticks(axes.xaxis)
     axes.set_title("Compute-optimal size")
     axes.legend(loc="best")
 

@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING, Any
 from stepladder.analysis.decide.backtest.error_map import AreMap
 from stepladder.analysis.decide.isoflop import Isoflop
 from stepladder.analysis.figures.error_map import draw
-from stepladder.analysis.figures.fit import (
-    contours,
-    extrapolation,
-    no_line,
-    no_plane,
-    no_points,
-    residuals,
-)
+from stepladder.analysis.figures.extrapolation import extrapolation, no_line
+from stepladder.analysis.figures.fit import contours, no_plane, no_points, residuals
 from stepladder.analysis.figures.isoflop import isoflop
 from stepladder.analysis.figures.spread import ellipses, no_pair, profile
 from stepladder.analysis.figures.style import styled

@@ -7,8 +7,9 @@ from __future__ import annotations
 import functools
 import io
 import re
+from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -47,6 +48,9 @@ _STYLE = {
 }
 
 
+P, T = ParamSpec("P"), TypeVar("T")
+
+
 class Svg(str):
     """One <svg> element that `svg` made: the only text that a page's template does not escape."""
 
@@ -54,11 +58,11 @@ class Svg(str):
         return str(self)
 
 
-def styled(draw):
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Draw under the report's style: matplotlib reads it when an artist is made."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs):
+    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
@@ -94,10 +98,16 @@ def size_colours(ns: list[float]) -> dict[float, str]:
 
 
 def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def small(value: float, digits: int = 0) -> str:
+    """A number below 1 by its power of ten: 3e-4."""
+    return f"{value:.{digits}e}".replace("e-0", "e-")
 
 
 def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
@@ -110,7 +120,7 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         ScalarFormatter,
     )
 
-    def ticks(axis, low: float, high: float) -> None:
+    def ticks(axis: Any, low: float, high: float) -> None:
         decades = np.log10(high / low)
         if decades < 0.7:
             axis.set_major_locator(MaxNLocator(6))
@@ -120,9 +130,7 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         else:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
             axis.set_major_formatter(
-                FuncFormatter(
-                    lambda v, _: human(v) if v >= 0.01 else f"{v:.0e}".replace("e-0", "e-")
-                )
+                FuncFormatter(lambda v, _: human(v) if v >= 0.01 else small(v))
             )
         axis.set_minor_formatter(NullFormatter())
 
@@ -133,3 +141,22 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel(x)
     axes.set_ylabel(y_label)
+
+
+def flops_ticks(axis: Any) -> None:
+    """Ticks such as 1e21 on an axis of numbers too large for k, M, B and T."""
+    if axis.get_view_interval()[1] >= 1e15:
+        axis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e+", "e"))
+
+
+def panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes, `most` in a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, list(grid[:count])

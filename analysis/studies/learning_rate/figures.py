@@ -16,6 +16,7 @@ from stepladder.analysis.figures.style import (
     log_axes,
     single_axes,
     size_colours,
+    small,
     styled,
     svg,
 )
@@ -28,6 +29,7 @@ from stepladder.analysis.studies.learning_rate.study import RateStudy
 from stepladder.analysis.tables.numbers import human
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # The published law, drawn beside ours: arXiv 2503.04715, N without embeddings, D in tokens. It was
@@ -103,33 +105,9 @@ def curves(found: list[Curve]) -> Figure:
             or 1.0
         )
         for c in shown:
-            above = np.array(c.losses) - min(c.losses)
-            panel.plot(
-                c.rates,
-                above,
-                marker="o",
-                ms=4,
-                color=colours[c.N],
-                ls=styles[c.D],
-                lw=1.2,
-                mec="white",
-                mew=0.6,
-                label=f"{c.size}, D = {human(c.D)}",
-            )
+            curve_with_optimum(panel, c, colours[c.N], styles[c.D])
             for rate, *_ in c.diverged:
                 panel.plot(rate, top * 0.96, "x", ms=6, color=colours[c.N])
-            if c.optimum is not None:
-                bottom = c.loss_at_optimum - min(c.losses)
-                if c.low is not None:
-                    panel.plot(
-                        [c.low, c.high],
-                        [bottom, bottom],
-                        color=TARGET,
-                        lw=3,
-                        alpha=0.45,
-                        solid_capstyle="butt",
-                    )
-                panel.plot(c.optimum, bottom, "v", ms=6, mfc=TARGET, mec="white", mew=0.7, zorder=4)
         panel.set_ylim(-0.04 * top, top)
         log_axes(
             panel,
@@ -142,6 +120,22 @@ def curves(found: list[Curve]) -> Figure:
     for panel in grid.flat[len(kinds) :]:
         panel.set_visible(False)
     return figure
+
+
+def curve_with_optimum(axes: Axes, c: Curve, colour: str, line: str) -> None:
+    """Draw losses above the lowest, and in red the optimum with its interval."""
+    lowest = min(c.losses)
+    above = np.array(c.losses) - lowest
+    named = f"{c.size}, D = {human(c.D)}"
+    dots = {"marker": "o", "ms": 4, "mec": "white", "mew": 0.6}
+    axes.plot(c.rates, above, color=colour, ls=line, lw=1.2, label=named, **dots)
+    if c.optimum is None or c.loss_at_optimum is None:
+        return
+    bottom = c.loss_at_optimum - lowest
+    if c.low is not None and c.high is not None:
+        bar = {"lw": 3, "alpha": 0.45, "solid_capstyle": "butt"}
+        axes.plot([c.low, c.high], [bottom, bottom], color=TARGET, **bar)
+    axes.plot(c.optimum, bottom, "v", ms=6, mfc=TARGET, mec="white", mew=0.7, zorder=4)
 
 
 @styled
@@ -299,9 +293,7 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
     d = np.geomspace(min(c.D for c in good) / 1.3, max(c.D for c in good) * 1.3, 60)
     height = np.log10(rule.c) + rule.a * np.log10(n)[None] + rule.b * np.log10(d)[:, None]
     drawn = left.contour(n, d, height, levels=8, colors=[MUTED], linewidths=0.9, linestyles="-")
-    left.clabel(
-        drawn, fmt=lambda v: f"{10**v:.1e}".replace("e-0", "e-"), fontsize=8, colors=[MUTED]
-    )
+    left.clabel(drawn, fmt=lambda v: small(10**v, digits=1), fontsize=8, colors=[MUTED])
     colours = size_colours([c.N for c in good])
     left.scatter(
         [c.N for c in good],
