@@ -126,9 +126,12 @@ def residuals(
         axes.axhspan(-reach, reach, color=MUTED, alpha=0.12, lw=0)
         axes.axhline(0, color=INK, lw=1)
         scale_axis(axes, law, name, y_label)
-    several[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey")
-    for axes in several[1:2]:
-        axes.set_title(f"darker is larger {shaded}", fontweight="normal")
+    title, shades = f"Residuals of {fit.law}, ± 2 s.d. in grey", f"darker is larger {shaded}"
+    if len(several) > 1:
+        several[1].set_title(shades, fontweight="normal")
+    elif shaded not in against:
+        title = f"{title}\n{shades}"
+    several[0].set_title(title)
     return figure
 
 
@@ -138,6 +141,7 @@ def contours(
     target: Mapping[str, float] | None = None,
     *,
     points: pd.DataFrame | None = None,
+    size: tuple[float, float] = (6.4, 4.8),
     **given: float,
 ) -> Figure:
     """Lines of equal output over N and D, the points, and the compute-optimal path where the law
@@ -147,6 +151,7 @@ def contours(
         fit: a law of N and D.
         target: {"N": ..., "D": ...}, marked.
         points: see `points_of`.
+        size: width and height, inches.
         given: the law's other inputs, by default those of the largest point.
 
     Raises:
@@ -159,7 +164,7 @@ def contours(
     given = {
         name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")
     }
-    figure, axes = single_axes(6.4, 4.8)
+    figure, axes = single_axes(*size)
     n, d = (_side(seen[name], target and target[name]) for name in ("N", "D"))
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
     drawn = axes.contour(n, d, plane, levels=_levels(plane), colors=[MUTED], linewidths=0.9)

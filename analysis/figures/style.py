@@ -48,7 +48,8 @@ _STYLE = {
 }
 
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Svg(str):

@@ -460,7 +460,7 @@ def coordinates(args) -> int:
 
     config, axis = load(args.config, args.overrides).config, "width" if args.widths else "depth"
     machine.start(machine.Machine.from_config(config))
-    from stepladder.analysis.studies.coordinates import study
+    from stepladder.analysis.studies.coordinates import figures, study
     from stepladder.train.probes import coordinates as probe
 
     names = tuple(args.parametrizations.split(","))
@@ -475,7 +475,7 @@ def coordinates(args) -> int:
     )
     check = study.read(args.workdir, axis)
     print(check)
-    print(f"figure: {study.write(check, args.workdir)}")
+    print(f"figure: {figures.write(check, args.workdir)}")
     return 0
 
 

@@ -1,33 +1,21 @@
-"""Reads a coordinate check (train/probes/coordinates.py): does what ten steps change in each
-activation grow with width or depth, or stay flat?
+"""The numbers of a coordinate check (train/probes/coordinates.py made it): does what a few steps
+change in each activation grow with width or depth, or stay flat?
 """
-
-from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.figures.style import INK, MUTED, TARGET, styled
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2:
 # half of that separates the two.
 FLAT = 0.25
 _NEEDED = ("axis", "learning_rate", "base_width", "base_depth", "rows")
-_DRAWN = {
-    "standard": (TARGET, "o", "-"),
-    "mup": ("#328cc1", "s", "-"),
-    "completep": ("#2f855a", "^", "--"),
-}
 
 
 @dataclass(frozen=True)
@@ -161,57 +149,3 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     slope = float(x @ y / (x @ x))
     left = y - y.mean() - slope * x
     return slope, float(np.sqrt(left @ left / (len(x) - 2) / (x @ x))) if len(x) > 2 else np.nan
-
-
-@styled
-def draw(check: Check) -> Figure:
-    """A panel an activation: its mean |change| after the last step against the axis, a line a
-    parametrisation.
-    """
-    from matplotlib.figure import Figure
-
-    rows = check.rows[check.rows["step"] == check.rows["step"].max()]
-    names = list(dict.fromkeys(rows["name"]))
-    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
-    grid = figure.subplots(2, -(-len(names) // 2), sharex=True).ravel()
-    for axes, activation in zip(grid, names):
-        shown = rows[rows["name"] == activation]
-        for name, group in shown.groupby("parametrization", sort=False):
-            line = group.groupby(check.axis)["change"].mean()
-            colour, marker, style = _DRAWN.get(name, (MUTED, "o", "-"))
-            axes.plot(
-                line.index,
-                line.to_numpy(),
-                color=colour,
-                marker=marker,
-                ls=style,
-                ms=4,
-                mec="white",
-                mew=0.5,
-                label=name,
-            )
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(
-            sorted(rows[check.axis].unique()), [str(v) for v in sorted(rows[check.axis].unique())]
-        )
-        axes.minorticks_off()
-        axes.set_title(activation, color=INK)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    grid[len(names) - 1].legend(loc="best")
-    figure.supxlabel(check.axis)
-    figure.supylabel(f"mean |change| after {rows['step'].max()} steps")
-    return figure
-
-
-def write(check: Check, workdir: str | Path) -> Path:
-    """Draw the check next to its numbers; returns the figure's path."""
-    from stepladder.analysis.figures.style import svg
-    from stepladder.configs.core.files import write_atomic
-
-    path = Path(workdir) / record.STUDIES / f"coordinates-{check.axis}.svg"
-    write_atomic(
-        path, svg(draw(check), f"change of activations against {check.axis}") + "\n", sync=False
-    )
-    return path

@@ -48,7 +48,7 @@ def draw(found: Extrapolation) -> dict[str, Svg]:
             extrapolation(law, proxies, entry), "the law and its extrapolation to the target"
         )
         drawn["contours"] = svg(
-            contours(law, entry and entry["target"], points=proxies),
+            contours(law, entry and entry["target"], points=proxies, size=(5.2, 4.2)),
             "lines of equal loss over parameters and tokens",
         )
         drawn["residuals"] = svg(
