@@ -86,7 +86,8 @@ def extrapolation(
     along = [a.name for a in law.axes if a.kind in COUNTS][-1]
     others = [name for name in law.inputs if name != along]
     if at is None:
-        at = points.loc[farthest(law, points), others].to_dict() | {along: 10 * points[along].max()}
+        largest = points.loc[farthest(law, points)]
+        at = {name: float(largest[name]) for name in others} | {along: 10 * points[along].max()}
     best = float(fit.predict(**at))  # first, as it names a missing input
     figure, axes = single_axes(8.6, 4.6)
     law_through(axes, fit, points, along)
@@ -101,7 +102,9 @@ def extrapolation(
     else:
         here = int(np.searchsorted(x, at[along]))
         interval = float(ends[0, here]), float(ends[1, here])
-        draw_forecast(axes, Band(x, middle, *ends, what), at[along], best, interval, said)
+        draw_forecast(
+            axes, Band(x, middle, ends[0], ends[1], what), at[along], best, interval, said
+        )
     scale_axis(axes, law, along, label(law, law.output))
     axes.set_title(f"{fit.law} through the points, and its extrapolation")
     axes.legend(loc="best", ncols=2)
@@ -168,7 +171,8 @@ def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) ->
         p, fit, np.arange(len(p.y)), resamples=_SIMULATED, rng=np.random.default_rng(seed)
     )
     out = []
-    for row in pd.DataFrame(grid).to_dict("records"):
+    for values in zip(*grid.values()):
+        row = dict(zip(grid, map(float, values)))
         errors, _ = simulate.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
         out.append(
             float(fit.predict(**row))

@@ -165,7 +165,7 @@ def contours(
         name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")
     }
     figure, axes = single_axes(*size)
-    n, d = (_side(seen[name], target and target[name]) for name in ("N", "D"))
+    n, d = (_side(seen[name], target[name] if target else None) for name in ("N", "D"))
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
     drawn = axes.contour(n, d, plane, levels=_levels(plane), colors=[MUTED], linewidths=0.9)
     axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])

@@ -4,6 +4,7 @@ size grows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ def _profiles(axes: Axes, result: Isoflop, points: pd.DataFrame | None) -> None:
         if seen is not None:
             fill, edge = ("none", MUTED) if m.refused else (colour, "white")
             axes.plot(seen["N"], seen["loss"], "o", ms=4.5, mfc=fill, mec=edge, mew=0.8, label=name)
-        if m.refused:
+        if m.N is None or m.loss is None:  # refused
             continue
         if m.curvature is not None:
             ends = (
@@ -145,7 +146,7 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
 
 
 def _away(
-    middle: float | np.ndarray, intervals: list[tuple[float, float] | None]
+    middle: float | np.ndarray, intervals: Sequence[tuple[float, float] | None]
 ) -> np.ndarray | None:
     """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where
     there are no intervals.

@@ -31,7 +31,7 @@ def no_pair(bootstrap: Bootstrap) -> str:
 
 def _varying(bootstrap: Bootstrap) -> list[str]:
     return [
-        name
+        str(name)
         for name in bootstrap.params
         if name not in bootstrap.fit.fixed and np.ptp(bootstrap.params[name]) > 0
     ]
@@ -60,7 +60,7 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
     }
     side = len(names) - 1
     figure = Figure(figsize=(2.2 * side + 1.2, 2.0 * side + 1.0), layout="constrained")
-    grid = figure.subplots(side, side, squeeze=False)
+    grid: Any = figure.subplots(side, side, squeeze=False)
     for i, j in np.ndindex(side, side):
         axes, x, y = grid[i, j], names[j], names[i + 1]
         if j > i:

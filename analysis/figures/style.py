@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TARGET, INK, MUTED, GRID = "#c8384f", "#1f2933", "#7b8794", "#e4e7eb"
 _SMALL, _LARGE = "#8cc7d8", "#0b3c5d"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stepladder",
     "font.family": "sans-serif",

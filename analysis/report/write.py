@@ -4,20 +4,17 @@ import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from stepladder.analysis.figures.style import Svg
-from stepladder.analysis.report.jsonable import plain
+from stepladder.analysis.report.jsonable import Results, plain
 from stepladder.analysis.report.page_parts import Page
 from stepladder.analysis.report.render import render
 from stepladder.configs.core.files import write_atomic
 
 
-def write_study(
-    out: Path, page: Page, results: Mapping[str, Any], drawn: Mapping[str, Svg]
-) -> Path:
+def write_study(out: Path, page: Page, results: Results, drawn: Mapping[str, Svg]) -> Path:
     """Write the page of a study, its numbers and its figures.
 
     Args:

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from stepladder.analysis.report.jsonable import Results
 from stepladder.analysis.tables.file import read_file
 from stepladder.configs.core.errors import UserError, nearest
 
@@ -17,7 +17,7 @@ Run = Callable[[Path | None, Table | None, Path], Path]
 DEFAULT = "extrapolation"  # the study of `stepladder report` without --study
 
 
-def _verdict(results: Mapping[str, Any]) -> str:
+def _verdict(results: Results) -> str:
     return "\n".join(results["verdict"])
 
 
@@ -39,7 +39,7 @@ class Study:
     question: str
     run: Run
     reads: tuple[str, ...] = ("workdir", "table")
-    summary: Callable[[Mapping[str, Any]], str] = _verdict
+    summary: Callable[[Results], str] = _verdict
 
 
 def run_study(
@@ -132,7 +132,7 @@ def _extrapolation(workdir: Path | None, table: Table | None, out: Path) -> Path
     return report.run(workdir, table, out)
 
 
-def _extrapolation_summary(results: Mapping[str, Any]) -> str:
+def _extrapolation_summary(results: Results) -> str:
     from stepladder.analysis.studies.extrapolation import terminal
 
     return terminal.summary(results)

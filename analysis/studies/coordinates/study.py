@@ -43,7 +43,7 @@ class Check:
         """Per parametrisation: "flat", or which activation is not and by how much."""
         said = {}
         for name, rows in self.last.groupby("parametrization", sort=False):
-            worst = rows.loc[rows["slope"].abs().idxmax()]
+            worst = rows.iloc[int(rows["slope"].abs().to_numpy().argmax())]
             flat = abs(worst["slope"]) <= FLAT
             said[name] = (
                 f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of "
@@ -65,11 +65,12 @@ class Check:
             + "".join(f"{f'step {s}':>9}" for s in steps)
             + f"{'+-':>7}{'size':>9}"
         )
-        table = self.slopes.set_index(["parametrization", "name", "step"])
+        rows = self.slopes.to_dict("records")
+        table = {(r["parametrization"], r["name"], r["step"]): r for r in rows}
         for name, activation in dict.fromkeys(
             zip(self.slopes["parametrization"], self.slopes["name"])
         ):
-            at = [table.loc[name, activation, s] for s in steps]
+            at = [table[name, activation, s] for s in steps]
             se = "" if np.isnan(at[-1]["se"]) else f"{at[-1]['se']:.2f}"
             lines.append(
                 f"{name:14}{activation:11}"

@@ -1,10 +1,12 @@
 """What a forecast must beat: three rules that need no scaling law in N and D."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 
-def baselines(points: pd.DataFrame, target: dict[str, float]) -> list[dict]:
+def baselines(points: pd.DataFrame, target: dict[str, float]) -> list[dict[str, Any]]:
     """Predictions for `target` from points with N, D, C (train FLOPs) and loss: a list of {name,
     prediction, how}.
     """
@@ -19,7 +21,7 @@ def _best_seen(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, flo
 
 
 def _most_compute(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
-    row = points.loc[points["C"].idxmax()]
+    row = points.iloc[int(points["C"].to_numpy().argmax())]
     return (
         "most compute",
         row["loss"],

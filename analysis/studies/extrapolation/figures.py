@@ -71,40 +71,25 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
     No sweeps.
     """
     figure, axes = single_axes(8.6, 4.6)
-    shown = train[~train["role"].isin(["sweep"])]
+    shown = train[train["role"] != "sweep"]
     colours = size_colours([n for r, n in zip(shown["run_id"], shown["N"]) if r != target_run])
     labelled: set[float] = set()
-    for (n, run), rows in shown.groupby(["N", "run_id"], sort=True):
-        rows = rows[np.isfinite(rows["loss"].astype(float)) & (rows["tokens"] > 0)]
-        mine = run == target_run
-        label = (
-            None
-            if mine or n in labelled
-            else f"{rows['size'].iloc[0] if len(rows) else ''}  N = {human(n)}"
-        )
+    for _, rows in shown.groupby(["N", "run_id"], sort=True):
+        n, size = float(rows["N"].iloc[0]), rows["size"].iloc[0]
+        look: dict[str, Any] = {"color": colours.get(n), "lw": 1.0, "alpha": 0.85}
+        if n not in labelled:
+            look["label"] = f"{size}  N = {human(n)}"
+        if rows["run_id"].iloc[0] == target_run:
+            look = {"color": TARGET, "lw": 1.6, "label": f"target  N = {human(n)}", "zorder": 3}
         labelled.add(n)
-        axes.plot(
-            rows["tokens"],
-            rows["loss"],
-            color=TARGET if mine else colours[n],
-            lw=1.6 if mine else 1.0,
-            alpha=1 if mine else 0.85,
-            label=f"target  N = {human(n)}" if mine else label,
-            zorder=3 if mine else 2,
-        )
-    ends = points[(points["domain"] == "all") & points["decayed"] & ~points["role"].isin(["sweep"])]
-    for point in ends.itertuples():
-        mine = point.run_id == target_run
-        axes.plot(
-            point.D,
-            point.loss,
-            "o",
-            ms=6 if mine else 4.5,
-            mfc=TARGET if mine else colours.get(point.N, MUTED),
-            mec="white",
-            mew=0.8,
-            zorder=4,
-        )
+        rows = rows[np.isfinite(rows["loss"].astype(float)) & (rows["tokens"] > 0)]
+        axes.plot(rows["tokens"], rows["loss"], **look)
+    ends = points[(points["domain"] == "all") & points["decayed"] & (points["role"] != "sweep")]
+    for run, n, d, loss in zip(ends["run_id"], ends["N"], ends["D"], ends["loss"]):
+        look = {"ms": 4.5, "mfc": colours.get(n, MUTED), "mec": "white", "mew": 0.8, "zorder": 4}
+        if run == target_run:
+            look |= {"ms": 6, "mfc": TARGET}
+        axes.plot(d, loss, "o", **look)
     if len(ends):
         axes.set_ylim(top=min(axes.get_ylim()[1], ends["loss"].max() * 1.9))
     log_axes(axes, "D, tokens seen", "loss, nats per token", y=True)

@@ -5,6 +5,7 @@ again.
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 from stepladder.analysis.records.load import Runs, load
 from stepladder.analysis.studies.extrapolation.forecast import forecast
@@ -13,7 +14,7 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 
 
-def read_forecasts(workdir: str | Path) -> list[dict]:
+def read_forecasts(workdir: str | Path) -> list[dict[str, Any]]:
     """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none.
 
     Raises UserError when it cannot be read.
@@ -21,7 +22,7 @@ def read_forecasts(workdir: str | Path) -> list[dict]:
     return _read(workdir)["forecasts"]
 
 
-def read_refusals(workdir: str | Path) -> list[dict]:
+def read_refusals(workdir: str | Path) -> list[dict[str, Any]]:
     """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc,
     reason}.
     """
@@ -30,7 +31,7 @@ def read_refusals(workdir: str | Path) -> list[dict]:
 
 def refuse_forecast(
     workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str
-) -> dict:
+) -> dict[str, Any]:
     """Write down, once and before the target's step 0, why its proxies support no forecast."""
     body = _read(workdir)
     for entry in body["refused"]:
@@ -46,7 +47,7 @@ def refuse_forecast(
     return entry
 
 
-def _read(workdir: str | Path) -> dict[str, list[dict]]:
+def _read(workdir: str | Path) -> dict[str, list[dict[str, Any]]]:
     path = Path(workdir) / record.FORECAST
     if not path.exists():
         return {"forecasts": [], "refused": []}
@@ -68,7 +69,7 @@ def write_forecast(
     seed: int = 0,
     level: float = 0.9,
     n: str = "params_total",
-) -> dict:
+) -> dict[str, Any]:
     """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one
     already there is returned as it is.
 
@@ -110,7 +111,9 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domain: str) -> dict:
+def _domain(
+    runs: Runs, target: dict[str, float], seed: int, level: float, domain: str
+) -> dict[str, Any]:
     try:
         made = forecast(runs, target, seed=seed, level=level, domain=domain)
     except UserError as error:
@@ -118,5 +121,5 @@ def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domai
     return {"prediction": made.prediction, "low": made.low, "high": made.high}
 
 
-def _write(path: Path, body: dict) -> None:
+def _write(path: Path, body: dict[str, Any]) -> None:
     write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from stepladder.analysis.report.jsonable import Results
 from stepladder.analysis.report.page_parts import (
     HUMAN,
     Bold,
@@ -31,8 +31,6 @@ from stepladder.analysis.report.page_parts import (
 )
 from stepladder.analysis.studies.extrapolation import page_law
 from stepladder.analysis.tables.numbers import human
-
-Results = Mapping[str, Any]
 
 _COLOURS = {
     "steps": "#0b3c5d",

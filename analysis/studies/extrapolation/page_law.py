@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from stepladder.analysis.report.jsonable import Results
 from stepladder.analysis.report.page_parts import (
     Column,
     Figure,
@@ -17,8 +17,6 @@ from stepladder.analysis.report.page_parts import (
     Section,
     Table,
 )
-
-Results = Mapping[str, Any]
 
 
 def law_section(results: Results) -> Section | None:

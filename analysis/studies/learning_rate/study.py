@@ -5,6 +5,7 @@ runs break; numbers.
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,7 @@ class RateStudy:
     notes: tuple[str, ...]
     missing: list[str]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able but for NumPy scalars."""
         costs = [dataclasses.asdict(s) for s in self.sensitivities]
         return {
