@@ -92,14 +92,12 @@ def forecast(
 ) -> Forecast:
     """Forecast the loss of a target from the proxies.
 
-    The fit is least squares in log loss: about 20 final losses with small, even noise, where Huber
-    at 1e-3 would act as least absolute deviations and waste them.
+    The fit is least squares in log loss: noise is small and even, where Huber wastes points.
 
     Args:
         runs: of `load`, or a table of final points: N, D, C, loss (optional: root, size, seed).
         target: {"N": parameters, "D": tokens, "C": training FLOPs}.
-        seed: of the simulated ladders, of which there are `resamples`.
-        level: of the intervals.
+        level: of the intervals, from `resamples` simulated ladders.
         objective: what the fit minimises.
         domain: whose losses, "all" for all domains together.
 

@@ -149,7 +149,7 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
         mine = [c for c in found if c.optimum is not None and _same(c, d)]
         middle = {held: np.mean(np.log([at(c, held) for c in mine])) for held in d.held}
         for c in mine:
-            low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+            low, high = c.interval
             place = at(c, d.axis)
             # At the mean of what the regression holds, as the line is.
             moved = float(
@@ -157,8 +157,8 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
             )
             axes.errorbar(
                 place,
-                c.optimum * moved,
-                yerr=[[(c.optimum - low) * moved], [(high - c.optimum) * moved]],
+                c.best * moved,
+                yerr=[[(c.best - low) * moved], [(high - c.best) * moved]],
                 fmt=mark,
                 ms=5.5,
                 color=colour,
@@ -167,25 +167,7 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
                 capsize=2.5,
                 lw=1.2,
             )
-        x = np.geomspace(*d.span, 40)
-        centre = (
-            np.mean(np.log([at(c, d.axis) for c in mine])),
-            np.mean(np.log([c.optimum for c in mine])),
-        )
-
-        def line(s):
-            return np.exp(centre[1] + s * (np.log(x) - centre[0]))  # noqa: B023
-
-        name = " ".join(w for w in (d.parametrization, d.recipe) if w)
-        factor, low, high = d.factor
-        axes.plot(
-            x,
-            line(d.slope[0]),
-            color=colour,
-            lw=1.4,
-            label=f"{name + ': ' if name else ''}factor {factor:.2g} ({low:.2g} to {high:.2g})",
-        )
-        axes.fill_between(x, line(d.slope[1]), line(d.slope[2]), color=colour, alpha=0.12, lw=0)
+        _line(axes, d, mine, colour)
     log_axes(
         axes,
         {"N": "N, parameters", "D": "D, tokens"}.get(drifts[0].axis, drifts[0].axis),
@@ -196,6 +178,19 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
     axes.set_title(f"Drift of the best learning rate with {drifts[0].axis}{held}")
     axes.legend(loc="best")
     return figure
+
+
+def _line(axes: Axes, d: Drift, mine: list[Curve], colour: str) -> None:
+    """Draw the line of a drift through the middle of its optima, with its band."""
+    x = np.geomspace(*d.span, 40)
+    middle = np.mean(np.log([c.best for c in mine]))
+    away = np.log(x) - np.mean(np.log([at(c, d.axis) for c in mine]))
+    name = " ".join(w for w in (d.parametrization, d.recipe) if w)
+    factor, least, most = d.factor
+    label = f"{name + ': ' if name else ''}factor {factor:.2g} ({least:.2g} to {most:.2g})"
+    value, low, high = (np.exp(middle + slope * away) for slope in d.slope)
+    axes.plot(x, value, color=colour, lw=1.4, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
 
 
 @styled
@@ -210,9 +205,7 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
         if not mine:
             continue
         value = np.array([s.value for _, s in mine])
-        reach = np.array(
-            [[s.value - s.low, s.high - s.value] if s.low is not None else [0, 0] for _, s in mine]
-        ).T
+        reach = np.array([_reach(s) for _, s in mine]).T
         axes.errorbar(
             [c.N * (1 + 0.03 * (k - (len(kinds) - 1) / 2)) for c, _ in mine],
             value,
@@ -231,6 +224,13 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
     if any(kinds):
         axes.legend(loc="best")
     return figure
+
+
+def _reach(s: Sensitivity) -> tuple[float, float]:
+    """How far the interval goes below and above the value."""
+    if s.value is None or s.low is None or s.high is None:
+        return 0.0, 0.0
+    return s.value - s.low, s.high - s.value
 
 
 @styled
@@ -307,11 +307,11 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
     log_axes(left, "N, parameters", "D, tokens", y=True)
     left.set_title(f"lr* = {rule.c:.3g} N^{rule.a:.2f} D^{rule.b:.2f}")
     for c in good:
-        low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+        low, high = c.interval
         right.errorbar(
             rule.at(c.N, c.D),
-            c.optimum,
-            yerr=[[c.optimum - low], [high - c.optimum]],
+            c.best,
+            yerr=[[c.best - low], [high - c.best]],
             fmt="o",
             ms=5.5,
             color=colours[c.N],
@@ -330,7 +330,7 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
                 color=TARGET,
                 zorder=4,
             )
-    ends = np.array([min(c.optimum for c in good) / 1.3, max(c.optimum for c in good) * 1.3])
+    ends = np.array([min(c.best for c in good) / 1.3, max(c.best for c in good) * 1.3])
     right.plot(ends, ends, color=INK, lw=1)
     log_axes(right, "best learning rate by the rule", "best learning rate found", y=True)
     right.set_title("Optima found" + ("; red: published rule" if published is not None else ""))

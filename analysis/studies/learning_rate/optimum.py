@@ -138,10 +138,10 @@ def _coefficients(
 
 
 def _minimum(
-    x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise
+    x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., a
-    number, [K], or None when unknown.
+    """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., or
+    None when unknown.
     """
     window, z = _window(x, y, best), x[None] - x[best][:, None]
     fit, _ = _coefficients(z, y, counts, window, np.zeros(len(y), bool))
@@ -165,7 +165,7 @@ def _interval(
     noise: float,
     freedom: float,
     level: float,
-    rng,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     scale = (
         noise * np.sqrt(freedom / rng.chisquare(freedom, _DRAWS))

@@ -91,6 +91,7 @@ def verdict(found: RateStudy) -> list[str]:
 def page(found: RateStudy) -> Page:
     """The page of what `study.study` found."""
     settled = sum(c.optimum is not None for c in found.chosen)
+    excluded = [plain(row) for row in found.excluded.to_dict("records")]
     said = verdict(found)
     tiles = [Tile(f"{settled} of {len(found.chosen)}", "curves with an optimum"), *_tiles(found)]
     sections = (
@@ -100,7 +101,7 @@ def page(found: RateStudy) -> Page:
         _rule(found),
         _cost(found),
         _divergence(found),
-        Section("Left out, and why", left_out(plain(found.excluded.to_dict("records")))),
+        Section("Left out, and why", left_out(excluded)),
     )
     return Page(
         title="stepladder: learning rate",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -198,7 +199,7 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
 
 
 def _usual(wanted: str, table: pd.DataFrame) -> str | None:
-    def plain(text):
+    def plain(text: object) -> str:
         return re.sub(r"[^a-z0-9]", "", str(text).lower())
 
     if wanted in table or wanted not in _NAMES:
@@ -228,7 +229,7 @@ def _diverged(frame: pd.DataFrame, column: str, table: pd.DataFrame) -> np.ndarr
     return lost
 
 
-def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
+def _bad(frame: pd.DataFrame, text: Mapping[str, dict[int, Any]]) -> dict[int, str]:
     """Row -> why it cannot be used.
 
     A loss that is missing is not taken for a divergence: nobody said so.
@@ -242,11 +243,9 @@ def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
             )
     for i in np.flatnonzero(~frame["diverged"] & ~(frame["loss"] > 0)):
         what = text["loss"].get(int(i), frame["loss"].iloc[i])
-        hint = (
-            ""
-            if what == what
-            else "; of a run that diverged say so in a column `diverged` or `state`"
-        )
+        hint = ""
+        if isinstance(what, float) and not np.isfinite(what):
+            hint = "; of a run that diverged say so in a column `diverged` or `state`"
         reasons.setdefault(int(i), f"loss is {what}: not a positive number{hint}")
     if "state" in frame:
         for i in np.flatnonzero(~frame["state"].isin(["", record.DONE, record.DIVERGED])):

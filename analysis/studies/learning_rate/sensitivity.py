@@ -2,6 +2,7 @@
 diverged is worth the loss it began with.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,49 +62,58 @@ def sensitivity_of(
     `noise`, the s.d. of one run's loss.
     """
     l0, origin = initial_loss(rows)
-    capped = rows.assign(capped=np.where(rows["diverged"], np.nan, rows["loss"]))
     rates = np.sort(rows["learning_rate"].unique())
-    about = {
-        "initial_loss": l0,
-        "initial_source": origin,
-        "rates": (float(rates[0]), float(rates[-1]), len(rates)),
-        "runs": len(rows),
-        "diverged": int(rows["diverged"].sum()),
-    }
+    found = Sensitivity(
+        value=None,
+        low=None,
+        high=None,
+        initial_loss=l0,
+        initial_source=origin,
+        rates=(float(rates[0]), float(rates[-1]), len(rates)),
+        runs=len(rows),
+        diverged=int(rows["diverged"].sum()),
+        interval="",
+        refused="",
+    )
     if l0 is None:
         why = (
             "the loss at initialisation is unknown: add a column initial_loss (nats per token) or "
             "vocab_size"
         )
-        return Sensitivity(None, None, None, **about, interval="", refused=why)
+        return dataclasses.replace(found, refused=why)
     if rows["diverged"].all():
-        return Sensitivity(
-            None, None, None, **about, interval="", refused="every run diverged: add smaller rates"
-        )
+        return dataclasses.replace(found, refused="every run diverged: add smaller rates")
+    alive = rows.assign(alive=np.where(rows["diverged"], np.nan, rows["loss"]))
     by_rate = [
-        group["capped"].to_numpy(float) for _, group in capped.groupby("learning_rate", sort=True)
+        group["alive"].to_numpy(float) for _, group in alive.groupby("learning_rate", sort=True)
     ]
-
-    def per_rate(runs):
-        return float(np.mean(np.where(np.isfinite(runs), np.minimum(runs, l0), l0)))
-
-    value = sensitivity(np.array([per_rate(runs) for runs in by_rate]), l0)
+    value = sensitivity(np.array([_mean(runs, l0) for runs in by_rate]), l0)
     if noise is None:
-        return Sensitivity(
-            value,
-            None,
-            None,
-            **about,
-            interval="none: one run a rate, and nothing tells its noise",
-            refused="",
-        )
-    rng, drawn = np.random.default_rng(seed), []
+        why = "none: one run a rate, and nothing tells its noise"
+        return dataclasses.replace(found, value=value, interval=why)
+    low, high = _interval(by_rate, l0, value, noise, level, np.random.default_rng(seed))
+    said = "noise of the seeds, and which of them diverge"
+    return dataclasses.replace(found, value=value, low=low, high=high, interval=said)
+
+
+def _mean(runs: np.ndarray, l0: float) -> float:
+    """Mean loss of the runs at one rate, each at most l0; NaN stands for a diverged one."""
+    return float(np.mean(np.where(np.isfinite(runs), np.minimum(runs, l0), l0)))
+
+
+def _interval(
+    by_rate: list[np.ndarray],
+    l0: float,
+    value: float,
+    noise: float,
+    level: float,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    drawn = []
     for runs in by_rate:
-        again = (
-            runs[rng.integers(0, len(runs), (_DRAWS, len(runs)))]
-            if np.isnan(runs).any()
-            else np.broadcast_to(runs, (_DRAWS, len(runs)))
-        )
+        again = np.broadcast_to(runs, (_DRAWS, len(runs)))
+        if np.isnan(runs).any():
+            again = runs[rng.integers(0, len(runs), (_DRAWS, len(runs)))]
         noisy = again + noise * rng.standard_normal(again.shape)
         drawn.append(np.where(np.isnan(again), l0, np.minimum(noisy, l0)).mean(1))
     table = np.stack(drawn, 1)
@@ -111,11 +121,4 @@ def sensitivity_of(
     # Redrawn around noisy losses, the lowest of the rates is lower again: the draws are moved back
     # to the value by their median.
     low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) - np.median(spread) + value
-    return Sensitivity(
-        value,
-        max(0.0, float(low)),
-        float(high),
-        **about,
-        interval="noise of the seeds, and which of them diverge",
-        refused="",
-    )
+    return max(0.0, float(low)), float(high)
