@@ -59,8 +59,9 @@ def extrapolation(
     level: float = 0.9,
     seed: int = 0,
 ) -> Figure:
-    """Output against the law's last logarithmic input: points, the law through some sizes, and in
-    red the forecast with its band.
+    """Output against the law's last logarithmic input, and in red a forecast with its band.
+
+    The points are drawn, and the law through some of their sizes.
 
     Args:
         fit: the law.
@@ -112,8 +113,9 @@ def extrapolation(
 
 
 def law_through(axes: Axes, fit: Fit, points: pd.DataFrame, along: str) -> None:
-    """Draw the points, a shade for each different setting (up to 1 %) of the other inputs, and the
-    law through some of these.
+    """Draw the points, and the law through some settings of the inputs other than `along`.
+
+    Each different setting (up to 1 %) has a shade of its own.
     """
     others = [name for name in fit.problem.law.inputs if name != along]
     with np.errstate(divide="ignore"):
@@ -159,10 +161,9 @@ def _band(
 
 
 def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:
-    """[2, n]: the intervals of `prediction_interval`, with the same draws at every point, so that
-    the band is smooth.
+    """[2, n]: ends of the intervals of `prediction_interval` at every point; None without noise.
 
-    None without noise.
+    All points share one set of draws, so that the band is smooth.
     """
     if fit.points <= fit.rank:
         return None

@@ -94,8 +94,9 @@ def no_plane(fit: Fit, points: pd.DataFrame | None = None) -> str:
 def residuals(
     fit: Fit, *, points: pd.DataFrame | None = None, against: Sequence[str] = ()
 ) -> Figure:
-    """Output above the law against each input, with two residual s.d.: structure here is what the
-    law does not describe.
+    """Output above the law against each input, with two residual standard deviations.
+
+    Structure in it is what the law does not describe.
 
     Args:
         fit: the law. Per cent (100 ln) where its objective is of logs, else the output's unit.
@@ -144,8 +145,9 @@ def contours(
     size: tuple[float, float] = (6.4, 4.8),
     **given: float,
 ) -> Figure:
-    """Lines of equal output over N and D, the points, and the compute-optimal path where the law
-    has it in closed form.
+    """Lines of equal output over N and D, and the points.
+
+    The compute-optimal path is drawn where the law has it in closed form.
 
     Args:
         fit: a law of N and D.
@@ -192,8 +194,9 @@ def _side(values: pd.Series, target: float | None) -> np.ndarray:
 
 
 def _levels(plane: np.ndarray) -> np.ndarray:
-    """[_LEVELS]: values of the lines; the steep corner of small N and D, which would take most of
-    them, is left out.
+    """[_LEVELS]: values of the lines.
+
+    The steep corner of small N and D, which would take most of them, is left out.
     """
     low, high = plane.min(), np.quantile(plane, 0.97)
     space = np.geomspace if low > 0 and high > 10 * low else np.linspace
@@ -230,8 +233,9 @@ def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
 
 
 def farthest(law: Law, points: pd.DataFrame) -> Any:
-    """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0
-    counting as the least above it.
+    """Index of the largest point, by the product of all its inputs but shares (N D is compute).
+
+    A 0 counts as the least value above it.
     """
     counts = points.loc[
         points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)

@@ -1,6 +1,4 @@
-"""Figures of Approach 2: the profile of each budget with its minimum, and how the compute-optimal
-size grows.
-"""
+"""Figures of Chinchilla's Approach 2: isoFLOP profiles, and the growth of the optimal size."""
 
 from __future__ import annotations
 
@@ -45,11 +43,16 @@ _STAR = {
 
 @styled
 def isoflop(result: Isoflop, points: pd.DataFrame | None = None) -> Figure:
-    """The parabola of each budget with its minimum, and N* against C with the power law; refused
-    budgets are marked and say why.
+    """The parabola of each budget with its minimum, and N* against C with the power law.
 
-    points: the table given to `isoflop`, to be drawn too. Raises UserError when there is nothing to
-    draw.
+    Budgets that were refused are marked, with the reason.
+
+    Args:
+        result: the minima and their power law.
+        points: the table that `decide.isoflop` was given, to be drawn too.
+
+    Raises:
+        UserError: when there is nothing to draw.
     """
     good = [m for m in result.minima if not m.refused]
     if not good and points is None:
@@ -148,8 +151,8 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
 def _away(
     middle: float | np.ndarray, intervals: Sequence[tuple[float, float] | None]
 ) -> np.ndarray | None:
-    """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where
-    there are no intervals.
+    """[2, m]: distances of the ends of intervals from `middle`, for error bars; None without
+    intervals.
     """
     if any(i is None for i in intervals):
         return None

@@ -1,5 +1,6 @@
-"""The style of every figure: one colour for the target, one scale from light to dark for sizes, and
-axes to draw on.
+"""The style of every figure: colours, ticks, and axes to draw on.
+
+One colour stands for the target, one scale from light to dark for sizes.
 """
 
 from __future__ import annotations
@@ -74,8 +75,9 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 @styled
 def svg(figure: Figure, label: str) -> Svg:
-    """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its
-    accessible name.
+    """A figure as one inline <svg> element; `label` is its accessible name.
+
+    It has no prolog, no metadata and no fixed size.
     """
     buffer = io.StringIO()
     figure.savefig(

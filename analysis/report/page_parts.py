@@ -159,9 +159,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class NumberLine:
-    """A forecast with its interval as a bar, the truth as a dot, and what to compare it with as
-    ticks, on one scale.
-    """
+    """A forecast on one scale with its interval (a bar), the truth (a dot) and others (ticks)."""
 
     forecast: float
     low: float

@@ -23,8 +23,9 @@ _LOOKS = {
 
 @styled
 def draw(check: Check) -> Figure:
-    """A panel an activation: its mean |change| after the last step against the axis, a line a
-    parametrisation.
+    """A panel for each activation: its mean |change| after the last step against the axis.
+
+    Each parametrisation has a line.
     """
     from matplotlib.figure import Figure
 

@@ -1,5 +1,6 @@
-"""The numbers of a coordinate check (train/probes/coordinates.py made it): does what a few steps
-change in each activation grow with width or depth, or stay flat?
+"""The numbers of a coordinate check, which train/probes/coordinates.py made.
+
+Does what a few steps change in each activation grow with width or depth, or stay flat?
 """
 
 import json
@@ -112,8 +113,9 @@ def read(workdir: str | Path, axis: str = "width") -> Check:
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0
-    (columns: see Check).
+    """Least-squares slopes of log(change) and log(size) against log(axis), after each step.
+
+    Check says what the columns are.
     """
     mean = (
         rows[rows["step"] > 0]

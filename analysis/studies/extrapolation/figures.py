@@ -1,6 +1,4 @@
-"""The figures of the extrapolation: one colour for the target, one scale from light to dark for
-sizes.
-"""
+"""The figures of the extrapolation: loss curves, the law with its forecast, learning rates."""
 
 from __future__ import annotations
 
@@ -65,10 +63,9 @@ def draw(found: Extrapolation) -> dict[str, Svg]:
 
 @styled
 def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | None = None) -> Figure:
-    """Training loss (lines) and final decayed evaluations (dots) against tokens, a colour a size;
-    the target in red.
+    """Training loss (lines) and final decayed evaluations (dots) against tokens, without sweeps.
 
-    No sweeps.
+    Each size has a colour, the target is red.
     """
     figure, axes = single_axes(8.6, 4.6)
     shown = train[train["role"] != "sweep"]
@@ -100,8 +97,10 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
 
 @styled
 def extrapolation(law: Fit, proxies: pd.DataFrame, entry: Mapping[str, Any] | None) -> Figure:
-    """Final losses against D with the law through each size; of a forecast the interval, the band
-    of the parameters along D at the target's N, and the truth where it is known.
+    """Final losses against D, with the law through each size.
+
+    Where there is a forecast (`entry`): its interval, the band of the parameters along D at the
+    target's N, and the truth where it is known.
     """
     figure, axes = single_axes(8.6, 4.6)
     law_through(axes, law, proxies, "D")

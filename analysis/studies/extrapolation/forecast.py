@@ -1,5 +1,4 @@
-"""Forecast a target's final loss from finished proxies: point, interval, back-test, baselines, and
-what is identified.
+"""Forecast a target's final loss from finished proxies.
 
 What the interval contains: `level` of the simulated worlds of analysis/fit/simulate.py, that is the
 error of the fitted parameters at the target plus the noise of the target's own run, both with the
@@ -37,8 +36,9 @@ COLUMNS = ("run_id", "root", "size", "role", "step", "N", "D", "C", "loss", "los
 
 @dataclass(frozen=True)
 class Forecast:
-    """Losses in nats per token; `interval` says what the interval is made of (standard deviations
-    and floor in log loss).
+    """A forecast with all it rests on; losses in nats per token.
+
+    interval: what it is made of (standard deviations and floor in log loss).
     """
 
     target: dict[str, float]
@@ -234,8 +234,9 @@ def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.Da
 def _fit_and_backtest(
     p: Prepared, points: pd.DataFrame, objective: str
 ) -> tuple[Fit, list[dict[str, Any]]]:
-    """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of
-    them are one program.
+    """The fit, and the fit with each size hidden in turn (where three remain).
+
+    All starts of all of them are one program.
     """
     hidden = [
         n
@@ -292,9 +293,7 @@ def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
 def _floor(
     points: pd.DataFrame, target: dict[str, float], backtest: list[dict[str, Any]]
 ) -> float | None:
-    """Half width in log loss; None when the largest size could not be hidden (fewer than four
-    sizes).
-    """
+    """Half width in log loss; None below four sizes, when the largest cannot be hidden."""
     largest = next((b for b in backtest if b["largest"]), None)
     if largest is None:
         return None

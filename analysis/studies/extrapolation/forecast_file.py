@@ -1,6 +1,4 @@
-"""forecast.json: what was forecast for a target, written before the target's step 0 and never
-again.
-"""
+"""forecast.json: what was forecast for a target, written once, before the target's step 0."""
 
 import datetime
 import json
@@ -23,8 +21,9 @@ def read_forecasts(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def read_refusals(workdir: str | Path) -> list[dict[str, Any]]:
-    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc,
-    reason}.
+    """Targets that started without a forecast.
+
+    Each is {target_spec_hash, target_run_id, written_utc, reason}.
     """
     return _read(workdir)["refused"]
 
@@ -70,12 +69,23 @@ def write_forecast(
     level: float = 0.9,
     n: str = "params_total",
 ) -> dict[str, Any]:
-    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one
-    already there is returned as it is.
+    """Forecast a target from the proxies in `workdir` and write the entry.
 
-    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises
-    UserError when the target has metrics already (it would be no forecast), or when the proxies
-    identify no law.
+    Args:
+        workdir: the folder that holds the records.
+        target_spec_hash: of the target; an entry of it that is there already is left as it is.
+        target_run_id: of the target.
+        target: {"N": parameters, "D": tokens, "C": training FLOPs}.
+        seed: of the simulated ladders.
+        level: of the intervals.
+        n: the count of parameters that is N.
+
+    Returns:
+        The entry; `domains` of it holds a forecast for each domain, or why there is none.
+
+    Raises:
+        UserError: when the target has metrics already (it would be no forecast), or when the
+            proxies identify no law.
     """
     workdir = Path(workdir)
     body = _read(workdir)

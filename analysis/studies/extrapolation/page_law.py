@@ -85,9 +85,7 @@ def _identified(sentences: list[str]) -> list[Part]:
 
 
 def _allocation(entry: Results) -> list[Part]:
-    """What the law would have bought for the target's compute; nothing for a forecast of an older
-    version.
-    """
+    """What the law would have bought for the target's compute; nothing for old forecasts."""
     found = entry.get("allocation")
     if not found:
         return []

@@ -1,6 +1,4 @@
-"""Everything the report says, as one JSON-able dictionary: results.json is this, and the page only
-draws it.
-"""
+"""Everything the report says, as one dictionary: results.json is this, and the page shows it."""
 
 import dataclasses
 import datetime
@@ -124,9 +122,7 @@ def law_of(results: dict[str, Any]) -> Fit | None:
 
 
 def ends(curves_found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The learning-rate curves at the smallest and the largest size (its longest duration each):
-    the two that bracket the rule.
-    """
+    """The curves at the smallest and the largest size, each at its longest duration."""
     if not curves_found:
         return []
     sizes = sorted({c["N"] for c in curves_found})
@@ -138,9 +134,7 @@ def ends(curves_found: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _with_truth(entry: dict[str, Any], runs: Runs) -> dict[str, Any]:
-    """The entry with the target's final loss, error and coverage, or the reason why there is no
-    truth yet.
-    """
+    """The entry with the target's final loss, error and coverage, or why there is no truth yet."""
     run = runs.runs[runs.runs["run_id"] == entry["target_run_id"]]
     points = runs.points[(runs.points["run_id"] == entry["target_run_id"]) & runs.points["decayed"]]
     last = points[points["step"] == points["step"].max()]
@@ -201,8 +195,7 @@ def _domains(forecasts: Results, last: pd.DataFrame) -> dict[str, Any]:
 
 
 def _timing(runs: Runs, workdir: Path) -> dict[str, Any]:
-    """Seconds by phase: of the last `run` command where it left its times, else summed over the
-    runs' own rows.
+    """Seconds by phase: of the last `run` command where it left its times, else of all runs.
 
     Rows of phase `window` carry throughput and overlap the phases, so they are no part of the sum.
     """

@@ -1,6 +1,4 @@
-"""The forecast, its interval and the truth side by side with the baselines, as plain text for a
-terminal.
-"""
+"""The forecast, its interval, the truth and the baselines as text for a terminal."""
 
 from stepladder.analysis.report.jsonable import Results
 
@@ -8,9 +6,7 @@ _WIDTH = 56
 
 
 def summary(results: Results) -> str:
-    """A few lines for every forecast in `results` (what `study.study` returns, or
-    results.json), and what is missing.
-    """
+    """A few lines for every forecast in `results` (results.json), and what is missing."""
     lines: list[str] = []
     for entry in results["forecasts"]:
         lines += [*_entry(entry), ""]

@@ -1,5 +1,6 @@
-"""Learning-rate curves: final loss against learning rate of runs that differ in nothing else but
-the seeds, each with its optimum.
+"""Learning-rate curves, each with its optimum.
+
+The runs of a curve differ in the learning rate and the seeds alone.
 """
 
 from collections.abc import Mapping
@@ -21,15 +22,19 @@ _MEDIAN_WORTH = 0.37
 
 @dataclass(frozen=True)
 class Curve:
-    """One setting: learning rates, mean final losses (nats per token) over `seeds` runs each, and
-    the optimum or why there is none.
+    """Final loss against learning rate at one setting, and the optimum or why there is none.
 
-    A rate where a run diverged is in `diverged` (rate, diverged runs, runs) and not in `rates`: the
-    mean of the survivors would be too low. low, high: interval of the optimum (optimum.py)
-    from `noise`, the standard deviation of one run in nats per token; `noise_source` says whether
-    repeated seeds tell it, the evaluation's standard error, or the misfit of the curves. curvature:
-    nats per token per squared natural log of the rate. settings: the other columns of
-    points.SETTINGS.
+    Attributes:
+        rates: learning rates at which no run diverged, ascending; with a diverged run the mean of
+            the survivors would be too low.
+        losses: mean final losses at `rates`, nats per token.
+        seeds: runs at each of `rates`.
+        optimum: the best learning rate; low, high: its interval (optimum.py).
+        curvature: nats per token per squared natural log of the rate.
+        noise: standard deviation of one run, nats per token.
+        noise_source: repeated seeds, the evaluation's standard error, or the misfit of the curves.
+        diverged: (rate, diverged runs, runs) of each rate with a diverged run.
+        settings: the other columns of points.SETTINGS.
     """
 
     size: str
@@ -74,12 +79,14 @@ class Curve:
 def curves(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Curve], pd.DataFrame]:
-    """Curves of every setting with at least three rates, smallest N first, and what was left out
-    (run_id, step, domain, reason).
+    """The curve of every setting with at least three rates, smallest N first.
 
     Points are final decayed losses of all roles but the target: a proxy joins the curve of its
     sweep when it differs in nothing but the rate and the seeds (points.SETTINGS, those that the
     source has); a cooldown branch never does.
+
+    Returns:
+        The curves, and what was left out (run_id, step, domain, reason).
     """
     points = rate_points(source)
     groups, few = [], []
@@ -97,20 +104,17 @@ def curves(
 
 
 def _by_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """Index learning_rate ascending: mean, count and var of the loss, runs and how many of them
-    diverged.
-    """
+    """A row for each learning rate, ascending: mean, count and var of the loss, runs, lost."""
     grouped = rows.groupby("learning_rate")
     table = grouped["loss"].agg(["mean", "count", "var"]).sort_index()
     return table.assign(runs=grouped.size(), lost=grouped["diverged"].sum())
 
 
 def _shared_noise(tables: list[pd.DataFrame]) -> tuple[float, float]:
-    """Variance of one run from the misfits of all curves, and its degrees of freedom: the last
-    resort of curves without seeds.
+    """Variance of one run from the misfits of all curves, and its degrees of freedom.
 
-    The median over curves, for a few that break up at a large rate would set the mean; each has one
-    degree of freedom.
+    The last resort of curves without seeds. It is the median over curves, as a few that break up
+    at a large rate would set the mean; each curve has one degree of freedom.
     """
     alive = [_alive(table) for table in tables]
     each = [

@@ -1,6 +1,4 @@
-"""Where training breaks: the largest learning rate at which every seed survives and the smallest at
-which one diverges, and its law in N.
-"""
+"""Where training breaks: the bracket of the largest stable learning rate, and its law in N."""
 
 from dataclasses import dataclass
 
@@ -19,11 +17,14 @@ EXCESS = 1.0  # nats per token
 
 @dataclass(frozen=True)
 class Boundary:
-    """The bracket of one setting: the boundary lies between `survives` and `diverges` (either may
-    be None: add rates on that side).
+    """The bracket of one setting: the boundary lies between `survives` and `diverges`.
 
-    lost: diverged runs and runs at `diverges`; `survivors`: runs at `survives`. mixed: rates above
-    `diverges` at which every seed survived.
+    Attributes:
+        survives: the largest rate at which all runs survive; None: add smaller rates.
+        survivors: runs at `survives`.
+        diverges: the smallest rate at which a run diverged; None: add larger rates.
+        lost: diverged runs, and runs, at `diverges`.
+        mixed: rates above `diverges` at which every seed survived.
     """
 
     size: str
@@ -40,8 +41,9 @@ class Boundary:
 
 @dataclass(frozen=True)
 class BoundaryLaw:
-    """lr_max = rate (N / centre)^a through the brackets, rate and a as (value, low, high); the
-    brackets used, and what was left out.
+    """lr_max = rate (N / centre)^a through the brackets; rate and a are (value, low, high).
+
+    brackets: how many were used; notes: what was left out.
     """
 
     centre: float
@@ -122,10 +124,12 @@ def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: flo
 
 
 def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) -> BoundaryLaw:
-    """ln lr_max on ln N over three or more closed brackets; the boundary may lie anywhere in its
-    bracket, and brackets are resampled.
+    """Regress ln lr_max on ln N over three or more closed brackets.
 
-    Raises UserError with fewer brackets or one size.
+    The boundary may lie anywhere in its bracket, and brackets are resampled.
+
+    Raises:
+        UserError: with fewer brackets, or sizes, than three.
     """
     brackets = [
         (b.N, b.survives, b.diverges)

@@ -17,12 +17,15 @@ _SURE = 0.95
 
 @dataclass(frozen=True)
 class Drift:
-    """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the
-    smallest to the largest: (value, low, high).
+    """How the best learning rate of one parametrisation and recipe moves along an axis.
 
-    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression;
-    held_slope: the slope in them. scatter: s.d. of ln lr* beyond the optima's own intervals. draws:
-    of the slope.
+    Attributes:
+        slope: d ln lr* / d ln axis: (value, low, high).
+        factor: what lr* moves by from the smallest to the largest: (value, low, high).
+        span: the smallest and the largest value of the axis.
+        held: inputs held fixed by the regression; held_slope: the slope in them.
+        scatter: standard deviation of ln lr* beyond the optima's own intervals.
+        draws: of the slope.
     """
 
     parametrization: str
@@ -41,8 +44,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of two parametrisations drifts less: |slope of `other`| - |slope of `first`| as (value,
-    low, high), and its probability > 0.
+    """Which of two parametrisations drifts less.
+
+    less: |slope of `other`| - |slope of `first`| as (value, low, high); probability: that it is
+    above 0.
     """
 
     first: str
@@ -57,12 +62,17 @@ class Comparison:
 def drifts(
     found: list[Curve], axis: str = "width", *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Drift], tuple[str, ...]]:
-    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more, and
-    why the others have none.
+    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more.
 
     Weighted least squares of ln lr* on ln axis, weights from the optima's intervals and their
     scatter around the line. Where the other of N (or width) and D moves on its own over the optima,
-    it is held fixed. Raises UserError for an unknown axis.
+    it is held fixed.
+
+    Returns:
+        The drifts, and why the others have none.
+
+    Raises:
+        UserError: for an unknown axis.
     """
     if axis not in AXES:
         raise UserError(f"axis={axis!r}: unknown; use one of {', '.join(AXES)}")
@@ -103,8 +113,9 @@ def drifts(
 def compare(
     found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9
 ) -> list[Comparison]:
-    """For every recipe that has both parametrisations, and for all together: does `first` drift
-    less than `other`, or is it not settled?
+    """Does `first` drift less than `other`, or is it not settled?
+
+    Asked of every recipe that has both parametrisations, and of all together.
     """
     pairs = []
     for recipe in sorted({d.recipe for d in found}):
@@ -198,9 +209,7 @@ def _drift(
 
 
 def _design(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Columns of the regression on x, and whether z [n] is one of them: where it moves on its
-    own.
-    """
+    """Columns of the regression on x [n], and whether z [n] is one: where it moves on its own."""
     wide = np.column_stack([np.ones(len(x)), x - x.mean(), z - z.mean()])
     singular = np.linalg.svd(
         wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False
@@ -228,8 +237,9 @@ def _slopes(
 
 
 def _scatter(design: np.ndarray, y: np.ndarray, sd: np.ndarray) -> float:
-    """S.d. beyond the optima's own that makes the weighted squares of the residuals as large as
-    their degrees of freedom; 0 if they are not.
+    """The standard deviation beyond the optima's own that the residuals show, or 0.
+
+    With it the weighted squares of the residuals are as large as their degrees of freedom.
     """
     from scipy.optimize import root_scalar
 

@@ -1,6 +1,4 @@
-"""Figures of the learning-rate study: curves with their optima, the drift, the cost of a wrong
-rate, where runs break, the law in N and D.
-"""
+"""Figures of the learning-rate study: curves, drift, rule, cost of a wrong rate, divergence."""
 
 from __future__ import annotations
 
@@ -71,11 +69,10 @@ def draw(found: RateStudy) -> dict[str, Svg]:
 
 @styled
 def curves(found: list[Curve]) -> Figure:
-    """Final loss above each curve's lowest against learning rate, a panel a recipe and
-    parametrisation, a colour a size; optima in red.
+    """Final loss above each curve's lowest against learning rate, optima in red.
 
-    Of more than eight curves in a panel the largest and smallest sizes and durations are drawn,
-    evenly spaced; a cross is a rate where a run diverged.
+    A panel a recipe and parametrisation, a colour a size; a cross is a rate where a run diverged. A
+    panel shows at most eight curves, spread evenly over sizes and durations.
     """
     from matplotlib.figure import Figure
 
@@ -140,9 +137,7 @@ def curve_with_optimum(axes: Axes, c: Curve, colour: str, line: str) -> None:
 
 @styled
 def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
-    """lr* with its interval against the axis of the drifts, and the line of each parametrisation
-    and recipe.
-    """
+    """lr* with its interval against the axis of the drifts, with the line of each drift."""
     figure, axes = single_axes(7.4, 4.2)
     for k, d in enumerate(drifts):
         colour, mark = _KINDS[k % len(_KINDS)], _MARKS[k % len(_MARKS)]
@@ -195,9 +190,7 @@ def _line(axes: Axes, d: Drift, mine: list[Curve], colour: str) -> None:
 
 @styled
 def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
-    """Loss lost on average over the rates tried, against N, a colour a recipe and
-    parametrisation.
-    """
+    """Loss lost on average over the rates tried against N, a colour a kind of run."""
     figure, axes = single_axes(7.4, 3.8)
     kinds = list(dict.fromkeys(kind_of(c) for c, _ in pairs))
     for k, kind in enumerate(kinds):
@@ -235,9 +228,7 @@ def _reach(s: Sensitivity) -> tuple[float, float]:
 
 @styled
 def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
-    """The bracket of every setting between the largest surviving and the smallest diverging rate,
-    against N; the law where there is one.
-    """
+    """The bracket of every setting against N, and the law where there is one."""
     figure, axes = single_axes(7.4, 3.8)
     kinds = list(dict.fromkeys(map(kind_of, found)))
     for k, kind in enumerate(kinds):

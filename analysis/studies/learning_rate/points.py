@@ -1,5 +1,6 @@
-"""Final losses with their learning rates, of a workdir or of anyone's table: diverged runs are data
-here, and what is left out is listed.
+"""Final losses with their learning rates, from a workdir or from anyone's table.
+
+Diverged runs are data here, and what is left out is listed.
 """
 
 import re
@@ -81,12 +82,18 @@ def rate_points(
     *,
     columns: Mapping[str, str] | None = None,
 ) -> RatePoints:
-    """Points of a workdir's records, of a table (CSV, TSV, JSON, JSON lines, Parquet) or of a
-    DataFrame.
+    """Final losses with their learning rates.
 
-    A table needs N, D, learning_rate and loss, by these or usual names; `columns` maps names to its
-    columns, e.g. {"loss": "val loss"}. A run is diverged when its state says so, a column
-    `diverged` does, or its loss is infinite. Raises UserError.
+    A table needs N, D, learning_rate and loss, by these or usual names. A run is diverged when its
+    state says so, a column `diverged` does, or its loss is infinite.
+
+    Args:
+        source: a workdir or its records, a table (CSV, TSV, JSON, JSON lines, Parquet) or a
+            DataFrame.
+        columns: names -> columns of the table, e.g. {"loss": "val loss"}.
+
+    Raises:
+        UserError: when nothing can be read.
     """
     if isinstance(source, RatePoints):
         return source

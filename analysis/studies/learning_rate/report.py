@@ -1,6 +1,4 @@
-"""`stepladder report --study=learning_rate`: records or a table in; page, results.json and figures
-out.
-"""
+"""`stepladder report --study=learning_rate`: records or a table in, page and numbers out."""
 
 from pathlib import Path
 

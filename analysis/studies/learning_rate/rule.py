@@ -1,5 +1,6 @@
-"""How the best learning rate moves with N and D: lr* = c N^a D^b through optima, or with the batch
-through the runs near the best.
+"""How the best learning rate moves with N and D.
+
+lr* = c N^a D^b through the optima, or with the batch through the runs near the best.
 """
 
 from dataclasses import dataclass
@@ -16,8 +17,13 @@ Coefficient = tuple[float, float, float, float]  # value, low, high, s.d.
 
 @dataclass(frozen=True)
 class Rule:
-    """log lr* = log c + a log N + b log D; `se` of (log c, a, b), residual s.d. in log lr, used
-    points, sentence for a config.
+    """log lr* = log c + a log N + b log D.
+
+    Attributes:
+        se: standard errors of `names`.
+        residual_sd: in log lr.
+        points: how many optima were used.
+        notes: what was left out.
     """
 
     c: float
@@ -34,9 +40,7 @@ class Rule:
         return float(self.c * n**self.a * d**self.b)
 
     def spans(self, level: float = 0.9) -> dict[str, tuple[float, float, float]]:
-        """ln c, a, b -> (value, low, high) by Student's t; nothing without standard errors, no
-        interval of a fixed b.
-        """
+        """ln c, a, b -> (value, low, high) by Student's t; only those with a standard error."""
         from scipy.stats import t
 
         if self.residual_sd is None:
@@ -58,11 +62,13 @@ class Rule:
 
 
 def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
-    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum; `fixed_b`
-    fixes the exponent of D.
+    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum.
 
-    Raises UserError with fewer optima than coefficients, or when D is tied to N over the optima
-    (only a + b k would be known).
+    fixed_b: an exponent of D that is given, not fitted.
+
+    Raises:
+        UserError: with fewer optima than coefficients, or when D is tied to N over the optima (only
+            a + b k would be known).
     """
     good = [c for c in found if c.optimum is not None]
     free = 2 if fixed_b is not None else 3
@@ -108,9 +114,7 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
 
 
 def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
-    """The curve with the lowest loss at its optimum, of those that differ in the batch size alone,
-    and a note on the others.
-    """
+    """The best of the curves that differ in the batch size alone, and a note on the others."""
     best: dict[tuple[object, ...], Curve] = {}
     for curve in found:
         key = (
@@ -134,12 +138,17 @@ def _lowest(curve: Curve) -> float:
 
 @dataclass(frozen=True)
 class NearBest:
-    """Power laws of the runs close to the best of their cell: lr = e^(ln c) N^a D^b, batch = e^(ln
-    c) D^b (tokens).
+    """Power laws of the runs close to the best of their cell.
 
-    Each coefficient is (value, low, high, s.d.), by resampling of `resampled`; batch is empty where
-    all runs have one. cells: different (N, D); runs: how many are within `within` of their cell's
-    lowest loss; lost: resamples that could not tell N from D.
+    lr = e^(ln c) N^a D^b, batch = e^(ln c) D^b (tokens).
+
+    Attributes:
+        rate, batch: each coefficient as (value, low, high, s.d.); batch is empty where all runs
+            have one.
+        within: how near, as a fraction of the lowest loss of the cell; runs: how many are.
+        cells: different (N, D).
+        resampled: what the intervals resample.
+        lost: resamples that could not tell N from D.
     """
 
     rate: dict[str, Coefficient]
@@ -163,12 +172,11 @@ def near_best(
     draws: int = 1000,
     seed: int = 0,
 ) -> NearBest:
-    """One regression over all runs whose loss is less than `within` above the best of their cell
-    (arXiv 2503.04715, .25 %).
+    """One regression over all runs whose loss is near the best of their cell (arXiv 2503.04715).
 
     Args:
         points: the runs; those of a cell differ in learning rate, batch, warm-up and seeds alone.
-        within: fraction of the best loss.
+        within: how near, as a fraction of the best loss.
         level: of the intervals, from `draws` resamples.
         resample: "rows" is the authors' bootstrap; the runs of one cell share its best run, so
             "cells" is the honest one, and wider.

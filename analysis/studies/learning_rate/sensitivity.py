@@ -1,5 +1,6 @@
-"""What a wrong learning rate costs: Wortsman's sensitivity (arXiv 2309.14322), where a run that
-diverged is worth the loss it began with.
+"""What a wrong learning rate costs: the sensitivity of Wortsman et al. (arXiv 2309.14322).
+
+A run that diverged is worth the loss it began with.
 """
 
 import dataclasses
@@ -13,12 +14,15 @@ _DRAWS = 2000
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """E over the rates of min(l, l0) - l*, nats per token, with an interval over seeds; or why
-    there is none.
+    """Mean over the rates of min(l, l0) - l*, nats per token; or why there is none.
 
-    rates: (lowest, highest, how many); initial_loss l0 in nats per token and where it is from;
-    diverged: runs counted as l0. interval says what the interval holds. Only sensitivities over the
-    same rates compare.
+    Only sensitivities over the same rates compare.
+
+    Attributes:
+        initial_loss: l0, nats per token; initial_source: where it is from.
+        rates: lowest, highest, how many.
+        diverged: runs counted as l0.
+        interval: what low and high hold.
     """
 
     value: float | None
@@ -34,16 +38,19 @@ class Sensitivity:
 
 
 def sensitivity(losses: np.ndarray, initial_loss: float) -> float:
-    """Mean over losses [rates] (nats per token; not finite where the run diverged) of min(l, l0) -
-    l*, l* the lowest of them.
+    """Mean of min(l, l0) - l*, l* the lowest of them.
+
+    losses: [rates], nats per token, not finite where the run diverged.
     """
     capped = np.where(np.isfinite(losses), np.minimum(losses, initial_loss), initial_loss)
     return float((capped - capped.min()).mean())
 
 
 def initial_loss(rows: pd.DataFrame) -> tuple[float | None, str]:
-    """l0 of runs of one setting: their evaluation at step 0, else ln(vocabulary): a fresh model's
-    guess is about uniform.
+    """l0 of runs of one setting, and where it is from.
+
+    It is their evaluation at step 0, else ln(vocabulary): a fresh model's guess is about
+    uniform.
     """
     if "initial_loss" in rows and rows["initial_loss"].notna().any():
         return float(rows["initial_loss"].median()), "measured at initialisation"
@@ -55,11 +62,11 @@ def initial_loss(rows: pd.DataFrame) -> tuple[float | None, str]:
 def sensitivity_of(
     rows: pd.DataFrame, noise: float | None, *, level: float = 0.9, seed: int = 0
 ) -> Sensitivity:
-    """Sensitivity of runs of one setting (a group of rate_points): seeds are averaged at each rate
-    before the lowest is taken.
+    """The sensitivity of runs of one setting (a group of rate_points).
 
-    The interval resamples at each rate which of its seeds diverged, and draws the others with
-    `noise`, the s.d. of one run's loss.
+    Seeds are averaged at each rate before the lowest is taken. The interval resamples at each rate
+    which of its seeds diverged, and draws the others with `noise`, the standard deviation of one
+    run's loss.
     """
     l0, origin = initial_loss(rows)
     rates = np.sort(rows["learning_rate"].unique())

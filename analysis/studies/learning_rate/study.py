@@ -1,5 +1,6 @@
-"""The learning-rate study: curves, optima, their drift and law, what a wrong rate costs and where
-runs break; numbers.
+"""The numbers of the learning-rate study.
+
+Curves and optima, their drift and law, what a wrong rate costs, and where runs diverge.
 """
 
 import dataclasses
@@ -183,8 +184,9 @@ def _boundary_law(
 def _drifts(
     chosen: list[Curve], level: float, seed: int
 ) -> tuple[list[Drift], list[Comparison], list[str]]:
-    """With the width where the source has several, else with N; and with D where it moves on its
-    own.
+    """The drift with the width (N where the source has one width), and with D.
+
+    D counts where it moves on its own.
     """
     if not chosen:
         return [], [], []
