@@ -183,7 +183,7 @@ def contours(
     axes.set_ylim(d[0], d[-1])
     log_axes(axes, label(law, "N"), label(law, "D"), y=True)
     axes.set_title(f"Equal {label(law, law.output)}" + (f", at {named(given)}" if given else ""))
-    axes.legend(loc="best")
+    axes.legend(loc="lower right")
     return figure
 
 

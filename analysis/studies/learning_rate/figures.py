@@ -23,7 +23,7 @@ from stepladder.analysis.studies.learning_rate.divergence import Boundary, Bound
 from stepladder.analysis.studies.learning_rate.drift import Drift, at
 from stepladder.analysis.studies.learning_rate.rule import Rule
 from stepladder.analysis.studies.learning_rate.sensitivity import Sensitivity
-from stepladder.analysis.studies.learning_rate.study import RateStudy
+from stepladder.analysis.studies.learning_rate.study import LearningRateStudy
 from stepladder.analysis.tables.numbers import human
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _PANELS, _CURVES = 6, 8
 _TOP = 2.0  # of the largest rise at the lower end of a curve: what lies above is cut off
 
 
-def draw(found: RateStudy) -> dict[str, Svg]:
+def draw(found: LearningRateStudy) -> dict[str, Svg]:
     """Name -> drawing, of every figure there is data for."""
     drawn = {}
     if found.chosen:

@@ -30,7 +30,7 @@ from stepladder.analysis.report.page_parts import (
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.divergence import EXCESS, Boundary
 from stepladder.analysis.studies.learning_rate.sensitivity import Sensitivity
-from stepladder.analysis.studies.learning_rate.study import RateStudy
+from stepladder.analysis.studies.learning_rate.study import LearningRateStudy
 from stepladder.analysis.tables.numbers import human
 
 _MISSING = "missing: "  # how a sentence begins that says what is not there
@@ -39,7 +39,7 @@ _SHOWN = 40  # curves in the open table; the rest is folded
 Interval = tuple[float, float | None, float | None]  # value, low, high
 
 
-def verdict(found: RateStudy) -> list[str]:
+def verdict(found: LearningRateStudy) -> list[str]:
     """Sentences, each number with its interval; a claim that is not settled says so."""
     sure = sum(c.optimum is not None for c in found.chosen)
     lost = int(found.points.frame["diverged"].sum())
@@ -88,7 +88,7 @@ def verdict(found: RateStudy) -> list[str]:
     return [*out, *(f"{_MISSING}{what}" for what in found.missing)]
 
 
-def page(found: RateStudy) -> Page:
+def page(found: LearningRateStudy) -> Page:
     """The page of what `study.study` found."""
     settled = sum(c.optimum is not None for c in found.chosen)
     excluded = [plain(row) for row in found.excluded.to_dict("records")]
@@ -112,7 +112,7 @@ def page(found: RateStudy) -> Page:
     )
 
 
-def _tiles(found: RateStudy) -> list[Tile]:
+def _tiles(found: LearningRateStudy) -> list[Tile]:
     drifts = [
         Tile(
             f"{d.factor[0]:.2g}",
@@ -134,7 +134,7 @@ _CURVE_NOTE = (
 )
 
 
-def _curves(found: RateStudy) -> Section | None:
+def _curves(found: LearningRateStudy) -> Section | None:
     if not found.curves:
         return None
     columns = [
@@ -196,7 +196,7 @@ def _seeds(counts: Sequence[int]) -> str:
     return f"{least} to {most}" if least < most else str(least)
 
 
-def _drift(found: RateStudy) -> Section | None:
+def _drift(found: LearningRateStudy) -> Section | None:
     if not found.drifts:
         return None
     columns = [
@@ -228,7 +228,7 @@ def _drift(found: RateStudy) -> Section | None:
     return Section("Drift of the best rate", [*compared, *figures, Table(columns, rows)])
 
 
-def _rule(found: RateStudy) -> Section | None:
+def _rule(found: LearningRateStudy) -> Section | None:
     if found.rule is None and found.near is None:
         return None
     rows: list[tuple[str, str, str]] = []
@@ -248,7 +248,7 @@ def _rule(found: RateStudy) -> Section | None:
     return Section("The law in N and D", [Figure("plane"), Note(note), table])
 
 
-def _cost(found: RateStudy) -> Section | None:
+def _cost(found: LearningRateStudy) -> Section | None:
     pairs = [(c, s) for c, s in zip(found.curves, found.sensitivities) if c in found.chosen]
     if not pairs:
         return None
@@ -293,7 +293,7 @@ def _sensitivity(c: Curve, s: Sensitivity) -> list[Cell]:
     ]
 
 
-def _divergence(found: RateStudy) -> Section | None:
+def _divergence(found: LearningRateStudy) -> Section | None:
     if all(b.diverges is None for b in found.boundaries):
         return None
     columns = [

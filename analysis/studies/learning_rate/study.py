@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class RateStudy:
+class LearningRateStudy:
     """Everything the study says.
 
     curves: all of them; chosen: the best of those that differ in the batch size alone, which the
@@ -90,7 +90,7 @@ class RateStudy:
 
 def study(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
-) -> RateStudy:
+) -> LearningRateStudy:
     """Ask everything that the points support.
 
     Args:
@@ -116,7 +116,7 @@ def study(
     missing += more
     rule, near = _rules(points, chosen, level, seed, missing)
     brackets = _brackets(points, found, chosen)
-    return RateStudy(
+    return LearningRateStudy(
         points=points,
         level=level,
         curves=found,
