@@ -19,4 +19,8 @@ def packages() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    setup(packages=list(packages()), package_dir=packages())
+    setup(
+        packages=list(packages()),
+        package_dir=packages(),
+        package_data={"stepladder.analysis.report.templates": ["*.j2"]},
+    )

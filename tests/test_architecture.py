@@ -65,10 +65,10 @@ ARROWS: dict[str, tuple[str, ...]] = {
 THIRD = {
     "configs": {"ml_collections"},
     "model": {"jax", "flax"},
-    "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils", "scipy"},
+    "analysis": {"numpy", "pandas", "matplotlib", "jax", "etils", "scipy", "jinja2"},
 }
 # Not at the top of a module: reading a ladder must stay quick.
-LAZY = {"analysis": {"jax", "scipy", "matplotlib"}}
+LAZY = {"analysis": {"jax", "scipy", "matplotlib", "jinja2"}}
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -227,6 +227,9 @@ def test_an_installed_copy_has_every_module(tmp_path):
     subprocess.run([*pip, str(source)], check=True)
     installed = {p.relative_to(target / "stepladder") for p in target.rglob("*.py")}
     assert {path.relative_to(ROOT) for path in SOURCES} <= installed
+    templates = {p.relative_to(ROOT) for p in (ROOT / "analysis").rglob("*.j2")}
+    assert templates
+    assert templates == {p.relative_to(target / "stepladder") for p in target.rglob("*.j2")}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -17,8 +17,9 @@ _COLOURS = ("#0b3c5d", "#328cc1", "#8cc7d8", "#e4e7eb")  # below each level, and
 
 @styled
 def draw(found: ErrorMap, title: str) -> Figure:
-    """The map in four shades, the ARE in per cent in each cell where there is room, the cheapest
-    cell below each level ringed.
+    """The map in four shades, with the average relative error (ARE) in per cent if it fits.
+
+    The cheapest cell below each level has a ring.
     """
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch, Rectangle

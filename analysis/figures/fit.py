@@ -1,8 +1,8 @@
-"""Figures of one fit: its residuals, its lines of equal output over N and D, its extrapolation."""
+"""Figures of one fit: its residuals, and its lines of equal output over N and D."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from stepladder.analysis.figures.style import (
     INK,
     MUTED,
     TARGET,
+    flops_ticks,
     log_axes,
+    panels,
     single_axes,
     size_colours,
     styled,
 )
-from stepladder.analysis.fit import simulate
-from stepladder.analysis.fit.bootstrap import Bootstrap
 from stepladder.analysis.fit.objective import objective_named
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.laws.law import Law
@@ -38,11 +38,8 @@ _UNITS = {
     "loss": "nats per token",
     "batch": "tokens",
 }
-_COUNTS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
-# of an extrapolation: one for every size where there are few, else sizes spread over the range
-_MOST_CURVES = 6
-# simulated tables of a band; values along its curve; values along each side of a plane
-_SIMULATED, _GRID, _SPREAD = 400, 40, 80
+COUNTS = ("log", "raw")  # kinds of input that are drawn on a logarithmic axis
+_SIDE = 80  # values along each side of a plane
 _LEVELS = 11  # lines of equal output
 
 
@@ -54,9 +51,21 @@ def label(law: Law, name: str) -> str:
     return f"{name}, {unit}" if unit else name
 
 
-def points_of(fit: Fit) -> pd.DataFrame:
-    """The fitted points in their own units: the law's inputs, its output, and `w`, the weight."""
+def named(values: Mapping[str, float] | pd.Series) -> str:
+    """Values with their names: "N = 1M, D = 20M"."""
+    return ", ".join(
+        f"{name} = {human(v) if abs(v) < 1e15 else f'{v:.3g}'}" for name, v in values.items()
+    )
+
+
+def points_of(fit: Fit, points: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The points to draw, in their own units: the law's inputs, its output, and `w`, the weight.
+
+    points: those of a fit that was read from a file, which holds none; by default the fitted ones.
+    """
     p = fit.problem
+    if points is not None:
+        return points[[*p.law.inputs, p.law.output]].assign(w=1.0).reset_index(drop=True)
     leave = {
         "log": lambda v, c: np.exp(v + c),
         "raw": lambda v, c: np.exp(v),
@@ -67,135 +76,131 @@ def points_of(fit: Fit) -> pd.DataFrame:
     return pd.DataFrame(table | {p.law.output: p.y * p.scale, "w": p.w})
 
 
-def no_points(fit: Fit) -> str:
+def no_points(fit: Fit, points: pd.DataFrame | None = None) -> str:
     """Why `residuals` cannot draw the fit, or nothing."""
-    return (
-        ""
-        if len(fit.problem.y)
-        else "the points are not in a fit that was read from a file; fit them again"
-    )
+    if points is not None or len(fit.problem.y):
+        return ""
+    return "the points are not in a fit that was read from a file; fit them again"
 
 
-def no_plane(fit: Fit) -> str:
+def no_plane(fit: Fit, points: pd.DataFrame | None = None) -> str:
     """Why `contours` cannot draw the fit, or nothing."""
-    lacks = (
-        ""
-        if {"N", "D"} <= set(fit.problem.law.inputs)
-        else "contours are over N and D; plot the residuals, or fit a law of both"
-    )
-    return lacks or no_points(fit)
-
-
-def no_line(fit: Fit) -> str:
-    """Why `extrapolation` cannot draw the fit, or nothing."""
-    has = any(a.kind in _COUNTS for a in fit.problem.law.axes)
-    return (
-        no_points(fit) if has else "no logarithmic input to extrapolate along; plot the residuals"
-    )
+    if not {"N", "D"} <= set(fit.problem.law.inputs):
+        return "contours are over N and D; plot the residuals, or fit a law of both"
+    return no_points(fit, points)
 
 
 @styled
-def residuals(fit: Fit) -> Figure:
-    """Output above the law against each input, with two residual s.d.: structure here is what the
-    law does not describe.
+def residuals(
+    fit: Fit, *, points: pd.DataFrame | None = None, against: Sequence[str] = ()
+) -> Figure:
+    """Output above the law against each input, with two residual standard deviations.
 
-    Per cent (100 ln) where the objective is of logs, else in the unit of the output. Points of
-    weight 0 are hollow.
+    Structure in it is what the law does not describe.
+
+    Args:
+        fit: the law. Per cent (100 ln) where its objective is of logs, else the output's unit.
+        points: see `points_of`. Points of weight 0 are hollow.
+        against: a panel for each of these inputs, by default for all.
+
+    Raises:
+        UserError: when there are no points to draw.
     """
-    if no_points(fit):
-        raise UserError(f"points=0: {no_points(fit)}")
-    law, points = fit.problem.law, points_of(fit)
-    logs = objective_named(fit.objective).log
-    unit, first = 100.0 if logs else 1.0, law.inputs[0]
-    miss = -unit * fit.residuals
-    colours = size_colours(list(points[first]))
-    figure, several = panels(len(law.inputs), most=3)
-    for name, axes in zip(law.inputs, several):
-        for x, shade, y, w in zip(points[name], points[first], miss, points["w"]):
-            axes.plot(
-                x,
-                y,
-                "o",
-                ms=5,
-                mfc=colours[shade] if w > 0 else "none",
-                mec="white" if w > 0 else MUTED,
-                mew=0.8,
-            )
-        axes.axhspan(
-            -2 * unit * fit.residual_sd, 2 * unit * fit.residual_sd, color=MUTED, alpha=0.12, lw=0
-        )
+    if no_points(fit, points):
+        raise UserError(f"points=0: {no_points(fit, points)}")
+    law, seen, goal = fit.problem.law, points_of(fit, points), objective_named(fit.objective)
+    unit, against = 100.0 if goal.log else 1.0, against or law.inputs
+    shaded = next((name for name in law.inputs if name not in against), law.inputs[0])
+    predicted = fit.predict(**{name: seen[name].to_numpy(float) for name in law.inputs})
+    output = seen[law.output].to_numpy(float)
+    miss = unit * (goal.transform(np, output) - goal.transform(np, predicted))
+    reach = 2 * unit * fit.residual_sd
+    y_label = (
+        f"{law.output} above the law, {'%' if goal.log else _UNITS.get(law.output, 'in its unit')}"
+    )
+    colours = size_colours(list(seen[shaded]))
+    figure, several = panels(len(against), most=3)
+    for name, axes in zip(against, several):
+        for x, shade, y, w in zip(seen[name], seen[shaded], miss, seen["w"]):
+            fill, edge = (colours[shade], "white") if w > 0 else ("none", MUTED)
+            axes.plot(x, y, "o", ms=5, mfc=fill, mec=edge, mew=0.8)
+        axes.axhspan(-reach, reach, color=MUTED, alpha=0.12, lw=0)
         axes.axhline(0, color=INK, lw=1)
-        _scale(
-            axes,
-            law,
-            name,
-            f"{law.output} above the law, {'%' if logs else _UNITS.get(law.output, 'in its unit')}",
-        )
-    several[0].set_title(f"Residuals of {fit.law}, ± 2 s.d. in grey")
-    for axes in several[1:2]:
-        axes.set_title(f"darker is larger {first}", fontweight="normal")
+        scale_axis(axes, law, name, y_label)
+    title, shades = f"Residuals of {fit.law}, ± 2 s.d. in grey", f"darker is larger {shaded}"
+    if len(several) > 1:
+        several[1].set_title(shades, fontweight="normal")
+    elif shaded not in against:
+        title = f"{title}\n{shades}"
+    several[0].set_title(title)
     return figure
 
 
 @styled
-def contours(fit: Fit, target: Mapping[str, float] | None = None, **given: float) -> Figure:
-    """Lines of equal output over N and D, the points, and the compute-optimal path where the law
-    has it in closed form.
+def contours(
+    fit: Fit,
+    target: Mapping[str, float] | None = None,
+    *,
+    points: pd.DataFrame | None = None,
+    size: tuple[float, float] = (6.4, 4.8),
+    **given: float,
+) -> Figure:
+    """Lines of equal output over N and D, and the points.
 
-    target: {"N": ..., "D": ...}, marked. given: the law's other inputs, by default those of the
-    largest point. Raises UserError for a law without N and D.
+    The compute-optimal path is drawn where the law has it in closed form.
+
+    Args:
+        fit: a law of N and D.
+        target: {"N": ..., "D": ...}, marked.
+        points: see `points_of`.
+        size: width and height, inches.
+        given: the law's other inputs, by default those of the largest point.
+
+    Raises:
+        UserError: for a law without N and D, or without points to draw.
     """
-    if no_plane(fit):
-        raise UserError(f"law={fit.law!r}: {no_plane(fit)}")
-    law, points = fit.problem.law, points_of(fit)
-    largest = points.loc[_farthest(law, points)]
+    if no_plane(fit, points):
+        raise UserError(f"law={fit.law!r}: {no_plane(fit, points)}")
+    law, seen = fit.problem.law, points_of(fit, points)
+    largest = seen.loc[farthest(law, seen)]
     given = {
         name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")
     }
-    figure, axes = single_axes(6.4, 4.8)
-    sides = {}
-    for name in ("N", "D"):
-        seen = [*points[name], *([target[name]] if target else [])]
-        sides[name] = np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SPREAD)
-    n, d = sides["N"], sides["D"]
+    figure, axes = single_axes(*size)
+    n, d = (_side(seen[name], target[name] if target else None) for name in ("N", "D"))
     plane = fit.predict(N=n[None, :], D=d[:, None], **given)
-    # the steep corner of small N and D would take most of the lines
-    low, high = plane.min(), np.quantile(plane, 0.97)
-    space = np.geomspace if low > 0 and high > 10 * low else np.linspace
-    levels = space(low, high, _LEVELS + 1)[1:]
-    drawn = axes.contour(n, d, plane, levels=levels, colors=[MUTED], linewidths=0.9)
+    drawn = axes.contour(n, d, plane, levels=_levels(plane), colors=[MUTED], linewidths=0.9)
     axes.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=8, colors=[MUTED])
-    colours = size_colours(list(points["N"]))
-    axes.scatter(
-        points["N"],
-        points["D"],
-        c=[colours[v] for v in points["N"]],
-        s=30,
-        ec="white",
-        lw=0.8,
-        zorder=3,
-        label="points",
-    )
+    colours = size_colours(list(seen["N"]))
+    shades = [colours[v] for v in seen["N"]]
+    axes.scatter(seen["N"], seen["D"], c=shades, s=30, ec="white", lw=0.8, zorder=3, label="points")
     if fit.law in CLOSED:
         _optimal_path(axes, fit, n, d)
     if target:
-        axes.plot(
-            target["N"],
-            target["D"],
-            "*",
-            ms=16,
-            mfc=TARGET,
-            mec="white",
-            ls="none",
-            label="target",
-            zorder=5,
-        )
+        star = {"ms": 16, "mfc": TARGET, "mec": "white", "ls": "none", "zorder": 5}
+        axes.plot(target["N"], target["D"], "*", label="target", **star)
     axes.set_xlim(n[0], n[-1])
     axes.set_ylim(d[0], d[-1])
     log_axes(axes, label(law, "N"), label(law, "D"), y=True)
-    axes.set_title(f"Equal {label(law, law.output)}" + (f", at {_named(given)}" if given else ""))
-    axes.legend(loc="best")
+    axes.set_title(f"Equal {label(law, law.output)}" + (f", at {named(given)}" if given else ""))
+    axes.legend(loc="lower right")
     return figure
+
+
+def _side(values: pd.Series, target: float | None) -> np.ndarray:
+    """[_SIDE]: values a little beyond the points and the target, evenly spaced in logs."""
+    seen = [*values, *([] if target is None else [target])]
+    return np.geomspace(min(seen) / 1.6, max(seen) * 1.6, _SIDE)
+
+
+def _levels(plane: np.ndarray) -> np.ndarray:
+    """[_LEVELS]: values of the lines.
+
+    The steep corner of small N and D, which would take most of them, is left out.
+    """
+    low, high = plane.min(), np.quantile(plane, 0.97)
+    space = np.geomspace if low > 0 and high > 10 * low else np.linspace
+    return space(low, high, _LEVELS + 1)[1:]
 
 
 def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
@@ -227,151 +232,10 @@ def _optimal_path(axes: Axes, fit: Fit, n: np.ndarray, d: np.ndarray) -> None:
         )
 
 
-@styled
-def extrapolation(
-    fit: Fit,
-    bootstrap: Bootstrap | None = None,
-    at: Mapping[str, float] | None = None,
-    level: float = 0.9,
-    seed: int = 0,
-) -> Figure:
-    """Output against the law's last logarithmic input: points, the law through some sizes, and in
-    red the forecast with its band.
+def farthest(law: Law, points: pd.DataFrame) -> Any:
+    """Index of the largest point, by the product of all its inputs but shares (N D is compute).
 
-    The band is the error of the parameters over the refits of `bootstrap`; without one, where a new
-    run falls (tables simulated from the fit). at: the inputs to forecast, by default those of the
-    largest point with ten times the last. Raises UserError.
-    """
-    if no_line(fit):
-        raise UserError(f"law={fit.law!r}: {no_line(fit)}")
-    if bootstrap is not None and bootstrap.fit.law != fit.law:
-        raise UserError(
-            f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this "
-            "fit"
-        )
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
-    law, points = fit.problem.law, points_of(fit)
-    along = [a.name for a in law.axes if a.kind in _COUNTS][-1]
-    others = [name for name in law.inputs if name != along]
-    if at is None:
-        at = points.loc[_farthest(law, points), others].to_dict() | {
-            along: 10 * points[along].max()
-        }
-    best = float(fit.predict(**at))  # first, as it names a missing input
-    figure, axes = single_axes(8.6, 4.6)
-    _sizes(axes, fit, points, along, others)
-    x = np.unique(
-        [
-            *np.geomspace(
-                points[along].min() / 1.2, 1.2 * max(points[along].max(), at[along]), _GRID
-            ),
-            at[along],
-        ]
-    )
-    grid = {name: np.full(len(x), float(at[name])) for name in others} | {along: x}
-    band = (
-        _refits(fit, bootstrap, grid, level)
-        if bootstrap is not None
-        else _new_runs(fit, grid, level, seed)
-    )
-    if band is not None:
-        what = (
-            f"{level:.0%} of {len(bootstrap.theta)} refits"
-            if bootstrap is not None
-            else f"{level:.0%} of new runs"
-        )
-        axes.fill_between(x, *band, color=TARGET, alpha=0.13, lw=0, label=what)
-        axes.vlines(
-            at[along], *band[:, int(np.searchsorted(x, at[along]))], color=TARGET, lw=1.6, zorder=4
-        )
-    axes.plot(x, fit.predict(**grid), color=TARGET, lw=1.2, ls="--")
-    shown = {name: at[name] for name in law.inputs}
-    axes.plot(
-        at[along],
-        best,
-        "D",
-        ms=6,
-        mfc="white",
-        mec=TARGET,
-        mew=1.6,
-        ls="none",
-        label=f"{best:.4g} at {_named(shown)}",
-        zorder=5,
-    )
-    _scale(axes, law, along, label(law, law.output))
-    axes.set_title(f"{fit.law} through the points, and its extrapolation")
-    axes.legend(loc="best", ncols=2)
-    return figure
-
-
-def _sizes(axes: Axes, fit: Fit, points: pd.DataFrame, along: str, others: list[str]) -> None:
-    """The points, a shade for each different setting (up to 1 %) of the other inputs, and the law
-    through some of these.
-    """
-    with np.errstate(divide="ignore"):
-        settings = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
-    ranked = sorted(set(settings))
-    chosen = np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST_CURVES)).round()
-    colours = size_colours(list(range(len(ranked))))
-    for rank, setting in enumerate(ranked):
-        rows = points[[s == setting for s in settings]]
-        same, colour = rows[others].iloc[0], colours[rank]
-        name = (_named(same) or "points") if rank in chosen else None
-        axes.plot(
-            rows[along],
-            rows[fit.problem.law.output],
-            "o",
-            ms=5,
-            mfc=colour,
-            mec="white",
-            mew=0.8,
-            label=name,
-        )
-        if others and rank in chosen:
-            x = np.geomspace(rows[along].min() / 1.2, rows[along].max() * 1.2, _GRID)
-            axes.plot(x, fit.predict(**{along: x, **same}), color=colour, lw=1.2)
-
-
-def _refits(
-    fit: Fit, bootstrap: Bootstrap, grid: dict[str, np.ndarray], level: float
-) -> np.ndarray:
-    """[2, n]: quantiles of the law over the refits."""
-    many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
-    return np.quantile(many, [(1 - level) / 2, (1 + level) / 2], axis=0)
-
-
-def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:
-    """[2, n]: the intervals of `prediction_interval`, with the same draws at every point, so that
-    the band is smooth.
-
-    None without noise.
-    """
-    if fit.points <= fit.rank:
-        return None
-    p = fit.problem
-    draws = simulate.simulate(
-        p, fit, np.arange(len(p.y)), resamples=_SIMULATED, rng=np.random.default_rng(seed)
-    )
-    out = []
-    for row in pd.DataFrame(grid).to_dict("records"):
-        errors, _ = simulate.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
-        out.append(
-            float(fit.predict(**row))
-            * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2]))
-        )
-    return np.array(out).T
-
-
-def _named(values: Mapping[str, float] | pd.Series) -> str:
-    return ", ".join(
-        f"{name} = {human(v) if abs(v) < 1e15 else f'{v:.3g}'}" for name, v in values.items()
-    )
-
-
-def _farthest(law: Law, points: pd.DataFrame) -> Any:
-    """Row of the largest point: the product of all inputs but shares (N times D is compute), a 0
-    counting as the least above it.
+    A 0 counts as the least value above it.
     """
     counts = points.loc[
         points["w"] > 0, [a.name for a in law.axes if a.kind != "share"] or list(law.inputs)
@@ -379,30 +243,11 @@ def _farthest(law: Law, points: pd.DataFrame) -> Any:
     return np.log(counts.clip(lower=counts.where(counts > 0).min(), axis=1)).sum(axis=1).idxmax()
 
 
-def _scale(axes: Axes, law: Law, name: str, y: str) -> None:
-    """A logarithmic axis for a count, else a linear one."""
-    if any(a.name == name and a.kind in _COUNTS for a in law.axes):
+def scale_axis(axes: Axes, law: Law, name: str, y: str) -> None:
+    """Label both axes; x is logarithmic for a count, else linear."""
+    if any(a.name == name and a.kind in COUNTS for a in law.axes):
         log_axes(axes, label(law, name), y)
-        flops(axes.xaxis)
+        flops_ticks(axes.xaxis)
     else:
         axes.set_xlabel(label(law, name))
         axes.set_ylabel(y)
-
-
-def flops(axis: Any) -> None:
-    """Ticks such as 1e21 on an axis of numbers too large for k, M, B and T."""
-    if axis.get_view_interval()[1] >= 1e15:
-        axis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e+", "e"))
-
-
-def panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes, `most` in a row."""
-    from matplotlib.figure import Figure
-
-    columns = min(count, most)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[count:]:
-        axes.set_axis_off()
-    return figure, list(grid[:count])

@@ -1,9 +1,8 @@
-"""Figures of Approach 2: the profile of each budget with its minimum, and how the compute-optimal
-size grows.
-"""
+"""Figures of Chinchilla's Approach 2: isoFLOP profiles, and the growth of the optimal size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +10,16 @@ import pandas as pd
 
 from stepladder.analysis.decide.isoflop import Isoflop
 from stepladder.analysis.decide.minimum import Minimum
-from stepladder.analysis.figures.fit import flops, panels
-from stepladder.analysis.figures.style import INK, MUTED, TARGET, log_axes, size_colours, styled
+from stepladder.analysis.figures.style import (
+    INK,
+    MUTED,
+    TARGET,
+    flops_ticks,
+    log_axes,
+    panels,
+    size_colours,
+    styled,
+)
 from stepladder.configs.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,11 +44,16 @@ _STAR = {
 
 @styled
 def isoflop(result: Isoflop, points: pd.DataFrame | None = None) -> Figure:
-    """The parabola of each budget with its minimum, and N* against C with the power law; refused
-    budgets are marked and say why.
+    """The parabola of each budget with its minimum, and N* against C with the power law.
 
-    points: the table given to `isoflop`, to be drawn too. Raises UserError when there is nothing to
-    draw.
+    Budgets that were refused are marked, with the reason.
+
+    Args:
+        result: the minima and their power law.
+        points: the table that `decide.isoflop` was given, to be drawn too.
+
+    Raises:
+        UserError: when there is nothing to draw.
     """
     good = [m for m in result.minima if not m.refused]
     if not good and points is None:
@@ -69,7 +81,7 @@ def _profiles(axes: Axes, result: Isoflop, points: pd.DataFrame | None) -> None:
         if seen is not None:
             fill, edge = ("none", MUTED) if m.refused else (colour, "white")
             axes.plot(seen["N"], seen["loss"], "o", ms=4.5, mfc=fill, mec=edge, mew=0.8, label=name)
-        if m.refused:
+        if m.N is None or m.loss is None:  # refused
             continue
         if m.curvature is not None:
             ends = (
@@ -132,16 +144,16 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
         )
     axes.set_xlim(min(every) / 1.5, max(every) * 1.5)
     log_axes(axes, "C, FLOPs", "N*, parameters", y=True)
-    flops(axes.xaxis)
+    flops_ticks(axes.xaxis)
     axes.set_title("Compute-optimal size")
     axes.legend(loc="best")
 
 
 def _away(
-    middle: float | np.ndarray, intervals: list[tuple[float, float] | None]
+    middle: float | np.ndarray, intervals: Sequence[tuple[float, float] | None]
 ) -> np.ndarray | None:
-    """Distances of the ends of intervals from `middle` [2, m], as error bars want them; None where
-    there are no intervals.
+    """[2, m]: distances of the ends of intervals from `middle`, for error bars; None without
+    intervals.
     """
     if any(i is None for i in intervals):
         return None

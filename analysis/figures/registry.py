@@ -1,5 +1,6 @@
-"""Every figure of a fitted object by name: `plot(fit, "contours")` draws it, `stepladder fit
---figures` writes all of them.
+"""Every figure of a fitted object by its name.
+
+`plot(fit, "contours")` draws one; `stepladder fit --figures` writes all of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,8 @@ from typing import TYPE_CHECKING, Any
 from stepladder.analysis.decide.backtest.error_map import ErrorMap
 from stepladder.analysis.decide.isoflop import Isoflop
 from stepladder.analysis.figures.error_map import draw
-from stepladder.analysis.figures.fit import (
-    contours,
-    extrapolation,
-    no_line,
-    no_plane,
-    no_points,
-    residuals,
-)
+from stepladder.analysis.figures.extrapolation import extrapolation, no_line
+from stepladder.analysis.figures.fit import contours, no_plane, no_points, residuals
 from stepladder.analysis.figures.isoflop import isoflop
 from stepladder.analysis.figures.spread import ellipses, no_pair, profile
 from stepladder.analysis.figures.style import styled
@@ -33,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def error_map(found: ErrorMap, title: str = "") -> Figure:
-    """The back-test errors as a map (error_map.draw), entitled by its family and target."""
+    """The errors of a back-test as a map, with a title from its family and target."""
     family = f"{found.family}: " if found.family else ""
     return draw(found, title or f"{family}error of the forecast of {found.target}, %")
 
@@ -59,10 +54,15 @@ PLOTS = {
 
 
 def plot(found: Any, kind: str = "", **options: Any) -> Figure:
-    """The figure `kind` of a fit, bootstrap, profile interval, isoFLOP or error map; by default the
-    first in PLOTS of its type.
+    """Draw one figure of a fitted object.
 
-    Raises UserError for a kind that is not one of the type of `found`.
+    Args:
+        found: a fit, bootstrap, profile interval, isoFLOP or error map.
+        kind: the name of the figure, a key of PLOTS; by default the first of its type.
+        options: of the function that draws it.
+
+    Raises:
+        UserError: for a kind that is not one of the type of `found`.
     """
     known = [name for name, entry in PLOTS.items() if isinstance(found, entry.of)]
     kind = kind or next(iter(known), kind)
@@ -74,8 +74,10 @@ def plot(found: Any, kind: str = "", **options: Any) -> Figure:
 
 
 def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path]:
-    """Every plot of the fit, and of the bootstrap where there is one, that its law allows, as
-    FOLDER/<name>.svg.
+    """Write every figure that the fit and its bootstrap allow, as FOLDER/<name>.svg.
+
+    Returns:
+        The paths of the files.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

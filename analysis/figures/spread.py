@@ -1,6 +1,4 @@
-"""Figures of what the points leave open: the refits of a bootstrap in pairs of parameters, the
-profile of one parameter.
-"""
+"""Figures of what the points leave open: pairs of parameters over refits, a profile."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ def no_pair(bootstrap: Bootstrap) -> str:
 
 def _varying(bootstrap: Bootstrap) -> list[str]:
     return [
-        name
+        str(name)
         for name in bootstrap.params
         if name not in bootstrap.fit.fixed and np.ptp(bootstrap.params[name]) > 0
     ]
@@ -39,11 +37,13 @@ def _varying(bootstrap: Bootstrap) -> list[str]:
 
 @styled
 def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
-    """The refits in every pair of free parameters, the fit in red, the ellipse that holds `level`
-    of them, and their correlation r.
+    """The refits in every pair of free parameters, the fit in red.
 
-    A positive parameter is drawn, and its ellipse made, in logs. Raises UserError with fewer than
-    two parameters that vary.
+    Each pair has its correlation r and the ellipse that holds `level` of the refits. A positive
+    parameter is drawn, and its ellipse made, in logs.
+
+    Raises:
+        UserError: with fewer than two parameters that vary.
     """
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
     }
     side = len(names) - 1
     figure = Figure(figsize=(2.2 * side + 1.2, 2.0 * side + 1.0), layout="constrained")
-    grid = figure.subplots(side, side, squeeze=False)
+    grid: Any = figure.subplots(side, side, squeeze=False)
     for i, j in np.ndindex(side, side):
         axes, x, y = grid[i, j], names[j], names[i + 1]
         if j > i:
@@ -91,8 +91,9 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
 
 
 def _ellipse(cloud: np.ndarray, level: float) -> np.ndarray:
-    """[181, 2]: shaped as the covariance of the cloud [K, 2], of the size that holds `level` of it,
-    as tails of refits are rarely Gaussian.
+    """[181, 2]: an ellipse shaped as the covariance of the cloud [K, 2] that holds `level` of it.
+
+    Its size is counted, as the tails of refits are rarely Gaussian.
     """
     middle, spread = cloud.mean(0), np.cov(cloud.T)
     away = cloud - middle
@@ -107,8 +108,9 @@ def _ellipse(cloud: np.ndarray, level: float) -> np.ndarray:
 
 @styled
 def profile(found: Profile) -> Figure:
-    """The objective over its least value against the held parameter, with the profile interval
-    shaded up to the grid's end if it has none.
+    """The objective over its least value against the held parameter, with the profile interval.
+
+    An interval without an end is shaded up to the end of the grid.
     """
     figure, axes = single_axes(5.8, 4.0)
     value, ratio = (found.frame[name].to_numpy() for name in ("value", "ratio"))

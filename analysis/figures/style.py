@@ -1,5 +1,6 @@
-"""The style of every figure: one colour for the target, one scale from light to dark for sizes, and
-axes to draw on.
+"""The style of every figure: colours, ticks, and axes to draw on.
+
+One colour stands for the target, one scale from light to dark for sizes.
 """
 
 from __future__ import annotations
@@ -7,8 +8,9 @@ from __future__ import annotations
 import functools
 import io
 import re
+from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 TARGET, INK, MUTED, GRID = "#c8384f", "#1f2933", "#7b8794", "#e4e7eb"
 _SMALL, _LARGE = "#8cc7d8", "#0b3c5d"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "stepladder",
     "font.family": "sans-serif",
@@ -47,11 +49,22 @@ _STYLE = {
 }
 
 
-def styled(draw):
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Svg(str):
+    """One <svg> element that `svg` made: the only text that a page's template does not escape."""
+
+    def __html__(self) -> str:
+        return str(self)
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
     """Draw under the report's style: matplotlib reads it when an artist is made."""
 
     @functools.wraps(draw)
-    def styled(*args, **kwargs):
+    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
@@ -61,9 +74,10 @@ def styled(draw):
 
 
 @styled
-def svg(figure: Figure, label: str) -> str:
-    """A figure as one inline <svg> element without prolog, metadata or fixed size; `label` is its
-    accessible name.
+def svg(figure: Figure, label: str) -> Svg:
+    """A figure as one inline <svg> element; `label` is its accessible name.
+
+    It has no prolog, no metadata and no fixed size.
     """
     buffer = io.StringIO()
     figure.savefig(
@@ -74,7 +88,7 @@ def svg(figure: Figure, label: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
-    return f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}'
+    return Svg(f'{head} role="img" aria-label="{escape(label, quote=True)}">{rest}')
 
 
 def size_colours(ns: list[float]) -> dict[float, str]:
@@ -87,10 +101,16 @@ def size_colours(ns: list[float]) -> dict[float, str]:
 
 
 def single_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of one pair of axes; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def small(value: float, digits: int = 0) -> str:
+    """A number below 1 by its power of ten: 3e-4."""
+    return f"{value:.{digits}e}".replace("e-0", "e-")
 
 
 def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
@@ -103,7 +123,7 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         ScalarFormatter,
     )
 
-    def ticks(axis, low: float, high: float) -> None:
+    def ticks(axis: Any, low: float, high: float) -> None:
         decades = np.log10(high / low)
         if decades < 0.7:
             axis.set_major_locator(MaxNLocator(6))
@@ -113,9 +133,7 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         else:
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
             axis.set_major_formatter(
-                FuncFormatter(
-                    lambda v, _: human(v) if v >= 0.01 else f"{v:.0e}".replace("e-0", "e-")
-                )
+                FuncFormatter(lambda v, _: human(v) if v >= 0.01 else small(v))
             )
         axis.set_minor_formatter(NullFormatter())
 
@@ -126,3 +144,22 @@ def log_axes(axes: Axes, x: str, y_label: str, y: bool = False) -> None:
         ticks(axes.yaxis, *axes.get_ylim())
     axes.set_xlabel(x)
     axes.set_ylabel(y_label)
+
+
+def flops_ticks(axis: Any) -> None:
+    """Ticks such as 1e21 on an axis of numbers too large for k, M, B and T."""
+    if axis.get_view_interval()[1] >= 1e15:
+        axis.set_major_formatter(lambda v, _: f"{v:.3g}".replace("e+", "e"))
+
+
+def panels(count: int, most: int, width: float = 4.4) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes, `most` in a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, most)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, list(grid[:count])

@@ -1,9 +1,14 @@
 """From results with NumPy scalars and NaN to what JSON can hold."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+Results = Mapping[str, Any]  # the numbers of a study under their names, as results.json has them
 
-def plain(value):
+
+def plain(value: Any) -> Any:
     """JSON types only: NumPy scalars unwrapped, NaN and infinity None, anything else its string."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}

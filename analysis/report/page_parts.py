@@ -1,124 +1,263 @@
-"""An HTML page that needs no other file: the style, and the pieces every report is made of.
+"""A report page as data: what a study says, in parts that templates/ turns into HTML.
 
-Every value passes through `escape`.
+A study writes one function from its results to a `Page`; render.py makes the document. No part
+holds HTML: text is escaped by the template, and a figure is named here and drawn elsewhere.
+
+    def page(results: Mapping[str, Any]) -> Page:
+        cost = Section(
+            "What a wrong choice costs",
+            [
+                Figure("regret"),
+                Table(
+                    ["proxy", Column("learning rate", ".3g"), Column("regret", ".4f")],
+                    [[r["size"], r["learning_rate"], r["regret"]] for r in results["regret"]],
+                ),
+                Folded("by domain, 12 rows", [Table(...)]),
+                Note(("Every number stands in ", Code("results.json"), ".")),
+            ],
+        )
+        return Page(
+            title="stepladder: proxy transfer",
+            heading="Do small runs pick the right data?",
+            subtitle=results["source"],
+            top=[Summary([Tile("0.95", "rank correlation")], [Paragraph("In one sentence.")])],
+            sections=[cost],
+        )
+
+A column with a format holds numbers, which stand to the right: its cells are floats, which the
+format turns into text, None, which stays empty, or text for what is no number ("none near").
 """
 
-from html import escape
+from __future__ import annotations
 
-_CSS = """
-:root{--ink:#1f2933;--muted:#616e7c;--line:#e4e7eb;--soft:#f5f7fa;--target:#c8384f;\
---blue:#0b3c5d;--good:#1b7f5c}
-*{box-sizing:border-box}
-body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;\
-color:var(--ink);background:#fff;margin:0}
-main{max-width:980px;margin:0 auto;padding:32px 24px 80px}
-h1{font-size:30px;line-height:1.2;margin:0 0 4px}
-h2{font-size:21px;margin:48px 0 10px;padding-top:14px;border-top:1px solid var(--line)}
-h3{font-size:16px;margin:24px 0 6px}
-p{margin:8px 0;max-width:76ch}
-.sub,.note,figcaption{color:var(--muted);font-size:14px}
-.hero{background:var(--soft);border-radius:14px;padding:22px 26px;margin:22px 0}
-.tiles{display:flex;flex-wrap:wrap;gap:14px 30px;margin-bottom:10px}
-.tile b{display:block;font-size:27px;line-height:1.15;font-variant-numeric:tabular-nums}
-.tile span{color:var(--muted);font-size:14px}
-.red b{color:var(--target)}.good b{color:var(--good)}
-table{border-collapse:collapse;width:100%;font-size:14px;\
-font-variant-numeric:tabular-nums;margin:10px 0}
-th{text-align:left;color:var(--muted);font-weight:600;border-bottom:2px solid var(--line)}
-th,td{padding:5px 12px 5px 0;vertical-align:top}
-td{border-bottom:1px solid var(--line)}
-td.n,th.n{text-align:right}
-.scroll{overflow-x:auto}
-figure{margin:18px 0}
-figure svg{width:100%;height:auto;display:block}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:20px}
-@media(max-width:760px){.pair{grid-template-columns:1fr}}
-code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,monospace;\
-background:var(--soft);border-radius:6px}
-code{padding:1px 5px}pre{padding:12px 16px;overflow-x:auto}
-ul{padding-left:20px;margin:8px 0}li{margin:4px 0}
-.missing{border-left:4px solid #e0a100;background:#fff8e5;\
-padding:10px 16px;border-radius:0 8px 8px 0}
-.share{display:flex;height:22px;border-radius:6px;overflow:hidden;margin:10px 0}
-details summary{cursor:pointer;color:var(--muted)}
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stepladder.analysis.tables.numbers import human
+
+HUMAN = "human"  # the format of a column of counts: 1.23M
+
+Cell = str | float | None
 
 
-def document(title: str, body: str) -> str:
-    """The whole page; `body` is HTML, made of the pieces below."""
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main>{body}</main>"
-        "</body></html>\n"
-    )
+@dataclass(frozen=True)
+class Bold:
+    """Words in bold type."""
+
+    text: str
 
 
-def hero(verdict: str, tiles: list[tuple[str, str]] = ()) -> str:
-    """The answer in one sentence at the top of a page, under up to five (number, what it is)."""
-    shown = "".join(
-        f'<div class="tile"><b>{escape(big)}</b><span>{escape(small)}</span></div>'
-        for big, small in tiles
-    )
-    return f'<div class="hero"><div class="tiles">{shown}</div><p>{escape(verdict)}</p></div>'
+@dataclass(frozen=True)
+class Code:
+    """Words of a file or a command."""
+
+    text: str
 
 
-def missing(what: list[str]) -> str:
-    """What cannot be said yet, a reason a line; '' when nothing is missing."""
-    if not what:
-        return ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in what)
-    return f'<div class="missing"><b>Not here yet</b><ul>{items}</ul></div>'
+Words = str | Sequence[str | Bold | Code]
 
 
-def left_out(rows: list[dict]) -> str:
-    """Everything that was excluded (run_id, step, domain, reason): the reasons with their counts,
-    and all of it folded below.
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of running text."""
+
+    words: Words
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph in small grey type, about what stands above it."""
+
+    words: Words
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    title: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A list with bullets."""
+
+    items: Sequence[Words]
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Lines as they are, for example a command."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What cannot be said yet, one reason a line; not shown when there is none."""
+
+    lines: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; one with a `form` holds numbers and stands to the right.
+
+    form: a format specification (".4f", "+.2%"), HUMAN, or "" for numbers that are text already.
+    """
+
+    heading: str = ""
+    form: str | None = None
+
+    @property
+    def numeric(self) -> bool:
+        return self.form is not None
+
+    def show(self, cell: Cell) -> str:
+        """The text of a cell."""
+        if cell is None or isinstance(cell, str):
+            return cell or ""
+        return human(cell) if self.form == HUMAN else format(cell, self.form or "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; a column given as text is a column of text."""
+
+    columns: Sequence[Column | str]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def heads(self) -> list[Column]:
+        return [c if isinstance(c, Column) else Column(c) for c in self.columns]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """The drawing of that name; not shown when it was not drawn."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number in large type over what it is; tone: "", "good" (green) or "red"."""
+
+    number: str
+    label: str
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A value on a number line, with its name."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class NumberLine:
+    """A forecast on one scale with its interval (a bar), the truth (a dot) and others (ticks)."""
+
+    forecast: float
+    low: float
+    high: float
+    truth: float | None
+    ticks: Sequence[Tick]
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of a whole; colour: as CSS has it."""
+
+    name: str
+    fraction: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A bar cut into shares."""
+
+    shares: Sequence[Share]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Parts side by side, two a row."""
+
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parts behind a summary that the reader opens."""
+
+    summary: str
+    parts: Sequence[Part]
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The answer, in a box at the top of a page: a few tiles over more parts."""
+
+    tiles: Sequence[Tile]
+    parts: Sequence[Part] = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled section of a page."""
+
+    title: str
+    parts: Sequence[Part]
+
+
+Part = (
+    Paragraph
+    | Note
+    | Heading
+    | Listing
+    | Preformatted
+    | Missing
+    | Table
+    | Figure
+    | NumberLine
+    | Shares
+    | Pair
+    | Folded
+    | Summary
+)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page. title: of the browser's tab; top: what stands before the first section."""
+
+    title: str
+    heading: str
+    subtitle: str
+    top: Sequence[Part]
+    sections: Sequence[Section]
+
+
+def left_out(rows: Sequence[Mapping[str, Any]]) -> Sequence[Part]:
+    """Everything that was excluded: the reasons with their counts, and every row folded below.
+
+    rows: each with run_id, step, domain and reason.
     """
     if not rows:
-        return "<p>Nothing was left out.</p>"
+        return [Paragraph("Nothing was left out.")]
     counts: dict[str, int] = {}
     for row in rows:
         counts[row["reason"]] = counts.get(row["reason"], 0) + 1
-    short = table(
-        ["reason", "count#"],
-        [[k, str(v)] for k, v in sorted(counts.items(), key=lambda kv: -kv[1])],
-    )
-
-    def step(v):
-        return "" if v is None else f"{v:.0f}"
-
-    full = table(
-        ["run", "step#", "domain", "reason"],
-        [[r["run_id"], step(r["step"]), r["domain"] or "", r["reason"]] for r in rows],
-    )
-    return f"{short}<details><summary>all {len(rows)}</summary>{full}</details>"
-
-
-def figure(drawn: dict[str, str], name: str) -> str:
-    """The figure of that name (drawn: name -> inline SVG), or nothing when it was not drawn."""
-    return f"<figure>{drawn[name]}</figure>" if name in drawn else ""
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A heading that ends in # is a column of numbers."""
-    css = [' class="n"' if h.endswith("#") else "" for h in head]
-    top = "".join(f"<th{c}>{escape(h.removesuffix('#'))}</th>" for h, c in zip(head, css))
-    body = "".join(
-        "<tr>" + "".join(f"<td{c}>{escape(str(v))}</td>" for v, c in zip(row, css)) + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
-        "</div>"
-    )
-
-
-def number(value: float | None) -> str:
-    """Four decimals; nothing for None."""
-    return "" if value is None else f"{value:.4f}"
-
-
-def percent(value: float | None, sign: bool = True) -> str:
-    """A fraction as per cent with two decimals; nothing for None."""
-    return "" if value is None else f"{value:+.2%}" if sign else f"{value:.2%}"
+    by_count = sorted(counts.items(), key=lambda item: -item[1])
+    columns = ["run", Column("step", ".0f"), "domain", "reason"]
+    cells = [[row[name] for name in ("run_id", "step", "domain", "reason")] for row in rows]
+    return [
+        Table(["reason", Column("count", "d")], by_count),
+        Folded(f"all {len(rows)}", [Table(columns, cells)]),
+    ]

@@ -7,25 +7,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from stepladder.analysis.report.jsonable import plain
-from stepladder.analysis.report.page_parts import document
+from stepladder.analysis.figures.style import Svg
+from stepladder.analysis.report.jsonable import Results, plain
+from stepladder.analysis.report.page_parts import Page
+from stepladder.analysis.report.render import render
 from stepladder.configs.core.files import write_atomic
 
 
-def write_study(
-    out: Path, title: str, body: str, results: Mapping, drawn: Mapping[str, str], verdict: list[str]
-) -> Path:
-    """Write <out>/index.html (`body`: HTML of page_parts.py's pieces), results.json with `verdict`
-    first, and figures/NAME.svg of `drawn`.
+def write_study(out: Path, page: Page, results: Results, drawn: Mapping[str, Svg]) -> Path:
+    """Write the page of a study, its numbers and its figures.
 
-    Numbers that are not finite become null. Raises UserError naming `out` when it cannot be
-    written.
+    Args:
+        out: the folder; index.html, results.json and figures/NAME.svg are written into it.
+        page: what index.html shows.
+        results: what results.json holds; numbers that are not finite become null.
+        drawn: name -> drawing, of every figure.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: naming `out`, when it cannot be written.
     """
     for name, svg in drawn.items():
         write_atomic(out / "figures" / f"{name}.svg", svg, sync=False, field="out")
-    text = json.dumps(plain({"verdict": verdict, **results}), indent=1, allow_nan=False)
+    text = json.dumps(plain(results), indent=1, allow_nan=False)
     write_atomic(out / "results.json", text + "\n", field="out")
-    write_atomic(out / "index.html", document(title, body), field="out")
+    write_atomic(out / "index.html", render(page, drawn), field="out")
     return out / "index.html"
 
 

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
 
     config, axis = load_config(args).config, "width" if args.widths else "depth"
     start_jax(Machine.from_config(config))
-    from stepladder.analysis.studies.coordinates import study
+    from stepladder.analysis.studies.coordinates import figures, study
     from stepladder.train.probes import coordinates as probe
 
     probe.run(
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     )
     check = study.read(args.workdir, axis)
     print(check)
-    print(f"figure: {study.write(check, args.workdir)}")
+    print(f"figure: {figures.write(check, args.workdir)}")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from stepladder.train.cli.arguments import CONFIG_HELP, add_quiet
-from stepladder.train.cli.report import report_forecast
+from stepladder.train.cli.report import report
 from stepladder.train.cli.run import run_config
 
 HELP = "The five-minute tour: corpus, proxies, forecast, target, report."
@@ -27,4 +27,4 @@ def main(args: argparse.Namespace) -> int:
     status = run_config(args.config, args.overrides, args.workdir, args.quiet)
     if status or not group.is_leader():
         return status
-    return report_forecast(args.workdir)
+    return report(None, args.workdir)

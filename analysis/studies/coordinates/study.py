@@ -1,33 +1,22 @@
-"""Reads a coordinate check (train/probes/coordinates.py): does what ten steps change in each
-activation grow with width or depth, or stay flat?
-"""
+"""The numbers of a coordinate check, which train/probes/coordinates.py made.
 
-from __future__ import annotations
+Does what a few steps change in each activation grow with width or depth, or stay flat?
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.figures.style import INK, MUTED, TARGET, styled
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # A rule that is wrong by the least a rule can be, sqrt(width) or sqrt(depth), has a slope of 1/2:
 # half of that separates the two.
 FLAT = 0.25
 _NEEDED = ("axis", "learning_rate", "base_width", "base_depth", "rows")
-_DRAWN = {
-    "standard": (TARGET, "o", "-"),
-    "mup": ("#328cc1", "s", "-"),
-    "completep": ("#2f855a", "^", "--"),
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Check:
         """Per parametrisation: "flat", or which activation is not and by how much."""
         said = {}
         for name, rows in self.last.groupby("parametrization", sort=False):
-            worst = rows.loc[rows["slope"].abs().idxmax()]
+            worst = rows.iloc[int(rows["slope"].abs().to_numpy().argmax())]
             flat = abs(worst["slope"]) <= FLAT
             said[name] = (
                 f"{'flat' if flat else 'not flat'} (largest slope {worst['slope']:+.2f}, of "
@@ -77,11 +66,12 @@ class Check:
             + "".join(f"{f'step {s}':>9}" for s in steps)
             + f"{'+-':>7}{'size':>9}"
         )
-        table = self.slopes.set_index(["parametrization", "name", "step"])
+        rows = self.slopes.to_dict("records")
+        table = {(r["parametrization"], r["name"], r["step"]): r for r in rows}
         for name, activation in dict.fromkeys(
             zip(self.slopes["parametrization"], self.slopes["name"])
         ):
-            at = [table.loc[name, activation, s] for s in steps]
+            at = [table[name, activation, s] for s in steps]
             se = "" if np.isnan(at[-1]["se"]) else f"{at[-1]['se']:.2f}"
             lines.append(
                 f"{name:14}{activation:11}"
@@ -123,8 +113,9 @@ def read(workdir: str | Path, axis: str = "width") -> Check:
 
 
 def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Least-squares slopes of log(change) and log(size) against log(axis) at every step after 0
-    (columns: see Check).
+    """Least-squares slopes of log(change) and log(size) against log(axis), after each step.
+
+    Check says what the columns are.
     """
     mean = (
         rows[rows["step"] > 0]
@@ -161,57 +152,3 @@ def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     slope = float(x @ y / (x @ x))
     left = y - y.mean() - slope * x
     return slope, float(np.sqrt(left @ left / (len(x) - 2) / (x @ x))) if len(x) > 2 else np.nan
-
-
-@styled
-def draw(check: Check) -> Figure:
-    """A panel an activation: its mean |change| after the last step against the axis, a line a
-    parametrisation.
-    """
-    from matplotlib.figure import Figure
-
-    rows = check.rows[check.rows["step"] == check.rows["step"].max()]
-    names = list(dict.fromkeys(rows["name"]))
-    figure = Figure(figsize=(10.5, 5.0), layout="constrained")
-    grid = figure.subplots(2, -(-len(names) // 2), sharex=True).ravel()
-    for axes, activation in zip(grid, names):
-        shown = rows[rows["name"] == activation]
-        for name, group in shown.groupby("parametrization", sort=False):
-            line = group.groupby(check.axis)["change"].mean()
-            colour, marker, style = _DRAWN.get(name, (MUTED, "o", "-"))
-            axes.plot(
-                line.index,
-                line.to_numpy(),
-                color=colour,
-                marker=marker,
-                ls=style,
-                ms=4,
-                mec="white",
-                mew=0.5,
-                label=name,
-            )
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(
-            sorted(rows[check.axis].unique()), [str(v) for v in sorted(rows[check.axis].unique())]
-        )
-        axes.minorticks_off()
-        axes.set_title(activation, color=INK)
-    for axes in grid[len(names) :]:
-        axes.set_axis_off()
-    grid[len(names) - 1].legend(loc="best")
-    figure.supxlabel(check.axis)
-    figure.supylabel(f"mean |change| after {rows['step'].max()} steps")
-    return figure
-
-
-def write(check: Check, workdir: str | Path) -> Path:
-    """Draw the check next to its numbers; returns the figure's path."""
-    from stepladder.analysis.figures.style import svg
-    from stepladder.configs.core.files import write_atomic
-
-    path = Path(workdir) / record.STUDIES / f"coordinates-{check.axis}.svg"
-    write_atomic(
-        path, svg(draw(check), f"change of activations against {check.axis}") + "\n", sync=False
-    )
-    return path

@@ -1,12 +1,15 @@
 """What a forecast must beat: three rules that need no scaling law in N and D."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 
-def baselines(points: pd.DataFrame, target: dict[str, float]) -> list[dict]:
-    """Predictions for `target` from points with N, D, C (train FLOPs) and loss: a list of {name,
-    prediction, how}.
+def baselines(points: pd.DataFrame, target: dict[str, float]) -> list[dict[str, Any]]:
+    """What each rule of BASELINES predicts for `target`: a list of {name, prediction, how}.
+
+    points: N, D, C (training FLOPs) and loss.
     """
     return [
         {"name": name, "prediction": float(value), "how": how}
@@ -19,7 +22,7 @@ def _best_seen(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, flo
 
 
 def _most_compute(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
-    row = points.loc[points["C"].idxmax()]
+    row = points.iloc[int(points["C"].to_numpy().argmax())]
     return (
         "most compute",
         row["loss"],
@@ -28,9 +31,7 @@ def _most_compute(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, 
 
 
 def _power_law(points: pd.DataFrame, target: dict[str, float]) -> tuple[str, float, str]:
-    """L = A / C^alpha, two parameters, exact least squares in logs; no floor, and blind to how C
-    splits into N and D.
-    """
+    """L = A / C^alpha by least squares in logs: no floor, blind to how C splits into N and D."""
     centre = np.log(points["C"]).mean()
     if points["C"].nunique() < 2:
         return "power law in compute", float("nan"), "not defined: every proxy has the same compute"

@@ -1,18 +1,20 @@
-"""Forecast a target's final loss from finished proxies: point, interval, back-test, baselines, and
-what is identified.
+"""Forecast a target's final loss from finished proxies.
 
-What the interval contains. `level` of the simulated worlds of analysis/fit/simulate.py: the error
-of the fitted parameters at the target, plus the noise of the target's own run, both with the noise
-level itself
-unknown (Student-like tails). Not in it: a law of the wrong shape. For that there is a floor: the
-interval is never narrower than the error the same procedure makes when the largest proxy size is
-hidden and forecast from the others, times the target's distance beyond the proxies over that size's
-distance beyond the rest (in log N, which is what hiding a size hides; at least 1). A floor is no
-probability statement; `interval["binding"]` says which of the two was wider.
+What the interval contains: `level` of the simulated worlds of analysis/fit/simulate.py, that is the
+error of the fitted parameters at the target plus the noise of the target's own run, both with the
+noise level itself unknown (Student-like tails). Not in it: a law of the wrong shape.
+
+For that there is a floor. The interval is never narrower than the error that the same procedure
+makes when the largest proxy size is hidden and forecast from the others, times the target's
+distance beyond the proxies over that size's distance beyond the rest (in log N, which is what
+hiding a size hides; at least 1). A floor is no probability statement; `interval["binding"]` says
+which of the two was wider.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,8 +39,9 @@ COLUMNS = ("run_id", "root", "size", "role", "step", "N", "D", "C", "loss", "los
 
 @dataclass(frozen=True)
 class Forecast:
-    """Losses in nats per token; `interval` says what the interval is made of (standard deviations
-    and floor in log loss).
+    """A forecast with all it rests on; losses in nats per token.
+
+    interval: what it is made of (standard deviations and floor in log loss).
     """
 
     target: dict[str, float]
@@ -46,23 +49,23 @@ class Forecast:
     low: float
     high: float
     level: float
-    interval: dict
+    interval: dict[str, Any]
     fit: Fit
     # interval of each parameter at `level`, from the simulated ladders
     parameters: dict[str, tuple[float, float]]
     identified: tuple[str, ...]
-    baselines: tuple[dict, ...]
-    backtest: tuple[dict, ...]  # one entry a hidden size, the largest first
-    points: tuple[dict, ...]
-    excluded: tuple[dict, ...]
+    baselines: tuple[dict[str, Any], ...]
+    backtest: tuple[dict[str, Any], ...]  # one entry a hidden size, the largest first
+    points: tuple[dict[str, Any], ...]
+    excluded: tuple[dict[str, Any], ...]
     n: str
     seed: int
     # what the law would buy for 6 N D of the target: N, D, loss, a, each (value, low, high)
-    allocation: dict
+    allocation: dict[str, Any]
     # prediction and interval of the parameters along D at the target's N, for the figure
-    band: dict[str, list]
+    band: dict[str, list[Any]]
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-able: NaN and infinity become None."""
         return plain(dataclasses.asdict(self) | {"fit": self.fit.to_dict()})
 
@@ -90,14 +93,59 @@ def forecast(
     resamples: int = 512,
     domain: str = "all",
 ) -> Forecast:
-    """Forecast the loss at `target` = {"N": parameters, "D": tokens, "C": train FLOPs} from the
-    proxies.
+    """Forecast the loss of a target from the proxies.
 
-    `runs` is what `load` returns, or a table of final points with N, D, C, loss (and optionally
-    root, size, seed). The fit is least squares in log loss: about 20 final losses with small, even
-    noise, where Huber at 1e-3 would act as least absolute deviations and waste them.
-    Raises UserError when the points cannot identify the law.
+    The fit is least squares in log loss: noise is small and even, where Huber wastes points.
+
+    Args:
+        runs: of `load`, or a table of final points: N, D, C, loss (optional: root, size, seed).
+        target: {"N": parameters, "D": tokens, "C": training FLOPs}.
+        level: of the intervals, from `resamples` simulated ladders.
+        objective: what the fit minimises.
+        domain: whose losses, "all" for all domains together.
+
+    Raises:
+        UserError: when the points cannot identify the law.
     """
+    _check(target, level)
+    points, excluded = _points(runs, domain)
+    p = _prepared(points)
+    fit, backtest = _fit_and_backtest(p, points, objective)
+    rng = np.random.default_rng(seed)
+    draws = _draws(p, fit, points, resamples, rng)
+    errors, moved = simulate.errors_at(p, fit, draws, target, rng)
+    prediction = float(fit.predict(N=target["N"], D=target["D"]))
+    tail = (1 - level) / 2
+    ends, made_of = _interval(prediction, errors, draws, _floor(points, target, backtest), tail)
+    natural = pd.DataFrame(p.to_data_units(draws.theta))
+    spans = _spans(natural, tail)
+    return Forecast(
+        target={k: float(v) for k, v in target.items()},
+        prediction=prediction,
+        low=ends[0],
+        high=ends[1],
+        level=level,
+        interval={
+            "parameter_sd": float(np.std(moved)),
+            **made_of,
+            "clusters": int(points["root"].nunique()),
+            "freedom": fit.points - fit.rank,
+        },
+        fit=fit,
+        parameters=spans,
+        identified=identified(fit, natural, spans, points, target, moved),
+        baselines=tuple(baselines(points, target)),
+        backtest=tuple(backtest),
+        points=_rows(points[[c for c in COLUMNS if c in points]]),
+        excluded=_rows(excluded),
+        n=runs.n if isinstance(runs, Runs) else "N as given",
+        seed=seed,
+        allocation=_allocation(fit, natural, target, level),
+        band=_band(p, fit, draws, points, target, tail),
+    )
+
+
+def _check(target: Mapping[str, float], level: float) -> None:
     if not 0 < level < 1:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
     for name in ("N", "D", "C"):
@@ -105,66 +153,66 @@ def forecast(
             raise UserError(
                 f"target.{name}={target.get(name)}: must be a positive number; give N, D and C"
             )
-    points, excluded = _points(runs, domain)
+
+
+def _prepared(points: pd.DataFrame) -> Prepared:
     p = prepare(points, "chinchilla")
     if len(points) <= len(p.law.parameters):
         raise UserError(
             f"points={len(points)}: as many as parameters, so the noise is unknown; add at least "
             "one more finished run"
         )
-    fit, backtest = _fit_and_backtest(p, points, objective)
-    rng = np.random.default_rng(seed)
-    draws = simulate.simulate(p, fit, points["root"].to_numpy(str), resamples=resamples, rng=rng)
+    return p
+
+
+def _spans(natural: pd.DataFrame, tail: float) -> dict[str, tuple[float, float]]:
+    """The interval of each parameter over its draws."""
+    return {
+        str(k): (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
+        for k in natural
+    }
+
+
+def _draws(
+    p: Prepared, fit: Fit, points: pd.DataFrame, resamples: int, rng: np.random.Generator
+) -> simulate.Resamples:
+    """The refits of simulated ladders."""
+    roots = points["root"].to_numpy(str)
+    draws = simulate.simulate(p, fit, roots, resamples=resamples, rng=rng)
     if len(draws.theta) < resamples / 2:
         raise UserError(
             f"resamples={resamples}: {draws.dropped} refits have no finite objective, so there is "
             "no interval; add proxies of other sizes"
         )
-    errors, moved = simulate.errors_at(p, fit, draws, target, rng)
-    prediction = float(fit.predict(N=target["N"], D=target["D"]))
-    tail = (1 - level) / 2
+    return draws
+
+
+def _rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    return tuple({str(k): v for k, v in row.items()} for row in table.to_dict("records"))
+
+
+def _interval(
+    prediction: float,
+    errors: np.ndarray,
+    draws: simulate.Resamples,
+    floor: float | None,
+    tail: float,
+) -> tuple[tuple[float, float], dict[str, Any]]:
+    """The ends of the interval, and what it is made of; errors: in log loss, one a draw."""
     below, above = np.quantile(errors, [tail, 1 - tail])
-    floor = _floor(points, target, backtest)
-    interval = {
-        "parameter_sd": float(np.std(moved)),
+    wider = floor is not None and (floor > above or floor > -below)
+    made_of = {
         "noise_sd": float(np.sqrt(np.mean(draws.sd**2))),
         "shared_noise": float(draws.rho.mean()),
         "statistical": [float(prediction * np.exp(below)), float(prediction * np.exp(above))],
         "floor": floor,
-        "binding": "back-test floor"
-        if floor is not None and (floor > above or floor > -below)
-        else "simulated ladders",
+        "binding": "back-test floor" if wider else "simulated ladders",
         "resamples": len(draws.theta),
         "dropped": draws.dropped,
         "unfinished": draws.unfinished,
-        "clusters": int(points["root"].nunique()),
-        "freedom": fit.points - fit.rank,
     }
     below, above = min(below, -(floor or 0)), max(above, floor or 0)
-    natural = pd.DataFrame(p.to_data_units(draws.theta))
-    spans = {
-        k: (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
-        for k in natural
-    }
-    return Forecast(
-        target={k: float(v) for k, v in target.items()},
-        prediction=prediction,
-        low=float(prediction * np.exp(below)),
-        high=float(prediction * np.exp(above)),
-        level=level,
-        interval=interval,
-        fit=fit,
-        parameters=spans,
-        identified=identified(fit, natural, spans, points, target, moved),
-        baselines=tuple(baselines(points, target)),
-        backtest=tuple(backtest),
-        points=tuple(points[[c for c in COLUMNS if c in points]].to_dict("records")),
-        excluded=tuple(excluded.to_dict("records")),
-        n=runs.n if isinstance(runs, Runs) else "N as given",
-        seed=seed,
-        allocation=_allocation(fit, natural, target, level),
-        band=_band(p, fit, draws, points, target, tail),
-    )
+    return (float(prediction * np.exp(below)), float(prediction * np.exp(above))), made_of
 
 
 def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -186,9 +234,12 @@ def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.Da
     return table, pd.DataFrame(columns=list(EXCLUDED))
 
 
-def _fit_and_backtest(p: Prepared, points: pd.DataFrame, objective: str) -> tuple[Fit, list[dict]]:
-    """The fit, and the fit with each size hidden in turn (where three remain): all starts of all of
-    them are one program.
+def _fit_and_backtest(
+    p: Prepared, points: pd.DataFrame, objective: str
+) -> tuple[Fit, list[dict[str, Any]]]:
+    """The fit, and the fit with each size hidden in turn (where three remain).
+
+    All starts of all of them are one program.
     """
     hidden = [
         n
@@ -235,10 +286,10 @@ def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
     return enough and len(rest) >= len(p.law.parameters)
 
 
-def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict]) -> float | None:
-    """Half width in log loss; None when the largest size could not be hidden (fewer than four
-    sizes).
-    """
+def _floor(
+    points: pd.DataFrame, target: dict[str, float], backtest: list[dict[str, Any]]
+) -> float | None:
+    """Half width in log loss; None below four sizes, when the largest cannot be hidden."""
     largest = next((b for b in backtest if b["largest"]), None)
     if largest is None:
         return None
@@ -248,7 +299,9 @@ def _floor(points: pd.DataFrame, target: dict[str, float], backtest: list[dict])
     )
 
 
-def _allocation(fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float) -> dict:
+def _allocation(
+    fit: Fit, natural: pd.DataFrame, target: dict[str, float], level: float
+) -> dict[str, Any]:
     budget = 6 * target["N"] * target["D"]
     names = ("N", "D", "loss", "a")
     spans = intervals(dict(zip(names, CLOSED[fit.law](natural, budget))), level)
@@ -263,7 +316,7 @@ def _band(
     points: pd.DataFrame,
     target: dict[str, float],
     tail: float,
-) -> dict[str, list]:
+) -> dict[str, list[Any]]:
     tokens = np.geomspace(points["D"].min() / 1.3, max(target["D"], points["D"].max()) * 1.3, 40)
     x = np.stack([np.full(40, np.log(target["N"]) - p.centre[0]), np.log(tokens) - p.centre[1]], 1)
     many = np.array([p.law.function(np, t, x) for t in draws.theta]) * p.scale

@@ -1,10 +1,9 @@
-"""forecast.json: what was forecast for a target, written before the target's step 0 and never
-again.
-"""
+"""forecast.json: what was forecast for a target, written once, before the target's step 0."""
 
 import datetime
 import json
 from pathlib import Path
+from typing import Any
 
 from stepladder.analysis.records.load import Runs, load
 from stepladder.analysis.studies.extrapolation.forecast import forecast
@@ -13,7 +12,7 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 
 
-def read_forecasts(workdir: str | Path) -> list[dict]:
+def read_forecasts(workdir: str | Path) -> list[dict[str, Any]]:
     """The entries of `<workdir>/forecast.json`, oldest first; empty when there is none.
 
     Raises UserError when it cannot be read.
@@ -21,16 +20,17 @@ def read_forecasts(workdir: str | Path) -> list[dict]:
     return _read(workdir)["forecasts"]
 
 
-def read_refusals(workdir: str | Path) -> list[dict]:
-    """Targets that started without a forecast: {target_spec_hash, target_run_id, written_utc,
-    reason}.
+def read_refusals(workdir: str | Path) -> list[dict[str, Any]]:
+    """Targets that started without a forecast.
+
+    Each is {target_spec_hash, target_run_id, written_utc, reason}.
     """
     return _read(workdir)["refused"]
 
 
 def refuse_forecast(
     workdir: str | Path, target_spec_hash: str, target_run_id: str, reason: str
-) -> dict:
+) -> dict[str, Any]:
     """Write down, once and before the target's step 0, why its proxies support no forecast."""
     body = _read(workdir)
     for entry in body["refused"]:
@@ -46,7 +46,7 @@ def refuse_forecast(
     return entry
 
 
-def _read(workdir: str | Path) -> dict[str, list[dict]]:
+def _read(workdir: str | Path) -> dict[str, list[dict[str, Any]]]:
     path = Path(workdir) / record.FORECAST
     if not path.exists():
         return {"forecasts": [], "refused": []}
@@ -68,13 +68,24 @@ def write_forecast(
     seed: int = 0,
     level: float = 0.9,
     n: str = "params_total",
-) -> dict:
-    """Forecast `target` = {"N", "D", "C"} from the proxies in `workdir` and write the entry; one
-    already there is returned as it is.
+) -> dict[str, Any]:
+    """Forecast a target from the proxies in `workdir` and write the entry.
 
-    `domains` of the entry holds a forecast for each domain, or the reason why there is none. Raises
-    UserError when the target has metrics already (it would be no forecast), or when the proxies
-    identify no law.
+    Args:
+        workdir: the folder that holds the records.
+        target_spec_hash: of the target; an entry of it that is there already is left as it is.
+        target_run_id: of the target.
+        target: {"N": parameters, "D": tokens, "C": training FLOPs}.
+        seed: of the simulated ladders.
+        level: of the intervals.
+        n: the count of parameters that is N.
+
+    Returns:
+        The entry; `domains` of it holds a forecast for each domain, or why there is none.
+
+    Raises:
+        UserError: when the target has metrics already (it would be no forecast), or when the
+            proxies identify no law.
     """
     workdir = Path(workdir)
     body = _read(workdir)
@@ -110,7 +121,9 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domain: str) -> dict:
+def _domain(
+    runs: Runs, target: dict[str, float], seed: int, level: float, domain: str
+) -> dict[str, Any]:
     try:
         made = forecast(runs, target, seed=seed, level=level, domain=domain)
     except UserError as error:
@@ -118,5 +131,5 @@ def _domain(runs: Runs, target: dict[str, float], seed: int, level: float, domai
     return {"prediction": made.prediction, "low": made.low, "high": made.high}
 
 
-def _write(path: Path, body: dict) -> None:
+def _write(path: Path, body: dict[str, Any]) -> None:
     write_atomic(path, json.dumps(body, indent=1, allow_nan=False) + "\n")

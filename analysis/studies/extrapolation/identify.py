@@ -1,5 +1,7 @@
 """What the points identify and what they do not, in plain words with numbers."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -13,7 +15,7 @@ _TRADE = 0.9
 def identified(
     fit: Fit,
     draws: pd.DataFrame,
-    spans: dict,
+    spans: Mapping[str, tuple[float, float]],
     points: pd.DataFrame,
     target: dict[str, float],
     moved: np.ndarray,
@@ -49,9 +51,9 @@ def identified(
             out.append(f"{name} = {value:.3g} is known roughly: {low:.3g} to {high:.3g}.")
         else:
             out.append(f"{name} = {value:.3g} is identified: {low:.3g} to {high:.3g}.")
-    logs = np.log(draws.clip(lower=1e-300))
+    logs = np.log(draws.clip(lower=1e-300).to_numpy(float))
     with np.errstate(invalid="ignore", divide="ignore"):
-        linked = np.corrcoef(logs.to_numpy().T)
+        linked = np.corrcoef(logs.T)
     for i, one in enumerate(draws):
         for j in range(i + 1, len(draws.columns)):
             if abs(linked[i, j]) > _TRADE and {one, draws.columns[j]} not in (

@@ -1,14 +1,12 @@
-"""The forecast, its interval and the truth side by side with the baselines, as plain text for a
-terminal.
-"""
+"""The forecast, its interval, the truth and the baselines as text for a terminal."""
+
+from stepladder.analysis.report.jsonable import Results
 
 _WIDTH = 56
 
 
-def summary(results: dict) -> str:
-    """A few lines for every forecast in `results` (what `results.collect` returns, or
-    results.json), and what is missing.
-    """
+def summary(results: Results) -> str:
+    """A few lines for every forecast in `results` (results.json), and what is missing."""
     lines: list[str] = []
     for entry in results["forecasts"]:
         lines += [*_entry(entry), ""]
@@ -31,7 +29,7 @@ def summary(results: dict) -> str:
     return "\n".join(lines)
 
 
-def _entry(entry: dict) -> list[str]:
+def _entry(entry: Results) -> list[str]:
     target, truth = entry["target"], entry["truth"]
     rows = [("forecast", entry["prediction"], entry["low"], entry["high"], entry.get("error"))]
     rows += [
@@ -58,7 +56,7 @@ def _entry(entry: dict) -> list[str]:
     for name, middle, low, high, error in rows:
         bar = [" "] * _WIDTH
 
-        def place(v):
+        def place(v: float) -> int:
             return round((v - left) / spread * (_WIDTH - 1))
 
         if low is not None:

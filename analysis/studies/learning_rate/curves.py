@@ -1,5 +1,6 @@
-"""Learning-rate curves: final loss against learning rate of runs that differ in nothing else but
-the seeds, each with its optimum.
+"""Learning-rate curves, each with its optimum.
+
+The runs of a curve differ in the learning rate and the seeds alone.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.records.load import Runs
-from stepladder.analysis.studies.learning_rate.optimum import misfit, optimum
+from stepladder.analysis.studies.learning_rate.optimum import Optimum, misfit, optimum
 from stepladder.analysis.studies.learning_rate.points import RatePoints, join, rate_points, why
 
 LEAST_RATES = 3
@@ -21,15 +22,19 @@ _MEDIAN_WORTH = 0.37
 
 @dataclass(frozen=True)
 class Curve:
-    """One setting: learning rates, mean final losses (nats per token) over `seeds` runs each, and
-    the optimum or why there is none.
+    """Final loss against learning rate at one setting, and the optimum or why there is none.
 
-    A rate where a run diverged is in `diverged` (rate, diverged runs, runs) and not in `rates`: the
-    mean of the survivors would be too low. low, high: interval of the optimum (optimum.py)
-    from `noise`, the standard deviation of one run in nats per token; `noise_source` says whether
-    repeated seeds tell it, the evaluation's standard error, or the misfit of the curves. curvature:
-    nats per token per squared natural log of the rate. settings: the other columns of
-    rate_points.SETTINGS.
+    Attributes:
+        rates: learning rates at which no run diverged, ascending; with a diverged run the mean of
+            the survivors would be too low.
+        losses: mean final losses at `rates`, nats per token.
+        seeds: runs at each of `rates`.
+        optimum: the best learning rate; low, high: its interval (optimum.py).
+        curvature: nats per token per squared natural log of the rate.
+        noise: standard deviation of one run, nats per token.
+        noise_source: repeated seeds, the evaluation's standard error, or the misfit of the curves.
+        diverged: (rate, diverged runs, runs) of each rate with a diverged run.
+        settings: the other columns of points.SETTINGS.
     """
 
     size: str
@@ -50,24 +55,38 @@ class Curve:
     settings: Mapping[str, str | float]
 
     @property
+    def best(self) -> float:
+        """The optimum of a curve that has one; raises ValueError for others."""
+        if self.optimum is None:
+            raise ValueError(f"size {self.size}, D = {self.D:.3g}: no optimum, {self.refused}")
+        return self.optimum
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Low and high end of the optimum; the optimum itself twice where nothing tells them."""
+        if self.low is None or self.high is None:
+            return self.best, self.best
+        return self.low, self.high
+
+    @property
     def sd(self) -> float | None:
-        """Standard deviation of ln lr*, of the width of the 90 % interval."""
-        return (
-            None
-            if self.optimum is None or self.low is None
-            else float(np.log(self.high / self.low) / (2 * 1.6449))
-        )
+        """Standard deviation of ln lr*, from the width of its 90 % interval."""
+        if self.optimum is None or self.low is None or self.high is None:
+            return None
+        return float(np.log(self.high / self.low) / (2 * 1.6449))
 
 
 def curves(
     source: Runs | RatePoints | pd.DataFrame | str | Path, *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Curve], pd.DataFrame]:
-    """Curves of every setting with at least three rates, smallest N first, and what was left out
-    (run_id, step, domain, reason).
+    """The curve of every setting with at least three rates, smallest N first.
 
     Points are final decayed losses of all roles but the target: a proxy joins the curve of its
-    sweep when it differs in nothing but the rate and the seeds (rate_points.SETTINGS, those that
-    the source has); a cooldown branch never does.
+    sweep when it differs in nothing but the rate and the seeds (points.SETTINGS, those that the
+    source has); a cooldown branch never does.
+
+    Returns:
+        The curves, and what was left out (run_id, step, domain, reason).
     """
     points = rate_points(source)
     groups, few = [], []
@@ -85,20 +104,17 @@ def curves(
 
 
 def _by_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """Index learning_rate ascending: mean, count and var of the loss, runs and how many of them
-    diverged.
-    """
+    """A row for each learning rate, ascending: mean, count and var of the loss, runs, lost."""
     grouped = rows.groupby("learning_rate")
     table = grouped["loss"].agg(["mean", "count", "var"]).sort_index()
     return table.assign(runs=grouped.size(), lost=grouped["diverged"].sum())
 
 
 def _shared_noise(tables: list[pd.DataFrame]) -> tuple[float, float]:
-    """Variance of one run from the misfits of all curves, and its degrees of freedom: the last
-    resort of curves without seeds.
+    """Variance of one run from the misfits of all curves, and its degrees of freedom.
 
-    The median over curves, for a few that break up at a large rate would set the mean; each has one
-    degree of freedom.
+    The last resort of curves without seeds. It is the median over curves, as a few that break up
+    at a large rate would set the mean; each curve has one degree of freedom.
     """
     alive = [_alive(table) for table in tables]
     each = [
@@ -143,7 +159,12 @@ def _noise(
 
 
 def _curve(
-    rows: pd.DataFrame, table: pd.DataFrame, settings: list[str], shared, level: float, seed: int
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    settings: list[str],
+    shared: tuple[float, float],
+    level: float,
+    seed: int,
 ) -> Curve:
     noise, freedom, origin = _noise(rows, table, shared)
     alive, lost = _alive(table), table[table["lost"] > 0]
@@ -152,13 +173,10 @@ def _curve(
     counts = alive["count"].to_numpy(float)
     beyond = lost.index[lost.index > rates[-1]].min() if len(rates) else np.nan
     if len(rates) < LEAST_RATES:
-        body = {
-            "refused": (
-                f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: add "
-                "smaller rates"
-            )
-        }
-        fields = dict.fromkeys(("rate", "low", "high", "loss", "curvature")) | body
+        best = Optimum(
+            refused=f"{len(rates)} rates without a diverged run, a parabola needs {LEAST_RATES}: "
+            "add smaller rates"
+        )
     else:
         best = optimum(
             rates,
@@ -170,7 +188,6 @@ def _curve(
             seed=seed,
             beyond=None if np.isnan(beyond) else float(beyond),
         )
-        fields = vars(best)
     first = rows.iloc[0]
     return Curve(
         size=str(first.get("size", f"{first['N']:.3g}")),
@@ -179,16 +196,17 @@ def _curve(
         rates=tuple(map(float, rates)),
         losses=tuple(map(float, losses)),
         seeds=tuple(map(int, counts)),
-        optimum=fields["rate"],
-        low=fields["low"],
-        high=fields["high"],
-        loss_at_optimum=fields["loss"],
-        curvature=fields["curvature"],
+        optimum=best.rate,
+        low=best.low,
+        high=best.high,
+        loss_at_optimum=best.loss,
+        curvature=best.curvature,
         noise=noise,
         noise_source=origin,
-        refused=fields["refused"],
+        refused=best.refused,
         diverged=tuple(
-            (float(r), int(t.lost), int(t.runs)) for r, t in zip(lost.index, lost.itertuples())
+            (float(r), int(n), int(runs))
+            for r, n, runs in zip(lost.index, lost["lost"], lost["runs"])
         ),
         settings={
             name: first[name] if isinstance(first[name], str) else float(first[name])

@@ -1,6 +1,4 @@
-"""Where training breaks: the largest learning rate at which every seed survives and the smallest at
-which one diverges, and its law in N.
-"""
+"""Where training breaks: the bracket of the largest stable learning rate, and its law in N."""
 
 from dataclasses import dataclass
 
@@ -19,11 +17,14 @@ EXCESS = 1.0  # nats per token
 
 @dataclass(frozen=True)
 class Boundary:
-    """The bracket of one setting: the boundary lies between `survives` and `diverges` (either may
-    be None: add rates on that side).
+    """The bracket of one setting: the boundary lies between `survives` and `diverges`.
 
-    lost: diverged runs and runs at `diverges`; `survivors`: runs at `survives`. mixed: rates above
-    `diverges` at which every seed survived.
+    Attributes:
+        survives: the largest rate at which all runs survive; None: add smaller rates.
+        survivors: runs at `survives`.
+        diverges: the smallest rate at which a run diverged; None: add larger rates.
+        lost: diverged runs, and runs, at `diverges`.
+        mixed: rates above `diverges` at which every seed survived.
     """
 
     size: str
@@ -40,8 +41,9 @@ class Boundary:
 
 @dataclass(frozen=True)
 class BoundaryLaw:
-    """lr_max = rate (N / centre)^a through the brackets, rate and a as (value, low, high); the
-    brackets used, and what was left out.
+    """lr_max = rate (N / centre)^a through the brackets; rate and a are (value, low, high).
+
+    brackets: how many were used; notes: what was left out.
     """
 
     centre: float
@@ -84,14 +86,16 @@ def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: flo
     table = (
         rows.assign(lost=lost).groupby("learning_rate")["lost"].agg(["sum", "count"]).sort_index()
     )
-    broken = table.index[table["sum"] > 0]
-    diverges = float(broken[0]) if len(broken) else None
-    below = table.index[table.index < diverges] if diverges is not None else table.index
-    survives = float(below[-1]) if len(below) else None
+    rates = table.index.to_numpy(float).tolist()
+    lost_at = dict(zip(rates, map(int, table["sum"])))
+    runs_at = dict(zip(rates, map(int, table["count"])))
+    diverges = next((rate for rate, diverged in lost_at.items() if diverged), None)
+    below = [rate for rate in lost_at if diverges is None or rate < diverges]
+    survives = below[-1] if below else None
     mixed = tuple(
-        float(r)
-        for r in table.index
-        if diverges is not None and r > diverges and table.at[r, "sum"] == 0
+        rate
+        for rate, diverged in lost_at.items()
+        if diverges is not None and rate > diverges and not diverged
     )
     note = ""
     if diverges is None:
@@ -111,31 +115,36 @@ def _boundary(rows: pd.DataFrame, settings: list[str], above: float, excess: flo
             if n not in ("N", "D")
         },
         survives=survives,
-        survivors=int(table.at[survives, "count"]) if survives is not None else 0,
+        survivors=0 if survives is None else runs_at[survives],
         diverges=diverges,
-        lost=(int(table.at[diverges, "sum"]), int(table.at[diverges, "count"]))
-        if diverges is not None
-        else (0, 0),
+        lost=(0, 0) if diverges is None else (lost_at[diverges], runs_at[diverges]),
         mixed=mixed,
         note=note,
     )
 
 
 def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) -> BoundaryLaw:
-    """ln lr_max on ln N over three or more closed brackets; the boundary may lie anywhere in its
-    bracket, and brackets are resampled.
+    """Regress ln lr_max on ln N over three or more closed brackets.
 
-    Raises UserError with fewer brackets or one size.
+    The boundary may lie anywhere in its bracket, and brackets are resampled.
+
+    Raises:
+        UserError: with fewer brackets, or sizes, than three.
     """
-    closed = [b for b in found if b.survives is not None and b.diverges is not None]
-    if len(closed) < LEAST_BRACKETS or len({b.N for b in closed}) < LEAST_BRACKETS:
+    brackets = [
+        (b.N, b.survives, b.diverges)
+        for b in found
+        if b.survives is not None and b.diverges is not None
+    ]
+    sizes = {n for n, *_ in brackets}
+    if len(sizes) < LEAST_BRACKETS:
         raise UserError(
-            f"brackets={len(closed)} of {len({b.N for b in closed})} sizes: the law needs "
+            f"brackets={len(brackets)} of {len(sizes)} sizes: the law needs "
             f"{LEAST_BRACKETS} sizes with a surviving and a diverging rate; add rates until "
             "something diverges"
         )
-    x = np.log([b.N for b in closed])
-    low, high = np.log([b.survives for b in closed]), np.log([b.diverges for b in closed])
+    x = np.log([n for n, *_ in brackets])
+    low, high = np.log([b[1:] for b in brackets]).T
     slope, level_0 = np.polyfit(x - x.mean(), (low + high) / 2, 1)
     rng, drawn = np.random.default_rng(seed), []
     while len(drawn) < _DRAWS:
@@ -146,14 +155,16 @@ def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) ->
             drawn.append((np.exp(b), a))
     spans = np.quantile(np.array(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
     notes = tuple(
-        f"left out: size {b.size}, D = {b.D:.3g}: {b.note}" for b in found if b not in closed
+        f"left out: size {b.size}, D = {b.D:.3g}: {b.note}"
+        for b in found
+        if b.survives is None or b.diverges is None
     )
-    rate = (float(np.exp(level_0)), *map(float, spans[:, 0]))
+    (rate_low, slope_low), (rate_high, slope_high) = spans.tolist()
     return BoundaryLaw(
-        float(np.exp(x.mean())),
-        rate,
-        (float(slope), *map(float, spans[:, 1])),
-        len(closed),
-        level,
-        notes,
+        centre=float(np.exp(x.mean())),
+        rate=(float(np.exp(level_0)), rate_low, rate_high),
+        a=(float(slope), slope_low, slope_high),
+        brackets=len(brackets),
+        level=level,
+        notes=notes,
     )

@@ -17,12 +17,15 @@ _SURE = 0.95
 
 @dataclass(frozen=True)
 class Drift:
-    """d ln lr* / d ln axis of one parametrisation and recipe, and the factor lr* moves by from the
-    smallest to the largest: (value, low, high).
+    """How the best learning rate of one parametrisation and recipe moves along an axis.
 
-    span: the smallest and the largest value of the axis. held: inputs held fixed by the regression;
-    held_slope: the slope in them. scatter: s.d. of ln lr* beyond the optima's own intervals. draws:
-    of the slope.
+    Attributes:
+        slope: d ln lr* / d ln axis: (value, low, high).
+        factor: what lr* moves by from the smallest to the largest: (value, low, high).
+        span: the smallest and the largest value of the axis.
+        held: inputs held fixed by the regression; held_slope: the slope in them.
+        scatter: standard deviation of ln lr* beyond the optima's own intervals.
+        draws: of the slope.
     """
 
     parametrization: str
@@ -41,8 +44,10 @@ class Drift:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Which of two parametrisations drifts less: |slope of `other`| - |slope of `first`| as (value,
-    low, high), and its probability > 0.
+    """Which of two parametrisations drifts less.
+
+    less: |slope of `other`| - |slope of `first`| as (value, low, high); probability: that it is
+    above 0.
     """
 
     first: str
@@ -57,12 +62,17 @@ class Comparison:
 def drifts(
     found: list[Curve], axis: str = "width", *, level: float = 0.9, seed: int = 0
 ) -> tuple[list[Drift], tuple[str, ...]]:
-    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more, and
-    why the others have none.
+    """The drift of every (parametrisation, recipe) with optima at two values of `axis` or more.
 
     Weighted least squares of ln lr* on ln axis, weights from the optima's intervals and their
     scatter around the line. Where the other of N (or width) and D moves on its own over the optima,
-    it is held fixed. Raises UserError for an unknown axis.
+    it is held fixed.
+
+    Returns:
+        The drifts, and why the others have none.
+
+    Raises:
+        UserError: for an unknown axis.
     """
     if axis not in AXES:
         raise UserError(f"axis={axis!r}: unknown; use one of {', '.join(AXES)}")
@@ -103,8 +113,9 @@ def drifts(
 def compare(
     found: list[Drift], first: str = "mup", other: str = "standard", *, level: float = 0.9
 ) -> list[Comparison]:
-    """For every recipe that has both parametrisations, and for all together: does `first` drift
-    less than `other`, or is it not settled?
+    """Does `first` drift less than `other`, or is it not settled?
+
+    Asked of every recipe that has both parametrisations, and of all together.
     """
     pairs = []
     for recipe in sorted({d.recipe for d in found}):
@@ -154,68 +165,84 @@ def _drift(
     recipe: str,
     axis: str,
     good: list[Curve],
-    refused: tuple,
+    refused: tuple[str, ...],
     level: float,
     rng: np.random.Generator,
 ) -> Drift:
-    x, y = np.log([at(c, axis) for c in good]), np.log([c.optimum for c in good])
+    x, y = np.log([at(c, axis) for c in good]), np.log([c.best for c in good])
     other = "N" if axis == "D" else "D"
     z = np.log([at(c, other) for c in good])
-    columns, held = [np.ones(len(x)), x - x.mean()], ()
-    wide = np.column_stack([*columns, z - z.mean()])
-    singular = np.linalg.svd(
-        wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False
-    )
-    if len(good) > 3 and np.ptp(z) > 1e-6 and singular[-1] > 0.05:
-        columns, held = [*columns, z - z.mean()], (other,)
-    design = np.column_stack(columns)
+    design, holds = _design(x, z)
     known = [c.sd for c in good if c.sd]
-    notes = list(refused)
     sd = np.array([c.sd or (max(known) if known else 0.0) for c in good])
+    scatter = _scatter(design, y, sd)
+    freedom = len(y) - design.shape[1]
+    notes = list(refused)
     if not known:
         notes.append(
             "no optimum has an interval: the slope's is from the scatter around the line alone"
         )
-    scatter = _scatter(design, y, sd)
-    freedom = len(y) - design.shape[1]
     if not freedom:
         notes.append(
             f"as many optima as coefficients: nothing checks that ln lr* is straight in ln {axis}"
         )
-    if np.ptp(z) > 1e-6 and not held:
+    if np.ptp(z) > 1e-6 and not holds:
         notes.append(f"{other} moves along with {axis}: the slope is of both")
-    total = np.sqrt(sd**2 + scatter**2)
+    beta, draws = _slopes(design, y, np.sqrt(sd**2 + scatter**2), scatter, rng)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    slope, reach = (float(beta[1]), float(low), float(high)), float(np.ptp(x))
+    moved = [float(np.exp(s * reach)) for s in slope]
+    return Drift(
+        parametrization=kind,
+        recipe=recipe,
+        axis=axis,
+        slope=slope,
+        factor=(moved[0], moved[1], moved[2]),
+        span=(float(np.exp(x.min())), float(np.exp(x.max()))),
+        optima=len(good),
+        held=(other,) if holds else (),
+        held_slope=float(beta[2]) if holds else 0.0,
+        scatter=scatter,
+        notes=tuple(notes),
+        draws=draws,
+    )
+
+
+def _design(x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Columns of the regression on x [n], and whether z [n] is one: where it moves on its own."""
+    wide = np.column_stack([np.ones(len(x)), x - x.mean(), z - z.mean()])
+    singular = np.linalg.svd(
+        wide / np.maximum(np.linalg.norm(wide, axis=0), 1e-300), compute_uv=False
+    )
+    holds = bool(len(x) > 3 and np.ptp(z) > 1e-6 and singular[-1] > 0.05)
+    return (wide if holds else wide[:, :2]), holds
+
+
+def _slopes(
+    design: np.ndarray,
+    y: np.ndarray,
+    total: np.ndarray,
+    scatter: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients of the weighted regression, and draws of the slope; total: s.d. of each y."""
     weight = 1 / np.maximum(total, 1e-6)
     solve = np.linalg.pinv(design * weight[:, None]) * weight[None]
     beta = solve @ y
     noise = rng.standard_normal((_DRAWS, len(y))) * total
+    freedom = len(y) - design.shape[1]
     if freedom:  # the scatter itself is known from few points
         noise *= np.sqrt(freedom / rng.chisquare(freedom, (_DRAWS, 1))) if scatter > 0 else 1.0
-    draws = beta[1] + noise @ solve[1]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    reach = float(np.ptp(x))
-    factor = tuple(float(np.exp(s * reach)) for s in (beta[1], low, high))
-    span = (float(np.exp(x.min())), float(np.exp(x.max())))
-    return Drift(
-        kind,
-        recipe,
-        axis,
-        (float(beta[1]), float(low), float(high)),
-        factor,
-        span,
-        len(good),
-        held,
-        float(beta[2]) if held else 0.0,
-        scatter,
-        tuple(notes),
-        draws,
-    )
+    return beta, beta[1] + noise @ solve[1]
 
 
 def _scatter(design: np.ndarray, y: np.ndarray, sd: np.ndarray) -> float:
-    """S.d. beyond the optima's own that makes the weighted squares of the residuals as large as
-    their degrees of freedom; 0 if they are not.
+    """The standard deviation beyond the optima's own that the residuals show, or 0.
+
+    With it the weighted squares of the residuals are as large as their degrees of freedom.
     """
+    from scipy.optimize import root_scalar
+
     freedom = len(y) - design.shape[1]
     if freedom < 1:
         return 0.0
@@ -225,10 +252,10 @@ def _scatter(design: np.ndarray, y: np.ndarray, sd: np.ndarray) -> float:
         residual = y - design @ np.linalg.lstsq(design * w[:, None], y * w, rcond=None)[0]
         return float(((residual * w) ** 2).sum()) - freedom
 
-    low, high = 0.0, float(np.ptp(y)) + 1e-9
+    most = float(np.ptp(y)) + 1e-9
     if excess(0.0) <= 0:
         return 0.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return float(high)
+    if excess(most) >= 0:
+        return most
+    found = root_scalar(excess, bracket=(0.0, most), method="brentq", xtol=1e-15, rtol=1e-14)
+    return float(found.root)

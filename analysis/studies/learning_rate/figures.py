@@ -1,6 +1,4 @@
-"""Figures of the learning-rate study: curves with their optima, the drift, the cost of a wrong
-rate, where runs break, the law in N and D.
-"""
+"""Figures of the learning-rate study: curves, drift, rule, cost of a wrong rate, divergence."""
 
 from __future__ import annotations
 
@@ -12,20 +10,29 @@ from stepladder.analysis.figures.style import (
     INK,
     MUTED,
     TARGET,
+    Svg,
     log_axes,
     single_axes,
     size_colours,
+    small,
     styled,
+    svg,
 )
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.divergence import Boundary, BoundaryLaw, kind_of
 from stepladder.analysis.studies.learning_rate.drift import Drift, at
 from stepladder.analysis.studies.learning_rate.rule import Rule
 from stepladder.analysis.studies.learning_rate.sensitivity import Sensitivity
+from stepladder.analysis.studies.learning_rate.study import LearningRateStudy
 from stepladder.analysis.tables.numbers import human
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+# The published law, drawn beside ours: arXiv 2503.04715, N without embeddings, D in tokens. It was
+# fitted to sizes from 60M parameters.
+STEP_LAW, STEP_LAW_SMALLEST = Rule(1.79, -0.713, 0.307, {}, None, 0, ()), 6e7
 
 _KINDS = ("#0b3c5d", "#e0803a", "#1b7f5c", "#7b5ea7", "#9aa5b1", "#c8384f")
 _MARKS = "osD^vP"
@@ -33,13 +40,39 @@ _PANELS, _CURVES = 6, 8
 _TOP = 2.0  # of the largest rise at the lower end of a curve: what lies above is cut off
 
 
+def draw(found: LearningRateStudy) -> dict[str, Svg]:
+    """Name -> drawing, of every figure there is data for."""
+    drawn = {}
+    if found.chosen:
+        label = "final loss against learning rate, with optima"
+        drawn["curves"] = svg(curves(found.chosen), label)
+    for axis in dict.fromkeys(d.axis for d in found.drifts):
+        mine = [d for d in found.drifts if d.axis == axis]
+        label = f"best learning rate against {axis}"
+        drawn[f"drift_{axis}"] = svg(drift(found.chosen, mine), label)
+    pairs = [
+        (c, s)
+        for c, s in zip(found.curves, found.sensitivities)
+        if c in found.chosen and s.value is not None
+    ]
+    if pairs:
+        drawn["sensitivity"] = svg(sensitivity(pairs), "cost of a wrong learning rate against N")
+    if any(b.diverges is not None for b in found.boundaries):
+        figure = divergence(found.boundaries, found.boundary_law)
+        drawn["divergence"] = svg(figure, "where runs diverge, against N")
+    if found.rule is not None:
+        comparable = min(c.N for c in found.chosen) >= STEP_LAW_SMALLEST
+        figure = plane(found.chosen, found.rule, STEP_LAW if comparable else None)
+        drawn["plane"] = svg(figure, "the rule over N and D, and its optima")
+    return drawn
+
+
 @styled
 def curves(found: list[Curve]) -> Figure:
-    """Final loss above each curve's lowest against learning rate, a panel a recipe and
-    parametrisation, a colour a size; optima in red.
+    """Final loss above each curve's lowest against learning rate, optima in red.
 
-    Of more than eight curves in a panel the largest and smallest sizes and durations are drawn,
-    evenly spaced; a cross is a rate where a run diverged.
+    A panel a recipe and parametrisation, a colour a size; a cross is a rate where a run diverged. A
+    panel shows at most eight curves, spread evenly over sizes and durations.
     """
     from matplotlib.figure import Figure
 
@@ -69,33 +102,9 @@ def curves(found: list[Curve]) -> Figure:
             or 1.0
         )
         for c in shown:
-            above = np.array(c.losses) - min(c.losses)
-            panel.plot(
-                c.rates,
-                above,
-                marker="o",
-                ms=4,
-                color=colours[c.N],
-                ls=styles[c.D],
-                lw=1.2,
-                mec="white",
-                mew=0.6,
-                label=f"{c.size}, D = {human(c.D)}",
-            )
+            curve_with_optimum(panel, c, colours[c.N], styles[c.D])
             for rate, *_ in c.diverged:
                 panel.plot(rate, top * 0.96, "x", ms=6, color=colours[c.N])
-            if c.optimum is not None:
-                bottom = c.loss_at_optimum - min(c.losses)
-                if c.low is not None:
-                    panel.plot(
-                        [c.low, c.high],
-                        [bottom, bottom],
-                        color=TARGET,
-                        lw=3,
-                        alpha=0.45,
-                        solid_capstyle="butt",
-                    )
-                panel.plot(c.optimum, bottom, "v", ms=6, mfc=TARGET, mec="white", mew=0.7, zorder=4)
         panel.set_ylim(-0.04 * top, top)
         log_axes(
             panel,
@@ -110,18 +119,32 @@ def curves(found: list[Curve]) -> Figure:
     return figure
 
 
+def curve_with_optimum(axes: Axes, c: Curve, colour: str, line: str) -> None:
+    """Draw losses above the lowest, and in red the optimum with its interval."""
+    lowest = min(c.losses)
+    above = np.array(c.losses) - lowest
+    named = f"{c.size}, D = {human(c.D)}"
+    dots = {"marker": "o", "ms": 4, "mec": "white", "mew": 0.6}
+    axes.plot(c.rates, above, color=colour, ls=line, lw=1.2, label=named, **dots)
+    if c.optimum is None or c.loss_at_optimum is None:
+        return
+    bottom = c.loss_at_optimum - lowest
+    if c.low is not None and c.high is not None:
+        bar = {"lw": 3, "alpha": 0.45, "solid_capstyle": "butt"}
+        axes.plot([c.low, c.high], [bottom, bottom], color=TARGET, **bar)
+    axes.plot(c.optimum, bottom, "v", ms=6, mfc=TARGET, mec="white", mew=0.7, zorder=4)
+
+
 @styled
 def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
-    """lr* with its interval against the axis of the drifts, and the line of each parametrisation
-    and recipe.
-    """
+    """lr* with its interval against the axis of the drifts, with the line of each drift."""
     figure, axes = single_axes(7.4, 4.2)
     for k, d in enumerate(drifts):
         colour, mark = _KINDS[k % len(_KINDS)], _MARKS[k % len(_MARKS)]
         mine = [c for c in found if c.optimum is not None and _same(c, d)]
         middle = {held: np.mean(np.log([at(c, held) for c in mine])) for held in d.held}
         for c in mine:
-            low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+            low, high = c.interval
             place = at(c, d.axis)
             # At the mean of what the regression holds, as the line is.
             moved = float(
@@ -129,8 +152,8 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
             )
             axes.errorbar(
                 place,
-                c.optimum * moved,
-                yerr=[[(c.optimum - low) * moved], [(high - c.optimum) * moved]],
+                c.best * moved,
+                yerr=[[(c.best - low) * moved], [(high - c.best) * moved]],
                 fmt=mark,
                 ms=5.5,
                 color=colour,
@@ -139,25 +162,7 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
                 capsize=2.5,
                 lw=1.2,
             )
-        x = np.geomspace(*d.span, 40)
-        centre = (
-            np.mean(np.log([at(c, d.axis) for c in mine])),
-            np.mean(np.log([c.optimum for c in mine])),
-        )
-
-        def line(s):
-            return np.exp(centre[1] + s * (np.log(x) - centre[0]))  # noqa: B023
-
-        name = " ".join(w for w in (d.parametrization, d.recipe) if w)
-        factor, low, high = d.factor
-        axes.plot(
-            x,
-            line(d.slope[0]),
-            color=colour,
-            lw=1.4,
-            label=f"{name + ': ' if name else ''}factor {factor:.2g} ({low:.2g} to {high:.2g})",
-        )
-        axes.fill_between(x, line(d.slope[1]), line(d.slope[2]), color=colour, alpha=0.12, lw=0)
+        _line(axes, d, mine, colour)
     log_axes(
         axes,
         {"N": "N, parameters", "D": "D, tokens"}.get(drifts[0].axis, drifts[0].axis),
@@ -170,11 +175,22 @@ def drift(found: list[Curve], drifts: list[Drift]) -> Figure:
     return figure
 
 
+def _line(axes: Axes, d: Drift, mine: list[Curve], colour: str) -> None:
+    """Draw the line of a drift through the middle of its optima, with its band."""
+    x = np.geomspace(*d.span, 40)
+    middle = np.mean(np.log([c.best for c in mine]))
+    away = np.log(x) - np.mean(np.log([at(c, d.axis) for c in mine]))
+    name = " ".join(w for w in (d.parametrization, d.recipe) if w)
+    factor, least, most = d.factor
+    label = f"{name + ': ' if name else ''}factor {factor:.2g} ({least:.2g} to {most:.2g})"
+    value, low, high = (np.exp(middle + slope * away) for slope in d.slope)
+    axes.plot(x, value, color=colour, lw=1.4, label=label)
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+
+
 @styled
 def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
-    """Loss lost on average over the rates tried, against N, a colour a recipe and
-    parametrisation.
-    """
+    """Loss lost on average over the rates tried against N, a colour a kind of run."""
     figure, axes = single_axes(7.4, 3.8)
     kinds = list(dict.fromkeys(kind_of(c) for c, _ in pairs))
     for k, kind in enumerate(kinds):
@@ -182,9 +198,7 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
         if not mine:
             continue
         value = np.array([s.value for _, s in mine])
-        reach = np.array(
-            [[s.value - s.low, s.high - s.value] if s.low is not None else [0, 0] for _, s in mine]
-        ).T
+        reach = np.array([_reach(s) for _, s in mine]).T
         axes.errorbar(
             [c.N * (1 + 0.03 * (k - (len(kinds) - 1) / 2)) for c, _ in mine],
             value,
@@ -205,11 +219,16 @@ def sensitivity(pairs: list[tuple[Curve, Sensitivity]]) -> Figure:
     return figure
 
 
+def _reach(s: Sensitivity) -> tuple[float, float]:
+    """How far the interval goes below and above the value."""
+    if s.value is None or s.low is None or s.high is None:
+        return 0.0, 0.0
+    return s.value - s.low, s.high - s.value
+
+
 @styled
 def divergence(found: list[Boundary], law: BoundaryLaw | None) -> Figure:
-    """The bracket of every setting between the largest surviving and the smallest diverging rate,
-    against N; the law where there is one.
-    """
+    """The bracket of every setting against N, and the law where there is one."""
     figure, axes = single_axes(7.4, 3.8)
     kinds = list(dict.fromkeys(map(kind_of, found)))
     for k, kind in enumerate(kinds):
@@ -265,9 +284,7 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
     d = np.geomspace(min(c.D for c in good) / 1.3, max(c.D for c in good) * 1.3, 60)
     height = np.log10(rule.c) + rule.a * np.log10(n)[None] + rule.b * np.log10(d)[:, None]
     drawn = left.contour(n, d, height, levels=8, colors=[MUTED], linewidths=0.9, linestyles="-")
-    left.clabel(
-        drawn, fmt=lambda v: f"{10**v:.1e}".replace("e-0", "e-"), fontsize=8, colors=[MUTED]
-    )
+    left.clabel(drawn, fmt=lambda v: small(10**v, digits=1), fontsize=8, colors=[MUTED])
     colours = size_colours([c.N for c in good])
     left.scatter(
         [c.N for c in good],
@@ -281,11 +298,11 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
     log_axes(left, "N, parameters", "D, tokens", y=True)
     left.set_title(f"lr* = {rule.c:.3g} N^{rule.a:.2f} D^{rule.b:.2f}")
     for c in good:
-        low, high = (c.low, c.high) if c.low is not None else (c.optimum, c.optimum)
+        low, high = c.interval
         right.errorbar(
             rule.at(c.N, c.D),
-            c.optimum,
-            yerr=[[c.optimum - low], [high - c.optimum]],
+            c.best,
+            yerr=[[c.best - low], [high - c.best]],
             fmt="o",
             ms=5.5,
             color=colours[c.N],
@@ -304,7 +321,7 @@ def plane(found: list[Curve], rule: Rule, published: Rule | None = None) -> Figu
                 color=TARGET,
                 zorder=4,
             )
-    ends = np.array([min(c.optimum for c in good) / 1.3, max(c.optimum for c in good) * 1.3])
+    ends = np.array([min(c.best for c in good) / 1.3, max(c.best for c in good) * 1.3])
     right.plot(ends, ends, color=INK, lw=1)
     log_axes(right, "best learning rate by the rule", "best learning rate found", y=True)
     right.set_title("Optima found" + ("; red: published rule" if published is not None else ""))

@@ -1,5 +1,6 @@
-"""The best learning rate of one curve: a parabola through the points near the lowest, in the log of
-the rate, with an interval.
+"""The best learning rate of one curve, with an interval.
+
+A parabola goes through the points near the lowest, in the log of the rate.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ _FAR = 12.0
 
 @dataclass(frozen=True)
 class Optimum:
-    """lr* with its interval, the loss there (nats per token) and the curvature (nats per token per
-    squared ln rate); or why not.
+    """lr* with its interval, or why there is none.
+
+    loss: nats per token, at `rate`; curvature: nats per token per squared ln rate.
     """
 
     rate: float | None = None
@@ -40,16 +42,22 @@ def optimum(
     seed: int = 0,
     beyond: float | None = None,
 ) -> Optimum:
-    """The minimum of a curve through the lowest point and two neighbours on each side: rates
-    ascending, mean losses of `counts` runs.
+    """The minimum of a curve through the lowest point and two neighbours on each side.
 
     The curve is a parabola in ln rate, with a cubic term where that is larger than its standard
     error: losses rise faster above the best rate than below it. The interval repeats all of it on
-    losses redrawn with `noise` (the s.d. of one run, itself known from `freedom` degrees of
-    freedom), so it holds the choice of the lowest point and of the curve, and a tenth of the grid's
-    step for its shape. `beyond` is the smallest rate above these at which runs diverged. Refused at
-    the edge of the grid, where the curve is not convex, and where its minimum is outside of the
-    points.
+    redrawn losses, so it holds the choice of the lowest point and of the curve, and a tenth of the
+    grid's step for its shape.
+
+    Args:
+        rates: learning rates, ascending [R].
+        losses: mean losses at them [R], of `counts` runs each.
+        noise: standard deviation of one run's loss, itself known from `freedom` degrees of freedom.
+        beyond: the smallest rate above these at which a run diverged.
+
+    Returns:
+        The optimum; refused at the edge of the grid, where the curve is not convex, and where its
+        minimum is outside of the points.
     """
     x, best = np.log(rates), int(np.argmin(losses))
     if best in (0, len(x) - 1):
@@ -79,11 +87,10 @@ def optimum(
 
 
 def misfit(rates: np.ndarray, losses: np.ndarray, counts: np.ndarray) -> tuple[float, int]:
-    """Squared misfit of a cubic around the lowest point, of one run's loss (nats^2 per token^2),
-    and its degrees of freedom.
+    """Squared misfit of a cubic around the lowest point (nats^2 per token^2), degrees of freedom.
 
-    Pooled over curves it is the noise where no seed is repeated; a parabola's would be the skew of
-    the curves as well.
+    It is of one run's loss. Pooled over curves it is the noise where no seed is repeated; a
+    parabola's would be the skew of the curves as well.
     """
     x, best = np.log(rates), int(np.argmin(losses))
     window = _window(x, losses[None], np.array([best]))
@@ -109,8 +116,9 @@ def _edge(rates: np.ndarray, best: int, beyond: float | None) -> str:
 
 
 def _window(x: np.ndarray, y: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """bool [K, R]: the lowest point of each row of y [K, R] and up to two neighbours a side,
-    without points far off a parabola.
+    """bool [K, R]: the lowest point of each row of y [K, R] and up to two neighbours a side.
+
+    Points far off a parabola are left out.
     """
     gap = np.abs(np.arange(len(x))[None] - best[:, None])
     above = y - np.take_along_axis(y, best[:, None], 1)
@@ -121,10 +129,11 @@ def _window(x: np.ndarray, y: np.ndarray, best: np.ndarray) -> np.ndarray:
 def _coefficients(
     z: np.ndarray, y: np.ndarray, counts: np.ndarray, window: np.ndarray, cubic: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted least squares of y [K, R] on 1, z, z^2, z^3 (z [R] or [K, R]) within `window`, z^3
-    only where `cubic` [K]: [K, 4].
+    """Weighted least squares of y [K, R] on 1, z, z^2, z^3 (z [R] or [K, R]) within `window`.
 
-    And the standard error of the cubic coefficient for a noise of one, [K].
+    Returns:
+        Coefficients [K, 4], z^3 only where `cubic` [K]; and the standard error of the cubic one
+        for a noise of one [K].
     """
     basis = np.broadcast_to(z, y.shape)[..., None] ** np.arange(4)
     weight = window * counts
@@ -138,10 +147,11 @@ def _coefficients(
 
 
 def _minimum(
-    x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise
+    x: np.ndarray, y: np.ndarray, counts: np.ndarray, best: np.ndarray, noise: float | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln lr*, curvature and loss at the minimum of each row of y [K, R]; noise: one run's s.d., a
-    number, [K], or None when unknown.
+    """ln lr*, curvature and loss at the minimum of each row of y [K, R].
+
+    noise: one run's standard deviation, or None when unknown.
     """
     window, z = _window(x, y, best), x[None] - x[best][:, None]
     fit, _ = _coefficients(z, y, counts, window, np.zeros(len(y), bool))
@@ -165,7 +175,7 @@ def _interval(
     noise: float,
     freedom: float,
     level: float,
-    rng,
+    rng: np.random.Generator,
 ) -> tuple[float, float]:
     scale = (
         noise * np.sqrt(freedom / rng.chisquare(freedom, _DRAWS))

@@ -1,10 +1,12 @@
-"""Final losses with their learning rates, of a workdir or of anyone's table: diverged runs are data
-here, and what is left out is listed.
+"""Final losses with their learning rates, from a workdir or from anyone's table.
+
+Diverged runs are data here, and what is left out is listed.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,12 +71,18 @@ def rate_points(
     *,
     columns: Mapping[str, str] | None = None,
 ) -> RatePoints:
-    """Points of a workdir's records, of a table (CSV, TSV, JSON, JSON lines, Parquet) or of a
-    DataFrame.
+    """Final losses with their learning rates.
 
-    A table needs N, D, learning_rate and loss, by these or usual names; `columns` maps names to its
-    columns, e.g. {"loss": "val loss"}. A run is diverged when its state says so, a column
-    `diverged` does, or its loss is infinite. Raises UserError.
+    A table needs N, D, learning_rate and loss, by these or usual names. A run is diverged when its
+    state says so, a column `diverged` does, or its loss is infinite.
+
+    Args:
+        source: a workdir or its records, a table (CSV, TSV, JSON, JSON lines, Parquet) or a
+            DataFrame.
+        columns: names -> columns of the table, e.g. {"loss": "val loss"}.
+
+    Raises:
+        UserError: when nothing can be read.
     """
     if isinstance(source, RatePoints):
         return source
@@ -151,7 +159,7 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
                 f"columns={wanted}={mapping[wanted]}: nothing here is called {wanted!r}; known: "
                 f"{', '.join(sorted(known))}"
             )
-    for wanted in (known & LEARNING_RATE_ALIASES.keys()) - {*mapping, *table.columns}:
+    for wanted in sorted((known & LEARNING_RATE_ALIASES.keys()) - {*mapping, *table.columns}):
         if column := usual_column(table, wanted, LEARNING_RATE_ALIASES):
             mapping[wanted] = column
     data = Columns(table, name, mapping)
@@ -203,7 +211,7 @@ def _diverged(frame: pd.DataFrame, column: str, table: pd.DataFrame) -> np.ndarr
     return lost
 
 
-def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
+def _bad(frame: pd.DataFrame, text: Mapping[str, dict[int, Any]]) -> dict[int, str]:
     """Row -> why it cannot be used.
 
     A loss that is missing is not taken for a divergence: nobody said so.
@@ -217,11 +225,9 @@ def _bad(frame: pd.DataFrame, text: Mapping[str, dict]) -> dict[int, str]:
             )
     for i in np.flatnonzero(~frame["diverged"] & ~(frame["loss"] > 0)):
         what = text["loss"].get(int(i), frame["loss"].iloc[i])
-        hint = (
-            ""
-            if what == what
-            else "; of a run that diverged say so in a column `diverged` or `state`"
-        )
+        hint = ""
+        if isinstance(what, float) and not np.isfinite(what):
+            hint = "; of a run that diverged say so in a column `diverged` or `state`"
         reasons.setdefault(int(i), f"loss is {what}: not a positive number{hint}")
     if "state" in frame:
         for i in np.flatnonzero(~frame["state"].isin(["", record.DONE, record.DIVERGED])):

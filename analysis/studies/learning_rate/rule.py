@@ -1,20 +1,29 @@
-"""How the best learning rate moves with N and D: lr* = c N^a D^b through optima, or with the batch
-through the runs near the best.
+"""How the best learning rate moves with N and D.
+
+lr* = c N^a D^b through the optima, or with the batch through the runs near the best.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.points import RatePoints
 from stepladder.configs.core.errors import UserError
 
+Coefficient = tuple[float, float, float, float]  # value, low, high, s.d.
+
 
 @dataclass(frozen=True)
 class Rule:
-    """log lr* = log c + a log N + b log D; `se` of (log c, a, b), residual s.d. in log lr, used
-    points, sentence for a config.
+    """log lr* = log c + a log N + b log D.
+
+    Attributes:
+        se: standard errors of `names`.
+        residual_sd: in log lr.
+        points: how many optima were used.
+        notes: what was left out.
     """
 
     c: float
@@ -31,9 +40,7 @@ class Rule:
         return float(self.c * n**self.a * d**self.b)
 
     def spans(self, level: float = 0.9) -> dict[str, tuple[float, float, float]]:
-        """ln c, a, b -> (value, low, high) by Student's t; nothing without standard errors, no
-        interval of a fixed b.
-        """
+        """ln c, a, b -> (value, low, high) by Student's t; only those with a standard error."""
         from scipy.stats import t
 
         if self.residual_sd is None:
@@ -41,8 +48,9 @@ class Rule:
         reach = float(t.ppf((1 + level) / 2, self.points - len(self.names)))
         value = {"ln c": float(np.log(self.c)), "a": self.a, "b": self.b}
         return {
-            k: (value[k], value[k] - reach * self.se[k], value[k] + reach * self.se[k])
+            k: (value[k], value[k] - reach * se, value[k] + reach * se)
             for k in self.names
+            if (se := self.se[k]) is not None
         }
 
     def __str__(self) -> str:
@@ -54,11 +62,13 @@ class Rule:
 
 
 def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
-    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum; `fixed_b`
-    fixes the exponent of D.
+    """Least squares of ln lr* on ln N and ln D over the curves that have an optimum.
 
-    Raises UserError with fewer optima than coefficients, or when D is tied to N over the optima
-    (only a + b k would be known).
+    fixed_b: an exponent of D that is given, not fitted.
+
+    Raises:
+        UserError: with fewer optima than coefficients, or when D is tied to N over the optima (only
+            a + b k would be known).
     """
     good = [c for c in found if c.optimum is not None]
     free = 2 if fixed_b is not None else 3
@@ -68,7 +78,7 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
             f"(refused: {len(found) - len(good)})"
         )
     x = np.log([[c.N, c.D] for c in good])
-    y = np.log([c.optimum for c in good])
+    y = np.log([c.best for c in good])
     centre = x.mean(0)
     design = np.column_stack([np.ones(len(good)), x - centre])
     if fixed_b is not None:
@@ -104,10 +114,8 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
 
 
 def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
-    """Of curves that differ in the batch size alone the one with the lowest loss at its optimum,
-    and a note on the others.
-    """
-    best: dict[tuple, Curve] = {}
+    """The best of the curves that differ in the batch size alone, and a note on the others."""
+    best: dict[tuple[object, ...], Curve] = {}
     for curve in found:
         key = (
             curve.N,
@@ -115,11 +123,7 @@ def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
             *((k, str(v)) for k, v in curve.settings.items() if k != "batch_size"),
         )
         other = best.get(key)
-        if (
-            other is None
-            or other.optimum is None
-            or (curve.optimum is not None and curve.loss_at_optimum < other.loss_at_optimum)
-        ):
+        if other is None or other.optimum is None or _lowest(curve) < _lowest(other):
             best[key] = curve
     more = len(found) - len(best)
     return list(best.values()), (
@@ -127,18 +131,28 @@ def best_batch(found: list[Curve]) -> tuple[list[Curve], tuple[str, ...]]:
     ) if more else ()
 
 
+def _lowest(curve: Curve) -> float:
+    """The loss at the optimum; infinite for a curve without one."""
+    return np.inf if curve.loss_at_optimum is None else curve.loss_at_optimum
+
+
 @dataclass(frozen=True)
 class NearBest:
-    """Power laws of the runs close to the best of their cell: lr = e^(ln c) N^a D^b, batch = e^(ln
-    c) D^b (tokens).
+    """Power laws of the runs close to the best of their cell.
 
-    Each coefficient is (value, low, high, s.d.), by resampling of `resampled`; batch is empty where
-    all runs have one. cells: different (N, D); runs: how many are within `within` of their cell's
-    lowest loss; lost: resamples that could not tell N from D.
+    lr = e^(ln c) N^a D^b, batch = e^(ln c) D^b (tokens).
+
+    Attributes:
+        rate, batch: each coefficient as (value, low, high, s.d.); batch is empty where all runs
+            have one.
+        within: how near, as a fraction of the lowest loss of the cell; runs: how many are.
+        cells: different (N, D).
+        resampled: what the intervals resample.
+        lost: resamples that could not tell N from D.
     """
 
-    rate: dict[str, tuple[float, float, float, float]]
-    batch: dict[str, tuple[float, float, float, float]]
+    rate: dict[str, Coefficient]
+    batch: dict[str, Coefficient]
     batch_unit: str
     within: float
     runs: int
@@ -158,22 +172,21 @@ def near_best(
     draws: int = 1000,
     seed: int = 0,
 ) -> NearBest:
-    """One regression over all runs whose loss is less than `within` above the best of their cell
-    (arXiv 2503.04715, .25 %).
+    """One regression over all runs whose loss is near the best of their cell (arXiv 2503.04715).
 
-    `resample`: "rows" is the authors' bootstrap; the runs of one cell share its best run, so
-    "cells" is the honest one, and wider. Raises UserError with too few cells, or when D is tied to
-    N over them.
+    Args:
+        points: the runs; those of a cell differ in learning rate, batch, warm-up and seeds alone.
+        within: how near, as a fraction of the best loss.
+        level: of the intervals, from `draws` resamples.
+        resample: "rows" is the authors' bootstrap; the runs of one cell share its best run, so
+            "cells" is the honest one, and wider.
+
+    Raises:
+        UserError: with too few cells, or when D is tied to N over them.
     """
     if resample not in ("cells", "rows"):
         raise UserError(f"resample={resample!r}: use 'cells' or 'rows'")
-    settings = [name for name in points.settings if name not in ("batch_size", "warmup_steps")]
-    alive = points.frame[~points.frame["diverged"]]
-    same = [*settings, *(n for n in ("batch_size", "seq_len") if n in alive), "learning_rate"]
-    runs = alive.groupby(same, dropna=False, as_index=False)["loss"].mean()
-    best = runs.groupby(settings, dropna=False)["loss"].transform("min")
-    near = runs[runs["loss"] < best * (1 + within)].reset_index(drop=True)
-    cells = near.groupby(settings, dropna=False).ngroup().to_numpy()
+    near, cells = _runs_near_best(points, within)
     number = int(cells.max()) + 1
     if number < 4:
         raise UserError(
@@ -188,40 +201,47 @@ def near_best(
             "D: a fixed power of N (or constant) over the cells, so N and D cannot be told apart; "
             "sweep a second duration"
         )
-    several = "batch_size" in near and near["batch_size"].nunique() > 1
-    unit = "tokens" if "seq_len" in near else "the table's own unit"
-    tokens = near["batch_size"] * near.get("seq_len", 1.0) if several else None
     rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(cells == k) for k in range(number)]
-    found: dict[str, list] = {"rate": [], "batch": []}
-    lost = 0
+    drawn = [_resampled(cells, number, resample, rng) for _ in range(draws)]
+    kept = [rows for rows in drawn if _told_apart(x[rows])]
     y = np.log(near["learning_rate"].to_numpy(float))
-    z = np.log(tokens.to_numpy(float)) if several else None
-    for _ in range(draws):
-        picked = (
-            rng.integers(0, len(near), len(near))
-            if resample == "rows"
-            else np.concatenate([members[k] for k in rng.integers(0, number, number)])
-        )
-        if not _told_apart(x[picked]):
-            lost += 1
-            continue
-        found["rate"].append(_uncentred(x[picked], y[picked], centre))
-        if several:
-            found["batch"].append(_uncentred(x[picked][:, [0, 2]], z[picked], centre[1:]))
-    spans = {
-        "rate": _spans(("ln c", "a", "b"), _uncentred(x, y, centre), found["rate"], level),
-        "batch": {},
-    }
-    if several:
-        spans["batch"] = _spans(
-            ("ln c", "b"), _uncentred(x[:, [0, 2]], z, centre[1:]), found["batch"], level
-        )
+    batch: dict[str, Coefficient] = {}
+    if "batch_size" in near and near["batch_size"].nunique() > 1:
+        z = np.log((near["batch_size"] * near.get("seq_len", 1.0)).to_numpy(float))
+        batch = _coefficients(("ln c", "b"), x[:, [0, 2]], z, centre[1:], kept, level)
     lonely = np.bincount(cells).max() / len(near)
-    notes = (f"one cell holds {lonely:.0%} of the runs",) if lonely > 0.3 else ()
     return NearBest(
-        spans["rate"], spans["batch"], unit, within, len(near), number, resample, level, lost, notes
+        rate=_coefficients(("ln c", "a", "b"), x, y, centre, kept, level),
+        batch=batch,
+        batch_unit="tokens" if "seq_len" in near else "the table's own unit",
+        within=within,
+        runs=len(near),
+        cells=number,
+        resampled=resample,
+        level=level,
+        lost=len(drawn) - len(kept),
+        notes=(f"one cell holds {lonely:.0%} of the runs",) if lonely > 0.3 else (),
     )
+
+
+def _runs_near_best(points: RatePoints, within: float) -> tuple[pd.DataFrame, np.ndarray]:
+    """Mean losses over the seeds that are near the best of their cell, and the cell of each row."""
+    settings = [name for name in points.settings if name not in ("batch_size", "warmup_steps")]
+    alive = points.frame[~points.frame["diverged"]]
+    same = [*settings, *(n for n in ("batch_size", "seq_len") if n in alive), "learning_rate"]
+    runs = alive.groupby(same, dropna=False, as_index=False)["loss"].mean()
+    best = runs.groupby(settings, dropna=False)["loss"].transform("min")
+    near = runs[runs["loss"] < best * (1 + within)].reset_index(drop=True)
+    return near, near.groupby(settings, dropna=False).ngroup().to_numpy()
+
+
+def _resampled(
+    cells: np.ndarray, number: int, resample: str, rng: np.random.Generator
+) -> np.ndarray:
+    """Positions of one resample of the rows, or of whole cells."""
+    if resample == "rows":
+        return rng.integers(0, len(cells), len(cells))
+    return np.concatenate([np.flatnonzero(cells == k) for k in rng.integers(0, number, number)])
 
 
 def _told_apart(x: np.ndarray) -> bool:
@@ -234,10 +254,17 @@ def _uncentred(x: np.ndarray, y: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return np.r_[beta[0] - centre @ beta[1:], beta[1:]]
 
 
-def _spans(
-    names: tuple[str, ...], value: np.ndarray, drawn: list, level: float
-) -> dict[str, tuple[float, float, float, float]]:
-    drawn = np.array(drawn)
+def _coefficients(
+    names: tuple[str, ...],
+    x: np.ndarray,
+    y: np.ndarray,
+    centre: np.ndarray,
+    resamples: list[np.ndarray],
+    level: float,
+) -> dict[str, Coefficient]:
+    """The regression of y on x, with what each coefficient is over the resamples."""
+    value = _uncentred(x, y, centre)
+    drawn = np.array([_uncentred(x[rows], y[rows], centre) for rows in resamples])
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {
         n: (float(value[i]), float(low[i]), float(high[i]), float(drawn[:, i].std()))

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from stepladder.analysis.report.page_parts import figure, hero, left_out, missing, table
+from stepladder.analysis.report.html_pieces import figure, hero, left_out, missing, table
 from stepladder.analysis.studies.proxy_transfer.text import at_rate, headline, span
 from stepladder.analysis.tables.numbers import human
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.figures import style
-from stepladder.analysis.report.write import write_study, write_table
+from stepladder.analysis.report.html_pieces import write_study
+from stepladder.analysis.report.write import write_table
 from stepladder.analysis.studies.proxy_transfer import figures_losses, page
 from stepladder.analysis.studies.proxy_transfer.figures import domains, ranking, regret, slopes
 from stepladder.analysis.studies.proxy_transfer.records import Inputs, read

@@ -1,5 +1,6 @@
-"""pass@k from counts: the unbiased estimate of the chance that one of k samples solves a problem,
-and coverage over a set of problems.
+"""pass@k from counts, and coverage over a set of problems.
+
+pass@k is the chance that one of k samples solves a problem; the estimate is unbiased.
 """
 
 import numpy as np
@@ -48,12 +49,21 @@ def coverage(
     resamples: int = 2000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Mean pass@k over the problems of each group: columns *by, k, pass, low, high, problems, one
-    row a group and k.
+    """Mean pass@k over the problems of each group.
 
-    One row of `counts` is one problem. low, high: bootstrap over problems, at `level`; with many
-    samples a problem that is the error that counts. Raises UserError for a missing column and where
-    pass_at_k does.
+    Args:
+        counts: a row a problem.
+        ks: the numbers of samples.
+        by: the columns that tell groups apart.
+        n, c: the columns of samples, and of correct ones.
+        level: of the interval, a bootstrap over problems: with many samples a problem that is the
+            error that counts.
+
+    Returns:
+        A row a group and k: columns *by, k, pass, low, high, problems.
+
+    Raises:
+        UserError: for a missing column, and where pass_at_k does.
     """
     for name in (*by, n, c):
         if name not in counts:

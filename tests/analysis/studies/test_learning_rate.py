@@ -1,8 +1,7 @@
 """The learning-rate study: sensitivity, drift, divergence, laws near the best, from losses whose
-truth is known; and the command.
+truth is known.
 """
 
-import json
 import math
 
 import numpy as np
@@ -15,48 +14,8 @@ from stepladder.analysis.studies.learning_rate.drift import compare, drifts
 from stepladder.analysis.studies.learning_rate.points import rate_points
 from stepladder.analysis.studies.learning_rate.rule import near_best
 from stepladder.analysis.studies.learning_rate.sensitivity import sensitivity, sensitivity_of
-from stepladder.analysis.studies.learning_rate.study import study
-from stepladder.analysis.studies.registry import STUDIES, run_study
-from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
-from stepladder.train.cli import parser
-from tests.support import synthetic_records as records
-
-WIDTHS = (64, 128, 256, 512)
-
-
-def ladder(slopes, *, noise=0.001, seeds=2, seed=0, recipes=("",), edge=10.0, widths=WIDTHS):
-    """lr* = 4e-3 (width / 64)^slope of each parametrisation; runs above `edge` lr* diverge."""
-    rng, rows = np.random.default_rng(seed), []
-    for kind, slope in slopes.items():
-        for recipe in recipes:
-            for w in widths:
-                best = 4e-3 * (w / 64) ** slope
-                for k in range(-4, 6):
-                    rate = float(f"{4e-3 * 2.0**k * (w / 64) ** (round(slope * 3) / 3):.6g}")
-                    for s in range(seeds):
-                        z = math.log(rate / best)
-                        loss = (
-                            math.inf
-                            if z > math.log(edge)
-                            else 3 + 0.03 * (math.exp(z) - 1 - z) + noise * rng.standard_normal()
-                        )
-                        rows.append(
-                            {
-                                "N": 48 * w * w,
-                                "D": 960 * w * w,
-                                "width": w,
-                                "size": f"w{w}",
-                                "parametrization": kind,
-                                "recipe": recipe,
-                                "lr": rate,
-                                "seed": s,
-                                "loss": loss,
-                                "vocab_size": 512,
-                            }
-                        )
-    return pd.DataFrame(rows)
-
+from tests.support.synthetic_learning_rates import ladder
 
 # --- Sensitivity, 2309.14322
 
@@ -357,149 +316,3 @@ def test_divergence_is_told_by_state_column_or_infinity():
 def test_tables_that_cannot_be_read(table, said):
     with pytest.raises(UserError, match=said):
         rate_points(pd.DataFrame(table))
-
-
-# --- Records, and the command
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("W")
-    records.write_sweep(folder, sizes=("14k", "37k", "150k"), steps=(500, 1000))
-    lost = records.spec("14k", 500, role="sweep", rate=0.5, seed=1)
-    records.write_run(folder, lost, state=record.DIVERGED, reason="loss is nan")
-    return folder
-
-
-def test_records_with_a_diverged_run(workdir):
-    found = study(workdir)
-    assert found.points.frame["diverged"].sum() == 1 and len(found.curves) == 6
-    (curve,) = [c for c in found.curves if c.diverged]
-    assert curve.diverged == ((0.5, 1, 1),) and curve.optimum == pytest.approx(
-        records.optimum(14_000, 500 * 2048), rel=0.1
-    )
-    assert found.sensitivities[0].initial_loss == pytest.approx(math.log(257))
-    assert found.rule.a == pytest.approx(-0.6, abs=0.05)
-    assert any(b.diverges == 0.5 for b in found.boundaries)
-    # Every run is on a curve or listed as left out.
-    on_curves = sum(sum(c.seeds) + sum(lost for _, lost, _ in c.diverged) for c in found.curves)
-    named = set(found.points.frame["run_id"]) | set(found.excluded["run_id"])
-    assert named == {p.name for p in (workdir / "runs").iterdir()}
-    assert on_curves + sum(found.excluded["reason"].str.startswith("fewer")) == len(
-        found.points.frame
-    )
-
-
-def test_report_of_records_from_the_command(workdir, capsys):
-    assert parser.main(["report", f"--workdir={workdir}", "--study=learning_rate"]) == 0
-    page = workdir / "report" / "learning_rate" / "index.html"
-    said = capsys.readouterr().out
-    html = page.read_text()
-    results = json.loads((page.parent / "results.json").read_text())
-    assert f"report: {page}" in said and all(sentence in said for sentence in results["verdict"])
-    assert "https://" not in html.replace("http://www.w3.org", "") and "<script" not in html
-    assert {"curves.svg", "plane.svg", "sensitivity.svg", "divergence.svg", "drift_N.svg"} <= {
-        p.name for p in (page.parent / "figures").iterdir()
-    }
-    assert (
-        sum(c["optimum"] is not None for c in results["curves"]) == 6 and results["diverged"] == 1
-    )
-    again = study(page.parent / "runs.csv.gz")
-    assert again.points.frame["diverged"].sum() == 1
-    assert [c.optimum for c in again.curves] == pytest.approx(
-        [c["optimum"] for c in results["curves"]]
-    )
-
-
-def test_report_of_a_table_from_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    ladder({"mup": 0.0, "standard": -0.8}).rename(columns={"loss": "final"}).to_csv(
-        "runs.csv", index=False
-    )
-    assert (
-        parser.main(
-            [
-                "report",
-                "--study=learning_rate",
-                "--table=runs.csv",
-                "--column",
-                "loss=final",
-                "initial_loss=6.2",
-            ]
-        )
-        == 0
-    )
-    said = capsys.readouterr().out
-    assert (
-        "mup drifts less than standard with width" in said
-        and "missing: rule: 2 recipes or parametrisations" in said
-    )
-    results = json.loads((tmp_path / "report/learning_rate/results.json").read_text())
-    assert (
-        results["source"] == "runs.csv"
-        and results["curves"][0]["sensitivity"]["initial_loss"] == 6.2
-    )
-    html = (tmp_path / "report/learning_rate/index.html").read_text()
-    assert all(
-        title in html
-        for title in (
-            "Loss against learning rate",
-            "Drift of the best rate",
-            "What a wrong rate costs",
-            "Where runs diverge",
-            "Left out",
-        )
-    )
-
-
-def test_a_table_that_supports_nothing_says_what_to_add(tmp_path):
-    pd.DataFrame({"N": 1e6, "D": 2e7, "lr": [1e-3, 2e-3], "loss": [3.0, 3.1]}).to_csv(
-        tmp_path / "t.csv", index=False
-    )
-    page = run_study("learning_rate", None, tmp_path / "t.csv", tmp_path / "out")
-    results = json.loads((page.parent / "results.json").read_text())
-    assert (
-        any("three learning rates" in m for m in results["missing"])
-        and len(results["excluded"]) == 2
-    )
-    assert all("fewer than three learning rates" in row["reason"] for row in results["excluded"])
-
-
-@pytest.mark.parametrize(
-    "args, said",
-    [
-        (["--study=learning_rates", "--workdir=W"], "did you mean 'learning_rate'"),
-        (["--study=learning_rate"], "give one of them"),
-        (["--study=learning_rate", "--workdir=W", "--table=t.csv"], "give one of them"),
-        (["--table=t.csv"], "only a study reads a table"),
-        ([], "give --workdir=DIR"),
-        (["--study=learning_rate", "--table=absent.csv"], "does not exist"),
-        (["--study=learning_rate", "--workdir=absent"], "does not exist"),
-        (["--study=learning_rate", "--workdir=W", "--column", "loss=x"], "add --table=FILE"),
-    ],
-)
-def test_refusals_of_the_command_are_one_line(args, said, capsys):
-    assert parser.main(["report", *args]) == 1
-    err = capsys.readouterr().err.strip()
-    assert said in err and len(err.splitlines()) == 1
-
-
-def test_a_column_that_is_not_there_is_named(tmp_path):
-    pd.DataFrame({"N": [1e6], "D": [2e7], "lr": [1e-3], "smooth loss": [3.0]}).to_csv(
-        tmp_path / "t.csv", index=False
-    )
-    with pytest.raises(UserError, match="did you mean 'smooth loss'"):
-        run_study(
-            "learning_rate",
-            None,
-            tmp_path / "t.csv",
-            tmp_path / "out",
-            columns={"loss": "smoth loss"},
-        )
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_study_asks_a_question_and_refuses_an_absent_workdir(name, tmp_path):
-    assert STUDIES[name].question.endswith("?")
-    with pytest.raises(UserError, match="does not exist"):
-        run_study(name, tmp_path / "absent", None)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stepladder.analysis.studies.coordinates import study
+from stepladder.analysis.studies.coordinates import figures, study
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 from stepladder.model import activations, parametrization, transformer
@@ -154,7 +154,7 @@ def test_slopes_of_known_powers(tmp_path):
         "mup": "flat (largest slope -0.20, of stream)",
         "standard": "not flat (largest slope +1.00, of up)",
     }
-    assert len(study.draw(check).axes) == 2
+    assert len(figures.draw(check).axes) == 2
 
 
 def test_an_overflow_is_not_flat():

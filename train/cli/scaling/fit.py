@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from stepladder.analysis.decide.allocate import Allocation
     from stepladder.analysis.fit.bootstrap import Bootstrap
-    from stepladder.analysis.fit.fit import Fit
+    from stepladder.analysis.fit.result import Fit
     from stepladder.analysis.tables.points import Points
 
 HELP = "Fit a scaling law to any table of runs."

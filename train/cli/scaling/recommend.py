@@ -16,7 +16,7 @@ from stepladder.train.cli.scaling.table import (
 
 if TYPE_CHECKING:
     from stepladder.analysis.fit.bootstrap import Bootstrap
-    from stepladder.analysis.fit.fit import Fit
+    from stepladder.analysis.fit.result import Fit
     from stepladder.analysis.tables.points import Points
 
 HELP = "Which ladder to train for a target, a budget and a wanted error."
