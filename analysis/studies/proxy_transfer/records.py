@@ -12,7 +12,7 @@ import pandas as pd
 
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import STATE_REASONS, Runs, load
-from stepladder.analysis.studies.proxy_transfer.tidy import EXCLUDED, PROXY, TARGET
+from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED, PROXY, TARGET
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 

@@ -13,10 +13,10 @@ from stepladder.analysis.report.html_pieces import write_study
 from stepladder.analysis.report.write import write_table
 from stepladder.analysis.studies.proxy_transfer import figures_losses, page
 from stepladder.analysis.studies.proxy_transfer.figures import domains, ranking, regret, slopes
+from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED
 from stepladder.analysis.studies.proxy_transfer.records import Inputs, read
 from stepladder.analysis.studies.proxy_transfer.study import NULLS, Result, study
 from stepladder.analysis.studies.proxy_transfer.text import sentences
-from stepladder.analysis.studies.proxy_transfer.tidy import EXCLUDED
 from stepladder.analysis.tables.file import read_file
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic

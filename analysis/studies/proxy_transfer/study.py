@@ -15,11 +15,13 @@ from stepladder.analysis.studies.proxy_transfer import verdicts
 from stepladder.analysis.studies.proxy_transfer.measures import (
     alignment,
     arms,
-    cells,
     flips,
-    guards,
+    missing,
+    validity,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.agree import (
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import observed, resampled
+from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, domain_names, grids
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Sample,
     Side,
     above_standard,
@@ -29,10 +31,8 @@ from stepladder.analysis.studies.proxy_transfer.measures.agree import (
     flat,
     side,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.draws import observed, resampled
-from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, domain_names, grids
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned, tune
-from stepladder.analysis.studies.proxy_transfer.tidy import MAIN, MEAN, PROXY, TARGET, tidy
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned, tune
+from stepladder.analysis.studies.proxy_transfer.read_table import MAIN, MEAN, PROXY, TARGET, tidy
 from stepladder.configs.core.errors import UserError, nearest
 
 NULLS = ("unigram", "bigram")
@@ -181,9 +181,9 @@ def study(
     ]
     whole = [*proxies, goal]
     events, flip_rows = flips.flip_events(whole), flips.flip_rates(whole, sample)
-    trained = guards.trained_rows(whole, sample)
-    counts = guards.ngram_rows(whole, nulls, sample)
-    snr = guards.snr_rows(whole, level)
+    trained = validity.trained_rows(whole, sample)
+    counts = validity.ngram_rows(whole, nulls, sample)
+    snr = validity.snr_rows(whole, level)
     lined, crossed, pairs, sharp = _aligned(probes, whole, chosen, truth, trained, sample)
     if not probes:
         absent.append(
@@ -199,8 +199,11 @@ def study(
     }
     judged = _judge(chosen, whole, flip_rows, scored, spans, sample, below, trained, snr, level)
     left = [clean.excluded] + ([excluded] if excluded is not None else [])
-    holes, twins = cells.missing_cells([*proxies, *arm_grids, *targets], frame), cells.twins(found)
-    edges = cells.edges(truth)
+    holes, twins = (
+        missing.missing_cells([*proxies, *arm_grids, *targets], frame),
+        missing.twins(found),
+    )
+    edges = missing.edges(truth)
     return Result(
         settings={
             "resamples": resamples,
@@ -215,13 +218,13 @@ def study(
         domains=domains,
         target={"size": goal.size, "N": goal.N, "D": goal.D},
         rates=[_rates_row(c, main[c.size]) for c in chosen],
-        tuned=cells.tuned_rows(truth, level),
+        tuned=missing.tuned_rows(truth, level),
         agreement=above_standard(scored, {c.size: c.standard for c in chosen}, sample),
         nulls=_null_rows(nulls, truth, sample),
         regret=scored.regret,
         flip_rates=flip_rows,
         flips=events,
-        losses=cells.loss_rows(whole),
+        losses=missing.loss_rows(whole),
         arms=arm_rows,
         ranges=[
             {
@@ -239,7 +242,7 @@ def study(
         crossover_pairs=pairs,
         sharpness=sharp,
         trained=trained,
-        precision=guards.precision(frame),
+        precision=validity.precision(frame),
         ngrams=counts,
         snr=snr,
         verdicts=[v.__dict__ for v in judged],

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.agree import Agreements, Sample, change
 from stepladder.analysis.studies.proxy_transfer.measures.arms import LEARNING_RATE, Range
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Estimate, difference, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
+    Estimate,
+    difference,
+    estimate,
+)
 from stepladder.analysis.studies.proxy_transfer.measures.flips import (
     ADJACENT,
     BEYOND,
@@ -23,8 +26,16 @@ from stepladder.analysis.studies.proxy_transfer.measures.flips import (
     total_flips,
 )
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import nearest_rate, standard_rate
-from stepladder.analysis.studies.proxy_transfer.tidy import MEAN
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
+    Agreements,
+    Sample,
+    change,
+)
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import (
+    nearest_rate,
+    standard_rate,
+)
+from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
 SEEN, NOT_SEEN, NOT_SETTLED = "seen", "not seen at this scale", "not settled"
 RHO = 0.9  # of (c)

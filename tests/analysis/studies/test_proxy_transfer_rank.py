@@ -14,9 +14,8 @@ from stepladder.analysis.studies.proxy_transfer import (
     regret_at_k,
     spearman,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.agree import Sample, Side, agreement
 from stepladder.analysis.studies.proxy_transfer.measures.alignment import _median
-from stepladder.analysis.studies.proxy_transfer.measures.draws import (
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     estimate,
     fisher,
     interval,
@@ -24,8 +23,13 @@ from stepladder.analysis.studies.proxy_transfer.measures.draws import (
     perfect_low,
     resampled,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.guards import normal_range
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import refine
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
+    Sample,
+    Side,
+    agreement,
+)
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import refine
+from stepladder.analysis.studies.proxy_transfer.measures.validity import normal_range
 
 
 def test_spearman_by_hand():

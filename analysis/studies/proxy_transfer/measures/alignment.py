@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.agree import (
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.rank import spearman
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Sample,
     Side,
     agreement,
     fixed,
     flat,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Estimate, estimate
-from stepladder.analysis.studies.proxy_transfer.measures.rank import spearman
 from stepladder.configs.core.errors import UserError
 
 TINY = (0.01, 0.1)  # of min(1 / lambda_max, eta_std): the protocol's A8

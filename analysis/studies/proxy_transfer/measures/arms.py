@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.agree import (
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, difference
+from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Agreement,
     Sample,
     Side,
@@ -17,9 +19,7 @@ from stepladder.analysis.studies.proxy_transfer.measures.agree import (
     flat,
     side,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Estimate, difference
-from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned
 
 LEARNING_RATE = "learning rate"
 FAMILIES = {

@@ -9,9 +9,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.agree import Sample, flat
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Estimate, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, estimate
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import Sample, flat
 
 BEYOND = 2.0  # times sqrt(sA^2 + sB^2), s the seed SD of one run
 ADJACENT = 3.34  # the protocol's 3.3: a grid of 1, 3, 10 has steps of 3 and 3.33

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Draws
-from stepladder.analysis.studies.proxy_transfer.tidy import MEAN
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Draws
+from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned
 
 
 def loss_rows(grids: Sequence[Grid]) -> list[dict]:

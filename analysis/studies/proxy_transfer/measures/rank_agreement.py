@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.draws import (
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     Draws,
     Estimate,
     difference,
@@ -25,8 +25,8 @@ from stepladder.analysis.studies.proxy_transfer.measures.rank import (
     spearman,
     spearman_of,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned, least
-from stepladder.analysis.studies.proxy_transfer.tidy import MEAN
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned, least
+from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
 KS = (1, 2, 3, 4, 5)
 # What the ranking at one rate is compared with: A4 (and A5), A2, A3.

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.studies.proxy_transfer.measures.agree import Sample, flat
-from stepladder.analysis.studies.proxy_transfer.measures.draws import estimate
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import estimate
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
-from stepladder.analysis.studies.proxy_transfer.measures.tuned import least
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import Sample, flat
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import least
 
 TRAINED_SIGMAS = 10.0  # loss drop over the seed SD of a pair's gap
 TRAINED_SHARE = (

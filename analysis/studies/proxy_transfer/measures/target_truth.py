@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.draws import Draws
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Draws
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 
 
