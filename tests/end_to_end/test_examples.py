@@ -49,7 +49,7 @@ def test_rank_correlation_and_regret_are_those_stated(transfer, root, size):
 
 
 def test_the_verdicts_are_those_stated(transfer):
-    words = {c["id"]: c["verdict"] for c in transfer.claims}
+    words = {c["id"]: c["verdict"] for c in transfer.verdicts.claims}
     assert words == dict.fromkeys("acde", "not seen at this scale") | {"b": "not settled"}
     null = transfer.frame("nulls").query("domain == 'mean'").set_index("null")["rho"].round(2)
     assert (null["bigram"], null["unigram"]) == (0.96, 0.84) and len(transfer.recipes) == 21
@@ -57,12 +57,12 @@ def test_the_verdicts_are_those_stated(transfer):
 
 
 def test_the_target_is_larger_and_tuned_within_its_grid(transfer):
-    largest = max(r["N"] for r in transfer.rates)
-    assert transfer.target["N"] > 4 * largest and len(transfer.rates) == 2
+    largest = max(r["N"] for r in transfer.ranking.rates)
+    assert transfer.target["N"] > 4 * largest and len(transfer.ranking.rates) == 2
     assert (
         set(transfer.frame("tuned").query("domain == 'mean'")["edge"]) == {""}
-        and not transfer.missing_cells
-        and not transfer.excluded
+        and not transfer.left_out.missing_cells
+        and not transfer.left_out.excluded
     )
 
 

@@ -1,7 +1,7 @@
-"""Proxy transfer: do small runs rank data recipes as tuned targets do, and does a reduced learning
-rate help?
+"""Proxy transfer: do small runs rank data recipes as a tuned target does, and does a reduced
+learning rate help?
 
-(arXiv 2512.24503)
+The protocol, after arXiv 2512.24503, is explained in docs/proxy_transfer.md.
 """
 
 from stepladder.analysis.studies.proxy_transfer.measures.alignment import crossover
@@ -11,7 +11,8 @@ from stepladder.analysis.studies.proxy_transfer.measures.rank import (
     spearman,
 )
 from stepladder.analysis.studies.proxy_transfer.records import Inputs, read
-from stepladder.analysis.studies.proxy_transfer.study import Result, study
+from stepladder.analysis.studies.proxy_transfer.result import Result
+from stepladder.analysis.studies.proxy_transfer.study import study
 
 __all__ = [
     "Inputs",

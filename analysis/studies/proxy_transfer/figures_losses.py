@@ -1,6 +1,4 @@
-"""Figures of the losses themselves: curves per recipe, flips between neighbouring rates, crossovers
-from gradients against the observed.
-"""
+"""Figures of the losses themselves: a curve a recipe, flips, crossovers, and arms."""
 
 from __future__ import annotations
 
@@ -17,31 +15,30 @@ from stepladder.analysis.figures.style import (
     size_colours,
     styled,
 )
+from stepladder.analysis.studies.proxy_transfer.figures import best_first, recipe_colours
+from stepladder.analysis.studies.proxy_transfer.measures.flips import crossings
+from stepladder.analysis.studies.proxy_transfer.read_table import MAIN, MEAN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stepladder.analysis.studies.proxy_transfer.study import Result
+    from stepladder.analysis.studies.proxy_transfer.result import Result
 
 
 @styled
 def curves(result: Result) -> Figure:
-    """Loss above the best against the learning rate, a panel a size, a line a recipe from the best
-    (light) to the worst tuned target.
+    """Loss against the learning rate: a panel a size, a line a recipe, coloured by the order of the
+    tuned target.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    whole = [g for g in result.grids if g.arm == "main"]
+    whole = [g for g in result.grids if g.arm == MAIN]
     columns = min(3, len(whole))
     lines = -(-len(whole) // columns)
     figure = Figure(figsize=(max(5.0, 3.7 * columns), 3.4 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     truth = result.ground_truth.loss[:, 0]
-    order = np.argsort(np.where(np.isnan(truth), np.inf, truth))
-    colour = {
-        int(r): colormaps["viridis"](i / max(1, len(order) - 1) * 0.9) for i, r in enumerate(order)
-    }
+    colour = recipe_colours(truth)
     for axes in panels[len(whole) :]:
         axes.set_axis_off()
     for axes, grid in zip(panels, whole):
@@ -61,11 +58,11 @@ def curves(result: Result) -> Figure:
 
 @styled
 def flip_rates(result: Result) -> Figure:
-    """Share of pairs that flip between neighbouring rates beyond seed noise, a line a size, with
-    what noise alone would make.
+    """Share of pairs that flip between neighbouring rates: a line a size, dotted what noise alone
+    would make.
     """
     figure, axes = single_axes(8.6, 3.8)
-    rows = [r for r in result.flip_rates if r["domain"] == "mean" and r["pairs"]]
+    rows = [r for r in result.flips.rates if r["domain"] == MEAN and r["pairs"]]
     colours = size_colours([r["N"] for r in rows])
     for size in dict.fromkeys(r["size"] for r in rows):
         mine = [r for r in rows if r["size"] == size]
@@ -95,17 +92,14 @@ def flip_rates(result: Result) -> Figure:
 
 @styled
 def flip_matrix(result: Result) -> Figure:
-    """Learning rate of the first sure crossing of every pair, recipes in the order of the tuned
-    target, a panel a size; blank: no crossing.
+    """Learning rate at which each pair first crosses beyond noise: a panel a size, recipes in the
+    order of the tuned target; blank: no crossing.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
-    from stepladder.analysis.studies.proxy_transfer.measures.flips import crossings
-
-    whole = [g for g in result.grids if g.arm == "main"]
-    truth = result.ground_truth.loss[:, 0]
-    order = np.argsort(np.where(np.isnan(truth), np.inf, truth))
+    whole = [g for g in result.grids if g.arm == MAIN]
+    order = best_first(result.ground_truth.loss[:, 0])
     rates = np.log10([r for g in whole for r in g.rates])
     figure = Figure(figsize=(max(5.0, 3.9 * len(whole)), 4.2), layout="constrained")
     panels = figure.subplots(1, len(whole), squeeze=False)[0]
@@ -138,14 +132,14 @@ def flip_matrix(result: Result) -> Figure:
 
 @styled
 def crossovers(result: Result) -> Figure:
-    """Predicted against observed crossover rate of each pair that has both, a panel a direction, a
-    colour a size, a mark a fraction.
+    """Predicted against observed crossover rate of each pair that has both: a panel a direction of
+    the step, a colour a size, a mark a fraction of training.
     """
     from matplotlib.figure import Figure
 
     pairs = [
         p
-        for p in result.crossover_pairs
+        for p in result.alignment.crossover_pairs
         if np.isfinite(p["predicted"]) and np.isfinite(p["observed"])
     ]
     directions = list(dict.fromkeys(p["along"] for p in pairs))
@@ -180,11 +174,11 @@ def crossovers(result: Result) -> Figure:
 
 @styled
 def arms(result: Result) -> Figure:
-    """Rho of every arm against the main arm's at the same learning rate: on the line, the setting
+    """rho of every arm against the main arm's at the same learning rate; on the line, the setting
     changes nothing.
     """
     figure, axes = single_axes(5.6, 4.6)
-    rows = [r for r in result.arms if np.isfinite(r["rho"]) and np.isfinite(r["main_rho"])]
+    rows = [r for r in result.ranking.arms if np.isfinite([r["rho"], r["main_rho"]]).all()]
     families = list(dict.fromkeys(r["family"] for r in rows))
     for family, colour in zip(
         families, ("#0b3c5d", "#e0a100", "#1b7f5c", TARGET, MUTED, "#7048a8")

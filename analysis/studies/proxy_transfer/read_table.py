@@ -48,7 +48,7 @@ _DEVIATIONS = {
 
 
 @dataclass(frozen=True)
-class Tidy:
+class CheckedTable:
     """The clean table and what was decided about it.
 
     frame: a row per (role, size, arm, recipe, learning_rate, weight_decay, seed, domain) with
@@ -63,7 +63,7 @@ class Tidy:
     notes: tuple[str, ...]
 
 
-def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
+def check_table(table: pd.DataFrame, *, target: str | None = None) -> CheckedTable:
     """Check `table`, whose columns are those of PROXY_TRANSFER_ALIASES.
 
     It needs recipe, learning_rate and loss, and N, size or role to tell proxy from target.
@@ -110,7 +110,7 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
     out = pd.concat(
         [t for t in excluded if len(t)] or [frame.iloc[:0].assign(reason="")], ignore_index=True
     )
-    return Tidy(
+    return CheckedTable(
         frame, chosen, out[list(EXCLUDED)], _listed(frame[np.isinf(frame["loss"])]), tuple(notes)
     )
 

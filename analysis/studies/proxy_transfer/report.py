@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.figures import style
-from stepladder.analysis.report.html_pieces import write_study
-from stepladder.analysis.report.write import write_table
-from stepladder.analysis.studies.proxy_transfer import figures_losses, page
-from stepladder.analysis.studies.proxy_transfer.figures import domains, ranking, regret, slopes
+from stepladder.analysis.report.write import write_study, write_table
+from stepladder.analysis.studies.proxy_transfer.drawings import draw
+from stepladder.analysis.studies.proxy_transfer.page import page
+from stepladder.analysis.studies.proxy_transfer.prepare import NULLS
 from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED
 from stepladder.analysis.studies.proxy_transfer.records import Inputs, read
-from stepladder.analysis.studies.proxy_transfer.study import NULLS, Result, study
+from stepladder.analysis.studies.proxy_transfer.study import study
 from stepladder.analysis.studies.proxy_transfer.text import sentences
 from stepladder.analysis.tables.file import read_file
 from stepladder.configs.core.errors import UserError
@@ -25,12 +24,20 @@ BESIDE = "probes.json"
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
-    """Write the study's page to `out` and return its path.
+    """Write the study's page, results.json and figures to `out`.
 
-    Raises UserError for a table or workdir that holds no such study.
+    For a workdir it also writes runs.csv.gz and probes.json; the first given as `table`, with the
+    other beside it, makes the same page.
 
-    Of a workdir also runs.csv.gz and probes.json: as `table` the one, with the other beside it,
-    gives the same page.
+    Args:
+        workdir, table: one of them; the table is a file or a DataFrame.
+        out: the folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: for a table or workdir that holds no such study.
     """
     if workdir is not None:
         inputs = read(workdir)
@@ -53,83 +60,8 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
         "source": str(workdir or table),
         "command": _command(workdir, table),
     } | result.to_dict()
-    drawn = draw(result)
-    return write_study(
-        out,
-        "stepladder: proxy transfer",
-        page.body(results, drawn),
-        results,
-        drawn,
-        sentences(results),
-    )
-
-
-def draw(result: Result) -> dict[str, str]:
-    """Name -> inline SVG of every figure there is data for."""
-    tested = any(r["pairs"] for r in result.flip_rates)
-    both = any(
-        p["predicted"] == p["predicted"] and p["observed"] == p["observed"]
-        for p in result.crossover_pairs
-    )
-    beside = any(r["rho"] == r["rho"] and r["main_rho"] == r["main_rho"] for r in result.arms)
-    makers = {
-        "rho": (
-            True,
-            lambda: ranking(result),
-            "rank correlation with the tuned target against the proxy's learning rate",
-        ),
-        "accuracy": (
-            True,
-            lambda: ranking(result, "accuracy"),
-            "pairwise decision accuracy against the proxy's learning rate",
-        ),
-        "regret": (
-            bool(result.regret),
-            lambda: regret(result),
-            "regret at 1 to 5 against the proxy's learning rate",
-        ),
-        "slopes": (
-            True,
-            lambda: slopes(result),
-            "ranks of the recipes by the proxies and by the tuned target",
-        ),
-        "losses": (
-            True,
-            lambda: figures_losses.curves(result),
-            "loss against learning rate for every recipe and size",
-        ),
-        "flip_rates": (
-            tested,
-            lambda: figures_losses.flip_rates(result),
-            "share of pairs that flip between neighbouring learning rates",
-        ),
-        "flip_matrix": (
-            tested,
-            lambda: figures_losses.flip_matrix(result),
-            "learning rate of the first crossing of every pair",
-        ),
-        "crossovers": (
-            both,
-            lambda: figures_losses.crossovers(result),
-            "predicted against observed crossover learning rates",
-        ),
-        "arms": (
-            beside,
-            lambda: figures_losses.arms(result),
-            "rank correlation of every arm against the main arm",
-        ),
-    }
-    drawn = {
-        name: style.svg(make(), label) for name, (there, make, label) in makers.items() if there
-    }
-    if len(result.domains) > 2:
-        drawn |= {
-            f"domains_{i}": style.svg(
-                domains(result, r["size"]), f"rank correlation by domain, proxy {r['size']}"
-            )
-            for i, r in enumerate(result.rates)
-        }
-    return drawn
+    shown = {"verdict": sentences(results), **results}
+    return write_study(out, page(results), shown, draw(result))
 
 
 def _with_baselines(inputs: Inputs) -> pd.DataFrame:

@@ -1,9 +1,27 @@
 """The study in sentences: what the command prints, and the first lines of results.json."""
 
-_ORDER = ("a", "b", "c", "d", "e")
+from collections.abc import Mapping
+from typing import Any
+
+from stepladder.analysis.studies.proxy_transfer.checks import NOT_SEEN, SEEN
+from stepladder.analysis.studies.proxy_transfer.measures.grid import same_rate
+from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import TUNED_TARGET
+from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
+
+Results = Mapping[str, Any]
+# The answer in words by the verdicts on the claims (c) and (d).
+ANSWERS = {
+    (SEEN, SEEN): (
+        "a reduced learning rate ranks the recipes as the tuned target does, and picks better ones"
+    ),
+    (SEEN, NOT_SEEN): (
+        "a reduced learning rate ranks the recipes better, but does not pick a better one"
+    ),
+    (NOT_SEEN, NOT_SEEN): "that a reduced learning rate helps is not seen at this scale",
+}
 
 
-def sentences(results: dict) -> list[str]:
+def sentences(results: Results) -> list[str]:
     """One line for every claim, then one for every proxy, then what is missing or looks wrong.
 
     `results`: Result.to_dict().
@@ -31,39 +49,22 @@ def sentences(results: dict) -> list[str]:
     ]
 
 
-def headline(results: dict) -> str:
-    """The answer in one sentence: check (c) and (d) are the question, the other checks are its
+def headline(results: Results) -> str:
+    """The answer in one sentence: the claims (c) and (d) are the question, the others are its
     background.
     """
     words = {c["id"]: c["verdict"] for c in results["claims"]}
     n = len(results["recipes"])
     sizes = ", ".join(r["size"] for r in results["rates"])
     target = results["target"]["size"]
-    answers = {
-        (
-            "seen",
-            "seen",
-        ): (
-            "a reduced learning rate ranks the recipes as the tuned target does, and picks better "
-            "ones"
-        ),
-        (
-            "seen",
-            "not seen at this scale",
-        ): "a reduced learning rate ranks the recipes better, but does not pick a better one",
-        (
-            "not seen at this scale",
-            "not seen at this scale",
-        ): "that a reduced learning rate helps is not seen at this scale",
-    }
-    answer = answers.get(
+    answer = ANSWERS.get(
         (words["c"], words["d"]),
         f"rank correlation at a reduced rate: {words['c']}; lower regret: {words['d']}",
     )
     return f"{n} recipes, proxies {sizes}, target {target}: {answer}."
 
 
-def span(value, low, high, unit: str = "") -> str:
+def span(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
     """0.950 [0.880, 0.980] unit; a number that does not exist is said to be unknown."""
     if value is None:
         return f"{unit} unknown".strip()
@@ -71,53 +72,55 @@ def span(value, low, high, unit: str = "") -> str:
     return f"{value:.3g}{ends} {unit}".strip()
 
 
-def at_rate(results: dict, size: str, rate: float | None) -> dict | None:
-    """The row of A4 on the mean domain at one rate."""
-    rows = (
-        r
-        for r in results["agreement"]
-        if r["size"] == size and r["domain"] == "mean" and r["against"] == "tuned target"
-    )
-    return next((r for r in rows if rate and abs(r["learning_rate"] / rate - 1) < 1e-4), None)
+def bracketed(row: Results, name: str, digits: int = 3) -> str:
+    """0.950 [0.880, 0.980] of the columns name, name_low and name_high of a row; nothing without a
+    number.
+    """
+    value, low, high = (row.get(k) for k in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return ""
+    form = f".{digits}f" if abs(value) < 1000 else ".3g"
+    ends = f" [{low:{form}}, {high:{form}}]" if low is not None and high is not None else ""
+    return f"{value:{form}}{ends}"
 
 
-def _rho_line(results: dict, rates: dict) -> str:
+def at_rate(results: Results, size: str, rate: float | None) -> Results | None:
+    """The row of a proxy's agreement with the tuned target, on the mean domain, at one rate."""
+    rows = _of_tuned_target(results, size)
+    return next((r for r in rows if rate and same_rate(r["learning_rate"], rate)), None)
+
+
+def _of_tuned_target(results: Results, size: str) -> list[Results]:
+    wanted = (size, MEAN, TUNED_TARGET)
+    return [r for r in results["agreement"] if (r["size"], r["domain"], r["against"]) == wanted]
+
+
+def _rho_line(results: Results, rates: Results) -> str:
+    """rho of a proxy at its standard rate and the reductions, its highest, and the baseline's."""
     parts = []
     for name in ("eta_std", "eta_std/3", "eta_std/10", "eta_std/30"):
         row = at_rate(results, rates["size"], rates[name])
-        said = (
-            (
-                f"{span(row['rho'], row['rho_low'], row['rho_high'])} ({row['recipes']} of "
-                f"{row['of']} recipes)"
-            )
-            if row
-            else "not in the grid"
-        )
-        parts.append(f"{name}{f' = {rates[name]:.3g}' if rates[name] else ''}: {said}")
-    mine = [
-        r
-        for r in results["agreement"]
-        if (r["size"], r["domain"], r["against"]) == (rates["size"], "mean", "tuned target")
-    ]
-    top = max((r for r in mine if r["rho"] is not None), key=lambda r: r["rho"], default=None)
-    if top:
-        gain = top.get("above_standard")
-        beside = (
-            (
-                ", above eta_std's by "
-                f"{span(gain, top['above_standard_low'], top['above_standard_high'])}"
-            )
-            if gain is not None
-            else ""
-        )
-        parts.append(
-            f"highest of the grid, picked afterwards: {top['rho']:.3g} at "
-            f"{top['learning_rate']:.3g}{beside}"
-        )
-    null = next(
-        (r for r in results["nulls"] if r["null"] == "bigram" and r["domain"] == "mean"), None
-    )
-    bigram = (
-        f"; bigram ranking {span(null['rho'], null['rho_low'], null['rho_high'])}" if null else ""
-    )
-    return "rho with the tuned target " + ", ".join(parts) + bigram
+        said = "not in the grid"
+        if row:
+            rho = span(row["rho"], row["rho_low"], row["rho_high"])
+            said = f"{rho} ({row['recipes']} of {row['of']} recipes)"
+        value = f" = {rates[name]:.3g}" if rates[name] else ""
+        parts.append(f"{name}{value}: {said}")
+    mine = [r for r in _of_tuned_target(results, rates["size"]) if r["rho"] is not None]
+    if mine:
+        top = max(mine, key=lambda r: r["rho"])
+        best = f"{top['rho']:.3g} at {top['learning_rate']:.3g}"
+        parts.append(f"highest of the grid, picked afterwards: {best}{_above_standard(top)}")
+    line = "rho with the tuned target " + ", ".join(parts)
+    for r in results["nulls"]:
+        if (r["null"], r["domain"]) == ("bigram", MEAN):
+            line += f"; bigram ranking {span(r['rho'], r['rho_low'], r['rho_high'])}"
+    return line
+
+
+def _above_standard(row: Results) -> str:
+    gain = row.get("above_standard")
+    if gain is None:
+        return ""
+    ends = row["above_standard_low"], row["above_standard_high"]
+    return f", above eta_std's by {span(gain, *ends)}"

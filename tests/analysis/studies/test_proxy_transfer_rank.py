@@ -14,12 +14,12 @@ from stepladder.analysis.studies.proxy_transfer import (
     regret_at_k,
     spearman,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.alignment import _median
+from stepladder.analysis.studies.proxy_transfer.checks import at_least, wilson
+from stepladder.analysis.studies.proxy_transfer.measures.alignment import weighted_median
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     estimate,
     fisher,
     interval,
-    observed,
     perfect_low,
     resampled,
 )
@@ -27,6 +27,7 @@ from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Sample,
     Side,
     agreement,
+    fixed,
 )
 from stepladder.analysis.studies.proxy_transfer.measures.target_truth import refine
 from stepladder.analysis.studies.proxy_transfer.measures.validity import normal_range
@@ -164,10 +165,37 @@ def test_weighted_median():
     values = np.array([3.0, 1.0, np.nan, 2.0])
     weights = np.array([[1.0, 1, 9, 1], [0, 1, 9, 1], [0, 0, 9, 0], [5, 1, 0, 1]])
     assert (
-        _median(values, weights)[:2] == pytest.approx([2.0, 1.5])
-        and np.isnan(_median(values, weights)[2])
-        and _median(values, weights)[3] == 3
+        weighted_median(values, weights)[:2] == pytest.approx([2.0, 1.5])
+        and np.isnan(weighted_median(values, weights)[2])
+        and weighted_median(values, weights)[3] == 3
     )
+
+
+def test_a_side_keeps_no_sums_of_other_draws():
+    """Each set of draws has its own interval, whatever was asked before."""
+    rng = np.random.default_rng(3)
+    one, two = fixed(rng.standard_normal(9)), fixed(rng.standard_normal(9))
+    found = []
+    for _ in range(3):
+        # Draws that are freed at once: the next ones may lie at the same address.
+        sample = Sample(tuple("abcdefghi"), resampled(9, {}, 200, rng), 0.95)
+        rho = agreement(one, two, sample).draws
+        assert rho == pytest.approx(
+            spearman(one.draws, two.draws, sample.draws.weights), nan_ok=True, rel=1e-5
+        )
+        found.append(rho)
+        del sample
+    assert not np.array_equal(found[0], found[1], equal_nan=True)
+
+
+def test_chances_and_shares_by_hand():
+    assert at_least(0, 2.0) == 1 and at_least(1, 2.0) == pytest.approx(1 - math.exp(-2))
+    assert at_least(3, 2.0) == pytest.approx(1 - math.exp(-2) * (1 + 2 + 2))
+    z = 1.959963984540054
+    low, high = wilson(3, 12, 0.95)
+    middle, half = (3 + z**2 / 2) / (12 + z**2), z * math.sqrt(3 * 9 / 12 + z**2 / 4) / (12 + z**2)
+    assert (low, high) == (pytest.approx(middle - half), pytest.approx(middle + half))
+    assert wilson(0, 12, 0.95)[0] == 0 and wilson(12, 12, 0.95)[1] == 1
 
 
 @pytest.mark.parametrize(("n", "known"), [(2, 1.128), (5, 2.326), (12, 3.258), (25, 3.931)])
@@ -194,7 +222,7 @@ def test_the_interval_covers(rho, seeds):
             Side(v.mean(1), (many.seeds[k] * v).mean(-1) if seeds > 1 else v.mean(1)[None])
             for k, v in (("x", x), ("y", y))
         ]
-        found = agreement(*sides, Sample(tuple(map(str, range(n))), observed(n), many, 0.95)).rho
+        found = agreement(*sides, Sample(tuple(map(str, range(n))), many, 0.95)).rho
         inside += found.low <= truth <= found.high
     assert inside / trials > 0.95 - 3 * math.sqrt(0.05 * 0.95 / trials)
     assert n == found.used

@@ -23,7 +23,7 @@ def study(table, **more):
 
 
 def words(result) -> dict:
-    return {c["id"]: c["verdict"] for c in result.claims}
+    return {c["id"]: c["verdict"] for c in result.verdicts.claims}
 
 
 def main(
@@ -230,7 +230,7 @@ def test_arms_and_their_ranges(helps):
     ) and control["gain_low"] > 1.9
     spans = helps.frame("ranges").query("size == '4M'").set_index("family")["range"]
     assert spans["learning rate"] == 2 and spans["batch size"].max() == 0
-    assert helps.absent == []
+    assert helps.left_out.absent == []
 
 
 def test_no_help_is_said_as_plainly():
@@ -244,7 +244,7 @@ def test_no_help_is_said_as_plainly():
     }
     assert main(result, "4M", 1e-5)["rho"] == -1
     assert "not seen at this scale" in "\n".join(sentences(result.to_dict()))
-    assert any("was not run with other batch size" in line for line in result.absent)
+    assert any("was not run with other batch size" in line for line in result.left_out.absent)
 
 
 def test_recipes_that_do_not_differ_settle_nothing():
@@ -255,7 +255,7 @@ def test_recipes_that_do_not_differ_settle_nothing():
     result = study(table)
     assert "seen" not in words(result).values()
     assert not result.frame("snr")["passes"].any() or result.frame("snr")["passes"].mean() < 0.05
-    why = {v["id"]: v["why"] for v in result.verdicts}
+    why = {v.id: v.why for v in result.verdicts.by_proxy}
     assert "spread of the recipes" in why["c"] and "noise alone makes" in why["c"]
 
 
@@ -270,9 +270,9 @@ def test_a_rate_that_did_not_train_is_flagged_and_settles_nothing():
     assert not trained[1e-5] and trained[3e-4]
     row = main(result, "4M", 1e-5)
     assert np.isfinite(row["rho"])  # shown all the same
-    mine = {v["size"]: v for v in result.verdicts if v["id"] == "c"}
-    assert mine["4M"]["verdict"] == "not settled" and "did not train" in mine["4M"]["why"]
-    assert mine["10M"]["verdict"] == "seen" and words(result)["c"] == "not settled"
+    mine = {v.size: v for v in result.verdicts.by_proxy if v.id == "c"}
+    assert mine["4M"].verdict == "not settled" and "did not train" in mine["4M"].why
+    assert mine["10M"].verdict == "seen" and words(result)["c"] == "not settled"
 
 
 def test_a_size_below_the_bigram_counts_does_not_count():
@@ -280,7 +280,7 @@ def test_a_size_below_the_bigram_counts_does_not_count():
     counts = result.frame("ngrams").query("null == 'bigram' and domain == 'mean'")
     assert not counts["counts"].any() and (counts["gap"] > 0).all()
     assert words(result)["c"] == "not settled" and all(
-        "does not beat the bigram" in v["why"] for v in result.verdicts if v["id"] in "cd"
+        "does not beat the bigram" in v.why for v in result.verdicts.by_proxy if v.id in "cd"
     )
 
 
@@ -299,7 +299,7 @@ def test_missing_cells_are_listed_and_counted():
     assert main(result, "4M", 3e-5, domain="code")["recipes"] == 12 and main(result, "4M", 3e-5)[
         "missing"
     ] == ["r04"]
-    cells = {(c["recipe"], c["learning_rate"]): c["reason"] for c in result.missing_cells}
+    cells = {(c["recipe"], c["learning_rate"]): c["reason"] for c in result.left_out.missing_cells}
     assert cells == {("r03", 1e-5): "no run", ("r04", 3e-5): "no loss on web"}
     assert "11 of 12 recipes" in "\n".join(sentences(result.to_dict()))
 
@@ -318,40 +318,42 @@ def test_a_diverged_run_is_worst_and_listed():
     assert row["diverged"] == ["r00"] and row["recipes"] == 12
     moved = np.r_[11, np.arange(11)]  # the best recipe becomes the last
     assert row["rho"] == pytest.approx(float(proxy_transfer.spearman(moved, np.arange(12))))
-    assert {d["recipe"] for d in result.diverged} == {"r00"} and len(result.diverged) == 3
+    assert {d["recipe"] for d in result.left_out.diverged} == {"r00"} and len(
+        result.left_out.diverged
+    ) == 3
     states = made.table(seeds=1)
     states["state"] = np.where(
         (states["recipe"] == "r01") & (states["learning_rate"] == 3e-3), "diverged", "done"
     )
-    assert {d["recipe"] for d in study(states).diverged} == {"r01"}
+    assert {d["recipe"] for d in study(states).left_out.diverged} == {"r01"}
 
 
 def test_an_optimum_on_the_edge_is_said():
     result = study(made.table(rates=(1e-5, 3e-5, 1e-4, 3e-4)))
     edge = result.frame("tuned").query("domain == 'mean'").set_index("recipe")["edge"]
     assert edge["r02"] == "high" and edge["r00"] == ""
-    assert any("high edge" in w and "r02" in w and "r00" not in w for w in result.warnings)
+    assert any("high edge" in w and "r02" in w and "r00" not in w for w in result.left_out.warnings)
 
 
 def test_one_seed_leaves_the_noise_unknown():
     result = study(made.table(seeds=1))
     assert words(result)["a"] == "not settled" and words(result)["b"] == "not settled"
-    assert "without repeated seeds" in next(v["why"] for v in result.verdicts if v["id"] == "b")
-    assert all(s["passes"] is None for s in result.snr) and all(
-        f["pairs"] == 0 for f in result.flip_rates
+    assert "without repeated seeds" in next(v.why for v in result.verdicts.by_proxy if v.id == "b")
+    assert all(s["passes"] is None for s in result.validity.snr) and all(
+        f["pairs"] == 0 for f in result.flips.rates
     )
     assert main(result, "4M", 1e-5)["rho"] == 1 and words(result)["c"] == "seen"
     with_se = study(made.table(seeds=1).assign(loss_se=0.002))
     assert words(with_se)["a"] == "not settled" and "lower bound" in next(
-        v["why"] for v in with_se.verdicts if v["id"] == "a"
+        v.why for v in with_se.verdicts.by_proxy if v.id == "a"
     )
 
 
 def test_one_recipe_under_two_names_is_warned():
     table = made.table()
     twin = table[table["recipe"] == "r02"].assign(recipe="r99")
-    assert any("'r02' and 'r99'" in w for w in study(pd.concat([table, twin])).warnings)
-    assert study(table).warnings == []
+    assert any("'r02' and 'r99'" in w for w in study(pd.concat([table, twin])).left_out.warnings)
+    assert study(table).left_out.warnings == []
 
 
 def test_arms_are_named_when_nothing_names_them():
@@ -412,8 +414,8 @@ def test_given_rates_are_used():
 
 def test_initial_loss_from_the_vocabulary():
     table = made.table(seeds=1).drop(columns="loss_init")
-    assert all(t["trained"] is None for t in study(table).trained)
-    assert all(t["trained"] for t in study(table, vocabulary=made.VOCABULARY).trained)
+    assert all(t["trained"] is None for t in study(table).validity.trained)
+    assert all(t["trained"] for t in study(table, vocabulary=made.VOCABULARY).validity.trained)
 
 
 def test_a_table_of_only_what_is_needed():
@@ -423,7 +425,7 @@ def test_a_table_of_only_what_is_needed():
     ].rename(columns={"learning_rate": "lr", "N": "params"})
     result = study(table)
     assert result.domains == ("mean",) and main(result, "10M", 1e-5)["rho"] == 1
-    assert any("learning_rate is column 'lr'" in n for n in result.notes)
+    assert any("learning_rate is column 'lr'" in n for n in result.left_out.notes)
 
 
 def test_everything_is_json(helps):
@@ -474,5 +476,5 @@ def test_sizes_that_cannot_answer_have_no_vote():
     )
     assert counts.to_dict() == {"4M": False, "10M": True, "60M": True}
     assert words(result) == dict.fromkeys("abcde", "seen")
-    by_size = {c["id"]: c["by_size"] for c in result.claims}
+    by_size = {c["id"]: c["by_size"] for c in result.verdicts.claims}
     assert by_size["c"] == by_size["e"] == {"4M": "not settled", "10M": "seen"}

@@ -1,13 +1,16 @@
-"""A7 and A8: what the gradients alone say. Crossover rates from the probes against the observed
-ones, alignment against the ranking, and the rate that the top eigenvalue of the validation loss
-calls tiny."""
+"""A7 and A8: what gradients and curvature say, without training on a recipe.
+
+The trainer's probes measure them. A7 compares alignment with the ranking, and predicted crossover
+rates with the observed ones; A8 is the learning rate that the top eigenvalue of the validation loss
+calls tiny.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import estimate, unknown
 from stepladder.analysis.studies.proxy_transfer.measures.rank import spearman
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Sample,
@@ -26,9 +29,16 @@ ALONG = {"gradient": "", "sign of the gradient": "_sign"}
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Mean of all probes of one size at one fraction of training: a, c [R, V] along one direction
-    of ALONG (the first domain is the mean; NaN: recipe not probed)."""
+class AlignmentResult:
+    """Mean of all probes of one size at one fraction of training, along one direction of ALONG.
+
+    Attributes:
+        fraction: of training that was done.
+        a: [R, V], the validation gradient times the recipe's gradient; the first domain is the
+            mean, NaN: recipe not probed.
+        c: [R, V], the recipe's gradient times the Hessian of the validation loss times itself.
+        runs: how many were averaged.
+    """
 
     size: str
     role: str
@@ -40,9 +50,12 @@ class Probe:
 
 
 def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """Rate [R, R] at which a pair is predicted to change its order, 2 (a_A - a_B) / (c_A - c_B)
-    (ours, from the second-order change of the loss in one gradient step, arXiv 2512.24503); NaN
-    where it never does: the better aligned recipe must have the larger curvature."""
+    """Learning rate [R, R] at which a pair is predicted to change its order.
+
+    It is 2 (a_A - a_B) / (c_A - c_B): ours, from the second-order change of the loss in one
+    gradient step (arXiv 2512.24503). NaN where the order never changes: the better aligned recipe
+    must have the larger curvature.
+    """
     a, c = np.asarray(a, float), np.asarray(c, float)
     lead, bend = a[:, None] - a[None, :], c[:, None] - c[None, :]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -51,9 +64,11 @@ def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 def gather(
     probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]
-) -> list[Probe]:
-    """Probes by (size, role, fraction) and direction, averaged over runs; no direction that was not
-    probed. Raises UserError for one without its fields."""
+) -> list[AlignmentResult]:
+    """Probes by (role, size, fraction) and direction, averaged over runs.
+
+    A direction that was not probed is left out. Raises UserError for a probe without its fields.
+    """
     groups: dict[tuple, list[Mapping]] = {}
     for probe in probes:
         for name in ("size", "role", "fraction", "recipes"):
@@ -73,16 +88,27 @@ def gather(
                 for name in ("a", "c")
             )
             if not np.isnan(a).all():
-                out.append(Probe(size, role, fraction, along, a, c, len(members)))
+                out.append(AlignmentResult(size, role, fraction, along, a, c, len(members)))
     return out
 
 
 def alignment_rows(
-    found: Sequence[Probe], truth: Side, lowest: Mapping[str, Side], target: str, sample: Sample
+    found: Sequence[AlignmentResult],
+    truth: Side,
+    lowest: Mapping[str, Side],
+    target: str,
+    sample: Sample,
 ) -> list[dict]:
-    """A row a (size, fraction, direction): rho of the alignment with the tuned target (a higher a
-    should be a lower loss, so -a is ranked), with the losses of that size at its lowest trained
-    rate, and with the target's own alignment at the same fraction."""
+    """A row a (size, fraction, direction): rho of the alignment with three other scores.
+
+    They are the tuned target's losses, the losses of that size at its lowest rate that trained, and
+    the target's own alignment at the same fraction. A higher a should be a lower loss, so -a is
+    ranked.
+
+    Args:
+        truth: the tuned target. lowest: size -> losses at its lowest rate that trained.
+        target: size of the target. sample: the recipes and their draws.
+    """
     of_target = {(p.fraction, p.along): p for p in found if p.size == target and p.role == "target"}
     rows = []
     for probe in found:
@@ -111,73 +137,29 @@ def alignment_rows(
 
 
 def crossing_rows(
-    found: Sequence[Probe],
+    found: Sequence[AlignmentResult],
     seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]],
     sample: Sample,
 ) -> tuple[list[dict], list[dict]]:
-    """Predicted against observed crossovers of sizes that have both.
+    """Predicted against observed crossovers: a summary a (size, fraction, direction), and a row a
+    pair that has either.
 
-    `seen`: (role, size) -> pair -> observed rate.
-
-    The prediction is for one step along the gradient (or its sign) and the runs are many steps of
+    The prediction is for one step along the gradient (or its sign), and the runs take many steps of
     the trainer's optimizer, so its scale need not fit: rank agreement over pairs, sensitivity and
     specificity carry the claim, and the median ratio observed / predicted says how far off the
     scale is.
+
+    seen: (role, size) -> pair -> observed rate, of `flips.crossings`.
     """
     summary, pairs = [], []
-    count = len(sample.recipes)
-    a, b = np.triu_indices(count, 1)
-    together = sample.many.weights[:, a] * sample.many.weights[:, b]
+    a, b = np.triu_indices(len(sample.recipes), 1)
     for probe in found:
         if (probe.role, probe.size) not in seen:
             continue
+        rates = seen[probe.role, probe.size]
         predicted = crossover(probe.a[:, 0], probe.c[:, 0])[a, b]
-        observed = np.array(
-            [seen[probe.role, probe.size].get((int(i), int(j)), np.nan) for i, j in zip(a, b)]
-        )
-        probed = ~np.isnan(probe.a[a, 0] + probe.a[b, 0])
-        both = ~np.isnan(predicted) & ~np.isnan(observed)
-        flips, calls = ~np.isnan(observed) & probed, ~np.isnan(predicted) & probed
-        used = int((~np.isnan(probe.a[:, 0])).sum())
-        shares = {
-            "sensitivity": (calls & flips, flips),
-            "specificity": (~calls & ~flips & probed, ~flips & probed),
-        }
-        row = {
-            "size": probe.size,
-            "role": probe.role,
-            "fraction": probe.fraction,
-            "along": probe.along,
-            "pairs": int(probed.sum()),
-            "observed": int(flips.sum()),
-            "predicted": int(calls.sum()),
-            "both": int(both.sum()),
-        }
-        for name, (hit, of) in shares.items():
-            with np.errstate(invalid="ignore", divide="ignore"):
-                value, draws = hit.sum() / np.float64(of.sum()), (together @ hit) / (together @ of)
-            row |= flat(name, estimate(value, draws, sample.level, used, count, kind="share"))
-        x, y = np.log(predicted), np.log(observed)
-        rho = estimate(
-            spearman(x, y),
-            spearman(x[None], y[None], together),
-            sample.level,
-            used,
-            count,
-            kind="rho",
-        )
-        log_ratio = np.where(both, y - x, np.nan)
-        middle = estimate(
-            _median(log_ratio, both[None].astype(float))[0],
-            _median(log_ratio, together),
-            sample.level,
-            used,
-            count,
-        )
-        if both.sum() < LEAST_PAIRS:  # few pairs look alike in every resample
-            rho = Estimate(np.nan, np.nan, np.nan, used, count)
-        row |= flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
-        summary.append(row)
+        observed = np.array([rates.get((int(i), int(j)), np.nan) for i, j in zip(a, b)])
+        summary.append(_crossing_summary(probe, predicted, observed, sample))
         pairs += [
             {
                 "size": probe.size,
@@ -194,10 +176,60 @@ def crossing_rows(
     return summary, pairs
 
 
+def _crossing_summary(
+    probe: AlignmentResult, predicted: np.ndarray, observed: np.ndarray, sample: Sample
+) -> dict:
+    """How the predicted rates of all pairs [P] fit the observed ones; NaN: the pair does not
+    cross.
+    """
+    count = len(sample.recipes)
+    a, b = np.triu_indices(count, 1)
+    together = sample.draws.weights[:, a] * sample.draws.weights[:, b]
+    used = int((~np.isnan(probe.a[:, 0])).sum())
+    probed = ~np.isnan(probe.a[a, 0] + probe.a[b, 0])
+    both = ~np.isnan(predicted) & ~np.isnan(observed)
+    flips, calls = ~np.isnan(observed) & probed, ~np.isnan(predicted) & probed
+    row = {
+        "size": probe.size,
+        "role": probe.role,
+        "fraction": probe.fraction,
+        "along": probe.along,
+        "pairs": int(probed.sum()),
+        "observed": int(flips.sum()),
+        "predicted": int(calls.sum()),
+        "both": int(both.sum()),
+    }
+    for name, hit, of in (
+        ("sensitivity", calls & flips, flips),
+        ("specificity", ~calls & ~flips & probed, ~flips & probed),
+    ):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            value, draws = hit.sum() / np.float64(of.sum()), (together @ hit) / (together @ of)
+        row |= flat(name, estimate(value, draws, sample.level, used, count, kind="share"))
+    rho = unknown(used, count)
+    if both.sum() >= LEAST_PAIRS:  # few pairs look alike in every draw
+        x, y = np.log(predicted), np.log(observed)
+        draws = spearman(x[None], y[None], together)
+        rho = estimate(spearman(x, y), draws, sample.level, used, count, kind="rho")
+    log_ratio = np.where(both, np.log(observed) - np.log(predicted), np.nan)
+    middle = estimate(
+        weighted_median(log_ratio, both[None].astype(float))[0],
+        weighted_median(log_ratio, together),
+        sample.level,
+        used,
+        count,
+    )
+    return row | flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
+
+
 def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
-    """A8, a row a probe with an eigenvalue: lambda_max with the bounds of its residual |H v -
-    lambda v| (an eigenvalue lies within it of lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 /
-    lambda_max, eta_std)."""
+    """A8: a row a probe with an eigenvalue.
+
+    It holds lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within
+    it of lambda_max), and eta_tiny = 0.01 to 0.1 of min(1 / lambda_max, eta_std).
+
+    standard: size -> standard rate.
+    """
     rows = []
     for probe in probes:
         top = probe.get("lambda_max")
@@ -233,6 +265,7 @@ def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> 
 def _values(
     probe: Mapping, name: str, recipes: Sequence[str], domains: Sequence[str]
 ) -> np.ndarray:
+    """One quantity [R, V] of a probe."""
     per = probe.get("per_domain") or {}
 
     def read(table, recipe):
@@ -245,12 +278,13 @@ def _values(
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
+    """Mean over the first axis without NaN; NaN where there is nothing."""
     there = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(there, values, 0.0).sum(0) / np.where(there.any(0), there.sum(0), np.nan)
 
 
-def _median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted medians [B] of values [P] (NaN: no value), NaN where nothing has weight."""
     there = ~np.isnan(values)
     if not there.any():

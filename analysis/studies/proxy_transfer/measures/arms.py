@@ -1,5 +1,5 @@
-"""A6 and G3: the agreement with the tuned target when batch, weight decay, tokens or steps change,
-beside what the learning rate changes.
+"""A6 and G3: how the agreement with the tuned target changes with another setting than the learning
+rate: batch size, weight decay, tokens or steps.
 """
 
 import re
@@ -8,48 +8,69 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, difference
-from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
+    Estimate,
+    difference,
+    unknown,
+)
+from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, same_rate
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
     Agreement,
     Sample,
-    Side,
     agreement,
     change,
     flat,
     side,
+    tuned_side,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import TargetTruth
 
-LEARNING_RATE = "learning rate"
+LEARNING_RATE, WEIGHT_DECAY, MORE_STEPS = "learning rate", "weight decay", "more steps"
+# First letters of an arm's name -> its family: the setting that the arm changes.
 FAMILIES = {
     "batch": "batch size",
-    "wd": "weight decay",
+    "wd": WEIGHT_DECAY,
     "tokens": "tokens per parameter",
-    "more_steps": "more steps",
-    "steps": "more steps",
+    "more_steps": MORE_STEPS,
+    "steps": MORE_STEPS,
 }
-MORE_STEPS = "more steps"
 CONTROLS = (MORE_STEPS,)  # families that answer G3, not A6
 
 
 @dataclass(frozen=True)
 class Range:
-    """Largest minus smallest rho of the settings of one family; draws [B] for differences. The
-    range of noisy numbers is above zero even when the setting does nothing: `expected` is not
-    subtracted, so compare ranges of as many settings."""
+    """Largest minus smallest rho over the settings of one family.
+
+    The range of noisy numbers is above zero even when the setting does nothing: compare ranges of
+    about as many settings.
+
+    Attributes:
+        rate: at which the arms were run; None for the learning rate's own range.
+        draws: [B], the range in each draw, for differences.
+    """
 
     size: str
     family: str
-    rate: float | None  # of an arm; None for the learning rate's own
+    rate: float | None
     settings: tuple[str, ...]
     range: Estimate
     draws: np.ndarray = field(repr=False)
 
+    def row(self) -> dict:
+        """The range as a row of results.json."""
+        return {
+            "size": self.size,
+            "family": self.family,
+            "learning_rate": self.rate,
+            "settings": list(self.settings),
+            **flat("range", self.range),
+        }
+
 
 def family(arm: str) -> str:
-    """ "batch/4" -> "batch size"; an arm of two deviations or an unknown name is a family of its
-    own.
+    """The family of an arm: "batch/4" -> "batch size".
+
+    An arm that changes two settings, or whose name is unknown, is a family of its own.
     """
     if "+" in arm:
         return arm
@@ -58,28 +79,34 @@ def family(arm: str) -> str:
 
 
 def arm_rows(
-    grids: Sequence[Grid], main: Mapping[str, Grid], tuned: Tuned, points: Mapping, sample: Sample
+    grids: Sequence[Grid],
+    main: Mapping[str, Grid],
+    tuned: TargetTruth,
+    points: Mapping,
+    sample: Sample,
 ) -> tuple[list[dict], dict]:
-    """A row a (size, arm, rate): rho with y, and its paired difference to the main arm at the same
-    rate; and the Agreements by the same key.
+    """A6: a row a (size, arm, rate), and the agreements by the same key.
 
-    steps, tokens, batch: ratios to the main arm (NaN when not in the table); equal_tokens: within 2
-    % (whole steps).
+    A row holds rho with the tuned target and its paired difference to the main arm at the same
+    rate; steps, tokens and batch as ratios to the main arm (NaN when not in the table);
+    equal_tokens: whether the tokens are equal to within 2 % (steps are whole numbers).
+
+    Args:
+        grids: the arms. main: size -> main arm. tuned: the target.
+        points: (size, rate) -> agreement of the main arm.
+        sample: the recipes and their draws.
     """
-    truth = Side(tuned.loss[:, 0], tuned.draw(sample.many, 0))
+    truth = tuned_side(tuned, 0, sample)
     rows, found = [], {}
     for grid in grids:
         base = main[grid.size]
         for e, rate in enumerate(grid.rates):
             mine = agreement(side(grid, e, 0, sample), truth, sample)
             found[grid.size, grid.arm, rate] = mine
-            same = next(
-                (points[grid.size, r] for r in base.rates if abs(r / rate - 1) < 1e-4), None
-            )
+            at = base.at(rate)
+            same = None if at is None else points[grid.size, base.rates[at]]
             moved = (
-                change(mine, same, sample)
-                if same
-                else Estimate(np.nan, np.nan, np.nan, mine.rho.used, mine.rho.of)
+                unknown(mine.rho.used, mine.rho.of) if same is None else change(mine, same, sample)
             )
             ratio = {
                 name: getattr(grid, field_) / getattr(base, field_)
@@ -110,24 +137,24 @@ def arm_rows(
 def control_rows(
     arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample
 ) -> list[dict]:
-    """G3 of one proxy, a row an arm of more steps that has both rates: rho at the tiny rate minus
-    rho at the standard one, both with the arm's tokens, so that the steps no longer differ with the
-    rate."""
+    """G3 of one proxy: a row an arm of more steps that was run at both rates.
+
+    It holds rho at the tiny rate minus rho at the standard one, both with the arm's steps and
+    tokens, so that too few steps cannot be what ranks badly at the tiny rate.
+
+    Args:
+        arms: (size, arm, rate) -> agreement, of `arm_rows`.
+        rates: name -> rate, of `ProxyRates.named`.
+        tiny: the tiny rate. size: the proxy. sample: the recipes and their draws.
+    """
     rows = []
     for arm in dict.fromkeys(a for s, a, _ in arms if s == size and family(a) in CONTROLS):
-        ends = [
-            next(
-                (
-                    f
-                    for (s, a, r), f in arms.items()
-                    if (s, a) == (size, arm) and rate and abs(r / rate - 1) < 1e-4
-                ),
-                None,
-            )
+        mine = {r: found for (s, a, r), found in arms.items() if (s, a) == (size, arm)}
+        one, two = (
+            next((found for r, found in mine.items() if rate and same_rate(r, rate)), None)
             for rate in (tiny, rates["eta_std"])
-        ]
-        if None not in ends:
-            one, two = ends
+        )
+        if one is not None and two is not None:
             rows.append(
                 {
                     "size": size,
@@ -147,9 +174,14 @@ def control_rows(
 def ranges(
     size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample
 ) -> list[Range]:
-    """Of one proxy: the range of rho over the learning rates `rates` (name -> rate; the standard
-    one and its reductions), and over each family's settings (the main one included) at every rate
-    that its arms were run at."""
+    """Ranges of rho of one proxy: over the learning rates `rates`, and over the settings of each
+    family (the main one included) at every rate that its arms were run at.
+
+    Args:
+        points: (size, rate) -> agreement of the main arm.
+        arms: (size, arm, rate) -> agreement, of `arm_rows`.
+        rates: name -> rate: the standard one and its reductions.
+    """
     usual = {
         f"{r:g}": points[size, r]
         for r in dict.fromkeys(r for r in rates.values() if r is not None)

@@ -1,13 +1,14 @@
-"""Bootstrap over the recipes, with the seeds resampled inside, shared by all statistics so that
-differences are paired.
+"""Bootstrap over the recipes. All statistics share its draws, so that differences are paired.
 
-A resample counts how often every recipe was drawn (weights) and, for every model size, how often
-every seed of a recipe was. Copies of a recipe share their seeds, else two copies would be a
-decision of their own. The interval is the percentile one. Each recipe carries the noise of its own
-seeds already, so seeds resampled inside make the interval longer than it must be, not shorter: over
-12 settings (12 and 23 recipes, 1 and 3 seeds, rho 0 to 0.9; 400 simulations each) a nominal 95 %
-covered 95 to 99.8 %, without the seeds inside 94 to 98 %, BCa with them down to 91 %.
-tests/analysis/studies/test_proxy_transfer_rank.py holds the first.
+A draw says how often every recipe was drawn (its weight) and, for every model size, how often every
+seed of a recipe was. Copies of a recipe share their seeds; otherwise two copies of one recipe would
+count as a pair to be ranked. Intervals are percentiles of the draws.
+
+Each recipe carries the noise of its own seeds already, so resampling the seeds too makes intervals
+longer than they must be, never shorter. Over 12 settings (12 and 23 recipes, 1 and 3 seeds, rho 0
+to 0.9; 400 simulations each) a nominal 95 % covered 95 to 99.8 %; without resampled seeds 94 to
+98 %; BCa intervals with them down to 91 %. tests/analysis/studies/test_proxy_transfer_rank.py
+checks the first.
 """
 
 import math
@@ -18,10 +19,14 @@ from statistics import NormalDist
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draws:
-    """weights [B, R]: times each recipe was drawn; seeds: size -> times each seed was [B, R, S], or
-    nothing where seeds are not resampled.
+    """B draws of R recipes; two objects are never equal, so that one can be the key of a cache.
+
+    Attributes:
+        weights: [B, R], how often each recipe was drawn.
+        seeds: size (`Grid.key`) -> [B, R, S], how often each seed was; a size that is not there has
+            its seeds as they are.
     """
 
     weights: np.ndarray
@@ -32,7 +37,9 @@ class Draws:
 class Estimate:
     """A number with its percentile interval.
 
-    used, of: recipes with and without those that miss a loss; note: what the interval leaves out.
+    Attributes:
+        used, of: recipes that have all the losses it needs, and all recipes.
+        note: what the interval leaves out.
     """
 
     value: float
@@ -43,17 +50,15 @@ class Estimate:
     note: str = ""
 
 
-def observed(recipes: int) -> Draws:
-    """The sample as it is: one draw, every recipe and every seed once."""
-    return Draws(np.ones((1, recipes)))
+def unknown(used: int, of: int) -> Estimate:
+    """The estimate of a number that does not exist."""
+    return Estimate(math.nan, math.nan, math.nan, used, of)
 
 
 def resampled(
     recipes: int, seeds: Mapping[str, int], count: int, rng: np.random.Generator
 ) -> Draws:
-    """`count` resamples of the recipes; `seeds` names each size and its number of seeds (sizes with
-    one seed have nothing to resample).
-    """
+    """`count` draws; `seeds`: size -> number of seeds (one seed leaves nothing to resample)."""
     weights = rng.multinomial(recipes, np.full(recipes, 1 / recipes), size=count).astype(float)
     inside = {
         k: rng.multinomial(s, np.full(s, 1 / s), size=(count, recipes)).astype(np.float32)
@@ -64,8 +69,9 @@ def resampled(
 
 
 def interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Percentile interval of draws [B]; NaN draws (too few recipes left to rank) are no values,
-    infinite ones are.
+    """Percentile interval of draws [B].
+
+    Draws that are NaN (too few recipes left to rank) are no values; infinite ones are.
     """
     values = np.sort(values[~np.isnan(values)])
     if not len(values):
@@ -80,42 +86,35 @@ def interval(values: np.ndarray, level: float) -> tuple[float, float]:
 def estimate(
     value: float, draws: np.ndarray, level: float, used: int, of: int, *, kind: str = ""
 ) -> Estimate:
-    """An estimate from its draws. `kind` "rho" or "share": at the end of the scale all resamples
-    may agree, and the bootstrap then sees no error; the interval is taken from `perfect_low` or
-    `share_reach` instead, and the note says so."""
+    """A value with the interval of its draws [B].
+
+    kind: "rho" or "share" for a number with ends to its scale. There all draws may agree, and the
+    bootstrap sees no error; the interval is then that of `perfect_low` or `share_reach`, and the
+    note says so.
+    """
     value, (low, high) = float(value), interval(np.asarray(draws, float), level)
     if math.isnan(value):
-        return Estimate(value, math.nan, math.nan, used, of)
-    if kind and low == high == value and abs(value) in (0.0, 1.0):
-        one = perfect_low(used, level) if kind == "rho" else 1 - share_reach(used, level)
-        if kind == "rho" and abs(value) == 1:
-            low, high = (one, 1.0) if value > 0 else (-1.0, -one)
-            return Estimate(
-                value,
-                low,
-                high,
-                used,
-                of,
-                "all resamples agree: Fisher's interval for a ranking one swap of neighbours away",
-            )
-        if kind == "share":
-            low, high = (one, 1.0) if value else (0.0, 1 - one)
-            return Estimate(
-                value,
-                low,
-                high,
-                used,
-                of,
-                "all resamples agree: exact bound from the pairs that share no recipe",
-            )
-    return Estimate(value, low, high, used, of)
+        return unknown(used, of)
+    note = ""
+    if low == high == value and kind == "rho" and abs(value) == 1:
+        end = perfect_low(used, level)
+        low, high = (end, 1.0) if value > 0 else (-1.0, -end)
+        note = "all resamples agree: Fisher's interval for a ranking one swap of neighbours away"
+    elif low == high == value and kind == "share" and value in (0.0, 1.0):
+        reach = share_reach(used, level)
+        low, high = (1 - reach, 1.0) if value else (0.0, reach)
+        note = "all resamples agree: exact bound from the pairs that share no recipe"
+    return Estimate(value, low, high, used, of, note)
 
 
 def difference(
     one: Estimate, two: Estimate, draws_one: np.ndarray, draws_two: np.ndarray, level: float
 ) -> Estimate:
-    """one - two from paired draws. Where an interval is not from the resamples (see `estimate`), at
-    least as long as the two intervals combined in quadrature (MOVER)."""
+    """one - two, from paired draws.
+
+    Where the interval of either is not from its draws (see `estimate`), this one is at least as
+    long as the two combined in quadrature (the MOVER method).
+    """
     with np.errstate(invalid="ignore"):
         found = estimate(
             one.value - two.value, draws_one - draws_two, level, min(one.used, two.used), one.of
@@ -135,15 +134,17 @@ def difference(
 
 
 def share_reach(recipes: int, level: float) -> float:
-    """Upper bound of a share of pairs that was zero: 1 - (1 - level)^(1 / m) with the m = recipes
-    // 2 pairs that share no recipe.
+    """Upper bound of a share of pairs that was zero.
+
+    It is 1 - (1 - level)^(1 / m), with the m = recipes // 2 pairs that share no recipe.
     """
     return 1 - (1 - level) ** (1 / (recipes // 2)) if recipes > 1 else 1.0
 
 
 def fisher(rho: float, n: int, level: float) -> tuple[float, float]:
-    """Fisher's z interval with SE 1 / sqrt(n - 3), the reference beside the bootstrap; (NaN, NaN)
-    below 4 recipes or at |rho| = 1.
+    """Fisher's z interval, with standard error 1 / sqrt(n - 3): the reference beside the bootstrap.
+
+    (NaN, NaN) below 4 recipes or at |rho| = 1.
     """
     if n < 4 or not abs(rho) < 1:
         return math.nan, math.nan
@@ -152,7 +153,8 @@ def fisher(rho: float, n: int, level: float) -> tuple[float, float]:
 
 
 def perfect_low(n: int, level: float) -> float:
-    """The low end for a perfect ranking of n recipes: Fisher's at the rho of one swap of
-    neighbours, 1 - 12 / (n (n^2 - 1)).
+    """The low end for a perfect ranking of n recipes.
+
+    It is Fisher's low end at the rho of one swap of neighbours, 1 - 12 / (n (n^2 - 1)).
     """
     return fisher(1 - 12 / (n * (n * n - 1)), n, level)[0] if n >= 4 else -1.0

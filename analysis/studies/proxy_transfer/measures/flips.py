@@ -1,5 +1,7 @@
-"""A1: pairs of recipes whose order changes between neighbouring learning rates, beyond the noise of
-the seeds; and where they cross.
+"""A1: flips, and where pairs cross.
+
+A flip is a pair of recipes whose order by loss changes between two neighbouring learning rates,
+where both gaps are larger than the noise of the seeds.
 """
 
 import itertools
@@ -9,18 +11,24 @@ from statistics import NormalDist
 
 import numpy as np
 
-from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Estimate, estimate
+from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
+    Estimate,
+    estimate,
+    unknown,
+)
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import Sample, flat
 
-BEYOND = 2.0  # times sqrt(sA^2 + sB^2), s the seed SD of one run
+BEYOND = 2.0  # a gap counts above this times sqrt(sA^2 + sB^2), s the seed SD of one run
 ADJACENT = 3.34  # the protocol's 3.3: a grid of 1, 3, 10 has steps of 3 and 3.33
 
 
 def gaps(grid: Grid, domain: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Gap of every ordered pair at each rate [R, R, E] (loss of the row minus the column's), and
-    its size in units of sqrt(sA^2 + sB^2); a diverged run is infinitely worse, two diverged runs
-    and missing ones have no gap (NaN)."""
+    """Gap of every ordered pair at each rate [R, R, E], the row's loss minus the column's, and its
+    size in units of sqrt(sA^2 + sB^2).
+
+    A diverged run is infinitely worse; two diverged runs, and missing ones, have no gap (NaN).
+    """
     loss = grid.mean(None, domain)[0]
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = loss[:, None, :] - loss[None, :, :]
@@ -28,10 +36,10 @@ def gaps(grid: Grid, domain: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chance(grid: Grid) -> float:
-    """Probability that a pair of equal recipes flips between two rates by noise alone: both gaps
-    beyond the limit, with opposite signs.
+    """Probability that a pair of equal recipes flips between two rates by noise alone.
 
-    The gaps are of means over S seeds, the limit is in units of one run: P = 2 Phi(-2 sqrt(S))^2.
+    Both gaps must be beyond the limit, with opposite signs. They are gaps of means over S seeds,
+    and the limit is in units of one run: P = 2 Phi(-2 sqrt(S))^2.
     """
     count = np.isfinite(grid.losses[:, :, 0, :]).sum(-1)
     seeds = float(np.median(count[count > 0])) if (count > 0).any() else 1.0
@@ -39,9 +47,7 @@ def chance(grid: Grid) -> float:
 
 
 def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
-    """Share of pairs that flip between neighbouring rates, by size and domain, with its interval
-    over recipes.
-    """
+    """Share of pairs that flip between neighbouring rates, by size and domain."""
     rows = []
     for grid in grids:
         for v, domain in enumerate(grid.domains):
@@ -49,20 +55,7 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
             for e in range(len(grid.rates) - 1):
                 mine, pairs = flipped[..., e], both[..., e]
                 count, of = int(mine.sum()) // 2, int(pairs.sum()) // 2
-                w = sample.many.weights
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    draws = ((w @ mine.astype(float)) * w).sum(-1) / (
-                        (w @ pairs.astype(float)) * w
-                    ).sum(-1)
-                recipes = int(pairs.any(-1).sum())
-                found = estimate(
-                    count / of if of else np.nan,
-                    draws,
-                    sample.level,
-                    recipes,
-                    len(grid.recipes),
-                    kind="share",
-                )
+                found = _share(mine, pairs, sample)
                 rows.append(
                     {
                         "size": grid.size,
@@ -83,8 +76,9 @@ def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
 
 
 def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
-    """Flips on the mean domain over all neighbouring rates at most ADJACENT apart of all these
-    sizes, with their interval over recipes; and the number of pair steps looked at."""
+    """The flips on the mean domain between neighbouring rates at most ADJACENT apart, summed over
+    these sizes, and the number of pairs looked at, a step of the grid each.
+    """
     mine, both = np.zeros((2, len(sample.recipes), len(sample.recipes)))
     for grid in grids:
         flipped, there, _ = _flips(grid, 0)
@@ -92,27 +86,18 @@ def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
             e for e in range(len(grid.rates) - 1) if grid.rates[e + 1] / grid.rates[e] <= ADJACENT
         ]
         mine, both = mine + flipped[..., near].sum(-1), both + there[..., near].sum(-1)
-    w, of = sample.many.weights, int(both.sum()) // 2
+    of = int(both.sum()) // 2
     if not of:
-        return Estimate(np.nan, np.nan, np.nan, 0, len(sample.recipes)), 0
-    with np.errstate(invalid="ignore", divide="ignore"):
-        draws = ((w @ mine) * w).sum(-1) / ((w @ both) * w).sum(-1)
-    share = estimate(
-        mine.sum() / both.sum(),
-        draws,
-        sample.level,
-        int(both.any(-1).sum()),
-        len(sample.recipes),
-        kind="share",
-    )
-    return Estimate(
-        round(share.value * of), share.low * of, share.high * of, share.used, share.of, share.note
-    ), of
+        return unknown(0, len(sample.recipes)), 0
+    share = _share(mine, both, sample)
+    count, low, high = round(share.value * of), share.low * of, share.high * of
+    return Estimate(count, low, high, share.used, share.of, share.note), of
 
 
 def flip_events(grids: Sequence[Grid]) -> list[dict]:
-    """Every flip on the mean domain: the pair, the two rates, both gaps (nats per token, the first
-    recipe minus the second) and their size in units of the noise."""
+    """Every flip on the mean domain: the pair, the two rates, and both gaps, in nats per token (the
+    first recipe minus the second) and in units of the noise.
+    """
     rows = []
     for grid in grids:
         flipped, _, gap = _flips(grid, 0)
@@ -137,11 +122,10 @@ def flip_events(grids: Sequence[Grid]) -> list[dict]:
 
 
 def crossings(grid: Grid, domain: int = 0) -> dict[tuple[int, int], float]:
-    """Pair (a < b) -> the lowest learning rate at which its order changes, between rates whose gaps
-    are both beyond the noise.
+    """Pair (a < b) -> the lowest learning rate at which its order changes beyond the noise.
 
-    Rates between them with a gap inside of the noise are passed over; the crossing is where the
-    line through the two gaps in log rate is zero (the middle in logs when one of them is infinite).
+    Rates with a gap inside of the noise are passed over. The crossing is where the line through the
+    two gaps around it, in log rate, is zero; the middle in logs when one of them is infinite.
     """
     gap, size = gaps(grid, domain)
     out, logs = {}, np.log(grid.rates)
@@ -169,6 +153,17 @@ def _flips(grid: Grid, domain: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     there = ~np.isnan(size)
     off = ~np.eye(len(grid.recipes), dtype=bool)[..., None]
     return flipped & off, there[..., 1:] & there[..., :-1] & off, gap
+
+
+def _share(mine: np.ndarray, pairs: np.ndarray, sample: Sample) -> Estimate:
+    """The share `mine` [R, R] of `pairs` [R, R], counts of ordered pairs, over recipes."""
+    mine, pairs, w = mine.astype(float), pairs.astype(float), sample.draws.weights
+    with np.errstate(invalid="ignore", divide="ignore"):
+        draws = ((w @ mine) * w).sum(-1) / ((w @ pairs) * w).sum(-1)
+    count, of = mine.sum(), pairs.sum()
+    used = int(pairs.any(-1).sum())
+    share = count / of if of else np.nan
+    return estimate(share, draws, sample.level, used, len(sample.recipes), kind="share")
 
 
 def _changes(low: np.ndarray, high: np.ndarray) -> int:

@@ -1,5 +1,7 @@
-"""The losses of one size and arm as an array over recipes, learning rates, domains and seeds, with
-the noise of a seed.
+"""The losses of one size and arm as an array, with the noise of a seed.
+
+An arm is the set of runs of one size that share every setting but the learning rate: "main" is the
+grid of learning rates, and "batch/4" the same with a quarter of the batch.
 """
 
 from collections.abc import Sequence
@@ -14,12 +16,17 @@ from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
 @dataclass(frozen=True)
 class Grid:
-    """losses [R, E, V, S], nats per token: recipes, learning rates, domains (the first is the
-    mean), seeds; NaN: no run, infinity: diverged.
+    """Losses of one size and arm.
 
-    init [V]: loss at initialisation or NaN. noise [E, V]: standard deviation of one run's loss over
-    seeds, pooled over the recipes; freedom [E, V]: its degrees of freedom; noise_source says where
-    it comes from ("" when there is none).
+    The axes are R recipes, E learning rates, V domains (the first is the mean) and S seeds.
+
+    Attributes:
+        N: parameters; D: tokens. Both, batch_size and steps are NaN when the table lacks them.
+        losses: [R, E, V, S] in nats per token; NaN: no run, infinity: diverged.
+        init: [V], loss at initialisation, or NaN.
+        noise: [E, V], standard deviation of one run's loss over seeds, pooled over the recipes.
+        freedom: [E, V], degrees of freedom of `noise`.
+        noise_source: where `noise` comes from; "" when there is none.
     """
 
     role: str
@@ -42,14 +49,14 @@ class Grid:
 
     @property
     def key(self) -> str:
+        """Name of the size in `Draws.seeds`."""
         return f"{self.role}/{self.size}"
 
     def mean(self, draws: Draws | None = None, domain: int = 0) -> np.ndarray:
-        """Mean loss over the seeds [B, R, E] under the draws' seeds (B = 1 without).
+        """Mean loss over the seeds [B, R, E] under the draws' seeds (B = 1 without draws).
 
-        One diverged seed makes the mean infinite.
-
-        A resample without any of the seeds that a cell has falls back on all of them.
+        One diverged seed makes the mean infinite. A resample that drew none of the seeds a cell has
+        falls back on all of them.
         """
         cell = self.losses[:, :, domain, :]
         counts = None if draws is None else draws.seeds.get(self.key)
@@ -61,29 +68,25 @@ class Grid:
 
     def at(self, rate: float) -> int | None:
         """The index of a learning rate, or None."""
-        return next((i for i, r in enumerate(self.rates) if abs(r / rate - 1) < 1e-4), None)
+        return next((i for i, r in enumerate(self.rates) if same_rate(r, rate)), None)
+
+
+def same_rate(one: float, two: float) -> bool:
+    """Whether two learning rates are one, up to the rounding of a table."""
+    return abs(one / two - 1) < 1e-4
 
 
 def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -> list[Grid]:
-    """A grid for every (role, size, arm, weight decay) of the tidy table, smallest N first, the
-    main arm first.
+    """A grid for every (role, size, arm, weight decay) of the checked table.
+
+    Proxies come before the target, small before large, the main arm first.
     """
     out = []
     for (role, size), whole in frame.groupby(["role", "size"], sort=True):
         seeds = sorted(whole["seed"].unique())
         for (arm, decay), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
-            out.append(
-                _grid(
-                    rows,
-                    str(role),
-                    str(size),
-                    str(arm),
-                    float(decay),
-                    tuple(recipes),
-                    tuple(domains),
-                    tuple(seeds),
-                )
-            )
+            cell = (str(role), str(size), str(arm), float(decay))
+            out.append(_grid(rows, cell, tuple(recipes), tuple(domains), tuple(seeds)))
     return sorted(
         out,
         key=lambda g: (
@@ -103,7 +106,14 @@ def domain_names(frame: pd.DataFrame) -> tuple[str, ...]:
     return (MEAN, *found) if len(found) > 1 else (MEAN,)
 
 
-def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, seeds) -> Grid:
+def _grid(
+    rows: pd.DataFrame,
+    cell: tuple[str, str, str, float],
+    recipes: tuple[str, ...],
+    domains: tuple[str, ...],
+    seeds: tuple[str, ...],
+) -> Grid:
+    """The grid of one (role, size, arm, weight decay)."""
     rates = sorted(rows["learning_rate"].unique())
     real = domains[1:] or (rows["domain"].iloc[0],)
     shape = (len(recipes), len(rates), len(real), len(seeds))
@@ -129,10 +139,7 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
         return float(rows[name].median()) if rows[name].notna().any() else np.nan
 
     return Grid(
-        role,
-        size,
-        arm,
-        decay,
+        *cell,
         usual("N"),
         usual("D"),
         usual("batch_size"),
@@ -152,8 +159,10 @@ def _grid(rows, role: str, size: str, arm: str, decay: float, recipes, domains, 
 def _noise(
     losses: np.ndarray, rows: pd.DataFrame, domains: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """Pooled over recipes at each rate; a rate without repeated seeds takes the pool of all rates;
-    without any, the evaluation's error.
+    """Seed noise [E, V], its degrees of freedom [E, V], and where it comes from.
+
+    It is pooled over the recipes at each rate. A rate without repeated seeds takes the pool of all
+    rates; without any repeated seed, the evaluation's standard error stands in.
     """
     finite = np.where(np.isfinite(losses), losses, np.nan)
     count = np.isfinite(finite).sum(-1)
@@ -201,3 +210,28 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
     there = np.isfinite(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(there, values, 0.0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
+
+
+def loss_rows(grids: Sequence[Grid]) -> list[dict]:
+    """A row a (size, rate, recipe, domain): the mean loss over the seeds, their number, and the
+    standard deviation of one run over seeds.
+    """
+    rows = []
+    for g in grids:
+        for v, domain in enumerate(g.domains):
+            loss = g.mean(None, v)[0]
+            for r, e in np.argwhere(~np.isnan(loss)):
+                rows.append(
+                    {
+                        "size": g.size,
+                        "role": g.role,
+                        "N": g.N,
+                        "learning_rate": g.rates[e],
+                        "recipe": g.recipes[r],
+                        "domain": domain,
+                        "loss": loss[r, e],
+                        "seeds": int((~np.isnan(g.losses[r, e, v])).sum()),
+                        "seed_sd": g.noise[e, v],
+                    }
+                )
+    return rows

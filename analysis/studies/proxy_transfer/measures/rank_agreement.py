@@ -1,5 +1,5 @@
-"""A2 to A5: how a proxy's ranking at one learning rate agrees with the tuned target, with the tuned
-proxy and with the target at that rate.
+"""A2 to A5: how a proxy's ranking at one learning rate agrees with the tuned target (A4, A5), with
+the tuned proxy (A2) and with the target at that rate (A3).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,29 +25,31 @@ from stepladder.analysis.studies.proxy_transfer.measures.rank import (
     spearman,
     spearman_of,
 )
-from stepladder.analysis.studies.proxy_transfer.measures.target_truth import Tuned, least
+from stepladder.analysis.studies.proxy_transfer.measures.target_truth import TargetTruth, least
 from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
 KS = (1, 2, 3, 4, 5)
-# What the ranking at one rate is compared with: A4 (and A5), A2, A3.
+# What the ranking at one rate is compared with: in A4 and A5, in A2, in A3.
 TUNED_TARGET, TUNED_PROXY, SAME_RATE = "tuned target", "tuned proxy", "target at the same rate"
 AVERAGE = "average over domains"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The recipes as they are and their resamples, with the level of all intervals."""
+    """The recipes, their bootstrap draws, and the level of all intervals."""
 
     recipes: tuple[str, ...]
-    plain: Draws
-    many: Draws
+    draws: Draws
     level: float
 
 
 @dataclass(frozen=True)
 class Side:
-    """One score of the recipes: `value` [R] as observed, `draws` [B or 1, R] in the resamples; NaN
-    where a recipe has none.
+    """One score of the recipes, to be compared with another.
+
+    Attributes:
+        value: [R], as observed; NaN where a recipe has none.
+        draws: [B or 1, R], in the bootstrap draws.
     """
 
     value: np.ndarray
@@ -56,27 +58,36 @@ class Side:
 
     @cached_property
     def there(self) -> np.ndarray:
+        """[R], whether a recipe has the score."""
         return ~np.isnan(self.value)
 
     @cached_property
     def signs(self) -> np.ndarray:
+        """[B or 1, R, R], see `rank.signs`."""
         return signs(_filled(self.draws))
 
-    def sums(self, weights: np.ndarray, there: np.ndarray, absolute: bool = False) -> np.ndarray:
-        """Row sums of the signs, or of their absolute values, under weights * there: the same for
-        every score this one is compared with.
+    def sums(self, draws: Draws, there: np.ndarray, absolute: bool = False) -> np.ndarray:
+        """Row sums [B, R] of the signs, or of their absolute values, over the recipes `there`.
+
+        They are kept: every score that this one is compared with asks for them again. The key holds
+        the draws themselves, so that they live as long as their entry.
         """
-        key = (id(weights), there.tobytes(), absolute)
+        key = (draws, there.tobytes(), absolute)
         if key not in self._kept:
             self._kept[key] = row_sums(
-                np.abs(self.signs) if absolute else self.signs, weights * there
+                np.abs(self.signs) if absolute else self.signs, draws.weights * there
             )
         return self._kept[key]
 
 
 def side(grid: Grid, rate: int, domain: int, sample: Sample) -> Side:
-    """The losses of a grid at one rate."""
-    return Side(grid.mean(None, domain)[0, :, rate], grid.mean(sample.many, domain)[:, :, rate])
+    """The losses of a grid at the rate of index `rate`."""
+    return Side(grid.mean(None, domain)[0, :, rate], grid.mean(sample.draws, domain)[:, :, rate])
+
+
+def tuned_side(tuned: TargetTruth, domain: int, sample: Sample) -> Side:
+    """The target's tuned losses."""
+    return Side(tuned.loss[:, domain], tuned.draw(sample.draws, domain))
 
 
 def fixed(values: np.ndarray) -> Side:
@@ -87,8 +98,9 @@ def fixed(values: np.ndarray) -> Side:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Spearman's rho and pairwise decision accuracy of two scores; the draws [B] of rho are kept
-    for paired differences.
+    """Spearman's rho and pairwise decision accuracy of two scores.
+
+    draws: [B], rho in each draw, for paired differences.
     """
 
     rho: Estimate
@@ -97,16 +109,15 @@ class Agreement:
 
 
 def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
-    """Of two scores, over the recipes that have both."""
+    """The agreement of two scores over the recipes that have both."""
     there = one.there & two.there
     count, of = int(there.sum()), len(there)
     rho = spearman(one.value, two.value, there.astype(float))
     accuracy = decision_accuracy(one.value, two.value, there.astype(float))
-    draw = sample.many.weights
-    rhos = spearman_of(one.sums(draw, there), two.sums(draw, there), draw * there)
-    accuracies = accuracy_of(
-        one.signs, two.signs, two.sums(draw, there, absolute=True), draw * there
-    )
+    draws, weights = sample.draws, sample.draws.weights * there
+    rhos = spearman_of(one.sums(draws, there), two.sums(draws, there), weights)
+    decided = two.sums(draws, there, absolute=True)
+    accuracies = accuracy_of(one.signs, two.signs, decided, weights)
     return Agreement(
         estimate(rho, rhos, sample.level, count, of, kind="rho"),
         estimate(accuracy, accuracies, sample.level, count, of, kind="share"),
@@ -116,9 +127,14 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
 
 @dataclass(frozen=True)
 class Agreements:
-    """rows: one a (size, learning rate, domain, against); regret: one a (size, rate, k, reading);
-    rho: draws [B] by (size, rate) of A4 on the mean domain; regret_draws: the same of regret@1;
-    points: the Agreement behind `rho`."""
+    """The agreement of every proxy at every rate.
+
+    Attributes:
+        rows: one a (size, learning rate, domain, against).
+        regret: one a (size, learning rate, k, reading).
+        points: (size, rate) -> agreement with the tuned target on the mean domain (A4).
+        regret_draws: (size, rate) -> regret@1, as observed and in the draws [B].
+    """
 
     rows: list[dict]
     regret: list[dict]
@@ -129,20 +145,20 @@ class Agreements:
 def agreements(
     proxies: Sequence[Grid],
     target: Grid,
-    tuned: Tuned,
+    tuned: TargetTruth,
     nulls: Mapping[str, np.ndarray],
     sample: Sample,
 ) -> Agreements:
-    """A2-A5 of every proxy at every rate and domain.
+    """A2 to A5 of every proxy at every rate and domain.
 
-    `nulls`: name -> score [R, V] printed beside each rho (the n-gram rankings).
+    nulls: name -> score [R, V] whose rho stands beside each rho (the n-gram rankings).
     """
     rows, regret, points, drawn = [], [], {}, {}
     for v, domain in enumerate(tuned.domains):
-        truth = Side(tuned.loss[:, v], tuned.draw(sample.many, v))
+        truth = tuned_side(tuned, v, sample)
         null = {name: agreement(fixed(score[:, v]), truth, sample) for name, score in nulls.items()}
         for grid in proxies:
-            plain, many = grid.mean(None, v)[0], grid.mean(sample.many, v)
+            plain, many = grid.mean(None, v)[0], grid.mean(sample.draws, v)
             best = Side(least(plain), least(many))
             for e, rate in enumerate(grid.rates):
                 x = Side(plain[:, e], many[:, :, e])
@@ -202,8 +218,9 @@ def _row(
 def _regret(
     grid: Grid, rate: float, x: Side, truth: Side, sample: Sample
 ) -> tuple[list[dict], tuple[float, np.ndarray]]:
+    """A5 at one rate: its rows, and regret@1 as observed and in the draws."""
     there = x.there & truth.there
-    weights, used = sample.many.weights * there, int(there.sum())
+    weights, used = sample.draws.weights * there, int(there.sum())
     rows, first = [], (np.nan, np.full(len(weights), np.nan))
     for reading in ("best", "mean"):
         for k in KS:
@@ -234,7 +251,7 @@ def _regret(
 def _averages(
     proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, sample: Sample
 ) -> list[dict]:
-    """Rho and accuracy per domain, then averaged: the other reading of "per domain"."""
+    """Rho of each domain, averaged over the domains, where other rows rank the averaged loss."""
     rows = []
     for grid in proxies if len(domains) > 2 else ():
         for rate in grid.rates:
@@ -267,8 +284,8 @@ def _averages(
 
 
 def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[dict]:
-    """`found.rows`, those of A4 on the mean domain with how much rho lies above the same proxy's at
-    its standard rate, paired.
+    """`found.rows`; those of A4 on the mean domain also say how far rho lies above the same proxy's
+    at its standard rate, paired.
     """
     usual = {size: found.points.get((size, rate)) for size, rate in standard.items()}
 
@@ -286,12 +303,12 @@ def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sam
 
 
 def change(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
-    """Rho of one minus rho of two, paired."""
+    """rho of `one` minus rho of `two`, paired."""
     return difference(one.rho, two.rho, one.draws, two.draws, sample.level)
 
 
 def flat(name: str, found: Estimate) -> dict:
-    """An estimate as three columns."""
+    """An estimate as three columns: name, name_low, name_high."""
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 
 

@@ -1,9 +1,11 @@
-"""The ground truth: each recipe's loss after tuning the target for it, y[r, d] = min over (learning
-rate, weight decay).
+"""The ground truth: each recipe's loss after tuning the target for that recipe.
+
+y[r, d] is the least loss of recipe r on domain d over learning rates and weight decays.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -12,12 +14,16 @@ from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """Of R recipes and V domains (the first is the mean): loss [R, V] is the least mean loss over
-    `grids` (NaN: no run), at rate and weight decay [R, V]; refined [R, V] is the least of a
-    parabola in log rate through the 3 lowest points (NaN: none); se [R, V] is the loss's standard
-    error from the seeds; edge [R, V] is "low" or "high" when the best rate is the grid's first or
-    last, else "".
+class TargetTruth:
+    """Tuned losses of R recipes on V domains (the first is the mean); every array is [R, V].
+
+    Attributes:
+        loss: least mean loss over `grids`, nats per token; NaN: no run, infinity: all diverged.
+        rate, weight_decay: where it is.
+        refined, refined_rate: bottom of a parabola in log rate through the 3 lowest points, and its
+            rate; NaN where there is none.
+        se: standard error of the loss, from the seeds.
+        edge: "low" or "high" where the best rate is the lowest or highest that was tried, else "".
     """
 
     grids: tuple[Grid, ...]
@@ -32,15 +38,15 @@ class Tuned:
     edge: np.ndarray
 
     def draw(self, draws: Draws | None, domain: int) -> np.ndarray:
-        """The least loss [B, R] under the draws' seeds: the choice of the setting is part of the
+        """The least loss [B, R] under the draws' seeds; the best setting is chosen anew in each
         draw.
         """
         cells = np.concatenate([g.mean(draws, domain) for g in self.grids], -1)
         return least(cells)
 
 
-def tune(grids: Sequence[Grid]) -> Tuned:
-    """Tune over grids of one size that differ in their learning rates and weight decay."""
+def tune(grids: Sequence[Grid]) -> TargetTruth:
+    """The least loss over grids of one size that differ in learning rate and weight decay."""
     first = grids[0]
     shape = (len(first.recipes), len(first.domains))
     out = {
@@ -70,12 +76,13 @@ def tune(grids: Sequence[Grid]) -> Tuned:
             ("se", grid.noise[e, v] / np.sqrt(seeds)),
         ):
             out[name][r, v] = value
-    return Tuned(tuple(grids), first.recipes, first.domains, edge=edge, **out)
+    return TargetTruth(tuple(grids), first.recipes, first.domains, edge=edge, **out)
 
 
 def refine(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
-    """(least loss, its rate) of the parabola in log rate through the 3 lowest finite points; NaN
-    when it is not convex or leaves them.
+    """Bottom (loss, rate) of the parabola in log rate through the 3 lowest finite points.
+
+    NaN when it is not convex or its bottom lies outside of the three.
     """
     finite = np.flatnonzero(np.isfinite(losses))
     three = np.sort(finite[np.argsort(losses[finite], kind="stable")[:3]])
@@ -89,43 +96,52 @@ def refine(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     return float(zero - one**2 / (4 * two)), float(np.exp(middle - one / (2 * two)))
 
 
-def standard_rate(grid: Grid) -> tuple[float, str]:
-    """(eta_std, note) of a size: the rate with the least mean over the recipes of its mean-domain
-    loss (our choice).
-
-    Only recipes with every rate are averaged, else a recipe missing at one rate would move it; a
-    diverged recipe rules its rate out. NaN when every rate has a diverged recipe.
+def tuned_rows(truth: TargetTruth, level: float) -> list[dict]:
+    """A row a (recipe, domain): the target's least loss with its interval from the seeds, where it
+    is, and the bottom of the parabola.
     """
-    loss = grid.mean()[0]
-    whole = ~np.isnan(loss).any(-1)
-    if not whole.any():
-        return np.nan, "no recipe has every learning rate; give eta_std"
-    average = loss[whole].mean(0)
-    if not np.isfinite(average).any():
-        return np.nan, "at every learning rate some recipe diverged; give eta_std"
-    best = int(np.argmin(average))
-    notes = (
-        [f"{int(whole.sum())} of {len(whole)} recipes have every rate"] if not whole.all() else []
-    )
-    notes += (
-        [f"it is the {'lowest' if best == 0 else 'highest'} rate of the grid"]
-        if best in (0, len(average) - 1)
-        else []
-    )
-    return grid.rates[best], "; ".join(notes)
+    half = NormalDist().inv_cdf((1 + level) / 2)
+    rows = []
+    for r, recipe in enumerate(truth.recipes):
+        for v, domain in enumerate(truth.domains):
+            y, se = truth.loss[r, v], truth.se[r, v]
+            rows.append(
+                {
+                    "recipe": recipe,
+                    "domain": domain,
+                    "loss": y,
+                    "loss_low": y - half * se,
+                    "loss_high": y + half * se,
+                    "learning_rate": truth.rate[r, v],
+                    "weight_decay": truth.weight_decay[r, v],
+                    "refined": truth.refined[r, v],
+                    "refined_low": truth.refined[r, v] - half * se,
+                    "refined_high": truth.refined[r, v] + half * se,
+                    "refined_rate": truth.refined_rate[r, v],
+                    "edge": truth.edge[r, v],
+                }
+            )
+    return rows
 
 
-def nearest_rate(grid: Grid, wanted: float) -> float | None:
-    """The grid's rate nearest to `wanted` in logs, or None when it is off by more than a factor of
-    2.
+def edge_warnings(truth: TargetTruth) -> list[str]:
+    """Warnings, on the mean domain: recipes whose tuned target sits on an edge of the learning-rate
+    grid, and recipes without a tuned loss.
     """
-    if not np.isfinite(wanted):
-        return None
-    best = min(grid.rates, key=lambda r: abs(np.log(r / wanted)))
-    return best if abs(np.log(best / wanted)) <= np.log(2) + 1e-9 else None
+    out = []
+    for end, fix in (("low", "lower"), ("high", "higher")):
+        there = [r for r, e in zip(truth.recipes, truth.edge[:, 0]) if e == end]
+        if there:
+            out.append(
+                f"the tuned target of {len(there)} of {len(truth.recipes)} recipes sits on the "
+                f"{end} edge of its grid ({', '.join(there)}): their tuned loss is an upper bound; "
+                f"add a {fix} learning rate"
+            )
+    lost = [r for r, y in zip(truth.recipes, truth.loss[:, 0]) if not np.isfinite(y)]
+    return out + ([f"no finite tuned loss of the target for {', '.join(lost)}"] if lost else [])
 
 
 def least(cells: np.ndarray) -> np.ndarray:
     """Minimum over the last axis without NaN; NaN where there is nothing."""
-    least = np.where(np.isnan(cells), np.inf, cells).min(-1)
-    return np.where(np.isnan(cells).all(-1), np.nan, least)
+    lowest = np.where(np.isnan(cells), np.inf, cells).min(-1)
+    return np.where(np.isnan(cells).all(-1), np.nan, lowest)

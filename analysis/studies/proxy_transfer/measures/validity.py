@@ -1,5 +1,7 @@
-"""G1, G2, G5, G6: did the runs train, in which precision, is the model better than counting
-bigrams, and is the spread more than noise.
+"""The guards of the study: checks that its numbers are evidence at all.
+
+G1: did the runs train? G2: in which precision? G5: is the model better than counting bigrams?
+G6: is the spread of the recipes more than noise?
 """
 
 import functools
@@ -15,23 +17,25 @@ from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import S
 from stepladder.analysis.studies.proxy_transfer.measures.target_truth import least
 
 TRAINED_SIGMAS = 10.0  # loss drop over the seed SD of a pair's gap
-TRAINED_SHARE = (
-    0.005  # of the initial loss; the degeneracy check of the follow-up cited in the protocol
-)
+# Loss drop over the initial loss; a follow-up to arXiv 2512.24503 calls less "did not train".
+TRAINED_SHARE = 0.005
 SNR_GATE = 3.0  # times the spread that seeds alone would give
 
 
 def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[dict]:
-    """G1, a row a (size, rate) on the mean domain: drop from initialisation (nats per token, mean
-    over recipes), its share of the initial loss, its ratio to the seed SD of a pair's gap. trained:
-    True, False, or None when neither can be checked."""
+    """G1: a row a (size, rate) on the mean domain.
+
+    It holds the drop from initialisation (nats per token, mean over recipes), its share of the
+    initial loss, its ratio to the seed SD of a pair's gap, and trained: True, False, or None when
+    it cannot be checked.
+    """
     rows = []
     for grid in grids:
         loss, start = grid.mean()[0], grid.init[0]
         for e, rate in enumerate(grid.rates):
             finite = np.isfinite(loss[:, e])
             drop = np.where(finite, start - loss[:, e], 0.0)
-            weights = sample.many.weights * finite
+            weights = sample.draws.weights * finite
             with np.errstate(invalid="ignore", divide="ignore"):
                 value = drop[finite].mean() if finite.any() else np.nan
                 draws = (weights @ drop) / weights.sum(1)
@@ -63,9 +67,7 @@ def _trained(drop: float, share: float, sigmas: float) -> bool | None:
 
 
 def precision(frame: pd.DataFrame) -> dict:
-    """G2: the precisions named in the table. float32 keeps an update of any size that float32 can
-    hold; others are listed as a warning.
-    """
+    """G2: the precisions that the table names, and what to check when one is below float32."""
     named = sorted(set(frame["precision"]) - {""})
     if not named:
         return {
@@ -85,9 +87,12 @@ def precision(frame: pd.DataFrame) -> dict:
 def ngram_rows(
     grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample
 ) -> list[dict]:
-    """G5, a row a (size, n-gram, domain): best loss over the rates minus the n-gram model's
-    cross-entropy, mean over recipes. counts: the whole interval is below zero, so the model of that
-    size knows more than the counts its data came with."""
+    """G5: a row a (size, n-gram, domain).
+
+    It holds the best loss over the rates minus the n-gram model's cross-entropy, mean over recipes,
+    and counts: whether the whole interval is below zero, so that the size knows more than n-gram
+    counts of its training data.
+    """
     rows = []
     for grid in grids:
         for name, score in nulls.items():
@@ -95,7 +100,7 @@ def ngram_rows(
                 best = least(grid.mean(None, v))[0]
                 gap = best - score[:, v]
                 there = np.isfinite(gap)
-                weights = sample.many.weights * there
+                weights = sample.draws.weights * there
                 with np.errstate(invalid="ignore", divide="ignore"):
                     value = gap[there].mean() if there.any() else np.nan
                     draws = (weights @ np.where(there, gap, 0.0)) / weights.sum(1)
@@ -118,11 +123,11 @@ def ngram_rows(
 
 
 def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
-    """G6, a row a (size, rate, domain): SNR = (largest - smallest recipe mean) / seed SD (arXiv
-    2508.13144, with seeds for checkpoints).
+    """G6: a row a (size, rate, domain) with the signal-to-noise ratio.
 
-    by_noise: the SNR that equal recipes would show, E[range of n normals] / sqrt(seeds). passes:
-    SNR is at least 3 times that. The interval is for the seed SD's own uncertainty (chi-square).
+    snr is (largest - smallest recipe mean) / seed SD (arXiv 2508.13144, with seeds in place of
+    checkpoints); its interval is that of the seed SD (chi-square). by_noise is the snr that equal
+    recipes would show, E[range of n normals] / sqrt(seeds). passes: snr is at least 3 times that.
     """
     from scipy.stats import chi2
 
