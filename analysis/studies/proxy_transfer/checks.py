@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.arms import LEARNING_RATE, Range
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     Estimate,
@@ -98,7 +99,7 @@ def word(holds: bool, clear: bool) -> str:
 
 
 def flips_verdict(
-    grids: Sequence[Grid], rates: Sequence[Mapping], no_vote: Mapping[str, str], sample: Sample
+    grids: Sequence[Grid], rates: Sequence[Row], no_vote: Mapping[str, str], sample: Sample
 ) -> Verdict:
     """Claim (a): flips on the mean domain, against the number that noise alone would make.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from stepladder.analysis.figures.style import Svg, svg
 from stepladder.analysis.studies.proxy_transfer import figures, figures_losses
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +77,7 @@ def _has_arms(result: Result) -> bool:
     return _any_finite(result.ranking.arms, "rho", "main_rho")
 
 
-def _any_finite(rows: Iterable[dict], *names: str) -> bool:
+def _any_finite(rows: Iterable[Row], *names: str) -> bool:
     return any(np.isfinite([row[name] for name in names]).all() for row in rows)
 
 

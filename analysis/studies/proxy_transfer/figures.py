@@ -16,6 +16,7 @@ from stepladder.analysis.figures.style import (
     size_colours,
     styled,
 )
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import TUNED_TARGET
 from stepladder.analysis.studies.proxy_transfer.read_table import MAIN, MEAN, PROXY
 
@@ -65,7 +66,7 @@ def ranking(result: Result, what: str = "rho", domain: str = MEAN) -> Figure:
     return figure
 
 
-def _of_tuned_target(result: Result) -> list[dict]:
+def _of_tuned_target(result: Result) -> list[Row]:
     """The rows of A4."""
     return [r for r in result.ranking.agreement if r["against"] == TUNED_TARGET]
 
@@ -82,7 +83,7 @@ def _no_evidence(result: Result, domain: str) -> set[tuple[str, float]]:
 
 def _proxy_line(
     axes: Axes,
-    rows: Sequence[dict],
+    rows: Sequence[Row],
     what: str,
     proxy: Mapping[str, Any],
     hollow: Sequence[bool],

@@ -1,7 +1,6 @@
 """The study's page as data: sections from the results, in the order a decision needs them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from stepladder.analysis.report.page_parts import (
     HUMAN,
@@ -22,6 +21,8 @@ from stepladder.analysis.report.page_parts import (
 from stepladder.analysis.studies.proxy_transfer.measures.grid import same_rate
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import TUNED_TARGET
 from stepladder.analysis.studies.proxy_transfer.page_evidence import (
+    RATE,
+    RHO,
     again,
     arms,
     flips,
@@ -30,11 +31,15 @@ from stepladder.analysis.studies.proxy_transfer.page_evidence import (
     left_out_section,
 )
 from stepladder.analysis.studies.proxy_transfer.read_table import MEAN, PROXY
-from stepladder.analysis.studies.proxy_transfer.text import at_rate, bracketed, headline, span
+from stepladder.analysis.studies.proxy_transfer.text import (
+    Results,
+    at_rate,
+    bracketed,
+    headline,
+    span,
+)
 
-Results = Mapping[str, Any]
-RATE = Column("learning rate", ".3g")
-RHO, ACCURACY, RECIPES = Column("rho", ""), Column("decision accuracy", ""), Column("recipes", "")
+ACCURACY, RECIPES = Column("decision accuracy", ""), Column("recipes", "")
 WORDS = (
     "A recipe is a mixture of training data. An arm is the runs of one size with one setting, such "
     "as a quarter of the batch; the main arm is the grid of learning rates. A flip is a pair of "

@@ -1,7 +1,6 @@
 """The second half of the page: flips, arms, gradients, guards, and what was left out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from stepladder.analysis.report.page_parts import (
     Code,
@@ -19,9 +18,8 @@ from stepladder.analysis.report.page_parts import (
     left_out,
 )
 from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
-from stepladder.analysis.studies.proxy_transfer.text import bracketed
+from stepladder.analysis.studies.proxy_transfer.text import Results, bracketed
 
-Results = Mapping[str, Any]
 RATE = Column("learning rate", ".3g")
 RHO = Column("rho", "")
 PART_OF_TRAINING = Column("of training", ".1%")

@@ -24,6 +24,8 @@ from stepladder.analysis.studies.proxy_transfer.read_table import (
 )
 from stepladder.configs.core.errors import UserError
 
+# Name of a model in NULLS -> recipe -> domain -> cross-entropy, nats per token.
+Ngrams = Mapping[str, Mapping[str, Mapping[str, float]]]
 NULLS = ("unigram", "bigram")  # n-gram baselines that a ranking by a model must beat
 
 
@@ -73,7 +75,7 @@ class Prepared:
 
 def prepare(
     table: pd.DataFrame,
-    ngrams: Mapping | None,
+    ngrams: Ngrams | None,
     *,
     target: str | None,
     vocabulary: int | None,
@@ -135,7 +137,7 @@ def _refuse_without_main(proxies: Sequence[Grid], targets: Sequence[Grid]) -> No
 
 
 def _ngram_scores(
-    ngrams: Mapping | None, recipes: Sequence[str], domains: Sequence[str]
+    ngrams: Ngrams | None, recipes: Sequence[str], domains: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Cross-entropy [R, V] of each n-gram model that is given, in nats per token.
 

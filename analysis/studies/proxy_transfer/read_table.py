@@ -1,5 +1,5 @@
-"""Any table of runs to the study's long table: columns found and checked, arms named, every row
-that is left out listed.
+"""From any table of runs to the study's own: columns are found and checked, arms named, and every
+row that is left out is listed.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ MAIN = "main"  # the arm of the learning-rate grid
 PROXY, TARGET = "proxy", "target"
 NEEDED = ("recipe", "learning_rate", "loss")
 _NUMBERS = tuple("N D learning_rate weight_decay batch_size loss loss_se loss_init steps".split())
-_DEFAULTS: Mapping[str, object] = {
+_DEFAULTS: Mapping[str, str | int] = {
     "domain": "all",
     "seed": 0,
     "arm": MAIN,
@@ -31,8 +31,8 @@ _DEFAULTS: Mapping[str, object] = {
 }
 CELL = ("role", "size", "arm", "recipe", "learning_rate", "weight_decay", "seed", "domain")
 EXCLUDED = ("run_id", "recipe", "size", "learning_rate", "seed", "domain", "arm", "reason")
-# What makes a run of the main arm another arm: (column, name of the arm from its value and the
-# usual value, or from the row).
+# What makes a run of the main arm another arm: column -> the arm's name, from the run's row and the
+# column's usual value.
 _DEVIATIONS = {
     "weight_decay": lambda row, usual: f"wd{row.weight_decay:g}",
     "batch_size": lambda row, usual: (
@@ -49,11 +49,13 @@ _DEVIATIONS = {
 
 @dataclass(frozen=True)
 class CheckedTable:
-    """The clean table and what was decided about it.
+    """The checked table, and what was decided about it.
 
-    frame: a row per (role, size, arm, recipe, learning_rate, weight_decay, seed, domain) with
-    `loss` in nats per token, infinite where the run diverged. target: the target's size. excluded:
-    columns EXCLUDED. diverged: the same columns; these rows count, as worst.
+    Attributes:
+        frame: a row a CELL with `loss` in nats per token, infinite where the run diverged.
+        target: the target's size.
+        excluded: the rows that were left out, columns EXCLUDED.
+        diverged: the rows that diverged, same columns; they count as worst.
     """
 
     frame: pd.DataFrame
@@ -64,28 +66,24 @@ class CheckedTable:
 
 
 def check_table(table: pd.DataFrame, *, target: str | None = None) -> CheckedTable:
-    """Check `table`, whose columns are those of PROXY_TRANSFER_ALIASES.
-
-    It needs recipe, learning_rate and loss, and N, size or role to tell proxy from target.
+    """Check a table of runs.
 
     A row whose state is "diverged" or whose loss is infinite is kept with loss infinity. Without a
     role column the largest N is the target. Runs of the main arm that differ from their size's
-    usual weight decay, batch, tokens or steps become arms of their own. Raises UserError.
+    usual weight decay, batch, tokens or steps become arms of their own.
+
+    Args:
+        table: columns as in PROXY_TRANSFER_ALIASES; recipe, learning_rate and loss are needed, and
+            N, size or role to tell proxy from target.
+        target: size of the target.
+
+    Raises:
+        UserError: when a column is missing, no row is left, or no proxy or no target is there.
     """
     frame, notes = _columns(table)
-    excluded: list[pd.DataFrame] = []
     diverged = frame["state"].eq("diverged") | np.isposinf(frame["loss"])
     frame["loss"] = frame["loss"].where(~diverged, np.inf)
-    for reason, bad in (
-        ("the loss is missing or not a number", ~diverged & ~np.isfinite(frame["loss"])),
-        (
-            "the learning rate is missing or not positive",
-            ~(np.isfinite(frame["learning_rate"]) & (frame["learning_rate"] > 0)),
-        ),
-        ("the recipe has no name", frame["recipe"].isin(["", "nan", "None"])),
-    ):
-        excluded.append(frame[bad.reindex(frame.index)].assign(reason=reason))
-        frame = frame[~bad.reindex(frame.index)]
+    frame, excluded = _unusable(frame)
     if not len(frame):
         raise UserError(
             "table: no row is left; every exclusion has its reason, e.g. " + _first_reason(excluded)
@@ -115,7 +113,22 @@ def check_table(table: pd.DataFrame, *, target: str | None = None) -> CheckedTab
     )
 
 
+def _unusable(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+    """The rows without a loss, learning rate or recipe, taken out; each has the first reason that
+    holds.
+    """
+    loss, rate = (frame[name].to_numpy(float) for name in ("loss", "learning_rate"))
+    wrong = {
+        "the loss is missing or not a number": ~(np.isfinite(loss) | np.isposinf(loss)),
+        "the learning rate is missing or not positive": ~(np.isfinite(rate) & (rate > 0)),
+        "the recipe has no name": frame["recipe"].isin(["", "nan", "None"]).to_numpy(),
+    }
+    reason = np.select(list(wrong.values()), list(wrong), default="")
+    return frame[reason == ""], [frame[reason == text].assign(reason=text) for text in wrong]
+
+
 def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The table under the study's own column names, with defaults; and notes on what was done."""
     columns = first_usual_columns(table, PROXY_TRANSFER_ALIASES)
     notes = [f"{name} is column {str(c)!r}" for name, c in columns.items() if str(c) != name]
     found = {name: table[column] for name, column in columns.items()}
@@ -129,7 +142,10 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     for name in _NUMBERS:
         frame[name] = numbers(frame[name])[0] if name in frame else np.nan
     for name, default in _DEFAULTS.items():
-        frame[name] = frame[name].fillna(default) if name in frame else default
+        if name in frame:
+            frame[name] = frame[name].fillna(default)
+        else:
+            frame[name] = default
     frame["arm"] = frame["arm"].replace("", MAIN)
     for name in ("recipe", "domain", "arm", "state", "role", "seed"):
         frame[name] = frame[name].astype(str)
@@ -142,8 +158,8 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _sizes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every size has one name and one N; sizes without a name are called after N, one name with two
-    N after both.
+    """Every size has one name and one N: a size without a name is called after its N, and a name
+    with two N becomes two sizes, called after both.
     """
     if "size" not in frame:
         if frame["N"].isna().any():
@@ -171,7 +187,7 @@ def _roles(frame: pd.DataFrame, target: str | None) -> tuple[pd.DataFrame, str, 
                 "columns: neither role nor N says which size is the target; add a column role "
                 "(proxy, target) or N"
             )
-        largest = frame.loc[frame["N"].idxmax(), "size"] if target is None else target
+        largest = frame["size"].iloc[int(frame["N"].argmax())] if target is None else target
         frame = frame.assign(role=np.where(frame["size"] == largest, TARGET, PROXY))
     out = [
         frame[~frame["role"].isin([PROXY, TARGET])].assign(
@@ -205,20 +221,16 @@ def _arms(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             usual = values.round(12).mode().iloc[-1]
             away = rows[(np.abs(rows[column] - usual) > 0.01 * abs(usual)) & rows[column].notna()]
             arm[away.index] = [named(row, usual) for row in away.itertuples()]
-            notes += (
-                [
-                    (
-                        f"{size}: {column} {usual:g} is the main arm; others became the arms "
-                        f"{', '.join(sorted(set(arm[away.index])))}"
-                    )
-                ]
-                if len(away)
-                else []
-            )
+            if len(away):
+                notes.append(
+                    f"{size}: {column} {usual:g} is the main arm; others became the arms "
+                    f"{', '.join(sorted(set(arm[away.index])))}"
+                )
     return frame.assign(arm=arm), notes
 
 
 def _listed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Diverged rows, with what becomes of them."""
     return rows.assign(reason="diverged: counts as worse than every finite loss")[
         list(EXCLUDED)
     ].reset_index(drop=True)

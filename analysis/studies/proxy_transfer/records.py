@@ -1,6 +1,4 @@
-"""The study's table, n-gram baselines and probes from the records of a working directory; every run
-that is left out has its reason.
-"""
+"""The study's table, n-gram baselines and probes, from the records of a working directory."""
 
 import json
 import math
@@ -12,7 +10,9 @@ import pandas as pd
 
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import STATE_REASONS, Runs, load
-from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED, PROXY, TARGET
+from stepladder.analysis.studies.proxy_transfer.measures import Row
+from stepladder.analysis.studies.proxy_transfer.prepare import Ngrams
+from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED, MAIN, PROXY, TARGET
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 
@@ -25,25 +25,30 @@ PROBES = "probes"
 class Inputs:
     """What `study` takes.
 
-    table: long, losses in nats per token; excluded: columns EXCLUDED of tidy.py; warnings: recipes
-    that are one.
+    Attributes:
+        table: a row a run and domain, losses in nats per token.
+        excluded: columns EXCLUDED of read_table.py.
+        warnings: recipes that are one under two names.
     """
 
     table: pd.DataFrame
-    ngrams: dict | None
-    probes: list[dict]
+    ngrams: Ngrams | None
+    probes: list[Row]
     excluded: pd.DataFrame
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def read(workdir: str | Path) -> Inputs:
-    """The runs of the study in a working directory: the last decayed evaluation of each finished
-    run by domain.
+    """The study's runs in a working directory, with the loss of each at its end by domain.
 
-    Runs are those with the tag study "proxy_transfer"; without any, those with a recipe. A diverged
-    run has the loss infinity in every domain. The initial loss is that of an evaluation at step 0,
-    else the logarithm of the vocabulary. Raises UserError when there is none.
+    They are the runs with the tag study "proxy_transfer"; without any, those with a recipe. The
+    loss is that of the last evaluation after the learning rate decayed; a diverged run has the loss
+    infinity in every domain. The initial loss is that of an evaluation at step 0, else the
+    logarithm of the vocabulary.
+
+    Raises:
+        UserError: when no run of the study has finished with a loss.
     """
     runs = load(workdir)
     table, others = runs.runs, []
@@ -94,7 +99,8 @@ def read(workdir: str | Path) -> Inputs:
     )
 
 
-def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
+def _losses(runs: Runs, kept: pd.DataFrame) -> list[Row]:
+    """A row a run and domain that has a loss."""
     columns = tuple(
         "run_id recipe size N D learning_rate weight_decay batch_size seed role steps state".split()
     )
@@ -102,17 +108,18 @@ def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
     domains = sorted(runs.points["domain"].unique())
     last = {d: final_points(runs, domain=d, roles={})[0].set_index("run_id") for d in domains}
     rows = []
-    for run in kept.itertuples():
-        base = {name: getattr(run, name) for name in columns} | {
-            "arm": run.arm or "main",
-            "precision": run.compute_dtype,
+    for run in kept.to_dict("records"):
+        run_id = run["run_id"]
+        base = {name: run[name] for name in columns} | {
+            "arm": run["arm"] or MAIN,
+            "precision": run["compute_dtype"],
         }
         for domain in domains:
-            first = start.get((run.run_id, domain), math.log(run.vocab_size))
-            if run.state == record.DIVERGED:
+            first = start.get((run_id, domain), math.log(run["vocab_size"]))
+            if run["state"] == record.DIVERGED:
                 rows.append({**base, "domain": domain, "loss": np.inf, "loss_init": first})
-            elif run.run_id in last[domain].index:
-                point = last[domain].loc[run.run_id]
+            elif run_id in last[domain].index:
+                point = last[domain].loc[run_id]
                 rows.append(
                     {
                         **base,
@@ -125,11 +132,12 @@ def _losses(runs: Runs, kept: pd.DataFrame) -> list[dict]:
     return rows
 
 
-def _exclude(rows: pd.DataFrame, reason) -> pd.DataFrame:
+def _exclude(rows: pd.DataFrame, reason: str | pd.Series) -> pd.DataFrame:
+    """Runs as rows of `excluded`; one reason for all, or one for each."""
     return rows.assign(reason=reason, domain="").reindex(columns=list(EXCLUDED))
 
 
-def _probes(workdir: Path, run_ids: list[str]) -> tuple[list[dict], list[str]]:
+def _probes(workdir: Path, run_ids: list[str]) -> tuple[list[Row], list[str]]:
     """All alignment files of these runs, and the unreadable ones by name."""
     found, notes = [], []
     for run_id in run_ids:
@@ -143,7 +151,7 @@ def _probes(workdir: Path, run_ids: list[str]) -> tuple[list[dict], list[str]]:
 
 
 def _same_data(workdir: Path, kept: pd.DataFrame) -> list[str]:
-    """Recipes with the same weights over the same prepared domains."""
+    """Warnings of recipes with the same weights over the same prepared domains."""
     seen: dict[str, str] = {}
     said = []
     for recipe, rows in kept.groupby("recipe", sort=True):
@@ -161,7 +169,8 @@ def _same_data(workdir: Path, kept: pd.DataFrame) -> list[str]:
     return said
 
 
-def _json(path: Path) -> dict | None:
+def _json(path: Path) -> Row | None:
+    """The object in a file, or None when it cannot be read."""
     try:
         body = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -1,5 +1,5 @@
-"""`stepladder report --study=proxy_transfer`: records or a table in, the page, results.json and
-figures out.
+"""`stepladder report --study=proxy_transfer`: from records or a table to the page, results.json and
+figures.
 """
 
 import json
@@ -10,6 +10,7 @@ import pandas as pd
 
 from stepladder.analysis.report.write import write_study, write_table
 from stepladder.analysis.studies.proxy_transfer.drawings import draw
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.page import page
 from stepladder.analysis.studies.proxy_transfer.prepare import NULLS
 from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED
@@ -20,7 +21,7 @@ from stepladder.analysis.tables.file import read_file
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 
-BESIDE = "probes.json"
+BESIDE = "probes.json"  # probes lie under this name beside a table
 
 
 def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> Path:
@@ -40,14 +41,18 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
         UserError: for a table or workdir that holds no such study.
     """
     if workdir is not None:
-        inputs = read(workdir)
+        inputs, source, option = read(workdir), str(workdir), f"--workdir={workdir}"
         write_table(out, "runs", _with_baselines(inputs))
         if inputs.probes:
             write_atomic(out / BESIDE, json.dumps(inputs.probes) + "\n", field="out")
-    else:
+    elif table is not None:
         frame = read_file(table)
-        source = frame.attrs.get("source") if isinstance(table, pd.DataFrame) else table
-        inputs, table = of_table(frame, source and Path(source).parent / BESIDE), source or "TABLE"
+        path = frame.attrs.get("source") if isinstance(table, pd.DataFrame) else table
+        inputs = of_table(frame, Path(path).parent / BESIDE if path else None)
+        source = str(path or "TABLE")
+        option = f"--table={source}"
+    else:
+        raise ValueError("one of workdir and table is needed")
     result = study(
         inputs.table,
         inputs.ngrams,
@@ -57,30 +62,34 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
         warnings=inputs.warnings,
     )
     results = {
-        "source": str(workdir or table),
-        "command": _command(workdir, table),
+        "source": source,
+        "command": f"stepladder report --study=proxy_transfer {option}",
     } | result.to_dict()
     shown = {"verdict": sentences(results), **results}
     return write_study(out, page(results), shown, draw(result))
 
 
 def _with_baselines(inputs: Inputs) -> pd.DataFrame:
-    """What `of_table` reads: the runs with the n-gram baselines of each row's recipe and domain as
-    columns.
+    """The runs with the n-gram baselines of each row's recipe and domain as columns, which
+    `of_table` reads.
     """
     cells = list(zip(inputs.table["recipe"], inputs.table["domain"]))
-    found = {name: inputs.ngrams[name] for name in NULLS if name in (inputs.ngrams or {})}
-    return inputs.table.assign(
-        **{
-            n: [(body.get(recipe) or {}).get(domain, np.nan) for recipe, domain in cells]
-            for n, body in found.items()
-        }
-    )
+    given = inputs.ngrams or {}
+    found = {}
+    for name in (n for n in NULLS if n in given):
+        by_recipe = given[name]
+        found[name] = [
+            (by_recipe.get(recipe) or {}).get(domain, np.nan) for recipe, domain in cells
+        ]
+    return inputs.table.assign(**found)
 
 
 def of_table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
-    """A table of someone's runs; columns unigram and bigram, when there, are the n-gram baselines
-    of the row's recipe and domain, and the file `beside` it holds the probes."""
+    """The inputs of the study from a table of someone's runs.
+
+    Columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain;
+    the file `beside` the table, when there, holds the probes.
+    """
     found = {}
     for name in NULLS:
         if name in frame and "recipe" in frame:
@@ -91,11 +100,11 @@ def of_table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
             pairs = rows.groupby([rows["recipe"].astype(str), domain])[name].mean()
             found[name] = {r: pairs[r].to_dict() for r in pairs.index.get_level_values(0).unique()}
     probes = _probes(beside) if beside and beside.is_file() else []
-    notes = (f"{len(probes)} probes are from {beside.name} beside the table",) if probes else ()
+    notes = (f"{len(probes)} probes are from {BESIDE} beside the table",) if probes else ()
     return Inputs(frame, found or None, probes, pd.DataFrame(columns=list(EXCLUDED)), notes, ())
 
 
-def _probes(path: Path) -> list[dict]:
+def _probes(path: Path) -> list[Row]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -109,9 +118,3 @@ def _probes(path: Path) -> list[dict]:
             "mend or move the file"
         )
     return found
-
-
-def _command(workdir: Path | None, table: Path | str | None) -> str:
-    return "stepladder report --study=proxy_transfer " + (
-        f"--workdir={workdir}" if workdir is not None else f"--table={table}"
-    )

@@ -11,14 +11,16 @@ import pandas as pd
 
 from stepladder.analysis.report.jsonable import plain
 from stepladder.analysis.studies.proxy_transfer.checks import Verdict
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.arms import Range
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 from stepladder.analysis.studies.proxy_transfer.measures.learning_rates import ProxyRates
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import Agreements
 from stepladder.analysis.studies.proxy_transfer.measures.target_truth import TargetTruth
+from stepladder.analysis.studies.proxy_transfer.prepare import Prepared
 from stepladder.configs.core.errors import UserError, nearest
 
-Rows = list[dict]
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Validity:
     """Whether the numbers are evidence at all: G1, G2, G5 and G6."""
 
     trained: Rows
-    precision: dict
+    precision: Row
     ngrams: Rows
     snr: Rows
     # Size -> why it does not count; not in results.json.
@@ -139,27 +141,46 @@ class Result:
 
     Attributes:
         settings: resamples, level, seed and the arguments that were given.
-        target: size, N (parameters) and D (tokens) of the target.
-        grids: the losses as arrays, one entry a (role, size, arm, weight decay).
-        ground_truth: the target's tuned losses as arrays.
+        prepared: the arrays behind the rows.
     """
 
-    settings: dict
-    recipes: tuple[str, ...]
-    domains: tuple[str, ...]
-    target: dict
+    settings: Row
+    prepared: Prepared = field(repr=False)
     ranking: Ranking
     flips: Flips
     alignment: Alignment
     validity: Validity
     verdicts: Verdicts
     left_out: LeftOut
-    grids: tuple[Grid, ...] = field(repr=False)
-    ground_truth: TargetTruth = field(repr=False)
 
-    def to_dict(self) -> dict:
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """Names, sorted."""
+        return self.prepared.recipes
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The mean first."""
+        return self.prepared.domains
+
+    @property
+    def target(self) -> Row:
+        """size, N (parameters) and D (tokens) of the target."""
+        return {name: getattr(self.prepared.target, name) for name in ("size", "N", "D")}
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The losses as arrays, one entry a (role, size, arm, weight decay)."""
+        return self.prepared.grids
+
+    @property
+    def ground_truth(self) -> TargetTruth:
+        """The target's tuned losses as arrays."""
+        return self.prepared.truth
+
+    def to_dict(self) -> Row:
         """All but the arrays, as JSON types; a number that is not finite becomes None."""
-        return plain({key: attrgetter(place)(self) for key, place in KEYS.items()})
+        return {key: plain(attrgetter(place)(self)) for key, place in KEYS.items()}
 
     def frame(self, name: str) -> pd.DataFrame:
         """The rows under one key of results.json as a table.

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from stepladder.analysis.studies.proxy_transfer.measures import (
+    Row,
     alignment,
     arms,
     flips,
@@ -33,7 +34,7 @@ from stepladder.analysis.studies.proxy_transfer.measures.target_truth import (
     edge_warnings,
     tuned_rows,
 )
-from stepladder.analysis.studies.proxy_transfer.prepare import NULLS, Prepared, prepare
+from stepladder.analysis.studies.proxy_transfer.prepare import NULLS, Ngrams, Prepared, prepare
 from stepladder.analysis.studies.proxy_transfer.result import (
     Alignment,
     Flips,
@@ -49,8 +50,8 @@ DECIDES = "bigram"  # the n-gram that a model must beat for its size to count
 
 def study(
     table: pd.DataFrame,
-    ngrams: Mapping | None = None,
-    probes: Sequence[Mapping] | None = None,
+    ngrams: Ngrams | None = None,
+    probes: Sequence[Row] | None = None,
     *,
     target: str | None = None,
     eta_std: float | Mapping[str, float] | None = None,
@@ -76,10 +77,9 @@ def study(
         eta_std: standard learning rate of all proxies, or size -> rate; see `choose_rates`.
         eta_tiny: the reduced learning rate of the claims.
         vocabulary: the initial loss is its logarithm where the table has none.
-        resamples: bootstrap draws of the recipes.
-        resample_seeds: whether seeds are resampled inside each draw.
+        resamples, seed: number of bootstrap draws of the recipes, and their seed.
+        resample_seeds: whether the runs' seeds are resampled inside each draw.
         level: of every interval.
-        seed: of the draws.
         excluded, notes, warnings: what whoever made the table says about it.
 
     Returns:
@@ -103,28 +103,10 @@ def study(
     valid = check_validity(prepared)
     aligned = compare_gradients(prepared, probes or (), ranking.chosen, valid)
     verdicts = judge(prepared, ranking, found_flips, valid)
-    return Result(
-        settings={
-            "resamples": resamples,
-            "level": level,
-            "seed": seed,
-            "interval": "percentile bootstrap over recipes"
-            + (", seeds resampled inside" if prepared.resampled_seeds else ""),
-            "given": {"eta_std": eta_std, "eta_tiny": eta_tiny, "vocabulary": vocabulary},
-            "seeds": {g.key: len(g.seeds) for g in prepared.main_grids},
-        },
-        recipes=prepared.recipes,
-        domains=prepared.domains,
-        target={name: getattr(prepared.target, name) for name in ("size", "N", "D")},
-        ranking=ranking,
-        flips=found_flips,
-        alignment=aligned,
-        validity=valid,
-        verdicts=verdicts,
-        left_out=list_left_out(prepared, ranking, bool(probes), excluded, warnings, notes),
-        grids=prepared.grids,
-        ground_truth=prepared.truth,
-    )
+    left_out = list_left_out(prepared, ranking, bool(probes), excluded, warnings, notes)
+    given = {"eta_std": eta_std, "eta_tiny": eta_tiny, "vocabulary": vocabulary}
+    settings = _settings(prepared, resamples, seed, given)
+    return Result(settings, prepared, ranking, found_flips, aligned, valid, verdicts, left_out)
 
 
 def rank_recipes(
@@ -187,7 +169,7 @@ def check_validity(prepared: Prepared) -> Validity:
 
 
 def compare_gradients(
-    prepared: Prepared, probes: Sequence[Mapping], chosen: Sequence[ProxyRates], valid: Validity
+    prepared: Prepared, probes: Sequence[Row], chosen: Sequence[ProxyRates], valid: Validity
 ) -> Alignment:
     """Stage 4: what gradients and curvature predict (A7, A8); empty without probes."""
     if not probes:
@@ -245,8 +227,8 @@ def list_left_out(
     grids = [*prepared.proxies, *prepared.arms, *prepared.targets]
     return LeftOut(
         missing_cells=missing.missing_cells(grids, table.frame),
-        excluded=rows.to_dict("records"),
-        diverged=table.diverged.to_dict("records"),
+        excluded=_records(rows),
+        diverged=_records(table.diverged),
         absent=absent,
         warnings=[
             *warnings,
@@ -257,7 +239,26 @@ def list_left_out(
     )
 
 
-def _null_rows(prepared: Prepared) -> list[dict]:
+def _settings(prepared: Prepared, resamples: int, seed: int, given: Row) -> Row:
+    """The settings in results.json; given: arguments that replace a choice of the study."""
+    interval = "percentile bootstrap over recipes"
+    if prepared.resampled_seeds:
+        interval += ", seeds resampled inside"
+    return {
+        "resamples": resamples,
+        "level": prepared.sample.level,
+        "seed": seed,
+        "interval": interval,
+        "given": given,
+        "seeds": {g.key: len(g.seeds) for g in prepared.main_grids},
+    }
+
+
+def _records(rows: pd.DataFrame) -> list[Row]:
+    return [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def _null_rows(prepared: Prepared) -> list[Row]:
     """rho of each n-gram ranking with the tuned target, by domain (G5)."""
     rows = []
     for name, score in prepared.nulls.items():
@@ -277,7 +278,7 @@ def _null_rows(prepared: Prepared) -> list[dict]:
     return rows
 
 
-def _rates_row(chosen: ProxyRates, grid: Grid) -> dict:
+def _rates_row(chosen: ProxyRates, grid: Grid) -> Row:
     """The rates of a proxy as a row; the standard one is NaN where there is none."""
     return {
         "size": chosen.size,

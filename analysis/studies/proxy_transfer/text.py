@@ -8,7 +8,7 @@ from stepladder.analysis.studies.proxy_transfer.measures.grid import same_rate
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import TUNED_TARGET
 from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
-Results = Mapping[str, Any]
+Results = Mapping[str, Any]  # of results.json, or a row of it
 # The answer in words by the verdicts on the claims (c) and (d).
 ANSWERS = {
     (SEEN, SEEN): (

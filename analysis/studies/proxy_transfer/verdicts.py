@@ -12,6 +12,7 @@ from stepladder.analysis.studies.proxy_transfer.checks import (
     regret_verdict,
     rise_verdict,
 )
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.grid import same_rate
 from stepladder.analysis.studies.proxy_transfer.measures.learning_rates import ProxyRates
 from stepladder.analysis.studies.proxy_transfer.prepare import Prepared
@@ -59,7 +60,7 @@ def no_evidence(chosen: ProxyRates, validity: Validity) -> str:
     return ""
 
 
-def overall(verdicts: Sequence[Verdict], no_vote: Mapping[str, str]) -> list[dict]:
+def overall(verdicts: Sequence[Verdict], no_vote: Mapping[str, str]) -> list[Row]:
     """One row a claim: the verdict of its proxies where they agree, else "not settled".
 
     A size that does not count (`no_vote`), or that the question could not be put to (no number),

@@ -9,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import estimate, unknown
 from stepladder.analysis.studies.proxy_transfer.measures.rank import spearman
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import (
@@ -49,7 +51,7 @@ class AlignmentResult:
     runs: int
 
 
-def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
+def crossover(a: ArrayLike, c: ArrayLike) -> np.ndarray:
     """Learning rate [R, R] at which a pair is predicted to change its order.
 
     It is 2 (a_A - a_B) / (c_A - c_B): ours, from the second-order change of the loss in one
@@ -63,13 +65,13 @@ def crossover(a: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def gather(
-    probes: Sequence[Mapping], recipes: Sequence[str], domains: Sequence[str]
+    probes: Sequence[Row], recipes: Sequence[str], domains: Sequence[str]
 ) -> list[AlignmentResult]:
     """Probes by (role, size, fraction) and direction, averaged over runs.
 
     A direction that was not probed is left out. Raises UserError for a probe without its fields.
     """
-    groups: dict[tuple, list[Mapping]] = {}
+    groups: dict[tuple[str, str, float], list[Row]] = {}
     for probe in probes:
         for name in ("size", "role", "fraction", "recipes"):
             if name not in probe:
@@ -98,7 +100,7 @@ def alignment_rows(
     lowest: Mapping[str, Side],
     target: str,
     sample: Sample,
-) -> list[dict]:
+) -> list[Row]:
     """A row a (size, fraction, direction): rho of the alignment with three other scores.
 
     They are the tuned target's losses, the losses of that size at its lowest rate that trained, and
@@ -140,7 +142,7 @@ def crossing_rows(
     found: Sequence[AlignmentResult],
     seen: Mapping[tuple[str, str], Mapping[tuple[int, int], float]],
     sample: Sample,
-) -> tuple[list[dict], list[dict]]:
+) -> tuple[list[Row], list[Row]]:
     """Predicted against observed crossovers: a summary a (size, fraction, direction), and a row a
     pair that has either.
 
@@ -178,7 +180,7 @@ def crossing_rows(
 
 def _crossing_summary(
     probe: AlignmentResult, predicted: np.ndarray, observed: np.ndarray, sample: Sample
-) -> dict:
+) -> Row:
     """How the predicted rates of all pairs [P] fit the observed ones; NaN: the pair does not
     cross.
     """
@@ -210,7 +212,7 @@ def _crossing_summary(
     if both.sum() >= LEAST_PAIRS:  # few pairs look alike in every draw
         x, y = np.log(predicted), np.log(observed)
         draws = spearman(x[None], y[None], together)
-        rho = estimate(spearman(x, y), draws, sample.level, used, count, kind="rho")
+        rho = estimate(float(spearman(x, y)), draws, sample.level, used, count, kind="rho")
     log_ratio = np.where(both, np.log(observed) - np.log(predicted), np.nan)
     middle = estimate(
         weighted_median(log_ratio, both[None].astype(float))[0],
@@ -222,7 +224,7 @@ def _crossing_summary(
     return row | flat("rank", rho) | {k: float(np.exp(v)) for k, v in flat("ratio", middle).items()}
 
 
-def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> list[dict]:
+def sharpness_rows(probes: Sequence[Row], standard: Mapping[str, float]) -> list[Row]:
     """A8: a row a probe with an eigenvalue.
 
     It holds lambda_max with the bounds of its residual |H v - lambda v| (an eigenvalue lies within
@@ -262,13 +264,11 @@ def sharpness_rows(probes: Sequence[Mapping], standard: Mapping[str, float]) -> 
     )
 
 
-def _values(
-    probe: Mapping, name: str, recipes: Sequence[str], domains: Sequence[str]
-) -> np.ndarray:
+def _values(probe: Row, name: str, recipes: Sequence[str], domains: Sequence[str]) -> np.ndarray:
     """One quantity [R, V] of a probe."""
     per = probe.get("per_domain") or {}
 
-    def read(table, recipe):
+    def read(table: Row, recipe: str) -> float:
         return float((table.get(recipe) or {}).get(name, np.nan))
 
     columns = [[read(probe["recipes"], r) for r in recipes]] + [

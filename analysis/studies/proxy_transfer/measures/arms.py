@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     Estimate,
     difference,
@@ -37,6 +38,10 @@ FAMILIES = {
 CONTROLS = (MORE_STEPS,)  # families that answer G3, not A6
 
 
+Points = Mapping[tuple[str, float], Agreement]  # (size, rate) of main arms
+ArmPoints = Mapping[tuple[str, str, float], Agreement]  # (size, arm, rate) of the others
+
+
 @dataclass(frozen=True)
 class Range:
     """Largest minus smallest rho over the settings of one family.
@@ -56,7 +61,7 @@ class Range:
     range: Estimate
     draws: np.ndarray = field(repr=False)
 
-    def row(self) -> dict:
+    def row(self) -> Row:
         """The range as a row of results.json."""
         return {
             "size": self.size,
@@ -82,9 +87,9 @@ def arm_rows(
     grids: Sequence[Grid],
     main: Mapping[str, Grid],
     tuned: TargetTruth,
-    points: Mapping,
+    points: Points,
     sample: Sample,
-) -> tuple[list[dict], dict]:
+) -> tuple[list[Row], dict[tuple[str, str, float], Agreement]]:
     """A6: a row a (size, arm, rate), and the agreements by the same key.
 
     A row holds rho with the tuned target and its paired difference to the main arm at the same
@@ -135,8 +140,12 @@ def arm_rows(
 
 
 def control_rows(
-    arms: Mapping, rates: Mapping[str, float | None], tiny: float | None, size: str, sample: Sample
-) -> list[dict]:
+    arms: ArmPoints,
+    rates: Mapping[str, float | None],
+    tiny: float | None,
+    size: str,
+    sample: Sample,
+) -> list[Row]:
     """G3 of one proxy: a row an arm of more steps that was run at both rates.
 
     It holds rho at the tiny rate minus rho at the standard one, both with the arm's steps and
@@ -172,7 +181,7 @@ def control_rows(
 
 
 def ranges(
-    size: str, points: Mapping, arms: Mapping, rates: Mapping[str, float | None], sample: Sample
+    size: str, points: Points, arms: ArmPoints, rates: Mapping[str, float | None], sample: Sample
 ) -> list[Range]:
     """Ranges of rho of one proxy: over the learning rates `rates`, and over the settings of each
     family (the main one included) at every rate that its arms were run at.

@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     Estimate,
     estimate,
@@ -46,7 +47,7 @@ def chance(grid: Grid) -> float:
     return 2 * NormalDist().cdf(-BEYOND * math.sqrt(seeds)) ** 2
 
 
-def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[dict]:
+def flip_rates(grids: Sequence[Grid], sample: Sample) -> list[Row]:
     """Share of pairs that flip between neighbouring rates, by size and domain."""
     rows = []
     for grid in grids:
@@ -94,7 +95,7 @@ def total_flips(grids: Sequence[Grid], sample: Sample) -> tuple[Estimate, int]:
     return Estimate(count, low, high, share.used, share.of, share.note), of
 
 
-def flip_events(grids: Sequence[Grid]) -> list[dict]:
+def flip_events(grids: Sequence[Grid]) -> list[Row]:
     """Every flip on the mean domain: the pair, the two rates, and both gaps, in nats per token (the
     first recipe minus the second) and in units of the noise.
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Draws
 from stepladder.analysis.studies.proxy_transfer.read_table import MEAN
 
@@ -84,8 +85,9 @@ def grids(frame: pd.DataFrame, recipes: Sequence[str], domains: Sequence[str]) -
     out = []
     for (role, size), whole in frame.groupby(["role", "size"], sort=True):
         seeds = sorted(whole["seed"].unique())
-        for (arm, decay), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
-            cell = (str(role), str(size), str(arm), float(decay))
+        for (arm, _), rows in whole.groupby(["arm", "weight_decay"], sort=True, dropna=False):
+            decay = float(rows["weight_decay"].iloc[0])
+            cell = (str(role), str(size), str(arm), decay)
             out.append(_grid(rows, cell, tuple(recipes), tuple(domains), tuple(seeds)))
     return sorted(
         out,
@@ -118,7 +120,7 @@ def _grid(
     real = domains[1:] or (rows["domain"].iloc[0],)
     shape = (len(recipes), len(rates), len(real), len(seeds))
     where = [
-        pd.Index(axis).get_indexer(rows[name])
+        pd.Index(axis).get_indexer(pd.Index(rows[name]))
         for axis, name in (
             (recipes, "recipe"),
             (rates, "learning_rate"),
@@ -135,7 +137,7 @@ def _grid(
     start = np.concatenate([[start.mean()], start]) if len(domains) > 1 else start
     noise, freedom, source = _noise(losses, rows, domains)
 
-    def usual(name):
+    def usual(name: str) -> float:
         return float(rows[name].median()) if rows[name].notna().any() else np.nan
 
     return Grid(
@@ -212,7 +214,7 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
         return np.where(there, values, 0.0).sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
 
 
-def loss_rows(grids: Sequence[Grid]) -> list[dict]:
+def loss_rows(grids: Sequence[Grid]) -> list[Row]:
     """A row a (size, rate, recipe, domain): the mean loss over the seeds, their number, and the
     standard deviation of one run over seeds.
     """

@@ -6,10 +6,11 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 
 
-def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[dict]:
+def missing_cells(grids: Sequence[Grid], frame: pd.DataFrame) -> list[Row]:
     """Every (size, arm, rate, recipe) of the grids without a mean loss, and why: there is no run,
     or its runs lack a domain.
     """

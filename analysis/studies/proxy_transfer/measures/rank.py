@@ -1,40 +1,48 @@
-"""Rank agreement of two scores over the recipes: Spearman's rho, pairwise decision accuracy, regret
-of the k best.
+"""How two scores of the recipes agree: Spearman's rho, pairwise decision accuracy, regret of the k
+best.
 
-Lower is better everywhere. All three take a batch: scores [..., R], and weights [..., R] that say
-how often each recipe counts (0: not there, 2: drawn twice by a bootstrap). Infinity is a score: a
-diverged run is worse than every finite one. NaN is none: the recipe is left out of this statistic,
-and the caller says how many were used.
+Lower scores are better everywhere. All three take a batch: scores [..., R], and weights [..., R]
+that say how often each recipe counts (0: not there, 2: drawn twice by a bootstrap). Infinity is a
+score: a diverged run is worse than every finite one. NaN is none: the recipe is left out, and the
+caller says how many were used.
 """
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def spearman(x, y, weights=None) -> np.ndarray:
-    """Spearman's rho [...] of x and y [..., R]: Pearson's correlation of average ranks, so ties are
-    exact (arXiv 2512.24503's measure).
+def spearman(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Spearman's rho [...] of x and y [..., R], the measure of arXiv 2512.24503.
 
-    NaN with fewer than 3 recipes or when one side is all ties.
+    It is Pearson's correlation of average ranks, so ties are exact. NaN with fewer than 3 recipes
+    or when one side is all ties.
     """
     x, y, w = _prepare(x, y, weights)
     return spearman_of(row_sums(signs(x), w), row_sums(signs(y), w), w)
 
 
-def decision_accuracy(x, y, weights=None) -> np.ndarray:
-    """Share [...] of recipe pairs that x orders as y does (arXiv 2504.11393): (1 + Kendall's tau) /
-    2 without ties.
+def decision_accuracy(x: ArrayLike, y: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """Share [...] of recipe pairs that x orders as y does (arXiv 2504.11393).
 
-    A pair tied in y is no decision and leaves the count; a pair tied in x alone is a coin toss and
-    counts half: (1 + Somers' D) / 2.
+    Without ties it is (1 + Kendall's tau) / 2. A pair tied in y is no decision and does not count;
+    a pair tied in x alone is a coin toss and counts half, which makes it (1 + Somers' D) / 2.
     """
     x, y, w = _prepare(x, y, weights)
     sy = signs(y)
     return accuracy_of(signs(x), sy, row_sums(np.abs(sy), w), w)
 
 
-def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndarray:
-    """Loss [...] (unit of y) lost by keeping the k recipes that x likes best (our formula: arXiv
-    2512.24503 does not state one).
+def regret_at_k(
+    x: ArrayLike,
+    y: ArrayLike,
+    k: int,
+    weights: ArrayLike | None = None,
+    *,
+    reading: str = "best",
+) -> np.ndarray:
+    """What keeping only the k recipes that x likes best costs [...], in the unit of y.
+
+    The formula is ours: arXiv 2512.24503 does not state one.
 
     reading "best": the best of the k minus the best of all; "mean": the mean of the k minus the
     mean of the true k best. Ties in x are broken against us: of equal scores the recipe with the
@@ -50,22 +58,21 @@ def regret_at_k(x, y, k: int, weights=None, *, reading: str = "best") -> np.ndar
     ideal, truth = _first(w, np.broadcast_to(best, w.shape), k)
     y_mine, y_best = np.take_along_axis(y, mine, -1), y[..., best]
     if reading == "mean":
-
-        def total(values, count):
-            return np.where(count > 0, values, 0.0) * count
-
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return total(y_mine, picked).sum(-1) / picked.sum(-1) - total(y_best, ideal).sum(
-                -1
-            ) / ideal.sum(-1)
+        return _average(y_mine, picked) - _average(y_best, ideal)
     with np.errstate(invalid="ignore"):
         lost = np.where(chosen, y_mine, np.inf).min(-1) - np.where(truth, y_best, np.inf).min(-1)
     return np.where(w.sum(-1) > 0, lost, np.nan)
 
 
+def _average(values: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Mean [...] of values [..., R] that count so often; NaN where none does."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (np.where(count > 0, values, 0.0) * count).sum(-1) / count.sum(-1)
+
+
 def _first(w: np.ndarray, order: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """How often [..., R] each recipe in `order` is among the first k counted with its weight, and
-    whether it is.
+    """How often [..., R] each recipe, in `order`, is among the first k, copies counted; and whether
+    it is at all.
     """
     ordered = np.take_along_axis(w, order, -1)
     before = np.cumsum(ordered, -1) - ordered
@@ -74,15 +81,18 @@ def _first(w: np.ndarray, order: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
 
 
 def signs(x: np.ndarray) -> np.ndarray:
-    """[..., R, R] of float32: 1 where x of the row is above x of the column, -1 below, 0 tied."""
+    """1 where x of the row is above x of the column, -1 below, 0 tied [..., R, R], float32."""
     return np.subtract(
         x[..., :, None] > x[..., None, :], x[..., :, None] < x[..., None, :], dtype=np.float32
     )
 
 
 def row_sums(matrix: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """sum_j matrix[..., i, j] w[..., j]; one matrix for a whole batch of weights is a matrix
-    product. Of signs, a row's average rank up to a factor and a constant."""
+    """The sums over j of matrix[..., i, j] w[..., j].
+
+    Those of signs are a recipe's average rank, up to a factor and a constant. One matrix for a
+    whole batch of weights makes a matrix product of it.
+    """
     if matrix.ndim == 2 or (matrix.ndim == 3 and matrix.shape[0] == 1):
         return w @ matrix.reshape(matrix.shape[-2:]).T
     # sums of small integers: exact
@@ -101,15 +111,18 @@ def spearman_of(one: np.ndarray, two: np.ndarray, w: np.ndarray) -> np.ndarray:
 
 
 def accuracy_of(sx: np.ndarray, sy: np.ndarray, decided: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """`decision_accuracy` from the signs of both sides; `decided`: row sums of the absolute signs
-    of the truth.
+    """`decision_accuracy` from the signs of both sides.
+
+    decided: row sums of the absolute signs of the truth.
     """
     agree, of = (w * row_sums(sx * sy, w)).sum(-1), (w * decided).sum(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(of > 0, 0.5 + 0.5 * agree / of, np.nan)
 
 
-def _prepare(x, y, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _prepare(
+    x: ArrayLike, y: ArrayLike, weights: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Floats, with weight 0 where a score is NaN."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     w = (

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import (
     Draws,
     Estimate,
@@ -54,7 +55,9 @@ class Side:
 
     value: np.ndarray
     draws: np.ndarray = field(repr=False)
-    _kept: dict = field(default_factory=dict, init=False, repr=False, compare=False)
+    _kept: dict[tuple[Draws, bytes, bool], np.ndarray] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def there(self) -> np.ndarray:
@@ -112,8 +115,8 @@ def agreement(one: Side, two: Side, sample: Sample) -> Agreement:
     """The agreement of two scores over the recipes that have both."""
     there = one.there & two.there
     count, of = int(there.sum()), len(there)
-    rho = spearman(one.value, two.value, there.astype(float))
-    accuracy = decision_accuracy(one.value, two.value, there.astype(float))
+    rho = float(spearman(one.value, two.value, there.astype(float)))
+    accuracy = float(decision_accuracy(one.value, two.value, there.astype(float)))
     draws, weights = sample.draws, sample.draws.weights * there
     rhos = spearman_of(one.sums(draws, there), two.sums(draws, there), weights)
     decided = two.sums(draws, there, absolute=True)
@@ -136,8 +139,8 @@ class Agreements:
         regret_draws: (size, rate) -> regret@1, as observed and in the draws [B].
     """
 
-    rows: list[dict]
-    regret: list[dict]
+    rows: list[Row]
+    regret: list[Row]
     points: Mapping[tuple[str, float], Agreement]
     regret_draws: Mapping[tuple[str, float], tuple[float, np.ndarray]]
 
@@ -191,7 +194,7 @@ def _row(
     found: Agreement,
     nulls: Mapping[str, Agreement],
     sample: Sample,
-) -> dict:
+) -> Row:
     gone = [name for name, there in zip(sample.recipes, x.there & y.there) if not there]
     low, high = fisher(found.rho.value, found.rho.used, sample.level)
     out = {
@@ -217,7 +220,7 @@ def _row(
 
 def _regret(
     grid: Grid, rate: float, x: Side, truth: Side, sample: Sample
-) -> tuple[list[dict], tuple[float, np.ndarray]]:
+) -> tuple[list[Row], tuple[float, np.ndarray]]:
     """A5 at one rate: its rows, and regret@1 as observed and in the draws."""
     there = x.there & truth.there
     weights, used = sample.draws.weights * there, int(there.sum())
@@ -249,8 +252,11 @@ def _regret(
 
 
 def _averages(
-    proxies: Sequence[Grid], domains: Sequence[str], points: Mapping, sample: Sample
-) -> list[dict]:
+    proxies: Sequence[Grid],
+    domains: Sequence[str],
+    points: Mapping[tuple[str, float, str], Agreement],
+    sample: Sample,
+) -> list[Row]:
     """Rho of each domain, averaged over the domains, where other rows rank the averaged loss."""
     rows = []
     for grid in proxies if len(domains) > 2 else ():
@@ -258,7 +264,7 @@ def _averages(
             mine = [points[grid.size, rate, d] for d in domains[1:]]
             used = min(a.rho.used for a in mine)
             rho = estimate(
-                np.mean([a.rho.value for a in mine]),
+                float(np.mean([a.rho.value for a in mine])),
                 np.mean([a.draws for a in mine], 0),
                 sample.level,
                 used,
@@ -283,19 +289,17 @@ def _averages(
     return rows
 
 
-def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[dict]:
+def above_standard(found: Agreements, standard: Mapping[str, float], sample: Sample) -> list[Row]:
     """`found.rows`; those of A4 on the mean domain also say how far rho lies above the same proxy's
     at its standard rate, paired.
     """
     usual = {size: found.points.get((size, rate)) for size, rate in standard.items()}
 
-    def more(row: dict) -> dict:
+    def more(row: Row) -> Row:
         mine, other = found.points.get((row["size"], row["learning_rate"])), usual.get(row["size"])
-        if (
-            (row["domain"], row["against"]) != (MEAN, TUNED_TARGET)
-            or other is None
-            or mine is other
-        ):
+        if (row["domain"], row["against"]) != (MEAN, TUNED_TARGET):
+            return {}
+        if mine is None or other is None or mine is other:
             return {}
         return flat("above_standard", change(mine, other, sample))
 
@@ -307,7 +311,7 @@ def change(one: Agreement, two: Agreement, sample: Sample) -> Estimate:
     return difference(one.rho, two.rho, one.draws, two.draws, sample.level)
 
 
-def flat(name: str, found: Estimate) -> dict:
+def flat(name: str, found: Estimate) -> Row:
     """An estimate as three columns: name, name_low, name_high."""
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
 

@@ -9,6 +9,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import Draws
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 
@@ -96,7 +97,7 @@ def refine(rates: np.ndarray, losses: np.ndarray) -> tuple[float, float]:
     return float(zero - one**2 / (4 * two)), float(np.exp(middle - one / (2 * two)))
 
 
-def tuned_rows(truth: TargetTruth, level: float) -> list[dict]:
+def tuned_rows(truth: TargetTruth, level: float) -> list[Row]:
     """A row a (recipe, domain): the target's least loss with its interval from the seeds, where it
     is, and the bottom of the parabola.
     """

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import estimate
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import Sample, flat
@@ -22,7 +23,7 @@ TRAINED_SHARE = 0.005
 SNR_GATE = 3.0  # times the spread that seeds alone would give
 
 
-def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[dict]:
+def trained_rows(grids: Sequence[Grid], sample: Sample) -> list[Row]:
     """G1: a row a (size, rate) on the mean domain.
 
     It holds the drop from initialisation (nats per token, mean over recipes), its share of the
@@ -66,7 +67,7 @@ def _trained(drop: float, share: float, sigmas: float) -> bool | None:
     return bool(share >= TRAINED_SHARE and not sigmas < TRAINED_SIGMAS)
 
 
-def precision(frame: pd.DataFrame) -> dict:
+def precision(frame: pd.DataFrame) -> Row:
     """G2: the precisions that the table names, and what to check when one is below float32."""
     named = sorted(set(frame["precision"]) - {""})
     if not named:
@@ -84,9 +85,7 @@ def precision(frame: pd.DataFrame) -> dict:
     return {"precisions": named, "ok": not bad, "said": said}
 
 
-def ngram_rows(
-    grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample
-) -> list[dict]:
+def ngram_rows(grids: Sequence[Grid], nulls: Mapping[str, np.ndarray], sample: Sample) -> list[Row]:
     """G5: a row a (size, n-gram, domain).
 
     It holds the best loss over the rates minus the n-gram model's cross-entropy, mean over recipes,
@@ -122,7 +121,7 @@ def ngram_rows(
     return rows
 
 
-def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
+def snr_rows(grids: Sequence[Grid], level: float) -> list[Row]:
     """G6: a row a (size, rate, domain) with the signal-to-noise ratio.
 
     snr is (largest - smallest recipe mean) / seed SD (arXiv 2508.13144, with seeds in place of
