@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import check_level
 from stepladder.analysis.studies.proxy_transfer.measures.arms import WEIGHT_DECAY, family
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import resampled
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, domain_names, grids
@@ -89,8 +90,7 @@ def prepare(
     Raises UserError for options out of range, for a table that does not fit, and for fewer than
     three recipes.
     """
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.95")
+    check_level(level, 0.95)
     if resamples < 100:
         raise UserError(f"resamples={resamples}: too few for an interval; give 1000 or more")
     checked = check_table(table, target=target)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.tables.checks import joined
 from stepladder.analysis.tables.columns import (
     PROXY_TRANSFER_ALIASES,
     first_usual_columns,
@@ -105,9 +106,7 @@ def check_table(table: pd.DataFrame, *, target: str | None = None) -> CheckedTab
         frame[repeated].assign(reason="a second row of the same cell; the last one stands")
     )
     frame = frame[~repeated].reset_index(drop=True)
-    out = pd.concat(
-        [t for t in excluded if len(t)] or [frame.iloc[:0].assign(reason="")], ignore_index=True
-    )
+    out = joined([frame.iloc[:0].assign(reason=""), *excluded])
     return CheckedTable(
         frame, chosen, out[list(EXCLUDED)], _listed(frame[np.isinf(frame["loss"])]), tuple(notes)
     )

@@ -44,6 +44,7 @@ from stepladder.analysis.studies.proxy_transfer.result import (
     Validity,
 )
 from stepladder.analysis.studies.proxy_transfer.verdicts import judge
+from stepladder.analysis.tables.checks import joined
 
 DECIDES = "bigram"  # the n-gram that a model must beat for its size to count
 
@@ -70,7 +71,7 @@ def study(
     The protocol is after arXiv 2512.24503.
 
     Args:
-        table: a row a run and domain; columns as in read_table.py, losses in nats per token.
+        table: a row a run and domain; columns of PROXY_TRANSFER_ALIASES, losses in nats per token.
         ngrams: {"unigram" | "bigram": {recipe: {domain: nats per token}}}.
         probes: the trainer's alignment files as dicts.
         target: size of the target; without it the role column, else the largest N, says it.
@@ -209,7 +210,6 @@ def list_left_out(
     """Everything that is not in the numbers, with its reason."""
     table = prepared.table
     tables = [table.excluded] + ([excluded] if excluded is not None else [])
-    rows = pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
     absent = [
         f"{name} ranking: not given, so no rho stands beside a {name} baseline"
         for name in NULLS
@@ -227,7 +227,7 @@ def list_left_out(
     grids = [*prepared.proxies, *prepared.arms, *prepared.targets]
     return LeftOut(
         missing_cells=missing.missing_cells(grids, table.frame),
-        excluded=_records(rows),
+        excluded=_records(joined(tables)),
         diverged=_records(table.diverged),
         absent=absent,
         warnings=[

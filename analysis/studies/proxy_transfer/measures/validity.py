@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import percentiles
 from stepladder.analysis.studies.proxy_transfer.measures import Row
 from stepladder.analysis.studies.proxy_transfer.measures.bootstrap_draws import estimate
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
@@ -146,7 +147,7 @@ def snr_rows(grids: Sequence[Grid], level: float) -> list[Row]:
                     else np.nan
                 )
                 ends = (
-                    np.sqrt(chi2.ppf([(1 - level) / 2, (1 + level) / 2], freedom) / freedom)
+                    np.sqrt(chi2.ppf(percentiles(level), freedom) / freedom)
                     if known and freedom
                     else (np.nan, np.nan)
                 )
