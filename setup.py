@@ -1,5 +1,5 @@
-"""The four top-level folders install as stepladder.*: every folder below them with an __init__.py
-is a package.
+"""Install the four top-level folders, and every folder below them with an __init__.py, as
+stepladder.* packages.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 FOLDERS = ("configs", "model", "train", "analysis")
+DATA = ["py.typed", "*.j2"]
 
 
 def packages() -> dict[str, str]:
@@ -22,5 +23,5 @@ if __name__ == "__main__":
     setup(
         packages=list(packages()),
         package_dir=packages(),
-        package_data={"stepladder.analysis.report.templates": ["*.j2"]},
+        package_data={name: DATA for name in packages()},
     )
