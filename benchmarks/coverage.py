@@ -207,8 +207,11 @@ def main() -> None:
     parser.add_argument("--objective", default="huber_log")
     parser.add_argument("--resamples", type=int, default=400, help="the library's default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="two trials of one law")
     parser.add_argument("--json", action="store_true", help="one JSON line per law")
     options = parser.parse_args()
+    if options.tiny:
+        options.laws, options.trials, options.resamples = options.laws or "chinchilla", 2, 20
     names = [n for n in options.laws.split(",") if n] or NAMES
     unknown = [n for n in names if n not in LAWS]
     if unknown:

@@ -2,6 +2,7 @@
 printed: `python benchmarks/fit_cost.py`.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ HERE = Path(__file__).resolve().parent
 
 def main() -> None:
     """One panel a kind: compiled seconds (dots) and a line of slope 1 through their middle."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="draw it, write nothing")
+    args = parser.parse_args()
     table = pd.read_csv(HERE / "fit_cost.csv")
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     for axes, (kind, rows) in zip(figure.subplots(1, 2), table.groupby("kind", sort=False)):
@@ -31,9 +35,11 @@ def main() -> None:
         axes.set_xlabel(f"{kind}" if kind == "points" else f"{kind} of 240 points")
         axes.set_ylabel("seconds, compiled")
         axes.legend()
-    (HERE.parent / "docs" / "fit-cost.svg").write_text(
-        svg(figure, "seconds of a fit against points and of a bootstrap against resamples")
-    )
+    text = svg(figure, "seconds of a fit against points and of a bootstrap against resamples")
+    path = HERE.parent / "docs" / "fit-cost.svg"
+    if not args.tiny:
+        path.write_text(text)
+    print(f"{path.name}: {len(text)} bytes{' (not written)' if args.tiny else ''}")
 
 
 if __name__ == "__main__":

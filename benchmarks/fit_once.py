@@ -28,6 +28,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("points", help="CSV with columns N, D, loss")
+    parser.add_argument("--tiny", action="store_true", help="the same: one fit takes seconds")
     parser.add_argument(
         "--starts",
         default="",

@@ -298,6 +298,9 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="references reduced and scaled; fewer sizes"
     )
+    parser.add_argument(
+        "--tiny", action="store_true", help="our fit from the default starts, 50 resamples, once"
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument(
         "--repeats", type=int, default=3, help="fresh processes of ours; ratios are to the median"
@@ -323,6 +326,9 @@ def main() -> int:
         "references": [],
         "scaling": {},
     }
+    if args.tiny:
+        args.only = []
+        body["ours"] = [ours(points, "--resamples", "50")]
     if "ours" in args.only:
         body["ours"] = [
             ours(points, "--starts", "hoffmann", "--resamples", "4000")

@@ -3,6 +3,7 @@
 One command, ratios of one call.
 
     python benchmarks/packs.py [--sizes=6k,25k,84k,200k] [--steps=200] [--repeats=3] [--json]
+    python benchmarks/packs.py --tiny
 
 Whole commands with a warm compilation cache and a prepared corpus: interpreter, imports, evaluation
 and checkpoints are in the wall time. Every round runs all ways once, so that a busy machine slows
@@ -67,8 +68,11 @@ def main() -> None:
     parser.add_argument("--sizes", default="6k,25k,84k,200k")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200, help="of every run")
+    parser.add_argument("--tiny", action="store_true", help="the smallest size, 20 steps, once")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.tiny:
+        args.sizes, args.repeats, args.steps = "6k", 1, 20
     with tempfile.TemporaryDirectory(prefix="packs-") as shared:
         store, cache, result = Path(shared) / "store", Path(shared) / "cache", {}
         for size in args.sizes.split(","):

@@ -210,8 +210,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", help="write the figure to this .svg or .png")
+    parser.add_argument("--tiny", action="store_true", help="three trials")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
+    if args.tiny:
+        args.trials = 3
     begun = time.time()
     cells, facts = run(args.trials, seed=args.seed)
     facts["seconds"] = round(time.time() - begun, 1)

@@ -202,9 +202,13 @@ def main() -> None:
         "--share", type=float, default=0.5, help="budget over the target's compute (0.5)"
     )
     parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--tiny", action="store_true", help="three families, 20 draws")
     args = parser.parse_args()
     lines, every, left = {}, {}, {}
-    for name, rows in load().groupby("family", sort=True):
+    families = list(load().groupby("family", sort=True))
+    if args.tiny:
+        families, args.draws = families[:3], 20
+    for name, rows in families:
         try:
             lines[name], every[name] = family(
                 rows.drop(columns="family").reset_index(drop=True),

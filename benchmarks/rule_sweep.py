@@ -116,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workdirs", nargs="*", type=Path)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="the same: the fit takes a second")
     args = parser.parse_args()
     if args.workdirs:
         collect(args.workdirs).to_csv(TABLE, index=False, float_format="%.6g")

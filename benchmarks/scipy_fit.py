@@ -404,8 +404,11 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=100)
     parser.add_argument("--resamples", type=int, default=80)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="four starts, two resamples")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.tiny:
+        args.starts, args.resamples = 4, 2
     starts, resamples = (len(STARTS), 4000) if args.full else (args.starts, args.resamples)
     rows = measure(chinchilla_points(), starts, resamples, args.processes)
     threads = os.environ.get("OPENBLAS_NUM_THREADS", "default")

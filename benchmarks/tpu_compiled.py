@@ -9,6 +9,8 @@ About 20 minutes on two cores.
     python benchmarks/tpu_compiled.py v5e-256 v4-16
     # the table as it stands, as Markdown
     python benchmarks/tpu_compiled.py --show
+    # one program of the smallest slice, compiled and printed, nothing written
+    python benchmarks/tpu_compiled.py --tiny
 
 `stepladder plan --config=configs/ladders/chinchilla.py:v5e-256 --topology=v5e:16x16` says the same
 of one ladder, and more of it.
@@ -99,7 +101,16 @@ def markdown(table: dict) -> str:
     return "\n".join(lines)
 
 
+def tiny() -> None:
+    """Compile the program of the first run of the smallest slice's ladder."""
+    loaded, machine = opened("v4-16")
+    for found in executables.compile_all(loaded.specs[:1], machine):
+        print(executables.row(found))
+
+
 def main(words: list[str]) -> None:
+    if "--tiny" in words:
+        return tiny()
     table = read_table()
     if "--show" not in words:
         for name in words or TOPOLOGIES:

@@ -1,0 +1,43 @@
+"""Every benchmark runs: each takes --tiny and ends well. What it measures is never asserted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Files that a benchmark reads or imports, and the check of the documents.
+PARTS = {"check_docs", "rung24", "same_bits_facts", "same_bits_jobs", "step_breakdown", "torch_step"}
+BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)
+PUBLIC = {"colpret_methods", "fit_vs_scipy", "recommend_check", "scipy_fit"}
+POINTS = "N,D,loss\n" + "\n".join(
+    f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28}" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_tiny(name, tmp_path):
+    if name in PUBLIC and not os.environ.get("STEPLADDER_DATA"):
+        pytest.skip("reads a public table: set STEPLADDER_DATA")
+    points = tmp_path / "points.csv"
+    points.write_text(POINTS)
+    words = {
+        "demo_seeds": [str(tmp_path / "demo")],
+        "fit_once": [str(points)],
+        "same_bits": ["HEAD", "HEAD"],
+    }.get(name, [])
+    before = {path: path.read_bytes() for path in committed()}
+    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", *words, "--tiny"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip(), "it prints what it measured"
+    assert {path: path.read_bytes() for path in committed()} == before, "it writes no result"
+
+
+def committed() -> list[Path]:
+    """Results and figures in the repository."""
+    found = [*(ROOT / "docs").rglob("*.svg"), *(ROOT / "benchmarks").glob("*.[cj]s*")]
+    return sorted(found)
