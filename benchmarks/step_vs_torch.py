@@ -13,7 +13,9 @@ hurts OpenMP's barriers far more than XLA, and medians would credit us with it.
 """
 
 import argparse
+import importlib.util
 import json
+import math
 import os
 import statistics
 import time
@@ -36,6 +38,7 @@ from stepladder.model.parallel import rules
 from stepladder.model.transformer import init
 from stepladder.train.hardware.defaults import CPU
 
+TORCH = version("torch") if importlib.util.find_spec("torch") else None  # no dependency of ours
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0), optax.adamw(1e-3, 0.9, 0.95, weight_decay=0.1)
 )
@@ -108,8 +111,6 @@ def race(
 
 def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> dict:
     """One row of the table."""
-    from torch_step import TorchProcess  # optional dependency
-
     spec, cores = shape(size, vocab_size=257), args.threads
     best, floats = CPU.layers, CPU.micro_batch_floats
     micro_batch = execution.micro_batch_within(spec, batch // cores, seq_len, floats)
@@ -123,15 +124,12 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
             "jax one device": JaxStep(spec, batch, seq_len, 1, best, whole),
             "jax one device, scan, whole batch": JaxStep(spec, batch, seq_len, 1, "scan", 0),
         }
-    torch_steps = {
-        f"torch {kind}": TorchProcess(spec, batch, seq_len, kind, cores)
-        for kind in ("fused", "foreach")
-    }
+    torch_steps = _torch_steps(spec, batch, seq_len, cores)
     times = race({**jax_steps, **torch_steps}, args.rounds, args.seconds)
     for torch_step in torch_steps.values():
         torch_step.close()
     fastest = {name: min(t) for name, t in times.items()}
-    torch_best = min(fastest[name] for name in torch_steps)
+    torch_best = min((fastest[name] for name in torch_steps), default=math.nan)
     numbers = count(spec, seq_len)
     step_ms = fastest["jax"]
     return {
@@ -156,6 +154,16 @@ def measure(size: str, batch: int, seq_len: int, args: argparse.Namespace) -> di
             spec, jax_steps["jax"], batch // cores, seq_len, micro_batch, best, args
         ),
     }
+
+
+def _torch_steps(spec: ModelSpec, batch: int, seq_len: int, threads: int) -> dict:
+    """Torch's side; nothing where torch is not installed."""
+    if TORCH is None:
+        return {}
+    from torch_step import TorchProcess
+
+    kinds = ("fused", "foreach")
+    return {f"torch {kind}": TorchProcess(spec, batch, seq_len, kind, threads) for kind in kinds}
 
 
 def breakdown(
@@ -213,12 +221,15 @@ def main() -> None:
     parser.add_argument(
         "--layouts", action="store_true", help="also the layouts that are not the default"
     )
+    parser.add_argument("--tiny", action="store_true", help="one small shape, one short round")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.tiny:
+        args.sizes, args.batch, args.seq, args.rounds, args.seconds = ["6k"], [4], [32], 1, 0.01
     jax.config.update("jax_num_cpu_devices", args.threads)
     versions = {
         "jax": jax.__version__,
-        "torch": version("torch"),
+        "torch": TORCH or "not installed: jax alone",
         "optax": optax.__version__,
         "threads": args.threads,
     }

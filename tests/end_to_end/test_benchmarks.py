@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files that a benchmark reads or imports, and the check of the documents.
-PARTS = {"check_docs", "rung24", "same_bits_facts", "same_bits_jobs", "step_breakdown", "torch_step"}
+PARTS = set("check_docs rung24 same_bits_facts same_bits_jobs step_breakdown torch_step".split())
 BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)
 PUBLIC = {"colpret_methods", "fit_vs_scipy", "recommend_check", "scipy_fit"}
+SIZES, TOKENS = (1e7, 1e8, 1e9), (1e9, 1e10, 1e11)
 POINTS = "N,D,loss\n" + "\n".join(
-    f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28}" for n in (1e7, 1e8, 1e9) for d in (1e9, 1e10, 1e11)
+    f"{n},{d},{1.7 + 400 / n**0.34 + 410 / d**0.28}" for n in SIZES for d in TOKENS
 )
 
 
