@@ -3,7 +3,7 @@ what more points and refits cost.
 
     # the folder with chinchilla/svg_extracted_data.csv
     export STEPLADDER_DATA=...
-    # the table of BENCHMARKS.md (minutes: the references run in full)
+    # the table of docs/benchmarks/fitting.md (minutes: the references run in full)
     python benchmarks/fit_vs_scipy.py
     # references reduced and scaled linearly, said in the table
     python benchmarks/fit_vs_scipy.py --quick

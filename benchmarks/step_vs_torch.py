@@ -1,6 +1,6 @@
 """The training step against an equivalent eager PyTorch step, interleaved in one process.
 
-    # the table of BENCHMARKS.md
+    # the table of docs/benchmarks/training_step.md
     python benchmarks/step_vs_torch.py
     python benchmarks/step_vs_torch.py --sizes 200k --seq 128 256 --rounds 9 --json
     # also scan, whole batches, one device

@@ -74,7 +74,7 @@ def measure(name: str) -> list[dict]:
 
 
 def markdown(table: dict) -> str:
-    """The table for BENCHMARKS.md."""
+    """The table for docs/benchmarks/tpu_programs.md."""
     lines = [
         (
             "| ladder, slice | size | runs, at once | mesh | micro-batch, remat | GiB a device | "

@@ -22,10 +22,10 @@ def transfer(root):
 
 
 def _stated(root, row: str) -> list[float]:
-    """Numbers of a row of the proxy-transfer table in BENCHMARKS.md, without their intervals."""
+    """Numbers of a row of the proxy-transfer table in the documents, without their intervals."""
     line = next(
         line
-        for line in (root / "BENCHMARKS.md").read_text().splitlines()
+        for line in (root / "docs" / "benchmarks" / "proxy_transfer.md").read_text().splitlines()
         if line.startswith(f"| {row} ")
     )
     return [float(v) for v in re.findall(r"[|*](?: |\*)*(-?\d*\.\d+)(?= \()", line)]

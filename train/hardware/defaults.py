@@ -2,7 +2,7 @@
 
 A new accelerator is one row of DEVICES. Settings of the config's `machine` section override what a
 row says (`mesh`, `accumulation`, `remat`, `layers`, `attention`, `pack_mode`). Where the numbers
-come from: BENCHMARKS.md, "What a device wants".
+come from: docs/benchmarks/hardware.md, "What a device wants".
 """
 
 import math

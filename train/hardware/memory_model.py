@@ -3,7 +3,7 @@
 The estimate chooses the mesh (mesh.py), recomputation and micro-batch (micro_batch.py) and how many
 runs train together (ladder/packing.py); whether the program then fits is decided by what the
 compiler reports (checks/memory.py). It is calibrated on what libtpu reports for the shipped TPU
-configs (BENCHMARKS.md) and errs on the large side.
+configs (docs/benchmarks/tpu_programs.md) and errs on the large side.
 """
 
 from stepladder.configs.core import counting

@@ -21,7 +21,7 @@ class BatchSource:
     Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len,
     batch_size, seed) alone, and `rows`, those that the devices of a process hold, only pick from
     it. An element is several whole batches because the cost is per element, not per token
-    (BENCHMARKS.md).
+    (docs/benchmarks/data.md).
     """
 
     def __init__(
