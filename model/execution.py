@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from stepladder.model.attention.attend import IMPLEMENTATIONS, Asked
+from stepladder.model.attention.attend import IMPLEMENTATIONS, Request
 from stepladder.model.shape import Shape
 
 
@@ -83,7 +83,7 @@ def attention_for(
     mapped: whether the model runs under vmap, over the runs of a pack. Raises ValueError when the
     one wanted cannot do it, saying why.
     """
-    asked = Asked(
+    request = Request(
         cfg.compute_dtype,
         cfg.head_dim,
         seq_len,
@@ -95,7 +95,7 @@ def attention_for(
     )
     name = DEFAULTS[backend].attention if wanted == "auto" else wanted
     kernel = IMPLEMENTATIONS[name]
-    reason = kernel.refuses(asked) or (
+    reason = kernel.refuses(request) or (
         ""
         if backend in kernel.backends
         else f"{name} runs on {' or '.join(kernel.backends)}, not {backend}"
