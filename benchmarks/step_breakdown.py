@@ -11,11 +11,12 @@ from flax import nnx
 
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model import rope
-from stepladder.model.attention.attend import Visible
+from stepladder.model.attention.mask import MaskSpec
+from stepladder.model.cross_entropy import cross_entropy
 from stepladder.model.execution import Execution
 from stepladder.model.init import Init
-from stepladder.model.layer import Layer
-from stepladder.model.loss import cross_entropy, next_token_loss
+from stepladder.model.layer import Layer, no_record
+from stepladder.model.loss import next_token_loss
 
 
 def repeated(compiled: Callable, *arguments) -> Callable[[int], float]:
@@ -56,10 +57,11 @@ def modules_of(
     first = jax.tree.map(lambda p: p[0], params["layers"])
 
     def attention(p: dict, x_BLD: jax.Array) -> jax.Array:
-        return nnx.merge(nnx.graphdef(layer.attention), p)(x_BLD, angles_LK, Visible(), "xla")
+        module = nnx.merge(nnx.graphdef(layer.attention), p)
+        return module(x_BLD, angles_LK, MaskSpec(), "xla", no_record)
 
     def mlp(p: dict, x_BLD: jax.Array) -> jax.Array:
-        return nnx.merge(nnx.graphdef(layer.mlp), p)(x_BLD)
+        return nnx.merge(nnx.graphdef(layer.mlp), p)(x_BLD, no_record)
 
     def unembed(p: jax.Array, x_BLD: jax.Array) -> jax.Array:
         return cross_entropy(

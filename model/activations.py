@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.model import rope, transformer
-from stepladder.model.norm import rms_norm
+from stepladder.model import layer, rope, transformer
 from stepladder.model.shape import Shape
 
 # Activation -> the role of the tensor that makes it (parametrization.ROLES).
@@ -26,32 +25,19 @@ def activations(cfg: Shape, params: dict, tokens_BL: jax.Array) -> dict[str, jax
     """Activations by the names of `MADE_BY`; those of layers are stacked on a leading N. `logits`
     are those of transformer.logits.
     """
-    model = nnx.merge(transformer.graphdef(cfg), params)
-    graphdef, stacked = nnx.split(model.layers)
-    visible = model.visible(tokens_BL)
+    mask = transformer.mask_spec(cfg, tokens_BL)
     angles_BLK = rope.angles(jnp.arange(tokens_BL.shape[1])[None], cfg.head_dim, cfg.rope_theta)
 
-    def body(x_BLD: jax.Array, layer_state: nnx.State) -> tuple[jax.Array, dict]:
-        layer = nnx.merge(graphdef, layer_state)
-        normed_BLD = rms_norm(x_BLD, layer.attention_norm[...], cfg.norm_eps)
-        found = {
-            "qkv": _projected(normed_BLD, layer.attention.qkv[...]),
-            "attention": layer.attention(normed_BLD, angles_BLK, visible, "xla"),
-        }
-        x_BLD = x_BLD + layer.scaled(found["attention"])
-        normed_BLD = rms_norm(x_BLD, layer.mlp_norm[...], cfg.norm_eps)
-        found |= {"up": _projected(normed_BLD, layer.mlp.up[...]), "mlp": layer.mlp(normed_BLD)}
-        return x_BLD + layer.scaled(found["mlp"]), found
+    def body(x_BLD: jax.Array, weights: dict) -> tuple[jax.Array, dict]:
+        found = {}
+        one = nnx.merge(layer.graphdef(cfg), weights)
+        return one(x_BLD, angles_BLK, mask, record=found.__setitem__), found
 
-    embed_BLD = model.embedded(tokens_BL)
-    stream_BLD, by_layer = jax.lax.scan(body, embed_BLD, stacked)
+    embed_BLD = transformer.embed_tokens(cfg, params, tokens_BL)
+    stream_BLD, by_layer = jax.lax.scan(body, embed_BLD, params["layers"])
     return {
         "embed": embed_BLD,
         **by_layer,
         "stream": stream_BLD,
-        "logits": model.read_out(stream_BLD),
+        "logits": transformer.unembed(cfg, params, stream_BLD),
     }
-
-
-def _projected(x_BLD: jax.Array, weight_Dx: jax.Array) -> jax.Array:
-    return x_BLD @ weight_Dx.astype(x_BLD.dtype).reshape(x_BLD.shape[-1], -1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jax.sharding import Mesh
 
-from stepladder.model.attention.attend import IMPLEMENTATIONS, Asked
+from stepladder.model.attention.attend import IMPLEMENTATIONS, Request
 from stepladder.model.shape import Shape
 
 
@@ -53,7 +53,7 @@ def attention_for(
     Raises:
         ValueError: when the one wanted cannot do it; says why.
     """
-    asked = Asked(
+    request = Request(
         cfg.compute_dtype,
         cfg.head_dim,
         seq_len,
@@ -65,7 +65,7 @@ def attention_for(
     )
     name = kernel if wanted == "auto" else wanted
     found = IMPLEMENTATIONS[name]
-    reason = found.refuses(asked)
+    reason = found.refuses(request)
     if not reason and backend not in found.backends:
         reason = f"{name} runs on {' or '.join(found.backends)}, not {backend}"
     if wanted == "auto":

@@ -13,7 +13,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from stepladder.model.execution import Execution
 from stepladder.model.loss import next_token_loss, token_nll
-from stepladder.model.parallel import collectives, rules
+from stepladder.model.parallel import rules
+from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel, on_devices
 from stepladder.model.shape import Shape
 
 FLAT = 2**22  # numbers; gradients up to this size meet in one collective
@@ -25,14 +26,14 @@ def _accumulated(
     tokens_BT: jax.Array,
     z_loss: jax.Array,
     execution: Execution,
-    shared: collectives.Parallel,
+    parallel: Parallel,
 ) -> tuple[dict, dict]:
     """({loss, z_loss}, gradient) of a device's sequences, a micro-batch after another."""
 
     def gradient(tokens_bT: jax.Array) -> tuple[dict, dict]:
         def loss(params: dict) -> tuple[jax.Array, dict]:
             total, aux = next_token_loss(
-                cfg, params, tokens_bT, z_loss, execution=execution, shared=shared
+                cfg, params, tokens_bT, z_loss, execution=execution, parallel=parallel
             )
             return total, {"loss": aux["loss"], "z_loss": aux["z_loss"]}
 
@@ -78,22 +79,17 @@ def loss_and_gradient(
     """
     z_loss, mesh = jnp.asarray(z_loss, jnp.float32), execution.mesh
     if mesh is None or mesh.size == 1:
-        return _accumulated(cfg, params, tokens_BT, z_loss, execution, collectives.ALONE)
-    places = rules.specs(params)
+        return _accumulated(cfg, params, tokens_BT, z_loss, execution, SINGLE_DEVICE)
+    places, replicated = rules.partitions(params), PartitionSpec()
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
-        shared = collectives.Parallel.on(mesh)
-        parts = _accumulated(cfg, params, tokens_BT, z_loss, execution, shared)
+        parallel = Parallel.on(mesh)
+        parts = _accumulated(cfg, params, tokens_BT, z_loss, execution, parallel)
         return _meet(*parts, places, mesh)
 
-    whole = PartitionSpec()
-    split = collectives.split(
-        local,
-        mesh,
-        (places, rules.spec(rules.ACTIVATIONS["tokens_BT"]), whole),
-        (whole, places),
-    )
-    return split(params, tokens_BT, z_loss)
+    by_batch = rules.partition(rules.TOKENS_BT)
+    mapped = on_devices(local, mesh, (places, by_batch, replicated), (replicated, places))
+    return mapped(params, tokens_BT, z_loss)
 
 
 def window_losses(
@@ -108,13 +104,14 @@ def window_losses(
         return token_nll(cfg, params, tokens_BT, execution=execution).mean(axis=-1)
 
     def local(params: dict, tokens_BT: jax.Array) -> jax.Array:
-        shared = collectives.Parallel.on(mesh)
-        nll_BL = token_nll(cfg, params, tokens_BT, execution=execution, shared=shared)
+        parallel = Parallel.on(mesh)
+        nll_BL = token_nll(cfg, params, tokens_BT, execution=execution, parallel=parallel)
         nll_B = nll_BL.mean(axis=-1)
         return jax.lax.pmean(nll_B, "tensor") if mesh.shape["tensor"] > 1 else nll_B
 
-    batch = rules.spec(("batch",))
-    return collectives.split(local, mesh, (rules.specs(params), batch), batch)(params, tokens_BT)
+    by_batch = rules.partition(("batch",))
+    mapped = on_devices(local, mesh, (rules.partitions(params), by_batch), by_batch)
+    return mapped(params, tokens_BT)
 
 
 def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
@@ -124,7 +121,7 @@ def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]
     sharing = tuple(axis for axis in rules.AXES[1:] if mesh.shape[axis] > 1)
     leaves, tree = jax.tree.flatten((aux, grads))
     cut = [()] * len(aux) + [
-        jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_spec)
+        jax.tree.leaves(tuple(place)) for place in jax.tree.leaves(places, is_leaf=_is_partition)
     ]
     missing = [tuple(axis for axis in sharing if axis not in axes) for axes in cut]
     for axes in dict.fromkeys(missing):
@@ -134,7 +131,7 @@ def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]
     return jax.tree.unflatten(tree, leaves)
 
 
-def _is_spec(value: object) -> bool:
+def _is_partition(value: object) -> bool:
     return isinstance(value, PartitionSpec)
 
 

@@ -3,23 +3,32 @@ rematerialisation.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 from flax import nnx
 
 from stepladder.model import parametrization, rope
-from stepladder.model.attention.attend import Attention, Visible
+from stepladder.model.attention.attend import Attention
+from stepladder.model.attention.mask import MaskSpec
 from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.mlp import MLP
 from stepladder.model.norm import rms_norm
 from stepladder.model.parallel import collectives
+from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel
 from stepladder.model.shape import Shape
+
+Record = Callable[[str, jax.Array], None]  # is given activations by name
+
+
+def no_record(name: str, value: jax.Array) -> None:
+    """Keeps nothing."""
 
 
 def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> bool:
     """Policy: what autodiff asks for is saved, but weights that were gathered from other devices
-    (parallel.whole) are gathered again.
+    (Parallel.gather_weight) are gathered again.
 
     Reshaping costs nothing: were its result saved, it could be that of a weight.
     """
@@ -49,7 +58,7 @@ class Layer(nnx.Module):
     """
 
     def __init__(self, cfg: Shape, init: Init):
-        self.eps, self.branch = cfg.norm_eps, parametrization.residual(cfg)
+        self.eps, self.branch_scale = cfg.norm_eps, parametrization.residual(cfg)
         self.attention_norm = init("attention_norm", (cfg.n_layers, cfg.d_model))
         self.attention = Attention(cfg, init)
         self.mlp_norm = init("mlp_norm", (cfg.n_layers, cfg.d_model))
@@ -59,23 +68,38 @@ class Layer(nnx.Module):
         self,
         x_BLD: jax.Array,
         angles_BLK: rope.Angles,
-        visible: Visible,
-        implementation: str,
-        shared: collectives.Parallel,
+        mask: MaskSpec,
+        implementation: str = "xla",
+        parallel: Parallel = SINGLE_DEVICE,
+        record: Record = no_record,
     ) -> jax.Array:
-        normed_BLD = shared.enter(rms_norm(x_BLD, self.attention_norm[...], self.eps))
-        x_BLD = x_BLD + self.scaled(
-            shared.leave(self.attention(normed_BLD, angles_BLK, visible, implementation))
+        """The residual stream after the layer; `record` is given what flows inside of it."""
+        normed_BLD = rms_norm(x_BLD, self.attention_norm[...], self.eps)
+        branch_BLD = parallel.reduce_scatter_sequence(
+            self.attention(
+                parallel.all_gather_sequence(normed_BLD), angles_BLK, mask, implementation, record
+            )
         )
-        return x_BLD + self.scaled(
-            shared.leave(self.mlp(shared.enter(rms_norm(x_BLD, self.mlp_norm[...], self.eps))))
+        record("attention", branch_BLD)
+        x_BLD = x_BLD + self.scaled(branch_BLD)
+        normed_BLD = rms_norm(x_BLD, self.mlp_norm[...], self.eps)
+        branch_BLD = parallel.reduce_scatter_sequence(
+            self.mlp(parallel.all_gather_sequence(normed_BLD), record)
         )
+        record("mlp", branch_BLD)
+        return x_BLD + self.scaled(branch_BLD)
 
     def scaled(self, branch_BLD: jax.Array) -> jax.Array:
         """What a branch adds to the residual stream: its output times the parametrisation's
         multiplier.
         """
-        return branch_BLD if self.branch == 1 else self.branch * branch_BLD
+        return branch_BLD if self.branch_scale == 1 else self.branch_scale * branch_BLD
+
+
+@lru_cache(maxsize=64)
+def graphdef(cfg: Shape) -> nnx.GraphDef:
+    """The static half of `Layer`; nothing is computed."""
+    return nnx.graphdef(nnx.eval_shape(lambda: Layer(cfg, Init(cfg, jax.random.key(0)))))
 
 
 def _scan(body: Callable, x_BLD: jax.Array, stacked: dict) -> jax.Array:
@@ -98,15 +122,22 @@ RUNNERS = {"scan": _scan, "unroll": _unroll}
 
 
 def run(
-    layers: Layer, x_BLD: jax.Array, *args, execution: Execution, shared: collectives.Parallel
+    cfg: Shape,
+    stacked: dict,
+    x_BLD: jax.Array,
+    angles_BLK: rope.Angles,
+    mask: MaskSpec,
+    *,
+    execution: Execution,
+    parallel: Parallel,
 ) -> jax.Array:
-    """The residual stream after all layers; `args` are those of `Layer` after the stream."""
-    graphdef, stacked = nnx.split(layers)
+    """The residual stream after all layers, whose parameters `stacked` have a leading N."""
 
-    def body(x_BLD: jax.Array, layer: nnx.State) -> jax.Array:
-        return nnx.merge(graphdef, shared.layer(layer, x_BLD.dtype))(x_BLD, *args, shared)
+    def body(x_BLD: jax.Array, weights: dict) -> jax.Array:
+        layer = nnx.merge(graphdef(cfg), parallel.gather_layer(weights, x_BLD.dtype))
+        return layer(x_BLD, angles_BLK, mask, execution.attention, parallel)
 
-    if execution.remat != "none" or shared.fsdp > 1:
+    if execution.remat != "none" or parallel.fsdp > 1:
         policy, prevent_cse = REMAT[execution.remat], execution.layers != "scan"
         body = jax.checkpoint(body, policy=policy, prevent_cse=prevent_cse)
     return RUNNERS[execution.layers](body, x_BLD, stacked)

@@ -38,10 +38,12 @@ class MLP(nnx.Module):
         self.up = init("mlp.up", (N, D, ACTIVATIONS[cfg.activation].inputs, F), fan_in=D)
         self.down = init("mlp.down", (N, F, D), fan_in=F)
 
-    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+    def __call__(self, x_BLD: jax.Array, record: Callable[[str, jax.Array], None]) -> jax.Array:
+        """Output of the branch; `record` is given the inputs of the activation as "up"."""
         (B, L, D), dtype = x_BLD.shape, x_BLD.dtype
         inputs, function = ACTIVATIONS[self.activation]
         up_DXF = self.up[...].astype(dtype)
         up_YXF = (x_BLD.reshape(B * L, D) @ up_DXF.reshape(D, -1)).reshape(B * L, inputs, -1)
+        record("up", up_YXF)
         hidden_YF = function(*(up_YXF[:, i] for i in range(inputs)))
         return (hidden_YF @ self.down[...].astype(dtype)).reshape(B, L, D)

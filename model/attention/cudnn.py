@@ -8,22 +8,22 @@ takes no window beside a bias, so a window then goes into the bias too.
 
 import jax
 
-from stepladder.model.attention.mask import Limits, visible
+from stepladder.model.attention.mask import MaskSpec, mask_of
 
 
 def attend(
-    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: MaskSpec, scale: float
 ) -> jax.Array:
     """As `attention.attend`."""
-    biased = limits.documents_BL is not None or limits.mask_BLM is not None
-    mask_BLM = visible(q_BLHK.shape[1], k_BMGK.shape[1], limits) if biased else None
+    biased = mask.documents_BL is not None or mask.mask_BLM is not None
+    mask_BLM = mask_of(q_BLHK.shape[1], k_BMGK.shape[1], mask) if biased else None
     return jax.nn.dot_product_attention(
         q_BLHK,
         k_BMGK,
         v_BMGK,
         mask=None if mask_BLM is None else mask_BLM[:, None],
         scale=scale,
-        is_causal=limits.causal,
-        local_window_size=(limits.window - 1, 0) if limits.window and not biased else None,
+        is_causal=mask.causal,
+        local_window_size=(mask.window - 1, 0) if mask.window and not biased else None,
         implementation="cudnn",
     )

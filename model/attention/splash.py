@@ -17,7 +17,7 @@ import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-from stepladder.model.attention.mask import Limits
+from stepladder.model.attention.mask import MaskSpec
 
 LANES = 128
 BLOCKS = (512, 256, 128)  # multiples of LANES
@@ -45,17 +45,17 @@ def block_sizes(L: int, M: int, K: int, window: int) -> kernels.BlockSizes:
     )
 
 
-def _mask(L: int, M: int, limits: Limits) -> masks.Mask:
-    if limits.window:
-        return masks.LocalMask((L, M), (limits.window - 1, 0), offset=0)
-    return masks.CausalMask((L, M)) if limits.causal else masks.FullMask((L, M))
+def _mask(L: int, M: int, mask: MaskSpec) -> masks.Mask:
+    if mask.window:
+        return masks.LocalMask((L, M), (mask.window - 1, 0), offset=0)
+    return masks.CausalMask((L, M)) if mask.causal else masks.FullMask((L, M))
 
 
 def attend(
     q_BLHK: jax.Array,
     k_BMGK: jax.Array,
     v_BMGK: jax.Array,
-    limits: Limits,
+    mask: MaskSpec,
     scale: float,
     interpret: bool = False,
 ) -> jax.Array:
@@ -67,8 +67,8 @@ def attend(
     # A kernel object holds arrays made in this trace, so it is made anew in each; jax caches what
     # it worked out of the mask.
     kernel = kernels.make_splash_mha_single_device(
-        masks.MultiHeadMask([_mask(L, M, limits)] * H),
-        block_sizes=block_sizes(L, M, K, limits.window),
+        masks.MultiHeadMask([_mask(L, M, mask)] * H),
+        block_sizes=block_sizes(L, M, K, mask.window),
         interpret=interpret,
     )
 
@@ -76,8 +76,8 @@ def attend(
         return x_BLHK.swapaxes(1, 2)
 
     arrays = heads_first(q_BLHK * scale), heads_first(k_BMGK), heads_first(v_BMGK)
-    if limits.documents_BL is None:
+    if mask.documents_BL is None:
         return heads_first(jax.vmap(kernel)(*arrays))
     return heads_first(
-        jax.vmap(kernel)(*arrays, kernels.SegmentIds(limits.documents_BL, limits.documents_BL))
+        jax.vmap(kernel)(*arrays, kernels.SegmentIds(mask.documents_BL, mask.documents_BL))
     )

@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.attention.mask import Limits, visible
+from stepladder.model.attention.mask import MaskSpec, mask_of
 
 _MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax instead of NaN
 
 
 def attend(
-    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, limits: Limits, scale: float
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: MaskSpec, scale: float
 ) -> jax.Array:
     """As `attention.attend`, written for XLA's CPU backend, where a pass over the scores costs as
     much as the matmul that made them.
@@ -22,7 +22,7 @@ def attend(
     # sums of products, whatever the compute dtype
     wide = jnp.promote_types(q_BLHK.dtype, jnp.float32)
     M, G = k_BMGK.shape[1:3]
-    mask_BLM = visible(L, M, limits)
+    mask_BLM = mask_of(L, M, mask)
     q_BGXK = (
         (q_BLHK * scale).reshape(B, L, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, -1, K)
     )  # X = R * L

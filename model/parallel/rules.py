@@ -12,7 +12,6 @@ AXES = ("run", "data", "fsdp", "tensor")
 RULES: Mapping[str, str | tuple[str, ...]] = {
     "run": "run",  # members of a pack
     "batch": ("data", "fsdp"),
-    "length": "tensor",  # positions of the residual stream
     "heads": "tensor",  # key/value heads with their query heads
     "mlp": "tensor",
     "embed": "fsdp",  # the side of a layer's matrices that meets the residual stream
@@ -20,7 +19,7 @@ RULES: Mapping[str, str | tuple[str, ...]] = {
     "table": ("fsdp", "tensor"),
 }
 
-# Parameter (by its path below `layers`) and activation -> logical axes.
+# Parameter, by its path below `layers` -> logical axes.
 PARAMETERS: Mapping[str, tuple[str | None, ...]] = {
     "embed": (None, "table"),
     "attention_norm": (None, None),
@@ -34,12 +33,7 @@ PARAMETERS: Mapping[str, tuple[str | None, ...]] = {
     "final_norm": (None,),
     "unembed": ("table", None),
 }
-ACTIVATIONS: Mapping[str, tuple[str | None, ...]] = {
-    "tokens_BT": ("batch", None),
-    "x_BLD": ("batch", "length", None),  # between blocks, and what the logits are made of
-    "heads_BLHK": ("batch", None, "heads", None),
-    "hidden_BLF": ("batch", None, "mlp"),
-}
+TOKENS_BT = ("batch", None)  # logical axes of a batch
 
 
 def name_of(path: tuple) -> str:
@@ -53,18 +47,18 @@ def name_of(path: tuple) -> str:
     )
 
 
-def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+def partition(axes: tuple[str | None, ...]) -> PartitionSpec:
     """The partition of an array with these logical axes."""
     return PartitionSpec(*(RULES.get(axis) if axis else None for axis in axes))
 
 
-def spec_of(path: tuple, leaf: Any = None) -> PartitionSpec:
+def partition_of(path: tuple, leaf: Any = None) -> PartitionSpec:
     """The partition of a leaf of a state or of parameters, by its path: that of the parameter it
     belongs to, else whole.
     """
-    return spec(PARAMETERS.get(name_of(path), ()))
+    return partition(PARAMETERS.get(name_of(path), ()))
 
 
-def specs(tree: Any) -> Any:
-    """`spec_of` every leaf: of parameters, of an optimizer's state, of a whole training state."""
-    return jax.tree_util.tree_map_with_path(spec_of, tree)
+def partitions(tree: Any) -> Any:
+    """`partition_of` every leaf: of parameters, of an optimizer's state, of a training state."""
+    return jax.tree_util.tree_map_with_path(partition_of, tree)

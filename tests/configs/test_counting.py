@@ -11,6 +11,7 @@ import pytest
 from stepladder.configs.core.counting import count
 from stepladder.configs.core.sizes import shape
 from stepladder.model import transformer
+from stepladder.model.execution import Execution
 from tests.support.model_shapes import SHAPES
 
 WIDE = {
@@ -32,7 +33,7 @@ def size(tree) -> int:
     ],
 )
 def test_parameters_match_the_tree(cfg):
-    tree = jax.eval_shape(lambda: transformer.create(cfg, jax.random.key(0))[1])
+    tree = jax.eval_shape(lambda: transformer.init(cfg, jax.random.key(0)))
     counts = count(cfg, 64)
     attention = tree["layers"]["attention"]
     assert counts.params == {
@@ -59,9 +60,10 @@ def test_flops_match_xla(name):
     loop's body once.
     """
     cfg, B, L = WIDE[name], 2, 64
-    params = jax.eval_shape(lambda: transformer.create(cfg, jax.random.key(0))[1])
+    params = jax.eval_shape(lambda: transformer.init(cfg, jax.random.key(0)))
     tokens = jax.ShapeDtypeStruct((B, L), jnp.int32)
-    lowered = jax.jit(lambda p, t: transformer.logits(cfg, p, t, layers="unroll")).lower(
+    unrolled = Execution(layers="unroll")
+    lowered = jax.jit(lambda p, t: transformer.logits(cfg, p, t, execution=unrolled)).lower(
         params, tokens
     )
     analysis = lowered.cost_analysis()

@@ -13,8 +13,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from stepladder.model import execution, transformer
-from stepladder.model.attention import mask
 from stepladder.model.attention.attend import attend
+from stepladder.model.attention.mask import MaskSpec, document_numbers
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.hardware import topology
@@ -75,17 +75,15 @@ def arrays(L, M, H, G, K, B=2, documents=False):
     )
 
 
-def expected(q, k, v, slope, documents_BL, *, scale=None, mask_BLM=None, **how):
+def expected(q, k, v, slope, documents_BL, *, scale=None, mask_BLM=None, **limits):
     """(output, gradients of q, k and v) of all sequences and heads."""
     (B, L, H, K), (M, G) = q.shape, k.shape[1:3]
     found = [np.zeros(x.shape) for x in (q, q, k, v)]
     for b, h in itertools.product(range(B), range(H)):
         g = h // (H // G)
-        limits = (
-            (None if documents_BL is None else documents_BL[b]),
-            (None if mask_BLM is None else mask_BLM[b]),
-        )
-        mask_LM = seen(L, M, **how, documents_L=limits[0], mask_LM=limits[1])
+        documents_L = None if documents_BL is None else documents_BL[b]
+        mask_LM = None if mask_BLM is None else mask_BLM[b]
+        mask_LM = seen(L, M, **limits, documents_L=documents_L, mask_LM=mask_LM)
         heads = (np.float64(x[b, :, i]) for x, i in ((q, h), (k, g), (v, g), (slope, h)))
         q_LK, k_MK, v_MK, slope_LK = heads
         out = reference(q_LK, k_MK, v_MK, mask_LM, K**-0.5 if scale is None else scale, slope_LK)
@@ -94,16 +92,18 @@ def expected(q, k, v, slope, documents_BL, *, scale=None, mask_BLM=None, **how):
     return found
 
 
-def computed(q, k, v, slope, documents_BL, **how):
+def computed(q, k, v, slope, documents_BL, *, implementation="xla", scale=None, **limits):
+    mask = MaskSpec(**limits, documents_BL=documents_BL)
+
     def loss(q, k, v):
-        out = attend(q, k, v, documents_BL=documents_BL, **how)
+        out = attend(q, k, v, mask, implementation=implementation, scale=scale)
         return (out * slope).astype(jnp.float32).sum(), out
 
     grads, out = jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(q, k, v)
     return out, *grads
 
 
-def compare(case, L, K, tolerance, dtype="float32", **how):
+def compare(case, L, K, tolerance, dtype="float32", *, implementation):
     H, G, asked = CASES[case]
     given = arrays(L, L, H, G, K, documents=asked.get("documents", False))
     asked = {k: v for k, v in asked.items() if k != "documents"}
@@ -111,7 +111,7 @@ def compare(case, L, K, tolerance, dtype="float32", **how):
     got = computed(
         *(x if x is None or x.dtype == np.int32 else jnp.asarray(x, dtype) for x in given),
         **asked,
-        **how,
+        implementation=implementation,
     )
     for name, x, y in zip(("out", "q", "k", "v"), got, want):
         error = np.abs(np.asarray(x, np.float64) - y).max() / max(1, np.abs(y).max())
@@ -187,8 +187,7 @@ def test_splash_in_layers_on_devices_in_packs():
                         x * w_K,
                         x,
                         x,
-                        window=70,
-                        documents_BL=documents_BL,
+                        MaskSpec(window=70, documents_BL=documents_BL),
                         implementation=implementation,
                     ), None
 
@@ -231,7 +230,7 @@ def test_a_model_trains_with_splash_as_with_the_reference():
 
 def test_documents_end_with_their_token():
     tokens = np.array([[5, 9, 9, 4, 9], [9, 1, 2, 3, 4]])
-    np.testing.assert_array_equal(mask.documents(tokens, 9), [[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]])
+    np.testing.assert_array_equal(document_numbers(tokens, 9), [[0, 0, 1, 2, 2], [0, 1, 1, 1, 1]])
 
 
 def test_a_packed_document_equals_the_same_document_alone():
@@ -264,7 +263,7 @@ def test_a_window_forgets():
 
 
 @pytest.mark.parametrize(
-    ("implementation", "shape", "how", "said"),
+    ("implementation", "shape", "limits", "said"),
     [
         ("xla", (8, 8), {"window": 3, "causal": False}, "window=3"),
         ("xla", (8, 8), {"window": -1}, "window=-1"),
@@ -274,10 +273,10 @@ def test_a_window_forgets():
         ("cudnn", (128, 128), {}, "bfloat16 or float16, not float32"),
     ],
 )
-def test_what_cannot_be_done_is_refused(implementation, shape, how, said):
+def test_what_cannot_be_done_is_refused(implementation, shape, limits, said):
     q, k = (np.zeros((1, n, 2, 8), np.float32) for n in shape)
     with pytest.raises(ValueError, match=said):
-        attend(q, k, k, implementation=implementation, **how)
+        attend(q, k, k, MaskSpec(**limits), implementation=implementation)
 
 
 def test_who_is_chosen_where():
@@ -350,13 +349,14 @@ def test_cudnn_is_called(case, mapped, monkeypatch):
     )
     asked = {k: v for k, v in asked.items() if k != "documents"}
 
+    scale = asked.pop("scale", None)
+    mask = MaskSpec(**asked, documents_BL=documents_BL)
+
     def gradient(q, k, v, slope):
-        return jax.grad(
-            lambda *qkv: (
-                attend(*qkv, documents_BL=documents_BL, implementation="cudnn", **asked) * slope
-            ).sum(),
-            (0, 1, 2),
-        )(q, k, v)
+        def loss(*qkv):
+            return (attend(*qkv, mask, implementation="cudnn", scale=scale) * slope).sum()
+
+        return jax.grad(loss, (0, 1, 2))(q, k, v)
 
     given = [jnp.asarray(np.stack([x, x]) if mapped else x, "bfloat16") for x in (q, k, v, slope)]
     text = (
@@ -390,14 +390,8 @@ def test_splash_compiles_for_a_tpu(head_dim, seq_len, limits):
     def local(q, k, v, documents_BL):
         def loss(q, k, v):
             documents = documents_BL if "documents" in limits else None
-            out = attend(
-                q,
-                k,
-                v,
-                window=limits.get("window", 0),
-                documents_BL=documents,
-                implementation="splash",
-            )
+            mask = MaskSpec(window=limits.get("window", 0), documents_BL=documents)
+            out = attend(q, k, v, mask, implementation="splash")
             return jnp.square(out.astype(jnp.float32)).sum()
 
         value, grads = jax.value_and_grad(loss, argnums=(0, 1, 2))(q, k, v)

@@ -1,5 +1,5 @@
 """Execution changes speed and memory, never the result: scan, unroll, remat, micro-batches,
-devices; and bfloat16, jit and vmap of `create`.
+devices; and bfloat16, jit and vmap of `init`.
 """
 
 import dataclasses
@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import AxisType
 
 from stepladder.model import execution, layer, transformer
@@ -127,28 +126,21 @@ def test_a_micro_batch_is_within_the_cache():
     assert execution.micro_batch_within(wide, 16, 128, 0) == 0  # all
 
 
-def test_create_is_traceable_in_the_key():
+def test_init_is_traceable_in_the_key():
     traces = []
 
     @jit
     def make(key):
         traces.append(1)
-        return transformer.create(CFG, key)[1]
+        return transformer.init(CFG, key)
 
     keys = jax.random.split(jax.random.key(3), 2)
     each = [make(key) for key in keys]
-    packed = jit(jax.vmap(lambda key: transformer.create(CFG, key)[1]))(keys)
+    packed = jit(jax.vmap(lambda key: transformer.init(CFG, key)))(keys)
     assert len(traces) == 1
     for i, one in enumerate(each):
         assert_close(jax.tree.map(lambda p, i=i: p[i], packed), one, 1e-6)
     assert not np.allclose(each[0]["embed"], each[1]["embed"])
-
-
-def test_module_and_functions_are_one_model():
-    module = nnx.merge(transformer.graphdef(CFG), PARAMS)
-    np.testing.assert_array_equal(
-        jit(module)(TOKENS), jit(lambda p: transformer.logits(CFG, p, TOKENS))(PARAMS)
-    )
 
 
 def test_initial_scales():

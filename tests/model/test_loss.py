@@ -1,4 +1,4 @@
-"""Cross-entropy, z-loss and soft-cap against NumPy float64; in chunks as in one piece; the first
+"""Cross-entropy, z-loss and soft-cap against NumPy float64; in pieces as in one; the first
 loss; a tiny batch learned by heart.
 """
 
@@ -13,8 +13,9 @@ import pytest
 from scipy.special import logsumexp
 
 from stepladder.model import transformer
+from stepladder.model.cross_entropy import cross_entropy
 from stepladder.model.execution import Execution
-from stepladder.model.loss import chunks, cross_entropy, next_token_loss, token_nll
+from stepladder.model.loss import next_token_loss, piece_count, token_nll
 from tests.support.model_shapes import PLAIN, SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
@@ -129,14 +130,14 @@ CHUNKED = {
 
 @pytest.mark.parametrize("name", CHUNKED)
 @pytest.mark.parametrize("pieces", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_in_chunks_as_in_one_piece(name, pieces):
+def test_in_pieces_as_in_one(name, pieces):
     """Values, metrics and gradients, also of the weight of the z-loss; and evaluation, whose
     gradient is another path.
     """
     cfg, B, L = CHUNKED[name], 3, 8
     params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (B, L + 1))
     floats = B * L * cfg.vocab_size // pieces
-    assert chunks(B, L, cfg.vocab_size, floats) == pieces
+    assert piece_count(B, L, cfg.vocab_size, floats) == pieces
 
     def train(floats):
         return jit(
@@ -176,7 +177,7 @@ def test_in_chunks_as_in_one_piece(name, pieces):
     )
 
 
-def test_chunks_in_float64():
+def test_pieces_in_float64():
     with jax.enable_x64(True):
         cfg = dataclasses.replace(SHAPES["all"], compute_dtype="float64")
         params, tokens = (
@@ -201,7 +202,7 @@ def test_chunks_in_float64():
 
 
 @pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_bfloat16_chunks_sum_in_float32(tied):
+def test_bfloat16_pieces_sum_in_float32(tied):
     """Sixteen pieces are as near to float32 as one: their gradients of the unembedding do not meet
     in bfloat16.
     """
@@ -248,14 +249,14 @@ def test_all_logits_are_never_held(dtype):
             lambda p: token_nll(cfg, p, tokens, execution=Execution(loss_floats=floats)).mean()
         )(p)
 
-    for chunked, one_piece in zip(programs(whole // 4), programs(0)):
-        assert max(wide_sizes(chunked, params)) < whole and whole // 4 in wide_sizes(
-            chunked, params
+    for in_pieces, one_piece in zip(programs(whole // 4), programs(0)):
+        assert max(wide_sizes(in_pieces, params)) < whole and whole // 4 in wide_sizes(
+            in_pieces, params
         )
         assert whole in wide_sizes(one_piece, params)
 
 
-def test_chunks_of_a_pack_are_those_of_its_members():
+def test_pieces_of_a_pack_are_those_of_its_members():
     cfg = SHAPES["all"]
     tokens = RNG.integers(0, cfg.vocab_size, (2, 3, 9))
     params = [create(cfg, seed) for seed in (0, 1)]
@@ -272,7 +273,7 @@ def test_chunks_of_a_pack_are_those_of_its_members():
 
 
 def test_chunk_rule():
-    assert chunks(8, 2048, 50_000, 0) == 1
-    assert chunks(8, 2048, 50_000, 2**27) == 8  # 6.1 rounded up to a divisor
-    assert chunks(8, 2048, 257, 2**27) == 1
-    assert chunks(8, 7, 50_000, 10) == 7  # never less than a token
+    assert piece_count(8, 2048, 50_000, 0) == 1
+    assert piece_count(8, 2048, 50_000, 2**27) == 8  # 6.1 rounded up to a divisor
+    assert piece_count(8, 2048, 257, 2**27) == 1
+    assert piece_count(8, 7, 50_000, 10) == 7  # never less than a token

@@ -100,7 +100,7 @@ def test_documents_and_positions_match_numpy():
     tokens_BL, documents = RNG.integers(0, cfg.vocab_size, (1, 7)), np.array([0, 0, 0, 1, 1, 1, 1])
     positions = np.array([[0, 1, 2, 0, 1, 2, 3]])
     mask_BLM = (documents[:, None] == documents)[None]
-    got = np.asarray(logits(cfg, params, tokens_BL, positions=positions, mask=mask_BLM))
+    got = np.asarray(logits(cfg, params, tokens_BL, positions_BL=positions, mask_BLM=mask_BLM))
     double = jax.tree.map(lambda p: p.astype(np.float64), params)
     want = reference_logits(
         cfg,

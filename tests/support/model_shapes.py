@@ -45,4 +45,4 @@ SHAPES = {
 
 # These programs run once on tiny arrays: LLVM's optimisation would be most of a test's time.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-create = jit(lambda cfg, seed=0: transformer.create(cfg, jax.random.key(seed))[1], static_argnums=0)
+create = jit(lambda cfg, seed=0: transformer.init(cfg, jax.random.key(seed)), static_argnums=0)

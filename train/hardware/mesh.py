@@ -306,5 +306,6 @@ def by_batch(mesh: Mesh, batch_axis: int = 0) -> NamedSharding:
 def by_state(mesh: Mesh, state: dict, *leading: str) -> dict:
     """The sharding of every leaf of a training state that has `leading` mesh axes in front."""
     return jax.tree.map(
-        lambda spec: NamedSharding(mesh, PartitionSpec(*leading, *spec)), rules.specs(state)
+        lambda partition: NamedSharding(mesh, PartitionSpec(*leading, *partition)),
+        rules.partitions(state),
     )

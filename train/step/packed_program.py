@@ -167,7 +167,7 @@ class Packed:
 
         stacked, one = self._specs
         return jax.jit(
-            collectives.split(local, self.mesh, (stacked, one, REPLICATED), stacked),
+            collectives.on_devices(local, self.mesh, (stacked, one, REPLICATED), stacked),
             donate_argnums=0,
         )
 
@@ -186,7 +186,7 @@ class Packed:
             )
 
         stacked, one = self._specs
-        return jax.jit(collectives.split(local, self.mesh, (stacked, REPLICATED), one))
+        return jax.jit(collectives.on_devices(local, self.mesh, (stacked, REPLICATED), one))
 
     @property
     def _specs(self) -> tuple[dict, dict]:

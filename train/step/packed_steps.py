@@ -43,8 +43,8 @@ def map_steps(
         members = state_k, hyper_k, count_k, stream_k
         return jax.lax.map(lambda member: one(*member, tokens_USBT), members)
 
-    on_devices = collectives.split(local, mesh, (RUN, RUN, RUN, RUN, REPLICATED), (RUN, RUN))
-    return on_devices(state_K, hyper_K, count_K, stream_K, tokens_USBT)
+    mapped = collectives.on_devices(local, mesh, (RUN, RUN, RUN, RUN, REPLICATED), (RUN, RUN))
+    return mapped(state_K, hyper_K, count_K, stream_K, tokens_USBT)
 
 
 def vmap_steps(

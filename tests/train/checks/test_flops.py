@@ -13,6 +13,7 @@ from stepladder.configs.core import counting, sizes
 from stepladder.model import transformer
 from stepladder.model.attention import splash
 from stepladder.model.attention.attend import attend
+from stepladder.model.attention.mask import MaskSpec
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
 from stepladder.train.checks import flops
@@ -122,7 +123,9 @@ def attention_gradient(implementation: str, L: int, H: int, K: int, window: int)
 
     def loss(q, k, v):
         return (
-            attend(q, k, v, window=window, implementation=implementation).astype(jnp.float32).sum()
+            attend(q, k, v, MaskSpec(window=window), implementation=implementation)
+            .astype(jnp.float32)
+            .sum()
         )
 
     return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(x_BLHK, x_BLHK, x_BLHK)

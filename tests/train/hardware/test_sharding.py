@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stepladder.configs import base
 from stepladder.configs.core.build import rung
@@ -91,14 +91,14 @@ def described(tree: dict, shapes: dict) -> dict[str, str]:
 
 
 def test_golden_shardings():
-    """Every leaf of the state and every activation on every mesh; STEPLADDER_GOLDEN=write after a
+    """Every leaf of the state and the batch on every mesh; STEPLADDER_GOLDEN=write after a
     change that was meant.
     """
     found = {}
     for text in MESHES:
         program = Program(SPEC, machine(text))
         places = described(program.by_state, program.shapes)
-        places |= {name: str(rules.spec(axes)) for name, axes in rules.ACTIVATIONS.items()}
+        places["tokens_BT"] = str(rules.partition(rules.TOKENS_BT))
         found[text] = places
     for text in PACKED:
         pack = packed_program.Packed(Program(SPEC, machine(text)), 8, 1)
@@ -121,10 +121,7 @@ def test_every_parameter_has_a_rule():
     for name, leaf in named.items():
         assert len(rules.PARAMETERS[name]) == leaf.ndim
     known = {
-        axis
-        for axes in (*rules.PARAMETERS.values(), *rules.ACTIVATIONS.values())
-        for axis in axes
-        if axis
+        axis for axes in (*rules.PARAMETERS.values(), rules.TOKENS_BT) for axis in axes if axis
     }
     assert known | {"run"} == set(rules.RULES)
 
@@ -270,15 +267,16 @@ def test_scattering_ring_by_ring_is_scattering_at_once(rings, shape, dim):
     """What a TPU's torus asks for; a device of rank i holds piece i either way."""
     mesh = mesh_of_run(machine("fsdp=8"), SPEC)
     parts = np.random.default_rng(1).normal(size=(8, *shape)).astype(np.float32)
-    cut = collectives.Cut(dim, ("fsdp",), rings)
-    spec = rules.spec(("embed",))
+    shard = collectives.Shard(dim, ("fsdp",), rings)
+    partition = rules.partition(("embed",))
 
     def local(part):
-        return collectives._scatter(part[0], cut)
+        return collectives.scatter(part[0], shard)
 
-    got = jax.jit(
-        collectives.split(local, mesh, spec, jax.sharding.PartitionSpec(*(None,) * dim, "fsdp"))
-    )(jax.device_put(parts, NamedSharding(mesh, spec)))
+    scattered = PartitionSpec(*(None,) * dim, "fsdp")
+    got = jax.jit(collectives.on_devices(local, mesh, partition, scattered))(
+        jax.device_put(parts, NamedSharding(mesh, partition))
+    )
     np.testing.assert_allclose(got, parts.sum(axis=0), rtol=1e-5, atol=1e-6)
 
 
@@ -341,26 +339,27 @@ def test_bfloat16_gathers_in_bfloat16_and_sums_in_float32():
 
 
 @pytest.mark.parametrize("text", ["data=2,fsdp=2,tensor=2", "data=4,tensor=2"])
-def test_activations_lie_as_the_table_says(text, monkeypatch):
-    """What a device holds inside of the step: the residual stream where a block is entered, heads
-    in attention, hidden units in the MLP.
+def test_activations_are_shared_by_the_devices(text, monkeypatch):
+    """What a device holds inside of the step: its part of the sequence where a block is entered,
+    heads in attention, hidden units in the MLP.
     """
     seen = {}
-    attend, swiglu, enter = attention.attend, mlp.ACTIVATIONS["swiglu"], collectives.Parallel.enter
+    attend, swiglu = attention.attend, mlp.ACTIVATIONS["swiglu"]
+    enter = collectives.Parallel.all_gather_sequence
 
     def entered(self, x_BLD):
         seen["x_BLD"] = x_BLD.shape
         return enter(self, x_BLD)
 
-    def attended(q_BLHK, *more, **how):
+    def attended(q_BLHK, *args, **options):
         seen["heads_BLHK"] = q_BLHK.shape
-        return attend(q_BLHK, *more, **how)
+        return attend(q_BLHK, *args, **options)
 
     def hidden(gate_YF, up_YF):
         seen["hidden_BLF"] = gate_YF.shape
         return swiglu.function(gate_YF, up_YF)
 
-    monkeypatch.setattr(collectives.Parallel, "enter", entered)
+    monkeypatch.setattr(collectives.Parallel, "all_gather_sequence", entered)
     monkeypatch.setattr(attention, "attend", attended)
     monkeypatch.setitem(mlp.ACTIVATIONS, "swiglu", swiglu._replace(function=hidden))
     mesh, params = mesh_of_run(machine(text), SPEC), Program(SPEC, machine(text)).shapes["params"]
@@ -369,12 +368,13 @@ def test_activations_lie_as_the_table_says(text, monkeypatch):
         params,
     )
     B, L, D, H, K, F = 8, 16, MODEL.d_model, MODEL.n_heads, MODEL.head_dim, MODEL.d_ff
-    for name, shape in {
-        "x_BLD": (B, L, D),
-        "heads_BLHK": (B, L, H, K),
-        "hidden_BLF": (B, L, F),
-    }.items():
-        held = NamedSharding(mesh, rules.spec(rules.ACTIVATIONS[name])).shard_shape(shape)
+    rows = ("data", "fsdp")
+    for name, shape, partition in (
+        ("x_BLD", (B, L, D), PartitionSpec(rows, "tensor", None)),
+        ("heads_BLHK", (B, L, H, K), PartitionSpec(rows, None, "tensor", None)),
+        ("hidden_BLF", (B, L, F), PartitionSpec(rows, None, "tensor")),
+    ):
+        held = NamedSharding(mesh, partition).shard_shape(shape)
         assert seen[name] == ((held[0] * held[1], held[2]) if name == "hidden_BLF" else held), name
 
 
