@@ -28,7 +28,7 @@ from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step import packed_steps, step
 from stepladder.train.step.program import Program
 from stepladder.train.step.programs import Programs
-from tests.support import tiny
+from tests.support import records, tiny
 
 # the mesh on which a run alone and a mapped member are one program
 ONE = Machine(devices=1, tensorboard=False, pack_mode="map")
@@ -72,13 +72,7 @@ def alone(rung8, tmp_path_factory):
 
 
 def rows(workdir, spec):
-    parts = sorted((workdir / record.RUNS / spec.run_id / record.METRICS).glob("*.jsonl"))
-    return [
-        r
-        for part in parts
-        for r in map(json.loads, part.read_text().splitlines())
-        if r["kind"] != record.TIMING
-    ]
+    return records.rows(workdir / record.RUNS / spec.run_id)
 
 
 def final_state(workdir, spec):
