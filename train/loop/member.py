@@ -62,7 +62,7 @@ class Member:
     evaluator: Evaluator
     checkpoints: Checkpoints
     throughput: Throughput
-    time: Share  # of the pack's
+    share: Share  # of the pack's time
     meta: dict = field(default_factory=dict)  # what a checkpoint says beside the state
     step: int = 0  # finished steps, those of a dispatch under way included
     committed: int = 0  # last step that a checkpoint covers
@@ -80,7 +80,7 @@ class Member:
         program: Program,
         evaluator: Evaluator,
         mesh: Mesh,
-        time: Share,
+        share: Share,
     ) -> "Member":
         """Write spec and lineage, open the checkpoints; `mesh` is what it trains on, its pack's.
 
@@ -96,7 +96,7 @@ class Member:
             "tokenizer": store.manifest["tokenizer"]["hash"],
         }
         return cls(
-            slot, spec, record, store, program, evaluator, checkpoints, throughput, time, meta
+            slot, spec, record, store, program, evaluator, checkpoints, throughput, share, meta
         )
 
     @property
@@ -178,7 +178,7 @@ class Member:
         """Add the rows of kind timing, all of the time since the last save: the window's, and one
         for each phase.
         """
-        seconds_of = self.time.since_last()
+        seconds_of = self.share.since_last()
         window = {
             **self.throughput.end_window(self.steps_since),
             "wait": seconds_of.pop(WAIT),

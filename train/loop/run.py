@@ -21,7 +21,7 @@ from stepladder.train.loop.start import check_reset, needs_init, start
 from stepladder.train.processes import group
 from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.clock import WAIT, Clock
-from stepladder.train.record.mirrors import mirrors
+from stepladder.train.record.mirrors.mirrors import MIRRORS
 from stepladder.train.record.record import Record
 from stepladder.train.step.evaluator import evaluators
 from stepladder.train.step.executable import Executable, Fetched
@@ -121,7 +121,8 @@ def _open_records(
     specs: Sequence[RunSpec], workdir: Path, machine: Machine
 ) -> tuple[dict[str, str], list[Record]]:
     """(run id -> state, the records of those that are not in a terminal one)."""
-    records = [Record(workdir, spec, mirrors.chosen(machine)) for spec in specs]
+    mirrors = [name for name in MIRRORS if getattr(machine, name)]
+    records = [Record(workdir, spec, mirrors) for spec in specs]
     states = group.broadcast_from_zero(
         lambda: {record.spec.run_id: record.status["state"] for record in records}
     )

@@ -1,6 +1,6 @@
 """`stepladder status`: one line a run, progress, time left, failures with their reasons.
 
-Reads records only, never jax's devices.
+Reads records only, never jax.
 """
 
 import time

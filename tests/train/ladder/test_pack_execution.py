@@ -44,13 +44,7 @@ def alone(rung8, tmp_path_factory):
 
 
 def rows(workdir, spec):
-    parts = sorted((workdir / record.RUNS / spec.run_id / record.METRICS).glob("*.jsonl"))
-    return [
-        r
-        for part in parts
-        for r in map(json.loads, part.read_text().splitlines())
-        if r["kind"] != record.TIMING
-    ]
+    return records.rows(workdir / record.RUNS / spec.run_id)
 
 
 def final_state(workdir, spec):

@@ -110,16 +110,17 @@ def test_a_clock_keeps_details_out_of_its_sum():
     )
 
 
-def test_lost_work_is_what_heartbeats_outran(base, tmp_path):
+def test_lost_work_is_what_heartbeats_outran(base, tmp_path, monkeypatch):
     """Twice killed before a save: both losses are told once, in the first rows that are
     committed.
     """
     spec, _ = base
-    record = Record(tmp_path, spec)
+    record, now = Record(tmp_path, spec), [1e9]
+    monkeypatch.setattr(time, "time", lambda: now[0])
 
-    def die_at(step: int, before: tuple = ()) -> None:
+    def die_at(step: int) -> None:
         record.heartbeat(step - 10, every=0)
-        record._beat = (record._beat[0] - 1.0, step - 10)  # a second ago
+        now[0] += 1.0
         record.heartbeat(step, every=0)
 
     assert record.count_lost_steps(0) is None
