@@ -25,6 +25,7 @@ from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step import packed_steps, step
 from stepladder.train.step.program import Program
 from stepladder.train.step.programs import Programs
+from tests.support import records
 
 # the mesh on which a run alone and a mapped member are one program
 ONE = Machine(devices=1, tensorboard=False, pack_mode="map")
