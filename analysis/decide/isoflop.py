@@ -98,12 +98,7 @@ class Isoflop:
             )
         ]
         for m in self.minima:
-            found = (
-                m.refused or f"N* {m.N:.4g}  D* {m.D:.4g}  D*/N* {m.D / m.N:.3g}  loss {m.loss:.4f}"
-            )
-            if m.N_interval and not m.refused:
-                found += "  N* from {:.4g} to {:.4g}".format(*m.N_interval)
-            lines.append(f"  C {m.C:.4g}  {m.points:>3} points  {found}")
+            lines.append(f"  C {m.C:.4g}  {m.points:>3} points  {m}")
         lines += [f"  {law}" for law in (self.N, self.D) if law is not None]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
@@ -279,7 +274,8 @@ def _grouped(points: pd.DataFrame, weights: str | None, tolerance: float) -> pd.
 def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.DataFrame, str]:
     """A budget's points by rising N, and why it cannot have a minimum."""
     group = group.sort_values(["N", "loss"], ignore_index=True)
-    size = (np.log(group["N"]).diff() > SAME_N).cumsum()
+    log_n = np.log(group["N"].to_numpy(float))
+    size = pd.Series(np.cumsum(np.diff(log_n, prepend=log_n[:1]) > SAME_N), group.index)
     sizes, c = size.nunique(), float(group["C"].iloc[0])
     if group["C"].nunique() > 1:
         c = float(np.exp(np.log(group["C"]).mean()))
@@ -300,9 +296,10 @@ def _pooled(groups: list[pd.DataFrame]) -> tuple[float | None, int | None]:
     """
     square, freedom = 0.0, 0
     for g in groups:
-        x, root = np.log(g["N"]) - np.log(g["N"]).mean(), np.sqrt(g["w"])
-        design = np.stack([np.ones_like(x), x, x * x], 1) * root.to_numpy()[:, None]
-        y = (g["loss"] * root).to_numpy()
+        x, root = np.log(g["N"].to_numpy(float)), np.sqrt(g["w"].to_numpy(float))
+        x -= x.mean()
+        design = np.stack([np.ones_like(x), x, x * x], 1) * root[:, None]
+        y = g["loss"].to_numpy(float) * root
         square += float(((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2).sum())
         freedom += len(g) - 3
-    return (np.sqrt(square / freedom), freedom) if freedom > 0 else (None, None)
+    return (float(np.sqrt(square / freedom)), freedom) if freedom > 0 else (None, None)

@@ -114,6 +114,15 @@ class Minimum:
     failed: float | None = None
     refused: str = ""
 
+    def __str__(self) -> str:
+        if self.refused or self.N is None or self.D is None:
+            return self.refused
+        said = f"N* {self.N:.4g}  D* {self.D:.4g}  D*/N* {self.D / self.N:.3g}"
+        said += f"  loss {self.loss:.4f}"
+        if self.N_interval:
+            said += "  N* from {:.4g} to {:.4g}".format(*self.N_interval)
+        return said
+
 
 @dataclass(frozen=True)
 class Drawing:

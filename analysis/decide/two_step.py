@@ -280,8 +280,8 @@ def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
         )
     if not (np.isfinite(losses) & (losses > 0)).all():
         return  # the fit names the row
-    ranks = [pd.Series(v).rank().to_numpy() for v in (losses, values)]
-    if np.ptp(values) < 1e-9 or (np.ptp(losses) > 0 and np.corrcoef(*ranks)[0, 1] >= 0):
+    ranks = np.array([pd.Series(v).rank().to_numpy() for v in (losses, values)])
+    if np.ptp(values) < 1e-9 or (np.ptp(losses) > 0 and np.asarray(np.corrcoef(ranks))[0, 1] >= 0):
         raise UserError(
             f"column {accuracy!r}={values.min():.3g} to {values.max():.3g}: does not rise as the "
             "loss falls, so there is no second step to fit; the models are at chance, or this is "

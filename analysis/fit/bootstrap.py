@@ -42,7 +42,7 @@ class Bootstrap:
 
         For a heavy-tailed one (B) read `interval`, or the spread of its logarithm.
         """
-        return {k: float(v) for k, v in self.params.std(ddof=1).items()}
+        return {str(k): float(v) for k, v in self.params.std(ddof=1).items()}
 
     def interval(self, level: float = 0.9) -> pd.DataFrame:
         """Percentile interval of every parameter: columns low, high."""

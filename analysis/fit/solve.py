@@ -14,7 +14,7 @@ optimum.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +53,10 @@ class Solution:
 
 
 @contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """float64 on the CPU inside of the block only: no process-wide flag changes, and a training
-    accelerator is left alone.
+def float64() -> Generator[None, None, None]:
+    """float64 on the CPU, inside of the block only.
+
+    No process-wide flag changes, and an accelerator that trains is left alone.
     """
     import jax
 

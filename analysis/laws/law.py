@@ -249,7 +249,7 @@ def in_units(law: Law, names: Mapping[str, float], centre: np.ndarray, scale: fl
 
     wide = {True: (1e-300, 1e300), False: (-1e300, 1e300)}
     params = tuple(
-        Parameter(p.name, (names[p.name],) * 2, wide[p.positive], p.positive)
+        Parameter(p.name, (names[p.name], names[p.name]), wide[p.positive], p.positive)
         if p.name in names
         else p
         for p in law.params

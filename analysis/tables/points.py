@@ -221,9 +221,7 @@ def _refuse_shared(data: Columns, needed: list[str]) -> None:
                 )
 
 
-def _open(
-    source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str
-) -> tuple[pd.DataFrame, str, Rows]:
+def _open(source: object, mapping: dict[str, str], domain: str) -> tuple[pd.DataFrame, str, Rows]:
     """The raw table, its name, and the rows to begin with."""
     excluded: list[tuple[Any, str]] = []
     if not isinstance(source, (str, Path, pd.DataFrame)):

@@ -38,7 +38,7 @@ class Rows:
     def drop(self, step: str, out: np.ndarray, reason: Callable[[int], str]) -> None:
         """Leave out the kept rows of the mask `out`; `reason` gives the text of a position."""
         gone = np.flatnonzero(out & self.kept)
-        self.excluded += [(self.index[i], reason(int(i))) for i in gone]
+        self.excluded += [(self.index[i], reason(i)) for i in map(int, gone)]
         self.kept[gone] = False
         self.counts[step] = int(self.kept.sum())
 

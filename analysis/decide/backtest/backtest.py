@@ -140,7 +140,7 @@ def backtests(
     return [Backtest(rules, tuple(mine)) for rules, mine in zip(many, cells)]
 
 
-def _fitted_alike(rules: Rules) -> tuple:
+def _fitted_alike(rules: Rules) -> tuple[object, ...]:
     return rules.fitter, rules.objective, rules.delta, rules.borrow
 
 

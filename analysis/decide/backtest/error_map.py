@@ -108,7 +108,7 @@ def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFr
         if not len(good):
             rows.append({"level": level})
             continue
-        best = good.loc[good["flops"].idxmin()]
+        best = good.iloc[int(np.argmin(good["flops"].to_numpy()))]
         dearer = cells[
             cells["identified"] & cells["are"].notna() & (cells["flops"] >= best["flops"])
         ]
