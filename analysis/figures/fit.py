@@ -20,6 +20,7 @@ from stepladder.analysis.figures.style import (
 )
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.bootstrap import Bootstrap
+from stepladder.analysis.fit.levels import check_level, percentile_interval
 from stepladder.analysis.fit.objective import objective_named
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.laws.law import Law
@@ -249,8 +250,7 @@ def extrapolation(
             f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this "
             "fit"
         )
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    check_level(level)
     law, points = fit.problem.law, points_of(fit)
     along = [a.name for a in law.axes if a.kind in _COUNTS][-1]
     others = [name for name in law.inputs if name != along]
@@ -338,7 +338,7 @@ def _refits(
 ) -> np.ndarray:
     """[2, n]: quantiles of the law over the refits."""
     many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
-    return np.quantile(many, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return np.array(percentile_interval(many, level, axis=0))
 
 
 def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:
@@ -356,10 +356,7 @@ def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) ->
     out = []
     for row in pd.DataFrame(grid).to_dict("records"):
         errors, _ = simulate.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
-        out.append(
-            float(fit.predict(**row))
-            * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2]))
-        )
+        out.append(float(fit.predict(**row)) * np.exp(percentile_interval(errors, level)))
     return np.array(out).T
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import percentile_interval
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.configs.core.errors import UserError
 
@@ -121,7 +122,7 @@ def _compare(
 ) -> Comparison:
     drawn = np.mean([np.abs(b.draws) - np.abs(a.draws) for a, b in both], axis=0)
     value = float(np.mean([abs(b.slope[0]) - abs(a.slope[0]) for a, b in both]))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = percentile_interval(drawn, level)
     probability, axis = float((drawn > 0).mean()), both[0][0].axis
     winner = (
         (first, other)
@@ -192,7 +193,7 @@ def _drift(
     if freedom:  # the scatter itself is known from few points
         noise *= np.sqrt(freedom / rng.chisquare(freedom, (_DRAWS, 1))) if scatter > 0 else 1.0
     draws = beta[1] + noise @ solve[1]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = percentile_interval(draws, level)
     reach = float(np.ptp(x))
     factor = tuple(float(np.exp(s * reach)) for s in (beta[1], low, high))
     span = (float(np.exp(x.min())), float(np.exp(x.max())))

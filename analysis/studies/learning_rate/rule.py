@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import percentile_interval
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.points import RatePoints
 from stepladder.configs.core.errors import UserError
@@ -238,7 +239,7 @@ def _spans(
     names: tuple[str, ...], value: np.ndarray, drawn: list, level: float
 ) -> dict[str, tuple[float, float, float, float]]:
     drawn = np.array(drawn)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = percentile_interval(drawn, level, axis=0)
     return {
         n: (float(value[i]), float(low[i]), float(high[i]), float(drawn[:, i].std()))
         for i, n in enumerate(names)

@@ -13,6 +13,7 @@ import pandas as pd
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import STATE_REASONS, Runs, load
 from stepladder.analysis.studies.proxy_transfer.tidy import EXCLUDED, PROXY, TARGET
+from stepladder.analysis.tables.checks import joined
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 
@@ -77,7 +78,7 @@ def read(workdir: str | Path) -> Inputs:
         & ~runs.excluded["reason"].str.startswith(tuple(STATE_REASONS.values()))
     ]
     others.append(known.reindex(columns=list(EXCLUDED)))
-    excluded = pd.concat([t for t in others if len(t)] or others[:1], ignore_index=True)
+    excluded = joined(others)
     notes = (
         [f"{int((~mine).sum())} of {len(table)} runs of the workdir are not the study's"]
         if (~mine).any()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import check_level
 from stepladder.analysis.report.jsonable import plain
 from stepladder.analysis.studies.proxy_transfer import verdicts
 from stepladder.analysis.studies.proxy_transfer.measures import (
@@ -33,6 +34,7 @@ from stepladder.analysis.studies.proxy_transfer.measures.draws import observed, 
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, domain_names, grids
 from stepladder.analysis.studies.proxy_transfer.measures.tuned import Tuned, tune
 from stepladder.analysis.studies.proxy_transfer.tidy import MAIN, MEAN, PROXY, TARGET, tidy
+from stepladder.analysis.tables.checks import joined
 from stepladder.configs.core.errors import UserError, nearest
 
 NULLS = ("unigram", "bigram")
@@ -123,8 +125,7 @@ def study(
     the rate with the least mean loss over recipes. vocabulary: initial loss is its logarithm where
     the table has none. Intervals: percentile bootstrap over recipes at `level`. Raises UserError.
     """
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.95")
+    check_level(level, 0.95)
     if resamples < 100:
         raise UserError(f"resamples={resamples}: too few for an interval; give 1000 or more")
     clean = tidy(table, target=target)
@@ -245,9 +246,7 @@ def study(
         verdicts=[v.__dict__ for v in judged],
         claims=verdicts.overall(judged, below),
         missing_cells=holes,
-        excluded=pd.concat([t for t in left if len(t)] or left[:1], ignore_index=True).to_dict(
-            "records"
-        ),
+        excluded=joined(left).to_dict("records"),
         diverged=clean.diverged.to_dict("records"),
         absent=absent,
         warnings=[*warnings, *twins, *edges],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.tables.checks import joined
 from stepladder.analysis.tables.columns import (
     PROXY_TRANSFER_ALIASES,
     first_usual_columns,
@@ -107,9 +108,7 @@ def tidy(table: pd.DataFrame, *, target: str | None = None) -> Tidy:
         frame[repeated].assign(reason="a second row of the same cell; the last one stands")
     )
     frame = frame[~repeated].reset_index(drop=True)
-    out = pd.concat(
-        [t for t in excluded if len(t)] or [frame.iloc[:0].assign(reason="")], ignore_index=True
-    )
+    out = joined(excluded)
     return Tidy(
         frame, chosen, out[list(EXCLUDED)], _listed(frame[np.isinf(frame["loss"])]), tuple(notes)
     )

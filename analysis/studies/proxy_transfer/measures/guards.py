@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import percentiles
 from stepladder.analysis.studies.proxy_transfer.measures.agree import Sample, flat
 from stepladder.analysis.studies.proxy_transfer.measures.draws import estimate
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid
@@ -142,7 +143,7 @@ def snr_rows(grids: Sequence[Grid], level: float) -> list[dict]:
                     else np.nan
                 )
                 ends = (
-                    np.sqrt(chi2.ppf([(1 - level) / 2, (1 + level) / 2], freedom) / freedom)
+                    np.sqrt(chi2.ppf(percentiles(level), freedom) / freedom)
                     if known and freedom
                     else (np.nan, np.nan)
                 )
