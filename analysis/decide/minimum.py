@@ -50,8 +50,9 @@ def _parabola(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> Located:
 
 
 def _akima(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> Located:
-    """The lowest point of Akima's interpolation of ln y [K, n] on a grid of x [n], which ascends
-    and repeats no value.
+    """The lowest point of Akima's interpolation of ln y [K, n] on a grid of x [n].
+
+    x ascends and repeats no value.
     """
     from scipy.interpolate import Akima1DInterpolator
 

@@ -1,5 +1,6 @@
-"""The solver: damped Newton (Levenberg-Marquardt damping) on a queue of small robust least-squares
-problems, in one program.
+"""The solver: damped Newton on a queue of small robust least-squares problems.
+
+The damping is Levenberg's and Marquardt's, and all problems share one program.
 
 Every job has its own start, its own losses and weights over shared inputs, and its own set of free
 parameters: starts, bootstrap resamples, back-tests (a hidden point has weight 0) and profiles (a
@@ -202,8 +203,10 @@ class _Queue:
 
 
 def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
-    """The first pass evaluates the start itself (a zero step from an infinite cost): the program
-    then holds one copy of the derivatives.
+    """The state of jobs that begin at theta [P, jobs].
+
+    The first pass evaluates the start itself (a zero step from an infinite cost): the program then
+    holds one copy of the derivatives.
     """
     p, k = theta.shape
     unit = np.tile(np.eye(p)[:, :, None], (1, 1, k))
@@ -311,8 +314,9 @@ def program(law: Law, objective_name: str) -> Callable[..., dict[str, Any]]:
 
 
 def _eliminate(xp: Any, matrix: Any, right: Any) -> tuple[Any, Any]:
-    """Solve matrix [P, P, jobs] @ step = right [P, jobs], and say for which jobs every pivot was
-    positive.
+    """Solve matrix [P, P, jobs] @ step = right [P, jobs].
+
+    Also says for which jobs every pivot was positive.
 
     Unrolled over the few parameters, so that it is plain arithmetic across jobs: LAPACK takes one
     small matrix at a time.

@@ -1,5 +1,4 @@
-"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by
-how much the forecast missed.
+"""Back-tests: hide a part of a family of learning curves and forecast it from the rest.
 
 The words are those of arXiv 2410.11840. A *cell* is one forecast: a set of training models, a
 fraction of their training, one error. All cells, of all families, are jobs of one batched fit: they
@@ -74,8 +73,7 @@ def backtest(
     fractions: Sequence[float] = (1.0,),
     rules: Rules = DEFAULT,
 ) -> Backtest:
-    """Forecast the hidden part of every family from every set of models and fraction of their
-    training.
+    """Forecast the hidden part of every family from each set of training models.
 
     Definitions are those of arXiv 2410.11840.
 
@@ -99,8 +97,9 @@ def backtests(
     sets: Sets = "all",
     fractions: Sequence[float] = (1.0,),
 ) -> list[Backtest]:
-    """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one
-    batch.
+    """`backtest` under many rules at once.
+
+    What shares a fitter and an objective is fitted in one batch.
     """
     for rules in many:
         check(points, rules)
@@ -135,8 +134,9 @@ def _fitted_alike(rules: Rules) -> tuple[object, ...]:
 def choose(
     points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES
 ) -> tuple[Rules, tuple[float, ...]]:
-    """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE
-    of each; the target is never seen.
+    """The rules with the least error (ARE) when the largest *training* size is hidden instead.
+
+    Also the error of each; the target is never seen.
 
     Rules that cannot be judged, because two training sizes are left, have NaN; when none can be
     judged the first is returned.

@@ -1,6 +1,4 @@
-"""The fits of a back-test: all cells of all families in one batch, or as the paper's authors do
-it.
-"""
+"""The fits of a back-test: all in one batch, or as the paper's authors do it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -62,8 +62,9 @@ def _groups(
     usable: np.ndarray,
     hidden: np.ndarray,
 ) -> list[tuple[str, ...]]:
-    """The training models of each set; a hidden model whose early rows may train is in every
-    one.
+    """The training models of each set.
+
+    A hidden model whose early rows may train is in every set.
     """
     model = points["model"]
     sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
