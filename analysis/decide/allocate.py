@@ -1,5 +1,6 @@
-"""Compute-optimal allocation: which N and D to buy, in closed form where a law has one,
-numerically for every law of N and D.
+"""Compute-optimal allocation: which N and D to buy for a budget.
+
+In closed form where a law has one, numerically for every law of N and D.
 """
 
 from collections.abc import Callable, Mapping
@@ -160,8 +161,9 @@ def _check(fit: Fit, c: float, given: Mapping[str, float]) -> None:
 def _search(
     fit: Fit, thetas: np.ndarray, c: float, given: Mapping[str, float]
 ) -> list[tuple[float, float, float]]:
-    """(N, D, loss) of each theta [K, P]: a grid in log N, then a parabola through the three points
-    around its minimum.
+    """(N, D, loss) of least loss for each theta [K, P].
+
+    By a grid in log N, then a parabola through the three points around its minimum.
     """
     p = fit.problem
     centre = float(p.centre[p.law.inputs.index("N")])

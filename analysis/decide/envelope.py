@@ -1,5 +1,6 @@
-"""Chinchilla's Approach 1: the lower envelope of training curves over compute, and power laws
-through its winners (arXiv 2203.15556).
+"""Chinchilla's Approach 1: the lower envelope of training curves (arXiv 2203.15556).
+
+Power laws go through the runs that win along it.
 
 On a log grid of C the run with the lowest loss there gives N* and D*. Points where the winner has
 no smaller, or no larger, size to compete with are dropped and listed: the optimum may lie beyond
@@ -197,8 +198,9 @@ def _curves(table: pd.DataFrame, grid: int) -> _Curves:
 
 
 def _resampled(found: _Curves, draws: int, seed: int) -> np.ndarray:
-    """ln N* and ln D* [2, draws, G] of the envelopes of resampled runs, NaN where a resample has no
-    optimum, everywhere when too few sizes win.
+    """ln N* and ln D* [2, draws, G] of the envelopes of resampled runs.
+
+    NaN where a resample has no optimum, which is everywhere when too few sizes win.
     """
     rng = np.random.default_rng(seed)
     sampled = np.full((2, draws, len(found.c)), np.nan)
@@ -240,8 +242,9 @@ def _stretches(found: _Curves, winner: np.ndarray, edge: np.ndarray) -> tuple[St
 
 
 def _with_interval(law: PowerLaw, c: np.ndarray, log_y: np.ndarray, level: float) -> PowerLaw:
-    """The law of the observed envelope with the intervals of the resampled ones, whose points of
-    the grid differ from its own.
+    """The law of the observed envelope with the intervals of the resampled ones.
+
+    Their points of the grid differ from its own.
     """
     where = np.isfinite(log_y).any(0)
     spread = power_law(

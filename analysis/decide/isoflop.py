@@ -1,5 +1,6 @@
-"""Chinchilla's Approach 2: the minimum of each isoFLOP profile, then power laws N* ~ C^a and D* ~
-C^b through them (arXiv 2203.15556).
+"""Chinchilla's Approach 2: power laws through the minima of isoFLOP profiles.
+
+For each budget the minimum, then N* ~ C^a and D* ~ C^b (arXiv 2203.15556).
 
 Within one budget loss against ln N is nearly a parabola, whose minimum is N*; D* follows from the
 line of ln D on ln N of the same points. A parabola is not the law: on a wide or lopsided profile it
@@ -54,8 +55,9 @@ DUPLICATES: dict[str, Callable[[pd.DataFrame, pd.Series], pd.DataFrame] | None] 
 
 @dataclass(frozen=True)
 class Isoflop:
-    """All minima, smallest budget first, and the power laws of those that were not refused (None
-    with fewer than 3).
+    """All minima, smallest budget first, and their power laws.
+
+    Refused minima do not enter the laws, which are None with fewer than 3 others.
 
     leave_one_out: (C left out, exponent of N* without it): Approach 2 depends on its points more
     than its intervals show.
@@ -98,19 +100,15 @@ class Isoflop:
             )
         ]
         for m in self.minima:
-            found = (
-                m.refused or f"N* {m.N:.4g}  D* {m.D:.4g}  D*/N* {m.D / m.N:.3g}  loss {m.loss:.4f}"
-            )
-            if m.N_interval and not m.refused:
-                found += "  N* from {:.4g} to {:.4g}".format(*m.N_interval)
-            lines.append(f"  C {m.C:.4g}  {m.points:>3} points  {found}")
+            lines.append(f"  C {m.C:.4g}  {m.points:>3} points  {m}")
         lines += [f"  {law}" for law in (self.N, self.D) if law is not None]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
 
 def budgets(c: np.ndarray, tolerance: float = 0.1) -> np.ndarray:
-    """Number the budgets [n] of nearly equal C [n], smallest first: a gap wider than `tolerance`
-    (relative) starts a new one.
+    """Number the budgets [n] of nearly equal C [n], smallest first.
+
+    A gap wider than `tolerance` (relative) starts a new budget.
 
     Raises UserError when a chain of small gaps runs over more than three times the tolerance: these
     are no isoFLOP groups.
@@ -161,8 +159,7 @@ def isoflop(
         UserError: for an unknown option, a missing column or a bad value. What is wrong with one
             budget is in its `refused`.
     """
-    _check_options(method, duplicates, resample)
-    check_level(level)
+    _check_options(method, duplicates, resample, level)
     if method == "akima":
         _check_akima(noise, resample, duplicates, weights)
     table = _grouped(points, weights, tolerance)
@@ -192,7 +189,8 @@ def isoflop(
     )
 
 
-def _check_options(method: str, duplicates: str, resample: str) -> None:
+def _check_options(method: str, duplicates: str, resample: str, level: float) -> None:
+    check_level(level)
     options: tuple[tuple[str, str, Collection[str]], ...] = (
         ("method", method, METHODS),
         ("duplicates", duplicates, DUPLICATES),
@@ -279,7 +277,8 @@ def _grouped(points: pd.DataFrame, weights: str | None, tolerance: float) -> pd.
 def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.DataFrame, str]:
     """A budget's points by rising N, and why it cannot have a minimum."""
     group = group.sort_values(["N", "loss"], ignore_index=True)
-    size = (np.log(group["N"]).diff() > SAME_N).cumsum()
+    log_n = np.log(group["N"].to_numpy(float))
+    size = pd.Series(np.cumsum(np.diff(log_n, prepend=log_n[:1]) > SAME_N), group.index)
     sizes, c = size.nunique(), float(group["C"].iloc[0])
     if group["C"].nunique() > 1:
         c = float(np.exp(np.log(group["C"]).mean()))
@@ -295,14 +294,13 @@ def _clean(group: pd.DataFrame, min_points: int, duplicates: str) -> tuple[pd.Da
 
 
 def _pooled(groups: list[pd.DataFrame]) -> tuple[float | None, int | None]:
-    """Standard deviation of one loss of weight 1 about the parabolas of all budgets, and its
-    degrees of freedom.
-    """
+    """S.d. of one loss of weight 1 about the budgets' parabolas, and its degrees of freedom."""
     square, freedom = 0.0, 0
     for g in groups:
-        x, root = np.log(g["N"]) - np.log(g["N"]).mean(), np.sqrt(g["w"])
-        design = np.stack([np.ones_like(x), x, x * x], 1) * root.to_numpy()[:, None]
-        y = (g["loss"] * root).to_numpy()
+        x, root = np.log(g["N"].to_numpy(float)), np.sqrt(g["w"].to_numpy(float))
+        x -= x.mean()
+        design = np.stack([np.ones_like(x), x, x * x], 1) * root[:, None]
+        y = g["loss"].to_numpy(float) * root
         square += float(((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2).sum())
         freedom += len(g) - 3
-    return (np.sqrt(square / freedom), freedom) if freedom > 0 else (None, None)
+    return (float(np.sqrt(square / freedom)), freedom) if freedom > 0 else (None, None)

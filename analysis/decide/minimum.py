@@ -50,8 +50,9 @@ def _parabola(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> Located:
 
 
 def _akima(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> Located:
-    """The lowest point of Akima's interpolation of ln y [K, n] on a grid of x [n], which ascends
-    and repeats no value.
+    """The lowest point of Akima's interpolation of ln y [K, n] on a grid of x [n].
+
+    x ascends and repeats no value.
     """
     from scipy.interpolate import Akima1DInterpolator
 
@@ -113,6 +114,15 @@ class Minimum:
     se_log_n: float | None = None  # standard error of ln N*
     failed: float | None = None
     refused: str = ""
+
+    def __str__(self) -> str:
+        if self.refused or self.N is None or self.D is None:
+            return self.refused
+        said = f"N* {self.N:.4g}  D* {self.D:.4g}  D*/N* {self.D / self.N:.3g}"
+        said += f"  loss {self.loss:.4f}"
+        if self.N_interval:
+            said += "  N* from {:.4g} to {:.4g}".format(*self.N_interval)
+        return said
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> d
     Raises:
         UserError: for a loss that the law cannot reach, or a bad D_inf.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     e, a, b, alpha, beta = (params[k] for k in ("E", "A", "B", "alpha", "beta"))
     if not loss > e:
@@ -48,7 +48,7 @@ def inference_aware(params: Mapping[str, float], loss: float, D_inf: float) -> d
     unaware = float(np.log1p(alpha / beta) / alpha)  # the root without tokens to serve
     aware = unaware
     if D_inf > 0:
-        aware = float(brentq(slope, 1e-12 * unaware, unaware, xtol=1e-14))
+        aware = float(root_scalar(slope, bracket=(1e-12 * unaware, unaware), xtol=1e-14).root)
     n, n0 = (float(smallest * np.exp(t)) for t in (aware, unaware))
     d, d0 = float(tokens(aware)), float(tokens(unaware))
     cost, unaware_cost = (6 * x * y + 2 * x * D_inf for x, y in ((n, d), (n0, d0)))

@@ -21,7 +21,7 @@ def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str
     Returns:
         N, D, k and loss.
     """
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     p = params
 
@@ -40,7 +40,7 @@ def t2_frontier(params: Mapping[str, float], C: float, C_inf: float) -> dict[str
     elif slope(low) > 0:
         best = low
     else:
-        best = float(brentq(slope, low, high, xtol=1e-14))
+        best = float(root_scalar(slope, bracket=(low, high), xtol=1e-14).root)
     n = float(np.exp(best))
     d, k = C / (6 * n), C_inf / (2 * n)
     loss = p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"] + p["G"] / k ** p["gamma"]

@@ -1,5 +1,6 @@
-"""The two-step ladder (arXiv 2412.04403): task loss from (N, D), then accuracy from task loss;
-intervals resample runs for both at once.
+"""The two-step ladder (arXiv 2412.04403): task loss from (N, D), then accuracy from it.
+
+Intervals resample runs for both steps at once.
 """
 
 import dataclasses
@@ -72,8 +73,9 @@ class TwoStep:
     def predict(
         self, *, level: float = 0.9, resamples: int = 1000, seed: int = 0, **inputs: float
     ) -> Accuracy:
-        """Task loss and accuracy at the inputs of the first law, e.g. `found.predict(N=7e9,
-        D=4e12)`.
+        """Task loss and accuracy at inputs of the first law.
+
+        E.g. `found.predict(N=7e9, D=4e12)`.
 
         Every resample draws runs with replacement, refits both steps with it and sends the new
         run's noise through them. Raises UserError for a missing input or when most resamples cannot
@@ -111,8 +113,9 @@ class TwoStep:
         seed: int,
         inputs: Mapping[str, float],
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Task losses and accuracies [K] of a new run in the worlds of the refits, theta [K, P] of
-        each step.
+        """Task losses and accuracies [K] of a new run in the worlds of the refits.
+
+        `one` and `two` are theta [K, P] of the two steps.
         """
         rng, many = np.random.default_rng([seed, 1]), len(one)
         first, second = self.first, self.second
@@ -143,8 +146,9 @@ class TwoStep:
         return out if np.ndim(loss) else out[0]
 
     def _weights(self, resamples: int, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], int]:
-        """Weights [K, n] of the points of both steps from the same resampled runs, without those
-        that lose what a law needs.
+        """Weights [K, n] of the points of both steps from the same resampled runs.
+
+        Resamples that lose what a law needs are left out, and counted.
         """
         names = np.unique(np.concatenate(self.runs))
         counts = (
@@ -280,8 +284,8 @@ def _check_accuracy(table: pd.DataFrame, loss: str, accuracy: str) -> None:
         )
     if not (np.isfinite(losses) & (losses > 0)).all():
         return  # the fit names the row
-    ranks = [pd.Series(v).rank().to_numpy() for v in (losses, values)]
-    if np.ptp(values) < 1e-9 or (np.ptp(losses) > 0 and np.corrcoef(*ranks)[0, 1] >= 0):
+    ranks = np.array([pd.Series(v).rank().to_numpy() for v in (losses, values)])
+    if np.ptp(values) < 1e-9 or (np.ptp(losses) > 0 and np.asarray(np.corrcoef(ranks))[0, 1] >= 0):
         raise UserError(
             f"column {accuracy!r}={values.min():.3g} to {values.max():.3g}: does not rise as the "
             "loss falls, so there is no second step to fit; the models are at chance, or this is "

@@ -9,6 +9,7 @@ import numpy as np
 from stepladder.analysis.figures.style import INK, MUTED, TARGET, single_axes, styled
 from stepladder.analysis.fit.bootstrap import Bootstrap
 from stepladder.analysis.fit.interval import Profile
+from stepladder.analysis.fit.levels import check_level
 from stepladder.analysis.tables.numbers import human
 from stepladder.configs.core.errors import UserError
 
@@ -50,8 +51,7 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
     names, fit = _varying(bootstrap), bootstrap.fit
     if no_pair(bootstrap):
         raise UserError(f"bootstrap={names}: {no_pair(bootstrap)}")
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    check_level(level)
     values = {name: bootstrap.params[name].to_numpy(float) for name in names}
     logs = {
         p.name

@@ -1,5 +1,6 @@
-"""Bootstrap of a fit: resample rows or whole clusters (runs, seeds, problems), refit every resample
-from the optimum, in one batch.
+"""Bootstrap of a fit: resample rows, or whole clusters of them, and refit.
+
+Clusters are runs, seeds or problems. All refits start at the optimum and are one batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ class Bootstrap:
 
         For a heavy-tailed one (B) read `interval`, or the spread of its logarithm.
         """
-        return {k: float(v) for k, v in self.params.std(ddof=1).items()}
+        return {str(k): float(v) for k, v in self.params.std(ddof=1).items()}
 
     def interval(self, level: float = 0.9) -> pd.DataFrame:
         """Percentile interval of every parameter: columns low, high."""
@@ -50,8 +51,9 @@ class Bootstrap:
         return ends.T.set_axis(["low", "high"], axis=1)
 
     def predict(self, level: float = 0.9, **inputs: float) -> tuple[float, float, float]:
-        """(fit, low, high) of the law at one point: the error of the parameters, without the noise
-        of a new run.
+        """(fit, low, high) of the law at one point.
+
+        It is the error of the parameters, without the noise of a new run.
         """
         low, high = percentile_interval(self.fit.problem.predict(self.theta, **inputs), level)
         return float(self.fit.predict(**inputs)), low, high
@@ -149,8 +151,7 @@ def _clusters(p: Prepared, clusters: Sequence[Any] | None) -> tuple[int, np.ndar
 def _identifying(
     p: Prepared, weights: Callable[[np.ndarray], np.ndarray], resamples: int
 ) -> np.ndarray:
-    """Numbers of the resamples that keep as many different values of every input as the law
-    needs.
+    """The resamples that keep as many different values of every input as the law needs.
 
     With parameters held the law needs fewer, and which ones no count says: all are kept.
     """

@@ -53,8 +53,9 @@ def describe(p: Prepared, found: Solution, objective: str, delta: float, tau: fl
 
 
 def _weighted_slope(p: Prepared, theta: np.ndarray, goal: Objective) -> np.ndarray:
-    """d residual / d theta of the points that count, times the root of their weights
-    [n, free parameters].
+    """d residual / d theta times the root of the weights [n, free parameters].
+
+    Points without weight are left out.
     """
     keep = p.w > 0
     slope = jacobian(p.law, theta, p.x)[:, p.free]
@@ -136,8 +137,10 @@ class _Minimum:
 
 
 def _solved(p: Prepared, found: Solution, best: int, unit: float) -> Solved:
-    """Distinct converged minima: objective values or predictions at the points differ by more
-    than `_SAME`; `unit` is that of the objective.
+    """The best theta, and the distinct converged minima.
+
+    Two are distinct when their objective values or their predictions at the points differ by more
+    than `_SAME`. `unit` is that of the objective.
     """
     seen: list[_Minimum] = []
     for k in np.argsort(found.value):

@@ -10,8 +10,9 @@ _EXPONENTS = np.geomspace(0.03, 3.0, 12)
 
 
 def starts_from_grid(x: np.ndarray, y: np.ndarray, w: np.ndarray, *, count: int = 3) -> np.ndarray:
-    """theta [K, count, 5] of the law `chinchilla`: the best local minima of weighted least squares
-    over the grid of exponents.
+    """The best local minima of weighted least squares over the grid of exponents.
+
+    Returns theta [K, count, 5] of the law `chinchilla`.
 
     x: centred logs of N and D [n, 2]; y: loss / scale [n]; w: weights [K, n]. Where the grid has
     fewer local minima, the next best points follow.

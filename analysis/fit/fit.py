@@ -1,5 +1,6 @@
-"""Fit one law to a table of points: several starts, one program, and a plain account of what the
-points do and do not identify.
+"""Fit one law to a table of points: several starts, one program.
+
+The fit says plainly what the points do and do not identify.
 """
 
 from collections.abc import Mapping

@@ -1,5 +1,6 @@
-"""Where a new run will fall: prediction intervals from simulated tables, and profiles of one
-parameter.
+"""Where a new run will fall, and profiles of one parameter.
+
+Prediction intervals come from simulated tables.
 """
 
 from collections.abc import Mapping, Sequence
@@ -145,8 +146,9 @@ def _prediction(
 
 @dataclass(frozen=True)
 class Profile:
-    """The objective with one parameter held at a grid of values and all others refitted; the
-    interval by likelihood ratio (F).
+    """The objective with one parameter held at a grid of values and all others refitted.
+
+    The interval is by likelihood ratio (F).
     """
 
     parameter: str

@@ -56,8 +56,9 @@ def _square(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
 
 
 def _smooth_quantile(xp: Any, r: Any, delta: Any, tau: Any) -> Any:
-    """The check function: slope tau where the output lies above the prediction, 1 - tau below,
-    quadratic within delta.
+    """The check function, quadratic within delta.
+
+    Its slope is tau where the output lies above the prediction, 1 - tau below.
     """
     side = xp.where(r < 0, tau, 1 - tau)
     size = abs(r)

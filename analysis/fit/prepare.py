@@ -143,9 +143,7 @@ def _too_few_values(law: Law, axis: Input, counts: Mapping[str, int], held: str)
 
 
 def _typical_rank(p: Prepared) -> int:
-    """How many directions of the free parameters change a prediction, at the middle of the
-    starts.
-    """
+    """The rank at the middle of the starts: directions that change a prediction."""
     middle = {
         a.name: np.sqrt(a.start[0] * a.start[1]) if a.positive else float(np.mean(a.start))
         for a in p.law.params

@@ -1,5 +1,6 @@
-"""Reference mode: the fit of arXiv 2410.11840 as its authors run it, one start of SciPy's trust
-region, and whatever that start leads to.
+"""Reference mode: the fit of arXiv 2410.11840 as its authors run it.
+
+It is one start of SciPy's trust region, and whatever that start leads to.
 
 It exists to reproduce their numbers, also where the points do not identify the law. There the
 answer depends on the start and on rounding (two correct builds of SciPy differ), so a back-test
@@ -62,8 +63,9 @@ def reference_thetas(
     scale: float,
     borrow: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """`reference_fit` of the points with w > 0 of every row of w [K, n], as theta [K, 5] of the law
-    `chinchilla` in centred units.
+    """`reference_fit` of many sets of points: theta [K, 5] of the law `chinchilla`.
+
+    A row of w [K, n] says by w > 0 which points are used. theta is in the solver's units.
 
     logs: ln N and ln D [n, 2]; loss [n], less the borrowed term where there is one. NaN where SciPy
     gave up.

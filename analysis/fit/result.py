@@ -110,8 +110,9 @@ class Fit:
 
     @property
     def residuals(self) -> np.ndarray:
-        """Prediction - output of every point [n]: of logs, or in the unit of the output, as the
-        objective has it.
+        """Prediction - output of every point [n].
+
+        Of logs, or in the unit of the output, as the objective has it.
         """
         log = objective_named(self.objective).log
         residuals = self.problem.residuals(np.array(self.theta), log)

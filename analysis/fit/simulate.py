@@ -1,5 +1,4 @@
-"""Simulated ladders: the fitted law plus noise of the size and kind that the residuals show,
-refitted all at once.
+"""Simulated ladders: the fitted law plus noise like the residuals', refitted all at once.
 
 Why rows or runs are not resampled: with about 20 points at 5 sizes, a resample that leaves out a
 size loses E, A or alpha. The residuals of a size that has one run are mostly absorbed by the fit
@@ -85,8 +84,9 @@ def simulate(
 def errors_at(
     p: Prepared, fit: Fit, draws: Resamples, target: dict[str, float], rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ln(truth / forecast) at the target [K] in the simulated worlds, and the part [K] of it that
-    comes from the parameters alone.
+    """ln(truth / forecast) at the target [K] in the simulated worlds.
+
+    Also the part [K] of it that comes from the parameters alone.
 
     In such a world the truth is the fitted law plus the noise of one more run, and the forecast is
     the refit.
@@ -104,8 +104,9 @@ def _noise(
     resamples: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draws of (sd, rho) [K] of log loss from the restricted likelihood of residual = slope @ theta
-    + u(cluster) + e.
+    """Draws of (sd, rho) [K] of the noise of log loss.
+
+    They come from the restricted likelihood of residual = slope @ theta + u(cluster) + e.
     """
     n = len(residual)
     freedom = n - rank

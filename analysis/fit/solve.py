@@ -1,5 +1,6 @@
-"""The solver: damped Newton (Levenberg-Marquardt damping) on a queue of small robust least-squares
-problems, in one program.
+"""The solver: damped Newton on a queue of small robust least-squares problems.
+
+The damping is Levenberg's and Marquardt's, and all problems share one program.
 
 Every job has its own start, its own losses and weights over shared inputs, and its own set of free
 parameters: starts, bootstrap resamples, back-tests (a hidden point has weight 0) and profiles (a
@@ -14,7 +15,7 @@ optimum.
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -53,9 +54,10 @@ class Solution:
 
 
 @contextlib.contextmanager
-def float64() -> Iterator[None]:
-    """float64 on the CPU inside of the block only: no process-wide flag changes, and a training
-    accelerator is left alone.
+def float64() -> Generator[None, None, None]:
+    """float64 on the CPU, inside of the block only.
+
+    No process-wide flag changes, and an accelerator that trains is left alone.
     """
     import jax
 
@@ -201,8 +203,10 @@ class _Queue:
 
 
 def _fresh(theta: np.ndarray, done: bool) -> dict[str, np.ndarray]:
-    """The first pass evaluates the start itself (a zero step from an infinite cost): the program
-    then holds one copy of the derivatives.
+    """The state of jobs that begin at theta [P, jobs].
+
+    The first pass evaluates the start itself (a zero step from an infinite cost): the program then
+    holds one copy of the derivatives.
     """
     p, k = theta.shape
     unit = np.tile(np.eye(p)[:, :, None], (1, 1, k))
@@ -310,8 +314,9 @@ def program(law: Law, objective_name: str) -> Callable[..., dict[str, Any]]:
 
 
 def _eliminate(xp: Any, matrix: Any, right: Any) -> tuple[Any, Any]:
-    """Solve matrix [P, P, jobs] @ step = right [P, jobs], and say for which jobs every pivot was
-    positive.
+    """Solve matrix [P, P, jobs] @ step = right [P, jobs].
+
+    Also says for which jobs every pivot was positive.
 
     Unrolled over the few parameters, so that it is plain arithmetic across jobs: LAPACK takes one
     small matrix at a time.

@@ -44,12 +44,12 @@ def _projected(
     """
     grid = _hoffmann(law, x, y, w, centre, scale)
     exponents, which = np.unique(grid[:, 3:], axis=0, return_inverse=True)
-    curved = [dict(zip(("alpha", "beta"), np.exp(pair))) for pair in exponents]
-    return np.clip(
-        np.array([law.theta(law.with_linear_solved(one, x, y, w)) for one in curved]),
-        law.lower,
-        law.upper,
-    )[which.ravel()]
+    solved = [
+        law.with_linear_solved({"alpha": alpha, "beta": beta}, x, y, w)
+        for alpha, beta in np.exp(exponents)
+    ]
+    theta = np.array([law.theta(values) for values in solved])
+    return np.clip(theta, law.lower, law.upper)[which.ravel()]
 
 
 STARTS: dict[str, Callable[..., np.ndarray]] = {

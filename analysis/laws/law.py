@@ -1,5 +1,4 @@
-"""What a scaling law is: a pure function of a few parameters and inputs, with all that a fit must
-know about it.
+"""What a scaling law is: a pure function, with all that a fit must know about it.
 
 A fit never sees raw inputs. Counts enter as ln(value / unit) and the output as output / scale,
 where unit and scale are typical values of the points. Every parameter is then of order one, nothing
@@ -76,8 +75,9 @@ class Input:
 
 @dataclass(frozen=True)
 class Law:
-    """output = formula_fn(xp, p, *inputs): `p` has one attribute a parameter, `xp` is numpy or
-    jax.numpy.
+    """A law: output = formula_fn(xp, p, *inputs).
+
+    `p` has one attribute a parameter, `xp` is numpy or jax.numpy.
 
     rescale: (p, c, s) -> the parameters that change when p belongs to inputs v / exp(c.<unit>) and
     output / s, as a dict in the units of v.
@@ -187,8 +187,10 @@ class Law:
         )
 
     def starts(self, x: np.ndarray, y: np.ndarray, w: np.ndarray) -> np.ndarray:
-        """theta [starts, P]: nonlinear parameters spread evenly over their ranges, linear ones by
-        least squares (variable projection).
+        """Where a fit starts: theta [starts, P].
+
+        Nonlinear parameters are spread evenly over their ranges, linear ones solved by least
+        squares (variable projection).
         """
         curved = [p for p in self.params if p.name not in self.linear]
         spread = halton(self.n_starts, len(curved)) if curved else np.zeros((1, 0))
@@ -205,8 +207,7 @@ class Law:
     def with_linear_solved(
         self, curved: Mapping[str, Any], x: np.ndarray, y: np.ndarray, w: np.ndarray
     ) -> dict[str, Any]:
-        """`curved`, the nonlinear parameters, with the linear ones at their least-squares
-        values.
+        """The nonlinear parameters `curved`, with the linear ones at their least squares.
 
         A positive parameter stays at or above the lower end of its starts.
         """
@@ -231,8 +232,9 @@ class Law:
 
 
 def in_units(law: Law, names: Mapping[str, float], centre: np.ndarray, scale: float) -> Law:
-    """The same law with the parameters `names` in the units of the data, starting at the values
-    given, so that they can be held.
+    """The same law with the parameters `names` in the units of the data.
+
+    They start at the values given, so that they can be held.
     """
 
     def to_solver(values: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +251,7 @@ def in_units(law: Law, names: Mapping[str, float], centre: np.ndarray, scale: fl
 
     wide = {True: (1e-300, 1e300), False: (-1e300, 1e300)}
     params = tuple(
-        Parameter(p.name, (names[p.name],) * 2, wide[p.positive], p.positive)
+        Parameter(p.name, (names[p.name], names[p.name]), wide[p.positive], p.positive)
         if p.name in names
         else p
         for p in law.params
@@ -264,8 +266,9 @@ def in_units(law: Law, names: Mapping[str, float], centre: np.ndarray, scale: fl
 
 
 def exp(value: Any) -> Any:
-    """e^value by numpy or jax, whichever `value` belongs to: `rescale` runs on floats and inside of
-    a compiled fit.
+    """e^value, by numpy or by jax, whichever `value` belongs to.
+
+    `rescale` runs on floats and inside of a compiled fit.
     """
     return _namespace_of(value).exp(value)
 
@@ -284,8 +287,9 @@ def _namespace_of(value: Any) -> Any:
 
 
 def jacobian(law: Law, theta: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """d prediction / d theta [n, P] by the complex step in NumPy: exact to rounding, and no
-    compilation for a single point.
+    """d prediction / d theta [n, P] by the complex step in NumPy.
+
+    It is exact to rounding, and compiles nothing for a single point.
     """
     step = 1e-30
     columns = [

@@ -9,8 +9,9 @@ N, D = Input("N", distinct=3, falls=True), Input("D", distinct=3, falls=True, un
 
 
 def coefficient(name: str) -> Parameter:
-    """The coefficient of a term: the term's size at the centre of the points, over the typical
-    output.
+    """The coefficient of a term.
+
+    It is the term's size at the centre of the points, over the typical output.
     """
     return Parameter(name, (0.03, 1.0), (1e-5, 50.0))
 

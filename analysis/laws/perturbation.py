@@ -1,5 +1,6 @@
-"""Loss after a model was changed (noise, quantisation, fine-tuning): U-shaped in the tokens of
-pretraining.
+"""Loss after a model was changed: noise, quantisation, fine-tuning.
+
+It is U-shaped in the tokens of pretraining.
 """
 
 from stepladder.analysis.laws.law import Input, Law, Parameter, exp

@@ -1,5 +1,6 @@
-"""Products of powers: how an optimum (learning rate, batch, N, D, transferred tokens) moves with
-the scale.
+"""Products of powers: how an optimum moves with the scale.
+
+The optimum is a learning rate, batch, N, D, or number of transferred tokens.
 """
 
 from typing import Any

@@ -1,5 +1,6 @@
-"""Which points a law of final losses may see: one decayed point a run, and a reason for every
-other one.
+"""Which points a law of final losses may see: one decayed point a run.
+
+Every other point is left out with a reason.
 """
 
 from collections.abc import Mapping
@@ -20,8 +21,7 @@ ROLE_REASONS = {
 
 
 def checkpoint_points(runs: Runs, *, domain: str = "all") -> pd.DataFrame:
-    """Undecayed evaluations of finished proxies on `domain`: intermediate checkpoints at full
-    learning rate, a law of their own.
+    """Undecayed evaluations of finished proxies: checkpoints at full learning rate.
 
     They lie above the law of final losses (no decay yet) and never enter it; the fit through them
     shows what the decay is worth.

@@ -1,5 +1,6 @@
-"""The rows of one run's record: the parts of its metrics, read line by line, and whatever cannot be
-used listed with its reason.
+"""The rows of one run's record, read line by line from the parts of its metrics.
+
+Whatever cannot be used is listed with its reason.
 """
 
 import json

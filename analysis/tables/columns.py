@@ -1,5 +1,6 @@
-"""Which column of anyone's table is which, and its numbers: by the caller's mapping, by a usual
-name, or derived from other columns.
+"""Which column of anyone's table is which, and its numbers.
+
+A column is found by the caller's mapping or by a usual name, or derived from other columns.
 """
 
 import re
@@ -283,8 +284,9 @@ def convert(name: str, values: np.ndarray, unit: str | float) -> np.ndarray:
 
 
 def numbers(column: pd.Series) -> tuple[np.ndarray, dict[int, Any]]:
-    """A column as floats [rows], NaN where missing or no number; and the entries that are no
-    numbers by position.
+    """A column as floats [rows], and the entries that are no numbers by position.
+
+    The floats are NaN where an entry is missing or no number.
 
     Truth values are no numbers.
     """

@@ -1,5 +1,6 @@
-"""One file of anyone's runs to a raw table: formats by extension, and nothing repaired on the
-way.
+"""One file of anyone's runs to a raw table.
+
+The extension says the format, and nothing is repaired on the way.
 """
 
 import csv

@@ -1,5 +1,6 @@
-"""Any table of runs to clean points for a fit: whatever is left out is listed, and whatever looks
-wrong is refused by name.
+"""Any table of runs to clean points for a fit.
+
+Whatever is left out is listed, and whatever looks wrong is refused by name.
 """
 
 import re
@@ -208,8 +209,9 @@ def _refuse_unused(
 
 
 def _refuse_shared(data: Columns, needed: list[str]) -> None:
-    """One column under two names is a slip of the mapping: the fit of a column by itself is
-    perfect.
+    """Raises UserError for one column under two names.
+
+    It is a slip of the mapping, and a column would fit itself perfectly.
     """
     read = [name for name in needed if name not in data.derived]
     for i, name in enumerate(read):
@@ -221,9 +223,7 @@ def _refuse_shared(data: Columns, needed: list[str]) -> None:
                 )
 
 
-def _open(
-    source: str | Path | pd.DataFrame, mapping: dict[str, str], domain: str
-) -> tuple[pd.DataFrame, str, Rows]:
+def _open(source: object, mapping: dict[str, str], domain: str) -> tuple[pd.DataFrame, str, Rows]:
     """The raw table, its name, and the rows to begin with."""
     excluded: list[tuple[Any, str]] = []
     if not isinstance(source, (str, Path, pd.DataFrame)):

@@ -1,6 +1,4 @@
-"""Which rows of a table become points: filters, bad values, duplicates, and why a row is left
-out.
-"""
+"""Which rows of a table become points, and why the others are left out."""
 
 import operator
 import re
@@ -38,7 +36,7 @@ class Rows:
     def drop(self, step: str, out: np.ndarray, reason: Callable[[int], str]) -> None:
         """Leave out the kept rows of the mask `out`; `reason` gives the text of a position."""
         gone = np.flatnonzero(out & self.kept)
-        self.excluded += [(self.index[i], reason(int(i))) for i in gone]
+        self.excluded += [(self.index[i], reason(i)) for i in map(int, gone)]
         self.kept[gone] = False
         self.counts[step] = int(self.kept.sum())
 
@@ -152,8 +150,9 @@ def short_text(value: object) -> str:
 
 
 def drop_duplicates(frame: pd.DataFrame, rows: Rows, duplicates: str) -> None:
-    """Rows equal in inputs, loss and group: one run listed twice would count twice and narrow every
-    interval.
+    """Refuse, drop or keep rows that are equal in inputs, loss and group.
+
+    One run listed twice would count twice and narrow every interval.
     """
     kept = frame[rows.kept]
     place = pd.Series(np.flatnonzero(rows.kept), kept.index)

@@ -42,7 +42,9 @@ def unit_notes(frame: pd.DataFrame, labels: Mapping[str, str]) -> list[str]:
     notes = []
     override = "or --units-checked (units_checked=True) if they are right"
     for name, (low, high) in _TWO_UNITS.items():
-        values = frame.get(name, pd.Series([], dtype=float))
+        if name not in frame:
+            continue
+        values = frame[name]
         small, large = values[values < low], values[values > high]
         if len(small) and len(large):
             raise UserError(

@@ -1,5 +1,4 @@
-"""Back-tests: hide a part of a family of learning curves, forecast it from the rest, and say by
-how much the forecast missed.
+"""Back-tests: hide a part of a family of learning curves and forecast it from the rest.
 
 The words are those of arXiv 2410.11840. A *cell* is one forecast: a set of training models, a
 fraction of their training, one error. All cells, of all families, are jobs of one batched fit: they
@@ -7,31 +6,17 @@ share their family's points and differ only in weights.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.decide.backtest.rules import (
-    CANDIDATES,
-    DEFAULT,
-    HIDE,
-    SETS,
-    WEIGHTS,
-    Rules,
-    check,
-)
-from stepladder.analysis.fit.exponent_grid import starts_from_grid
-from stepladder.analysis.fit.objective import OBJECTIVES
-from stepladder.analysis.fit.reference import reference_thetas
-from stepladder.analysis.fit.solve import solve
+from stepladder.analysis.decide.backtest.fitting import FITTERS, LAW, Block, block_of
+from stepladder.analysis.decide.backtest.plan import Plan, Sets, plan_of
+from stepladder.analysis.decide.backtest.rules import CANDIDATES, DEFAULT, Rules, check
 from stepladder.analysis.laws import LAWS
 from stepladder.analysis.tables.checks import distinct
-from stepladder.configs.core.errors import UserError, nearest
-
-LAW = "chinchilla"
-Sets = str | Sequence[Sequence[str]] | Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True)
@@ -88,8 +73,7 @@ def backtest(
     fractions: Sequence[float] = (1.0,),
     rules: Rules = DEFAULT,
 ) -> Backtest:
-    """Forecast the hidden part of every family from every set of models and fraction of their
-    training.
+    """Forecast the hidden part of every family from each set of training models.
 
     Definitions are those of arXiv 2410.11840.
 
@@ -113,8 +97,9 @@ def backtests(
     sets: Sets = "all",
     fractions: Sequence[float] = (1.0,),
 ) -> list[Backtest]:
-    """`backtest` under many rules at once: what shares a fitter and an objective is fitted in one
-    batch.
+    """`backtest` under many rules at once.
+
+    What shares a fitter and an objective is fitted in one batch.
     """
     for rules in many:
         check(points, rules)
@@ -124,12 +109,14 @@ def backtests(
         else [("", points)]
     )
     tables = [(str(name), rows.reset_index(drop=True)) for name, rows in families]
-    plans = [[_plan(name, rows, sets, fractions, rules) for name, rows in tables] for rules in many]
+    plans = [
+        [plan_of(name, rows, sets, fractions, rules) for name, rows in tables] for rules in many
+    ]
     cells: list[list[Cell]] = [[] for _ in many]
     for key in dict.fromkeys(map(_fitted_alike, many)):
         alike = [i for i, rules in enumerate(many) if _fitted_alike(rules) == key]
         blocks = [
-            _block(family, np.concatenate([p.w for p in family]))
+            block_of(family, np.concatenate([p.w for p in family]))
             for family in zip(*(plans[i] for i in alike))
         ]
         thetas = FITTERS[many[alike[0]].fitter](blocks, many[alike[0]])
@@ -140,15 +127,16 @@ def backtests(
     return [Backtest(rules, tuple(mine)) for rules, mine in zip(many, cells)]
 
 
-def _fitted_alike(rules: Rules) -> tuple:
+def _fitted_alike(rules: Rules) -> tuple[object, ...]:
     return rules.fitter, rules.objective, rules.delta, rules.borrow
 
 
 def choose(
     points: pd.DataFrame, candidates: Sequence[Rules] = CANDIDATES
 ) -> tuple[Rules, tuple[float, ...]]:
-    """The rules with the lowest ARE when the largest *training* size is hidden instead, and the ARE
-    of each; the target is never seen.
+    """The rules with the least error (ARE) when the largest *training* size is hidden instead.
+
+    Also the error of each; the target is never seen.
 
     Rules that cannot be judged, because two training sizes are left, have NaN; when none can be
     judged the first is returned.
@@ -162,172 +150,7 @@ def choose(
     ), errors
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The fits of one family: x [n, 2] centred logs, y [n] loss / scale, w [K, n]."""
-
-    x: np.ndarray
-    y: np.ndarray
-    w: np.ndarray
-    centre: np.ndarray
-    scale: float
-
-
-@dataclass(frozen=True)
-class _Plan:
-    family: str
-    points: pd.DataFrame
-    hidden: np.ndarray  # [n]
-    used: np.ndarray  # [K, n]
-    cells: tuple[tuple[tuple[str, ...], float], ...]
-    reasons: tuple[str, ...]
-    fitted: np.ndarray  # [K'], indices of the cells that are fitted
-    w: np.ndarray  # [K', n], their weights
-    known: np.ndarray  # [n], the borrowed term A / N^alpha, or 0
-
-
-def _plan(
-    family: str, points: pd.DataFrame, sets: Sets, fractions: Sequence[float], rules: Rules
-) -> _Plan:
-    may_train, hidden = HIDE[rules.hide](points, rules)
-    d, n, loss = (points[c].to_numpy(float) for c in ("D", "N", "loss"))
-    usable = may_train & (d > max(rules.cut, rules.cut_share * d[may_train].max(initial=0.0)))
-    groups = _groups(family, points, sets, may_train, usable, hidden)
-    cells = tuple((group, float(p)) for group in groups for p in fractions)
-    used = _used(points, usable, cells, rules)
-    known = rules.borrow[0] / n ** rules.borrow[1] if rules.borrow else np.zeros(len(n))
-    reasons = tuple(_reason(n[row], d[row], (loss - known)[row], rules) for row in used)
-    report = rules.unidentified == "report"
-    fitted = [i for i, why in enumerate(reasons) if used[i].any() and (report or not why)]
-    code, _ = pd.factorize(points["model"])
-    w = np.zeros((len(fitted), len(points)))
-    for row, mine in zip(w, used[fitted]):
-        models = code[mine]
-        weight = WEIGHTS[rules.weights](d[mine], np.bincount(models)[models].astype(float))
-        row[mine] = weight / weight.mean()
-    return _Plan(family, points, hidden, used, cells, reasons, np.array(fitted, int), w, known)
-
-
-def _groups(
-    family: str,
-    points: pd.DataFrame,
-    sets: Sets,
-    may_train: np.ndarray,
-    usable: np.ndarray,
-    hidden: np.ndarray,
-) -> list[tuple[str, ...]]:
-    """The training models of each set; a hidden model whose early rows may train is in every
-    one.
-    """
-    model = points["model"]
-    sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
-    always = tuple(model[usable & model.isin(model[hidden]).to_numpy()].unique())
-    if isinstance(sets, str):
-        groups = SETS[sets]([(str(m), float(n)) for m, n in sizes.items() if m not in always])
-    else:
-        chosen = sets[family] if isinstance(sets, Mapping) else sets
-        groups = [tuple(group) for group in chosen]
-    seen = set(model[may_train])
-    for name in sorted({m for group in groups for m in group} - seen):
-        raise UserError(
-            f"sets={name!r}: no model of family {family!r} with that name may train; "
-            f"{nearest(name, seen)}"
-        )
-    return [tuple(dict.fromkeys((*group, *always))) for group in groups]
-
-
-def _used(
-    points: pd.DataFrame,
-    usable: np.ndarray,
-    cells: Sequence[tuple[tuple[str, ...], float]],
-    rules: Rules,
-) -> np.ndarray:
-    """Which rows train in which cell: bool [cells, n]."""
-    d = points["D"].to_numpy(float)
-    code, names = pd.factorize(points["model"])
-    where = {name: i for i, name in enumerate(names)}
-    end = np.zeros(len(names))  # the last usable token count of each model
-    np.maximum.at(end, code[usable], d[usable])
-    used = np.zeros((len(cells), len(points)), bool)
-    for row, (group, fraction) in zip(used, cells):
-        chosen = np.zeros(len(names), bool)
-        chosen[[where[name] for name in group]] = True
-        longest = np.full(len(names), end[chosen].max(initial=0.0))
-        limit = fraction * (end if rules.pool == "own" else longest)[code]
-        row[:] = usable & chosen[code] & (d < limit if rules.strict else d <= limit)
-    return used
-
-
-def _block(plans: Sequence[_Plan], w: np.ndarray) -> _Block:
-    """The fits w [K, n] of the plans of one family, without the points that none of them uses."""
-    points, keep = plans[0].points, w.any(0)
-    logs = np.log(points[["N", "D"]].to_numpy(float))[keep]
-    loss = points["loss"].to_numpy(float)[keep]
-    centre = logs.mean(0) if keep.any() else np.zeros(2)
-    scale = float(np.median(loss)) if keep.any() else 1.0
-    return _Block(logs - centre, (loss - plans[0].known[keep]) / scale, w[:, keep], centre, scale)
-
-
-def _reason(n: np.ndarray, d: np.ndarray, left: np.ndarray, rules: Rules) -> str:
-    """Why these rows cannot identify the parameters, or nothing."""
-    needs = (
-        ("sizes", distinct(n), 1 if rules.borrow else 3, "E, A and alpha"),
-        ("token counts", distinct(d), 3, "E, B and beta"),
-        ("rows", len(d), 3 if rules.borrow else 5, "the parameters"),
-    )
-    if len(left) and left.min() <= 0:
-        return "the borrowed A / N^alpha alone is above the loss"
-    return "; ".join(
-        f"{have} {what}: {which} need {least}" for what, have, least, which in needs if have < least
-    )
-
-
-def _descend(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
-    """theta [K, 5] of every block's jobs: the one place that knows the solver.
-
-    Few shapes, so that few programs are compiled.
-    """
-    out, width = {}, 0
-    for i in sorted(range(len(blocks)), key=lambda i: -len(blocks[i].y)):
-        b = blocks[i]
-        if not len(b.w):
-            out[i] = np.zeros((0, 5))
-            continue
-        # a new shape is a new compilation: 2 s
-        if width == 0 or (len(b.y) < width / 8 and width > 1024):
-            width = len(b.y)
-        pad = width - len(b.y)  # points of weight 0
-        # the term of N is already subtracted: A' is one more constant
-        logs = b.x * (0.0, 1.0) if rules.borrow else b.x
-        x = np.pad(logs, ((0, pad), (0, 0)))
-        y = np.pad(b.y, (0, pad), constant_values=1.0)
-        w = np.pad(b.w, ((0, 0), (0, pad)))
-        # In log loss an error of dL is one of dL / L.
-        starts = starts_from_grid(logs, b.y, b.w if rules.objective == "squared" else b.w / b.y**2)
-        jobs = np.repeat(w, starts.shape[1], 0)
-        delta = OBJECTIVES[rules.objective].solver_delta(rules.delta)
-        found = solve(
-            LAWS[LAW], rules.objective, delta, x, y, jobs, starts.reshape(-1, starts.shape[-1])
-        )
-        value = np.where(np.isfinite(found.value), found.value, np.inf).reshape(starts.shape[:2])
-        out[i] = found.theta.reshape(starts.shape)[np.arange(len(b.w)), value.argmin(1)]
-    return [out[i] for i in range(len(blocks))]
-
-
-def _as_the_authors(blocks: Sequence[_Block], rules: Rules) -> list[np.ndarray]:
-    return [
-        reference_thetas(b.x + b.centre, b.y * b.scale, b.w, b.centre, b.scale, rules.borrow)
-        for b in blocks
-    ]
-
-
-FITTERS: dict[str, Callable[[Sequence[_Block], Rules], list[np.ndarray]]] = {
-    "batched": _descend,  # the lowest of several minima, every cell in one program
-    "reference": _as_the_authors,
-}
-
-
-def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell]:
+def _cells(plan: Plan, b: Block, theta: np.ndarray, rules: Rules) -> list[Cell]:
     law, points = LAWS[LAW], plan.points
     n, d, loss = (points[c].to_numpy(float) for c in ("N", "D", "loss"))
     x = np.log(np.stack([n, d], 1)) - b.centre
@@ -372,7 +195,7 @@ def _cells(plan: _Plan, b: _Block, theta: np.ndarray, rules: Rules) -> list[Cell
 
 
 def _parameters(
-    theta: np.ndarray, b: _Block, rules: Rules
+    theta: np.ndarray, b: Block, rules: Rules
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The parameters in the units of the data, and those on an end of their range."""
     law = LAWS[LAW]

@@ -1,5 +1,6 @@
-"""Maps of forecast error over (which sizes) x (how much of their training), and the cheapest cell
-below a wanted error.
+"""Maps of forecast error over which sizes train and for how much of their training.
+
+Also the cheapest cell below a wanted error.
 """
 
 from collections.abc import Callable, Sequence
@@ -95,8 +96,9 @@ def error_map(
 
 
 def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFrame:
-    """The cheapest identified cell below each level of ARE: one row a level, NaN where no cell is
-    below it.
+    """The cheapest identified cell below each level of error: one row a level.
+
+    It is NaN where no cell is below the level.
 
     It is picked with the answer known, so `steady` says how much luck is in it: the share of the
     cells that cost as much or more and are below the level too. `share` is its cost over that of
@@ -108,7 +110,7 @@ def cheapest(cells: pd.DataFrame, levels: Sequence[float] = LEVELS) -> pd.DataFr
         if not len(good):
             rows.append({"level": level})
             continue
-        best = good.loc[good["flops"].idxmin()]
+        best = good.iloc[int(np.argmin(good["flops"].to_numpy()))]
         dearer = cells[
             cells["identified"] & cells["are"].notna() & (cells["flops"] >= best["flops"])
         ]

@@ -1,5 +1,6 @@
-"""The choices of a back-test, each explicit: what is hidden, which models train, which of their
-rows, with which weights.
+"""The choices of a back-test, each explicit.
+
+They say what is hidden, which models train, which of their rows, and with which weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,8 +127,10 @@ WEIGHTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def check(points: pd.DataFrame, rules: Rules) -> None:
-    """Raises UserError for an unknown key, hidden rows that would be seen, a missing column or a
-    bad value.
+    """Check points and rules.
+
+    Raises UserError for an unknown key, hidden rows that would be seen, a missing column or a bad
+    value.
     """
     tables = {
         "hide": HIDE,

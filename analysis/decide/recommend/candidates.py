@@ -1,5 +1,6 @@
-"""Ladders that could be trained for a target, and what each costs: the candidates a recommendation
-chooses from.
+"""Ladders that could be trained for a target, and what each costs.
+
+They are the candidates that a recommendation chooses from.
 """
 
 import itertools
@@ -32,8 +33,9 @@ TARGET = -1  # the trunk of the target itself
 
 @dataclass(frozen=True)
 class Candidate:
-    """One ladder: every size is trained to every horizon (multiples of 20 tokens a parameter),
-    `seeds` times; one trunk a size and seed.
+    """One ladder: every size is trained to every horizon, `seeds` times.
+
+    Horizons are multiples of 20 tokens a parameter; a size and seed has one trunk.
     """
 
     target: tuple[float, float]  # N, D
@@ -43,8 +45,9 @@ class Candidate:
     share: float  # of the target's training, ending in a decayed branch of its trunk
 
     def runs(self) -> pd.DataFrame:
-        """One row a run: N, D, start (D where it leaves its trunk), seeds, FLOPs of all its seeds,
-        and what it is.
+        """One row a run: N, D, start, seeds, flops (of all its seeds), what.
+
+        `start` is the D at which a cooldown leaves its trunk.
 
         The longest horizon is the trunk, which ends decayed. A shorter one pays for its decay
         alone. The target's branch pays for the trunk up to its start too, although that part is not
@@ -63,7 +66,7 @@ class Candidate:
 
     @property
     def flops(self) -> float:
-        """Of the whole ladder; the sum over `runs`."""
+        """FLOPs of the whole ladder, the sum over `runs`."""
         unit = 6 * CHINCHILLA * sum(n * n for n in self.sizes) * self.seeds
         last = max(self.horizons)
         return (
@@ -111,8 +114,9 @@ class Design:
 
 
 def design_of(many: Sequence[Candidate]) -> tuple[Design, np.ndarray]:
-    """The union of the candidates' points, and how many seeds of each a candidate trains: int
-    [candidates, n].
+    """The union of the candidates' points, and the seeds of each that a candidate trains.
+
+    The seeds are int [candidates, n].
     """
     column: dict[tuple[float, float], int] = {}
     trunk: dict[float, int] = {}

@@ -1,5 +1,6 @@
-"""Which ladder to train for a compute budget, a target and a wanted error: the cheapest one that,
-simulated from a law, keeps the error.
+"""Which ladder to train for a compute budget, a target and a wanted error.
+
+It is the cheapest one that keeps the error when it is simulated from a law.
 
 The promise is as good as the law. Where it holds, nine ladders of ten keep it; on public families
 of undecayed checkpoints, where it holds roughly, about three of four did, and none in t5-pile with

@@ -1,5 +1,6 @@
-"""How far a ladder's forecast will miss, by simulation from a law: every ladder and every simulated
-draw is a job of one batched fit.
+"""How far a ladder's forecast will miss, by simulation from a law.
+
+Every ladder and every simulated draw is a job of one batched fit.
 """
 
 from collections.abc import Mapping
@@ -30,8 +31,9 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Truth:
-    """The world that is simulated: a law, its parameters in natural units, and the noise of log
-    loss (s.d. of one run).
+    """The world that is simulated: a law, its parameters and its noise.
+
+    Parameters are in the units of the data; `noise` is the s.d. of log loss of one run.
     """
 
     law: Law
@@ -131,8 +133,9 @@ def _residual_sd(fit: Fit) -> float:
 
 @dataclass(frozen=True)
 class _World:
-    """The design in centred units: x [n, 2], at [1, 2] the target; theta [P] and many [K, P], the
-    parameters of the simulated worlds.
+    """The design in the solver's units: x [n, 2], and the target `at` [1, 2].
+
+    theta [P] and many [K, P] are the parameters of the simulated worlds.
     """
 
     x: np.ndarray
@@ -257,8 +260,9 @@ def _at(law: Law, theta: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _noise(
     truth: Truth, design: Design, most: int, draws: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of log loss: of the mean of the first 1, 2, ... seeds [most, draws, n], and of the
-    target's own end [draws].
+    """Noise of log loss of the points [most, draws, n] and of the target's own end [draws].
+
+    The first axis is the noise of the mean of the first 1, 2, ... seeds.
 
     Least squares on the mean of some seeds, weighted by their number, is least squares on all of
     them: seeds need no points of their own.

@@ -17,6 +17,7 @@ from stepladder.analysis.records.load import Runs, load
 from stepladder.analysis.report.jsonable import Results, plain
 from stepladder.analysis.studies.extrapolation.forecast_file import read_forecasts, read_refusals
 from stepladder.analysis.studies.learning_rate.curves import curves
+from stepladder.analysis.tables.checks import joined
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.goodput import goodput
@@ -63,7 +64,7 @@ def study(workdir: str | Path, *, n: str = "params_total") -> Extrapolation:
     found, outside = curves(runs)
     if not found:
         missing.append("learning-rate curves: no size has three learning rates at one duration")
-    excluded = pd.concat([t for t in (runs.excluded, left) if len(t)] or [left], ignore_index=True)
+    excluded = joined([runs.excluded, left])
     states = {str(k): int(v) for k, v in runs.runs["state"].value_counts().items()}
     body = {
         "generated_utc": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

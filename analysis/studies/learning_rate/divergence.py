@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import percentile_interval
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.points import RatePoints
 from stepladder.analysis.studies.learning_rate.sensitivity import initial_loss
@@ -153,7 +154,7 @@ def boundary_law(found: list[Boundary], *, level: float = 0.9, seed: int = 0) ->
             y = low[pick] + (high - low)[pick] * rng.uniform(size=len(x))
             a, b = np.polyfit(x[pick] - x.mean(), y, 1)
             drawn.append((np.exp(b), a))
-    spans = np.quantile(np.array(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    spans = np.array(percentile_interval(drawn, level, axis=0))
     notes = tuple(
         f"left out: size {b.size}, D = {b.D:.3g}: {b.note}"
         for b in found

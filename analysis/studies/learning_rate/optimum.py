@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import percentile_interval
+
 _DRAWS = 1000
 # of the grid's step, the error of a cubic through five points of losses like e^z - z at the worst
 # place of the minimum
@@ -195,5 +197,5 @@ def _interval(
     # that is known then.
     good = (curvature > 0) & (best == inner) & np.isfinite(at)
     at = np.where(good, np.clip(at, x[inner - 1], x[inner + 1]), x[best])
-    low, high = np.exp(np.quantile(at, [(1 - level) / 2, (1 + level) / 2]))
+    low, high = np.exp(percentile_interval(at, level))
     return float(low), float(high)

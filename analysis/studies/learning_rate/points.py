@@ -13,6 +13,7 @@ import pandas as pd
 
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import EXCLUDED, Runs, load
+from stepladder.analysis.tables.checks import joined
 from stepladder.analysis.tables.columns import (
     LEARNING_RATE_ALIASES,
     Columns,
@@ -95,11 +96,6 @@ def rate_points(
     return _of_runs(source) if isinstance(source, Runs) else _of_table(source, dict(columns or {}))
 
 
-def join(*tables: pd.DataFrame) -> pd.DataFrame:
-    """One table of exclusions."""
-    return pd.concat([t for t in tables if len(t)] or [tables[0]], ignore_index=True)
-
-
 def why(rows: pd.DataFrame, reason: str) -> pd.DataFrame:
     """`rows` as exclusions for one reason."""
     known = {"step": np.nan, "domain": ""}
@@ -116,7 +112,7 @@ def _of_runs(runs: Runs) -> RatePoints:
     lost = lost[["run_id", "step", "D"]].assign(
         domain="all", loss=np.nan, loss_se=np.nan, diverged=True
     )
-    frame = pd.concat([t for t in (done, lost) if len(t)] or [done], ignore_index=True)
+    frame = joined([done, lost])
     more = [
         n
         for n in (*SETTINGS, "size", "learning_rate", "seed", "vocab_size", "seq_len", "parent")
@@ -128,8 +124,8 @@ def _of_runs(runs: Runs) -> RatePoints:
     )["loss"]
     frame["initial_loss"] = frame["run_id"].map(first).astype(float)
     branch = frame["parent"].notna()
-    excluded = join(
-        excluded, why(frame[branch], "a cooldown branch: its rate was tuned for the trunk")
+    excluded = joined(
+        [excluded, why(frame[branch], "a cooldown branch: its rate was tuned for the trunk")]
     )
     # Evaluations of diverged runs before they diverged are listed as left out, while the run itself
     # is in: it lost.
@@ -181,7 +177,7 @@ def _of_table(source: pd.DataFrame | str | Path, mapping: dict[str, str]) -> Rat
     frame["diverged"] = _diverged(frame, mapping.get("diverged", "diverged"), table)
     reasons = _bad(frame, {n: data.text[n] for n in ("N", "D", "learning_rate", "loss")})
     excluded = (
-        join(*(why(frame.loc[[i]], text) for i, text in reasons.items()))
+        joined([why(frame.loc[[i]], text) for i, text in reasons.items()])
         if reasons
         else pd.DataFrame(columns=list(EXCLUDED))
     )

@@ -6,7 +6,9 @@ pass@k is the chance that one of k samples solves a problem; the estimate is unb
 import numpy as np
 import pandas as pd
 
-from stepladder.configs.core.errors import UserError, nearest
+from stepladder.analysis.fit.levels import percentile_interval
+from stepladder.analysis.tables.checks import require_columns
+from stepladder.configs.core.errors import UserError
 
 
 def pass_at_k(n: np.ndarray, c: np.ndarray, k: int) -> np.ndarray:
@@ -65,12 +67,7 @@ def coverage(
     Raises:
         UserError: for a missing column, and where pass_at_k does.
     """
-    for name in (*by, n, c):
-        if name not in counts:
-            raise UserError(
-                f"column {name!r}: missing from the table; "
-                f"{nearest(name, map(str, counts.columns))}"
-            )
+    require_columns(counts, (*by, n, c))
     if counts.empty:
         raise UserError("counts: no problem in the table; add rows")
     rng = np.random.default_rng(seed)
@@ -80,7 +77,7 @@ def coverage(
         drawn = np.stack(
             [chance[rng.integers(0, len(chance), len(chance))].mean(0) for _ in range(resamples)]
         )
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        low, high = percentile_interval(drawn, level, axis=0)
         for i, k in enumerate(ks):
             rows.append([*key, k, chance[:, i].mean(), low[i], high[i], len(chance)])
     return pd.DataFrame(rows, columns=[*by, "k", "pass", "low", "high", "problems"])
