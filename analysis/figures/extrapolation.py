@@ -21,6 +21,7 @@ from stepladder.analysis.figures.fit import (
 from stepladder.analysis.figures.style import TARGET, single_axes, size_colours, styled
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.bootstrap import Bootstrap
+from stepladder.analysis.fit.levels import check_level, percentile_interval
 from stepladder.analysis.fit.result import Fit
 from stepladder.configs.core.errors import UserError
 
@@ -81,8 +82,7 @@ def extrapolation(
             f"bootstrap.fit.law={bootstrap.fit.law!r}: the fit is of {fit.law!r}; bootstrap this "
             "fit"
         )
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    check_level(level)
     law, points = fit.problem.law, points_of(fit)
     along = [a.name for a in law.axes if a.kind in COUNTS][-1]
     others = [name for name in law.inputs if name != along]
@@ -156,7 +156,7 @@ def _band(
     if bootstrap is None:
         return _new_runs(fit, grid, level, seed), f"{level:.0%} of new runs"
     many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
-    ends = np.quantile(many, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    ends = np.array(percentile_interval(many, level, axis=0))
     return ends, f"{level:.0%} of {len(bootstrap.theta)} refits"
 
 
@@ -175,8 +175,5 @@ def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) ->
     for values in zip(*grid.values()):
         row = dict(zip(grid, map(float, values)))
         errors, _ = simulate.errors_at(p, fit, draws, row, np.random.default_rng(seed + 1))
-        out.append(
-            float(fit.predict(**row))
-            * np.exp(np.quantile(errors, [(1 - level) / 2, (1 + level) / 2]))
-        )
+        out.append(float(fit.predict(**row)) * np.exp(percentile_interval(errors, level)))
     return np.array(out).T

@@ -22,7 +22,7 @@ import pandas as pd
 from stepladder.analysis.decide.allocate import CLOSED
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.describe import describe
-from stepladder.analysis.fit.levels import intervals
+from stepladder.analysis.fit.levels import check_level, intervals, percentile_interval
 from stepladder.analysis.fit.prepare import Prepared, prepare
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
@@ -31,6 +31,7 @@ from stepladder.analysis.records.load import EXCLUDED, Runs
 from stepladder.analysis.report.jsonable import plain
 from stepladder.analysis.studies.extrapolation.baselines import baselines
 from stepladder.analysis.studies.extrapolation.identify import identified
+from stepladder.analysis.tables.checks import distinct, joined
 from stepladder.configs.core.errors import UserError
 
 DELTA = 1e-3
@@ -115,10 +116,9 @@ def forecast(
     draws = _draws(p, fit, points, resamples, rng)
     errors, moved = simulate.errors_at(p, fit, draws, target, rng)
     prediction = float(fit.predict(N=target["N"], D=target["D"]))
-    tail = (1 - level) / 2
-    ends, made_of = _interval(prediction, errors, draws, _floor(points, target, backtest), tail)
+    ends, made_of = _interval(prediction, errors, draws, _floor(points, target, backtest), level)
     natural = pd.DataFrame(p.to_data_units(draws.theta))
-    spans = _spans(natural, tail)
+    spans = intervals({str(name): natural[name] for name in natural}, level)
     return Forecast(
         target={k: float(v) for k, v in target.items()},
         prediction=prediction,
@@ -141,13 +141,12 @@ def forecast(
         n=runs.n if isinstance(runs, Runs) else "N as given",
         seed=seed,
         allocation=_allocation(fit, natural, target, level),
-        band=_band(p, fit, draws, points, target, tail),
+        band=_band(p, fit, draws, points, target, level),
     )
 
 
 def _check(target: Mapping[str, float], level: float) -> None:
-    if not 0 < level < 1:
-        raise UserError(f"level={level}: must lie between 0 and 1, e.g. 0.9")
+    check_level(level)
     for name in ("N", "D", "C"):
         if not target.get(name, 0) > 0:
             raise UserError(
@@ -163,14 +162,6 @@ def _prepared(points: pd.DataFrame) -> Prepared:
             "one more finished run"
         )
     return p
-
-
-def _spans(natural: pd.DataFrame, tail: float) -> dict[str, tuple[float, float]]:
-    """The interval of each parameter over its draws."""
-    return {
-        str(k): (float(np.quantile(natural[k], tail)), float(np.quantile(natural[k], 1 - tail)))
-        for k in natural
-    }
 
 
 def _draws(
@@ -196,10 +187,10 @@ def _interval(
     errors: np.ndarray,
     draws: simulate.Resamples,
     floor: float | None,
-    tail: float,
+    level: float,
 ) -> tuple[tuple[float, float], dict[str, Any]]:
     """The ends of the interval, and what it is made of; errors: in log loss, one a draw."""
-    below, above = np.quantile(errors, [tail, 1 - tail])
+    below, above = percentile_interval(errors, level)
     wider = floor is not None and (floor > above or floor > -below)
     made_of = {
         "noise_sd": float(np.sqrt(np.mean(draws.sd**2))),
@@ -218,9 +209,7 @@ def _interval(
 def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if isinstance(runs, Runs):
         used, excluded = final_points(runs, domain=domain)
-        return used, pd.concat(
-            [t for t in (runs.excluded, excluded) if len(t)] or [excluded], ignore_index=True
-        )
+        return used, joined([runs.excluded, excluded])
     for name in ("N", "D", "C", "loss"):
         if name not in runs:
             raise UserError(
@@ -280,9 +269,7 @@ def _fit_and_backtest(
 
 
 def _identifies(rest: pd.DataFrame, p: Prepared) -> bool:
-    enough = all(
-        len(np.unique(np.round(np.log(rest[a.name]), 6))) >= a.distinct for a in p.law.axes
-    )
+    enough = all(distinct(rest[a.name]) >= a.distinct for a in p.law.axes)
     return enough and len(rest) >= len(p.law.parameters)
 
 
@@ -315,12 +302,12 @@ def _band(
     draws: simulate.Resamples,
     points: pd.DataFrame,
     target: dict[str, float],
-    tail: float,
+    level: float,
 ) -> dict[str, list[Any]]:
     tokens = np.geomspace(points["D"].min() / 1.3, max(target["D"], points["D"].max()) * 1.3, 40)
     x = np.stack([np.full(40, np.log(target["N"]) - p.centre[0]), np.log(tokens) - p.centre[1]], 1)
     many = np.array([p.law.function(np, t, x) for t in draws.theta]) * p.scale
-    low, high = np.quantile(many, [tail, 1 - tail], axis=0)
+    low, high = percentile_interval(many, level, axis=0)
     middle = fit.predict(N=target["N"], D=tokens)
     return {
         "D": tokens.tolist(),

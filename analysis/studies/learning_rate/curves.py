@@ -12,7 +12,8 @@ import pandas as pd
 
 from stepladder.analysis.records.load import Runs
 from stepladder.analysis.studies.learning_rate.optimum import Optimum, misfit, optimum
-from stepladder.analysis.studies.learning_rate.points import RatePoints, join, rate_points, why
+from stepladder.analysis.studies.learning_rate.points import RatePoints, rate_points, why
+from stepladder.analysis.tables.checks import joined
 
 LEAST_RATES = 3
 _MEDIAN_OF_SQUARE = 0.4549  # median of a squared standard normal
@@ -100,7 +101,7 @@ def curves(
         _curve(rows, table, points.settings, shared, level, seed + i)
         for i, (rows, table) in enumerate(zip(groups, tables))
     ]
-    return found, join(points.excluded, *left)
+    return found, joined([points.excluded, *left])
 
 
 def _by_rate(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import percentile_interval
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.configs.core.errors import UserError
 
@@ -132,7 +133,7 @@ def _compare(
 ) -> Comparison:
     drawn = np.mean([np.abs(b.draws) - np.abs(a.draws) for a, b in both], axis=0)
     value = float(np.mean([abs(b.slope[0]) - abs(a.slope[0]) for a, b in both]))
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    low, high = percentile_interval(drawn, level)
     probability, axis = float((drawn > 0).mean()), both[0][0].axis
     winner = (
         (first, other)
@@ -189,7 +190,7 @@ def _drift(
     if np.ptp(z) > 1e-6 and not holds:
         notes.append(f"{other} moves along with {axis}: the slope is of both")
     beta, draws = _slopes(design, y, np.sqrt(sd**2 + scatter**2), scatter, rng)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = percentile_interval(draws, level)
     slope, reach = (float(beta[1]), float(low), float(high)), float(np.ptp(x))
     moved = [float(np.exp(s * reach)) for s in slope]
     return Drift(

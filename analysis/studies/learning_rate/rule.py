@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import percentile_interval
 from stepladder.analysis.studies.learning_rate.curves import Curve
 from stepladder.analysis.studies.learning_rate.points import RatePoints
 from stepladder.configs.core.errors import UserError
@@ -265,7 +266,7 @@ def _coefficients(
     """The regression of y on x, with what each coefficient is over the resamples."""
     value = _uncentred(x, y, centre)
     drawn = np.array([_uncentred(x[rows], y[rows], centre) for rows in resamples])
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = percentile_interval(drawn, level, axis=0)
     return {
         n: (float(value[i]), float(low[i]), float(high[i]), float(drawn[:, i].std()))
         for i, n in enumerate(names)

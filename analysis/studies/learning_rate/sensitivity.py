@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.fit.levels import percentile_interval
+
 _DRAWS = 2000
 
 
@@ -127,5 +129,5 @@ def _interval(
     spread = (table - table.min(1, keepdims=True)).mean(1)
     # Redrawn around noisy losses, the lowest of the rates is lower again: the draws are moved back
     # to the value by their median.
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) - np.median(spread) + value
+    low, high = np.array(percentile_interval(spread, level)) - np.median(spread) + value
     return max(0.0, float(low)), float(high)
