@@ -1,5 +1,4 @@
-"""A geometric family of model shapes from about 10k to 7B parameters: width and depth grow
-together.
+"""A family of model shapes from about 10k to 7B parameters; width and depth grow together.
 
 Every width is a multiple of its head size; d_ff is 8/3 of the width for SwiGLU, rounded up to a
 multiple of 8 (128 from width 512 on), which keeps the MLP at about 8 D^2 parameters as with a 4x
@@ -114,8 +113,9 @@ def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:
 
 
 def _check_parametrization(name: str, bases: dict[str, int]) -> None:
-    """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal
-    specs.
+    """A base where the parametrisation reads one, 0 where it does not.
+
+    Runs that are equal then have equal specs.
     """
     _check_name("parametrization", name, tuple(BASES))
     for field, base in bases.items():

@@ -137,8 +137,9 @@ class ParentSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that determines a run; `run_id` is a readable slug plus 8 hex digits of the
-    hash.
+    """Everything that determines a run.
+
+    `run_id` is a readable name plus 8 hex digits of the hash.
     """
 
     name: str
@@ -223,9 +224,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    """`value` as the annotated type `kind`: a dataclass, a tuple, one of them or None, or a plain
-    value.
-    """
+    """`value` as the type `kind`: a dataclass, a tuple, one of them or None, or a plain value."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = _types(kind)
         return kind(**{name: _decode(fields[name], v) for name, v in value.items()})

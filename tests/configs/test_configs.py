@@ -3,6 +3,7 @@ config.
 """
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -15,12 +16,21 @@ import pytest
 
 from stepladder.configs import base
 from stepladder.configs.core import build, durations, hyperparameters, sizes
+from stepladder.configs.core import spec as spec_module
 from stepladder.configs.core.branches import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.counting import count
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load, override
-from stepladder.configs.core.spec import canonical, from_dict, to_dict
+from stepladder.configs.core.spec import (
+    DataSpec,
+    ModelSpec,
+    ParentSpec,
+    Variant,
+    canonical,
+    from_dict,
+    to_dict,
+)
 from stepladder.configs.ladders import chinchilla
 from stepladder.train.data import tokenizer
 from tests.support import tiny
@@ -58,6 +68,20 @@ SHIPPED = (
 )
 def test_durations(duration, steps):
     assert durations.steps(duration, tokens_per_step=1024, params=1024, total_steps=200) == steps
+
+
+@pytest.mark.parametrize(
+    ("duration", "value", "unit"),
+    [
+        (7, 7, durations.STEP),
+        ("1 step", 1, durations.STEP),
+        ("3M tokens", 3e6, durations.TOKEN),
+        ("0.5x", 0.5, durations.CHINCHILLA),
+        ("20%", 20, durations.PERCENT),
+    ],
+)
+def test_durations_know_their_unit(duration, value, unit):
+    assert durations.parse(duration) == durations.Duration(value, unit)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +241,14 @@ def test_bad_configs_are_refused(tmp_path, change, says):
         rung(tiny.config(tmp_path, **change))
 
 
+def test_only_sections_of_free_keys_take_new_ones():
+    config = base.get_config()
+    config.free_keys = (("data.weights", 0.0),)
+    override(config, "data.weights.mine", "1")
+    with pytest.raises(UserError, match="unknown key"):
+        override(config, "data.sources.mine", "a.txt")
+
+
 @pytest.mark.parametrize("text", ["", "def get_config(arg=''):\n    return (", "x = 1"])
 def test_unusable_config_files(tmp_path, text):
     path = tmp_path / "config.py"
@@ -324,6 +356,45 @@ def test_fields_that_came_later_change_no_id_while_they_are_off():
     # 0 is a token, not "off"
     at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))
     assert to_dict(at_zero)["model"]["document_end"] == 0
+
+
+def test_a_field_is_later_in_its_own_class_only(monkeypatch):
+    """A field of that name in another spec is always written, and hashed."""
+    plain = rung(base.get_config("tiny"))
+    monkeypatch.setitem(spec_module.LATER, DataSpec, {"max_epochs": plain.data.max_epochs})
+    body = to_dict(plain)
+    assert "max_epochs" not in body["data"] and "max_mb_per_domain" in body["data"]["corpus"]
+    monkeypatch.setitem(spec_module.LATER, ModelSpec, {"seq_len": plain.data.seq_len})
+    assert to_dict(plain)["data"]["seq_len"] == plain.data.seq_len
+
+
+@pytest.mark.parametrize("part", ["", "model", "data.corpus", "hyper"])
+def test_a_spec_of_other_fields_is_not_read(part):
+    body = to_dict(rung(base.get_config("tiny")))
+    node = functools.reduce(dict.__getitem__, filter(None, part.split(".")), body)
+    with pytest.raises(KeyError):
+        node["colour"] = "blue"
+        from_dict(body)
+    del node["colour"]
+    del node[{"": "steps", "model": "d_ff", "data.corpus": "seed", "hyper": "beta1"}[part]]
+    with pytest.raises(TypeError):
+        from_dict(body)
+
+
+def test_every_part_of_a_spec_is_read_back_as_its_own_type():
+    trunk = with_checkpoints(rung(base.get_config("tiny"), role="proxy"), 48)
+    corpus = dataclasses.replace(
+        trunk.data.corpus,
+        sources=(("a", "a/*.txt"),),
+        variants=(Variant("v", "a", ("lower_case",), "none"),),
+    )
+    data = dataclasses.replace(trunk.data, corpus=corpus, validation=("a",))
+    spec = dataclasses.replace(cooldown(trunk, 60, 0.2), data=data)
+    again = from_dict(json.loads(json.dumps(to_dict(spec))))
+    assert again == spec and hash(again) == hash(spec)
+    assert isinstance(again.parent, ParentSpec)
+    assert isinstance(again.data.corpus.variants[0], Variant)
+    assert to_dict(spec)["data"]["corpus"]["variants"] == [["v", "a", ["lower_case"], "none"]]
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe:270"])
