@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.spec import Variant
-from stepladder.configs.core.weights import check_weights
+from stepladder.configs.core.spec import Variant, check_weights
 
 DIMENSIONS = ("mixture", "source", "quality", "deduplication", "control")
 

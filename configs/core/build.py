@@ -14,8 +14,8 @@ from stepladder.configs.core.spec import (
     OptimizerSpec,
     RunSpec,
     Variant,
+    check_weights,
 )
-from stepladder.configs.core.weights import check_weights
 
 # Tokenizers of fixed size: a byte each, and the end of a document.
 VOCABULARY_SIZES = {"bytes": 257}

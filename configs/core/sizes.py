@@ -81,8 +81,6 @@ def shape(
             "token sees, itself included"
         )
     _check_parametrization(parametrization, {"base_width": base_width, "base_depth": base_depth})
-    multiple = 128 if d_model >= 512 else 8
-    hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
     return ModelSpec(
         size=size,
         vocab_size=vocab_size,
@@ -91,7 +89,7 @@ def shape(
         n_heads=n_heads,
         n_kv_heads=n_heads // kv_ratio,
         head_dim=head_dim,
-        d_ff=int(-(-hidden // multiple) * multiple),
+        d_ff=_mlp_width(d_model, activation),
         activation=activation,
         tied=tied,
         qk_norm=qk_norm,
@@ -105,6 +103,12 @@ def shape(
         window=window,
         document_end=document_end,
     )
+
+
+def _mlp_width(d_model: int, activation: str) -> int:
+    hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
+    multiple = 128 if d_model >= 512 else 8
+    return int(-(-hidden // multiple) * multiple)
 
 
 def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:

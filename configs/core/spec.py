@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from stepladder.configs.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -92,6 +94,16 @@ class DataSpec:
     def evaluated(self) -> tuple[tuple[str, float], ...]:
         """(domain, weight in "all") of every domain the run is evaluated on."""
         return tuple((d, 1 / len(self.validation)) for d in self.validation) or self.weights
+
+
+def check_weights(weights: Mapping[str, float], field: str) -> None:
+    """Raise UserError, naming `field`, unless no weight is negative or NaN and they sum to 1."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise UserError(f"{field}.{name}={weight}: is negative; leave the domain out, or use 0")
+    total = sum(weights.values())
+    if abs(total - 1) > 1e-6:
+        raise UserError(f"{field}: the weights sum to {total:.6g}, not 1; divide them by their sum")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import hashlib
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.weights import check_weights
+from stepladder.configs.core.spec import check_weights
 from stepladder.train.data.read.permute import permute
 from stepladder.train.data.read.store import Store
 from stepladder.train.data.words import mix
