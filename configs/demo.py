@@ -98,8 +98,9 @@ def _rung(
     batch: int = 0,
     **tags: str,
 ) -> RunSpec:
-    """One run of `tokens` million tokens, at `factor` times the rule's learning rate; `batch` 0 is
-    the rule's.
+    """One run of `tokens` million tokens at `factor` times the rule's learning rate.
+
+    `batch` 0 is the rule's.
     """
     c = config.copy_and_resolve_references()
     c.unlock()

@@ -1,5 +1,4 @@
-"""Data recipes of the embedded corpus, as data: what a study of recipes compares, along the
-dimensions that curation has.
+"""Data recipes of the embedded corpus: what a study of data curation compares.
 
 A recipe is weights over domains, and filters and a deduplication for all of them; with either, it
 trains on variants of its domains (train/data/prepare/variants.py). Filtered recipes take CORE in
@@ -14,16 +13,17 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.spec import Variant
-from stepladder.configs.core.weights import check_weights
+from stepladder.configs.core.spec import Variant, check_weights
 
 DIMENSIONS = ("mixture", "source", "quality", "deduplication", "control")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`weights` over domains sum to 1; `filters` (train/data/prepare/filters.py, quality.py) and
-    `dedup` ("" is the corpus') make variants.
+    """What a run trains on: weights over domains, and perhaps filters and a deduplication.
+
+    Weights sum to 1. With `filters` (train/data/prepare/filters.py, quality.py) or `dedup` ("" is
+    the corpus') the text is a variant of each domain.
     """
 
     dimension: str
@@ -172,8 +172,10 @@ def chosen(
 
 
 def check(name: str, recipe: Recipe, domains: Iterable[str] | None = None) -> None:
-    """Raise UserError unless the dimension is known and the weights are positive, of known domains,
-    and sum to 1.
+    """Check one recipe.
+
+    Raises UserError for an unknown dimension or domain, and for weights that are negative or do not
+    sum to 1.
     """
     known = None if domains is None else tuple(domains)
     if recipe.dimension not in DIMENSIONS:
@@ -204,8 +206,9 @@ def variant_name(name: str, domain: str) -> str:
 
 
 def prepare_config(config: ConfigDict, recipes: Mapping[str, Recipe]) -> None:
-    """Give the corpus of `config` the domains and variants of all `recipes`, so that all read one
-    token store.
+    """Give the corpus of `config` the domains and variants of all `recipes`.
+
+    All of them then read one token store.
     """
     if not config.data.sources:
         used = {

@@ -45,8 +45,15 @@ def cooldown(trunk: RunSpec, total_steps: int, decay_fraction: float, **tags: st
 def with_cooldowns(
     trunk: RunSpec, horizons: Sequence[float], decay_fraction: float
 ) -> list[RunSpec]:
-    """The trunk, checkpointed and evaluated where they leave it, and its cooldowns, which end at
-    `horizons` of its length (arXiv:2405.18392).
+    """A trunk with cooldowns at shorter horizons (arXiv:2405.18392).
+
+    Args:
+        trunk: a run at constant learning rate up to its own decay.
+        horizons: where cooldowns end, as shares of the trunk's length.
+        decay_fraction: length of a cooldown, as a share of its end.
+
+    Returns:
+        The trunk, with checkpoints and evaluations where cooldowns leave it, then the cooldowns.
     """
     ends = [round(horizon * trunk.steps) for horizon in horizons]
     leaves = [branch_step(trunk, end, decay_fraction) for end in ends]

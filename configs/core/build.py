@@ -14,8 +14,8 @@ from stepladder.configs.core.spec import (
     OptimizerSpec,
     RunSpec,
     Variant,
+    check_weights,
 )
-from stepladder.configs.core.weights import check_weights
 
 # Tokenizers of fixed size: a byte each, and the end of a document.
 VOCABULARY_SIZES = {"bytes": 257}
@@ -35,9 +35,7 @@ def vocabulary(tokenizer: str) -> int:
 
 
 def document_end(tokenizer: str) -> int:
-    """The token with which a tokenizer ends a document: the last one of all of them
-    (train/data/tokenizer.py).
-    """
+    """The token that ends a document: the last one of the vocabulary (train/data/tokenizer.py)."""
     return vocabulary(tokenizer) - 1
 
 

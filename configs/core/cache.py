@@ -1,5 +1,6 @@
-"""Where compiled programs are kept between processes: set by commands, which own their process,
-never by the library.
+"""Where compiled programs are kept between processes.
+
+Commands, which own their process, set this; the library never does.
 """
 
 import os
@@ -8,18 +9,14 @@ from pathlib import Path
 
 def folder() -> Path:
     """STEPLADDER_CACHE, or stepladder/ in the user's cache folder."""
-    named = os.environ.get("STEPLADDER_CACHE")
-    return (
-        Path(
-            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepladder"
-        )
-        / "xla"
-    )
+    user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("STEPLADDER_CACHE") or user / "stepladder") / "xla"
 
 
 def settings(path: Path) -> dict[str, object]:
-    """jax's options for a persistent compilation cache in `path` that keeps every program of 0.1 s
-    and more.
+    """jax's options for a persistent compilation cache in `path`.
+
+    Every program that takes 0.1 s or more to compile is kept.
     """
     return {
         "jax_compilation_cache_dir": str(path),

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a model, counted per module by arithmetic on its shape: nothing compiles.
+"""Parameters and FLOPs of a model, by arithmetic on its shape; nothing compiles.
 
 FLOPs are those of matrix products, two a multiply-add; norms, activations, RoPE and softmax (about
 one percent at width 512) are left out. Attention counts the scores a query sees: the causal half,
@@ -58,10 +58,6 @@ class Counts:
     def flops_per_token_6n(self) -> float:
         """The usual approximation: 6 N, N with the embedding."""
         return 6.0 * self.params_total
-
-    @property
-    def flops_per_token_6n_non_embedding(self) -> float:
-        return 6.0 * self.params_non_embedding
 
 
 @cache

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """One line that names the field, the value and the fix; the command prints it and exits with
-    status 1.
+    """What the user can mend, in one line that names the field, the value and the fix.
+
+    The command prints it and exits with status 1.
     """
 
 

@@ -12,8 +12,7 @@ from stepladder.configs.core.errors import UserError
 def write_atomic(
     path: Path, content: str | bytes, sync: bool = True, field: str = "workdir"
 ) -> None:
-    """Write `content` to `path` so that a reader or a crash sees the old or the new file, never a
-    half.
+    """Write `content` to `path`; a reader or a crash sees the old or the new file, never a half.
 
     Args:
         path: its folder is made where it is missing.

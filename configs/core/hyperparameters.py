@@ -44,8 +44,13 @@ class Recommended:
 
 
 def recommend(params: int, tokens: float, seq_len: int, batch_size: int = 0) -> Recommended:
-    """The rule's hyperparameters for `params` parameters trained on `tokens` tokens; `batch_size` >
-    0 overrides the rule's batch.
+    """The rule's hyperparameters for one run.
+
+    Args:
+        params: parameters, embedding included.
+        tokens: training tokens.
+        seq_len: tokens a sequence.
+        batch_size: sequences a step; 0 takes the rule's.
     """
     if batch_size <= 0:
         batch_tokens = BATCH * max(1.0, tokens / D_BATCH) ** BATCH_D
@@ -69,10 +74,10 @@ def recommend(params: int, tokens: float, seq_len: int, batch_size: int = 0) -> 
 def step_law(
     params_non_embedding: int, tokens: float, seq_len: int, batch_size: int = 0
 ) -> tuple[int, float]:
-    """(batch in sequences, a power of two, and peak learning rate) of arXiv:2503.04715, table 1,
-    fitted on 60M to 1B parameters.
+    """Batch and learning rate by arXiv:2503.04715, table 1, fitted on 60M to 1B parameters.
 
-    `batch_size` > 0 keeps the caller's batch; the law's rate belongs to its own batch.
+    Returns (batch in sequences, a power of two; peak learning rate). `batch_size` > 0 keeps the
+    caller's batch; the law's rate belongs to its own batch.
     """
     batch = batch_size or 2 ** max(0, round(math.log2(0.58 * tokens**0.571 / seq_len)))
     return batch, float(f"{1.79 * params_non_embedding**-0.713 * tokens**0.307:.6g}")

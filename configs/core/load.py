@@ -163,9 +163,7 @@ def _no_probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
 
 
 def _checked(specs: list[RunSpec]) -> list[RunSpec]:
-    """The specs, or UserError for duplicate runs and for branches whose parent is not before
-    them.
-    """
+    """The specs; UserError for duplicates, and for branches that come before their parent."""
     seen: set[str] = set()
     for spec in specs:
         if spec.run_id in seen:

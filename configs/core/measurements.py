@@ -1,5 +1,4 @@
-"""What a config asks of the model beyond training: probes of a run's checkpoints, and baselines of
-its data.
+"""What a config asks for beyond training: probes of checkpoints, and baselines of its data.
 
 A config module may define `probes(config, specs)`, a list of these; `stepladder probe` makes those
 that are not there yet.
@@ -14,10 +13,10 @@ Recipes = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]  # (name, weight
 
 @dataclass(frozen=True)
 class Alignment:
-    """Gradient alignment and curvature of every recipe at one step of `run` (0: its
-    initialisation), on the run's validation domains.
+    """Gradient alignment and curvature of every recipe at one step of a run.
 
-    Written to WORKDIR/runs/<run_id>/probes/alignment-<step>.json.
+    Measured on the run's validation domains; step 0 is its initialisation. Written to
+    WORKDIR/runs/<run_id>/probes/alignment-<step>.json.
     """
 
     run: RunSpec
@@ -31,10 +30,10 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Ngrams:
-    """Unigram and bigram loss of every recipe's mixture on the study's validation windows, and the
-    epochs its longest run sees.
+    """Unigram and bigram loss of every recipe's mixture on the study's validation windows.
 
-    Written to WORKDIR/studies/<study>/ngrams.json.
+    Also the epochs that the study's longest run sees. Written to
+    WORKDIR/studies/<study>/ngrams.json.
     """
 
     study: str

@@ -1,5 +1,4 @@
-"""A geometric family of model shapes from about 10k to 7B parameters: width and depth grow
-together.
+"""A family of model shapes from about 10k to 7B parameters; width and depth grow together.
 
 Every width is a multiple of its head size; d_ff is 8/3 of the width for SwiGLU, rounded up to a
 multiple of 8 (128 from width 512 on), which keeps the MLP at about 8 D^2 parameters as with a 4x
@@ -82,8 +81,6 @@ def shape(
             "token sees, itself included"
         )
     _check_parametrization(parametrization, {"base_width": base_width, "base_depth": base_depth})
-    multiple = 128 if d_model >= 512 else 8
-    hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
     return ModelSpec(
         size=size,
         vocab_size=vocab_size,
@@ -92,7 +89,7 @@ def shape(
         n_heads=n_heads,
         n_kv_heads=n_heads // kv_ratio,
         head_dim=head_dim,
-        d_ff=int(-(-hidden // multiple) * multiple),
+        d_ff=_mlp_width(d_model, activation),
         activation=activation,
         tied=tied,
         qk_norm=qk_norm,
@@ -108,14 +105,21 @@ def shape(
     )
 
 
+def _mlp_width(d_model: int, activation: str) -> int:
+    hidden = 4 * d_model if activation == "gelu" else 8 * d_model / 3
+    multiple = 128 if d_model >= 512 else 8
+    return int(-(-hidden // multiple) * multiple)
+
+
 def _check_name(field: str, name: str, known: tuple[str, ...]) -> None:
     if name not in known:
         raise UserError(f"model.{field}={name!r}: unknown; {nearest(name, known)}")
 
 
 def _check_parametrization(name: str, bases: dict[str, int]) -> None:
-    """A base where the parametrisation reads one, 0 where it does not: equal runs then have equal
-    specs.
+    """A base where the parametrisation reads one, 0 where it does not.
+
+    Runs that are equal then have equal specs.
     """
     _check_name("parametrization", name, tuple(BASES))
     for field, base in bases.items():

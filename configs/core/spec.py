@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
+from stepladder.configs.core.errors import UserError
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -94,6 +96,16 @@ class DataSpec:
         return tuple((d, 1 / len(self.validation)) for d in self.validation) or self.weights
 
 
+def check_weights(weights: Mapping[str, float], field: str) -> None:
+    """Raise UserError, naming `field`, unless no weight is negative or NaN and they sum to 1."""
+    for name, weight in weights.items():
+        if not weight >= 0:
+            raise UserError(f"{field}.{name}={weight}: is negative; leave the domain out, or use 0")
+    total = sum(weights.values())
+    if abs(total - 1) > 1e-6:
+        raise UserError(f"{field}: the weights sum to {total:.6g}, not 1; divide them by their sum")
+
+
 @dataclass(frozen=True)
 class OptimizerSpec:
     """Static part of the optimizer."""
@@ -137,8 +149,9 @@ class ParentSpec:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that determines a run; `run_id` is a readable slug plus 8 hex digits of the
-    hash.
+    """Everything that determines a run.
+
+    `run_id` is a readable name plus 8 hex digits of the hash.
     """
 
     name: str
@@ -223,9 +236,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(kind: Any, value: Any) -> Any:
-    """`value` as the annotated type `kind`: a dataclass, a tuple, one of them or None, or a plain
-    value.
-    """
+    """`value` as the type `kind`: a dataclass, a tuple, one of them or None, or a plain value."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = _types(kind)
         return kind(**{name: _decode(fields[name], v) for name, v in value.items()})

@@ -29,8 +29,9 @@ from stepladder.configs.core.spec import RunSpec
 
 
 class Ladder(NamedTuple):
-    """Sizes of the proxies, the target, and up to which size seeds and a learning-rate curve are
-    affordable.
+    """Sizes of a ladder.
+
+    `repeated` are the proxies for which more seeds and a learning-rate curve are affordable.
     """
 
     proxies: tuple[str, ...]

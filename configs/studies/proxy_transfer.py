@@ -236,8 +236,9 @@ def _with_recipes(config: ConfigDict) -> tuple[ConfigDict, dict[str, recipes.Rec
 def _grid(
     config: ConfigDict, chosen: dict[str, recipes.Recipe], size: Rung, role: str, study: Study
 ) -> list[RunSpec]:
-    """Every recipe at every learning rate and seed of one size; the run that probes follow keeps
-    checkpoints for them.
+    """Every recipe at every learning rate and seed of one size.
+
+    The run that probes follow keeps checkpoints for them.
     """
     runs: list[RunSpec] = []
     for recipe, table in chosen.items():
@@ -284,8 +285,9 @@ def _probed_steps(run: RunSpec) -> list[int]:
 
 
 def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
-    """Baselines of the recipes, and alignment of all recipes along the reference recipe's run on
-    the smallest proxy and the target.
+    """N-gram baselines of the recipes, and their alignment along two runs.
+
+    Those are the reference recipe's on the smallest proxy and on the target.
     """
     study = STUDIES[config.study.arg]
     weights = {spec.tag["recipe"]: spec.data.weights for spec in specs}

@@ -2,7 +2,6 @@
 config.
 """
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -15,12 +14,14 @@ import pytest
 
 from stepladder.configs import base
 from stepladder.configs.core import build, durations, hyperparameters, sizes
-from stepladder.configs.core.branches import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.counting import count
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load, override
-from stepladder.configs.core.spec import canonical, from_dict, to_dict
+from stepladder.configs.core.spec import (
+    canonical,
+    to_dict,
+)
 from stepladder.configs.ladders import chinchilla
 from stepladder.train.data import tokenizer
 from tests.support import tiny
@@ -58,6 +59,20 @@ SHIPPED = (
 )
 def test_durations(duration, steps):
     assert durations.steps(duration, tokens_per_step=1024, params=1024, total_steps=200) == steps
+
+
+@pytest.mark.parametrize(
+    ("duration", "value", "unit"),
+    [
+        (7, 7, durations.STEP),
+        ("1 step", 1, durations.STEP),
+        ("3M tokens", 3e6, durations.TOKEN),
+        ("0.5x", 0.5, durations.CHINCHILLA),
+        ("20%", 20, durations.PERCENT),
+    ],
+)
+def test_durations_know_their_unit(duration, value, unit):
+    assert durations.parse(duration) == durations.Duration(value, unit)
 
 
 @pytest.mark.parametrize(
@@ -129,37 +144,6 @@ def test_rule_moves_the_right_way():
     assert own.weight_decay * own.steps == pytest.approx(hyperparameters.DECAY, rel=1e-5)
 
 
-def test_spec_survives_json_and_its_hash_ignores_labels(tmp_path):
-    spec = rung(tiny.config(tmp_path), role="proxy")
-    again = from_dict(json.loads(json.dumps(to_dict(spec))))
-    assert again == spec and again.run_id == spec.run_id
-    assert dataclasses.replace(spec, name="other", tags=()).hash == spec.hash
-    for change in (
-        {"steps": 41},
-        {"batch_size": 16},
-        {"hyper": dataclasses.replace(spec.hyper, learning_rate=0.5)},
-    ):
-        assert dataclasses.replace(spec, **change).hash != spec.hash
-
-
-def test_what_a_sweep_varies_is_not_part_of_the_program(tmp_path):
-    spec = rung(tiny.config(tmp_path))
-    trunk = with_checkpoints(spec, 16)
-    assert cooldown(trunk, 20, 0.2).program_key == spec.program_key
-    assert (
-        dataclasses.replace(
-            spec, hyper=dataclasses.replace(spec.hyper, seed=3, learning_rate=1.0)
-        ).program_key
-        == spec.program_key
-    )
-    assert dataclasses.replace(spec, batch_size=16).program_key != spec.program_key
-
-
-def test_a_cooldown_needs_an_undecayed_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no undecayed checkpoint"):
-        cooldown(rung(tiny.config(tmp_path)), 20, 0.2)
-
-
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [
@@ -215,6 +199,14 @@ def test_overrides_refused(key, text, says):
 def test_bad_configs_are_refused(tmp_path, change, says):
     with pytest.raises(UserError, match=says):
         rung(tiny.config(tmp_path, **change))
+
+
+def test_only_sections_of_free_keys_take_new_ones():
+    config = base.get_config()
+    config.free_keys = (("data.weights", 0.0),)
+    override(config, "data.weights.mine", "1")
+    with pytest.raises(UserError, match="unknown key"):
+        override(config, "data.sources.mine", "a.txt")
 
 
 @pytest.mark.parametrize("text", ["", "def get_config(arg=''):\n    return (", "x = 1"])
@@ -303,27 +295,6 @@ def cost(spec) -> tuple[float, float, float]:
     counts = count(spec.model, spec.data.seq_len)
     tokens = spec.steps * spec.tokens_per_step
     return counts.params_total, tokens, tokens * counts.flops_per_token_train
-
-
-def test_fields_that_came_later_change_no_id_while_they_are_off():
-    """A window and a document's end are written, hashed and compiled for only where they are used;
-    either way a spec is read back whole.
-    """
-    off, on = base.get_config("tiny"), base.get_config("tiny")
-    on.model.window, on.model.document_mask = 64, True
-    plain, limited = rung(off), rung(on)
-    assert not {"window", "document_end"} & to_dict(plain)["model"].keys()
-    assert (limited.model.window, limited.model.document_end) == (64, 256)
-    assert {k: to_dict(limited)["model"][k] for k in ("window", "document_end")} == {
-        "window": 64,
-        "document_end": 256,
-    }
-    assert plain.hash != limited.hash and plain.program_key != limited.program_key
-    for spec in (plain, limited):
-        assert from_dict(to_dict(spec)) == spec
-    # 0 is a token, not "off"
-    at_zero = dataclasses.replace(plain, model=dataclasses.replace(plain.model, document_end=0))
-    assert to_dict(at_zero)["model"]["document_end"] == 0
 
 
 @pytest.mark.parametrize("name", ["bytes", "bpe:270"])

@@ -51,12 +51,9 @@ def test_every_line_is_known():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command_parses_and_its_config_loads(line):
     words = shlex.split(line)[1:]
-    overrides = [
-        w.removeprefix("--config.").partition("=") for w in words if w.startswith("--config.")
-    ]
-    args = parser._parser(words[0]).parse_args([w for w in words if not w.startswith("--config.")])
+    args = parser.parse(words)
     if hasattr(args, "config"):
-        assert load(str(ROOT / args.config), [(k, v) for k, _, v in overrides]).specs
+        assert load(str(ROOT / args.config), args.overrides).specs
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])

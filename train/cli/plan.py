@@ -75,8 +75,10 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _rate(args: argparse.Namespace) -> float:
-    """FLOP/s for the estimate of time: what the backend is known to achieve, or the usual part of
-    the peak of the slices that are compiled for.
+    """FLOP/s for the estimate of time.
+
+    What the backend is known to achieve, or the usual share of the peak of the slices that are
+    compiled for.
     """
     from stepladder.train.ladder import cost
 

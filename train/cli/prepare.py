@@ -129,8 +129,9 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(store: "Store") -> str:
-    """Domains with documents, MB, tokens, what was dropped, and the 13-gram overlap of validation
-    with training.
+    """A store as a table: domains with documents, MB, tokens, overlap, and what was dropped.
+
+    The overlap is the share of validation's 13-grams that training holds too.
     """
     lines = [
         f"{'domain':24s}{'docs':>9s}{'MB':>10s}{'tokens':>14s}"

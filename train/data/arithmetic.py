@@ -1,8 +1,7 @@
-"""The procedural domain: worked sums of three kinds, any amount, split by item.
+"""The procedural domain: worked sums of three kinds, any amount; its loss has a known floor.
 
 An item (operation and operands) belongs to one group by its hash, a document holds items of one
-group: no sum stands on both sides of the split. Later issues add task families; this one makes a
-domain whose loss has a known floor.
+group: no sum stands on both sides of the split.
 """
 
 import random

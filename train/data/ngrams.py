@@ -1,5 +1,4 @@
-"""Unigram and bigram baselines: how much of a recipe's loss is nothing but the statistics of pairs
-of tokens.
+"""Unigram and bigram baselines: what part of a recipe's loss is statistics of pairs of tokens.
 
 A mixture's counts are those of its domains, each scaled to its weight, as many tokens as it gives
 in one epoch of its scarcest domain:
@@ -30,8 +29,9 @@ _DENSE = 1 << 24  # pairs of the vocabulary up to which counting needs no sort
 
 @dataclass(frozen=True)
 class Pairs:
-    """Counts of pairs: `keys` (first token * vocabulary + second) ascending, int64, and `counts`,
-    float64.
+    """Counts of pairs of tokens.
+
+    `keys` are first token * vocabulary + second, int64, ascending; `counts` are float64.
     """
 
     keys: np.ndarray
@@ -82,38 +82,29 @@ class Model:
 
     def probabilities(self) -> np.ndarray:
         """p1, [V]."""
-        return (self.second_V + self.alpha) / (
-            self.second_V.sum() + self.alpha * len(self.second_V)
-        )
+        total = self.second_V.sum() + self.alpha * len(self.second_V)
+        return (self.second_V + self.alpha) / total
 
     def unigram(self, text: Pairs) -> float:
         """Mean nats of the second tokens of `text`."""
-        return float(
-            -(text.counts @ np.log(self.probabilities()[text.keys % len(self.second_V)]))
-            / text.total
-        )
+        b = text.keys % len(self.second_V)
+        return float(-(text.counts @ np.log(self.probabilities()[b])) / text.total)
 
     def bigram(self, text: Pairs) -> float:
         """Mean nats of the second tokens of `text`, given the first."""
         a, b = np.divmod(text.keys, len(self.second_V))
         where = np.minimum(np.searchsorted(self.pairs.keys, text.keys), len(self.pairs.keys) - 1)
         seen = np.where(self.pairs.keys[where] == text.keys, self.pairs.counts[where], 0.0)
-        return float(
-            -(
-                text.counts
-                @ np.log(
-                    (seen + self.beta * self.probabilities()[b]) / (self.first_V[a] + self.beta)
-                )
-            )
-            / text.total
-        )
+        p2 = (seen + self.beta * self.probabilities()[b]) / (self.first_V[a] + self.beta)
+        return float(-(text.counts @ np.log(p2)) / text.total)
 
 
 def fit(
     counted: dict[str, Pairs], held: dict[str, Pairs], weights: Mapping[str, float], vocabulary: int
 ) -> Model:
-    """The mixture's model; smoothing from `held`, the text of the same domains that is not
-    counted.
+    """The model of one mixture.
+
+    Smoothing is chosen on `held`: text of the same domains that is not counted.
     """
     names = [name for name, weight in weights.items() if weight > 0]
     tokens = min(counted[name].total / weights[name] for name in names)
@@ -134,12 +125,19 @@ def fit(
 def baselines(
     store: Store, recipes: Mapping[str, Mapping[str, float]], windows: Mapping[str, np.ndarray]
 ) -> dict:
-    """{"unigram" and "bigram": {recipe: {domain: nats a token}}, "smoothing": {recipe: {"alpha",
-    "beta"}}}.
+    """Unigram and bigram losses of recipes, on the last L tokens of every window.
 
-    `recipes`: weights over the store's domains. `windows`: int [n, L + 1] of every validation
-    domain; the last L tokens of each are scored, as a model's are. Raises UserError for weights
-    that do not fit the store.
+    Args:
+        store: the token store.
+        recipes: name -> weights over the store's domains.
+        windows: validation domain -> int [n, L + 1].
+
+    Returns:
+        {"unigram", "bigram": {recipe: {domain: nats a token}},
+        "smoothing": {recipe: {"alpha", "beta"}}}.
+
+    Raises:
+        UserError: weights that do not fit the store.
     """
     V = store.vocab_size
     for weights in recipes.values():

@@ -1,5 +1,4 @@
-"""Hashes of a text's words and word n-grams, vectorised: what near-duplicate removal and the
-overlap check compare.
+"""Hashes of words and word n-grams: what near-duplicate removal and the overlap check compare.
 
 Stable across machines, Python versions and processes (crc32 and 64-bit integer arithmetic; never
 `hash`).
@@ -9,10 +8,16 @@ import zlib
 
 import numpy as np
 
-_FOLD = bytes(
-    ord(chr(c).lower()) if c < 128 and (chr(c).isalnum() or c == 95) else c if c >= 128 else 32
-    for c in range(256)
-)
+
+def _fold(byte: int) -> int:
+    """Letters lower-cased, digits, _ and non-ASCII bytes as they are, all else a space."""
+    if byte >= 128:
+        return byte
+    character = chr(byte)
+    return ord(character.lower()) if character.isalnum() or character == "_" else ord(" ")
+
+
+_FOLD = bytes(map(_fold, range(256)))
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
 
@@ -43,8 +48,9 @@ def word_hashes(data: bytes) -> np.ndarray:
 
 
 def grams(words: np.ndarray, n: int) -> np.ndarray:
-    """uint64 [words] -> uint64 [words - n + 1]: one 64-bit hash per run of n words; empty when
-    there are fewer.
+    """One 64-bit hash per run of n words: uint64 [words] -> uint64 [words - n + 1].
+
+    Empty when there are fewer than n.
     """
     count = len(words) - n + 1
     if count <= 0:

@@ -21,8 +21,9 @@ COLUMN_HELP = {
 
 
 def add_table(parser: argparse.ArgumentParser) -> None:
-    """TABLE, and which of its rows and columns: what the messages of analysis/tables/points.py
-    name.
+    """TABLE, and which of its rows and columns.
+
+    These are the options that the messages of analysis/tables/points.py name.
     """
     parser.add_argument(
         "table", metavar="TABLE", help="CSV, Parquet, JSON (lines), or the workdir of a ladder"

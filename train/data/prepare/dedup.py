@@ -21,9 +21,8 @@ THRESHOLD = 0.8  # estimated Jaccard similarity from which a document counts as 
 _CHUNK = 1 << 16  # shingles a call: the temporary is chunk x permutations x 4 bytes
 _LEADERS = 64  # within one bucket, distinct texts that later ones are compared with
 
-_SCHEME = (
-    "affine32"  # datasketch >= 2: named, so that signatures never change with the library's default
-)
+# of datasketch >= 2: named, so that signatures never change with the library's default
+_SCHEME = "affine32"
 
 
 def check(method: str) -> None:
@@ -40,8 +39,9 @@ def exact_hash(data: bytes) -> int:
 
 
 def signature(data: bytes) -> np.ndarray:
-    """UTF-8 text -> uint32 [PERMUTATIONS]: MinHash over runs of five words (or the words, when
-    there are fewer).
+    """MinHash over runs of five words: UTF-8 text -> uint32 [PERMUTATIONS].
+
+    A shorter text is one run of all its words.
     """
     hashes = words.word_hashes(data)
     shingles = words.grams(hashes, min(SHINGLE, max(len(hashes), 1)))
@@ -74,11 +74,12 @@ def exact_duplicates(hashes: np.ndarray) -> np.ndarray:
 def near_duplicates(
     signatures: np.ndarray, candidate: np.ndarray, release: Callable[[], None] = lambda: None
 ) -> np.ndarray:
-    """uint32 [docs, PERMUTATIONS], bool [docs] (documents still in) -> bool [docs]: True where an
-    earlier one in is nearly the same.
+    """Which documents are nearly the same as an earlier one: bool [docs].
 
-    `signatures` may be a memmap: it is read in parts, and `release` (called after each) may give
-    their pages back.
+    Args:
+        signatures: uint32 [docs, PERMUTATIONS]; may be a memmap, it is read in parts.
+        candidate: bool [docs], the documents to compare.
+        release: called after each part, to give its pages back.
     """
     rows = PERMUTATIONS // BANDS
     alive = np.flatnonzero(candidate)
@@ -103,8 +104,9 @@ def near_duplicates(
 
 
 def _mark(signatures: np.ndarray, bucket: np.ndarray, drop: np.ndarray) -> None:
-    """Within one bucket: the first document stays and takes those like it; then the next of the
-    rest.
+    """Mark the duplicates within one bucket.
+
+    The first document stays and drops those like it; then the first of the rest, and so on.
     """
     for _ in range(_LEADERS):
         rest = bucket[1:]

@@ -108,8 +108,9 @@ def _text(path: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def _rest_of_line(file: BinaryIO) -> bytes:
-    """Up to the end of the line; a line above 16 pieces long (binary, one-line dumps) is refused
-    rather than held in memory.
+    """What is left of the current line.
+
+    A line longer than 16 pieces (binary, one-line dumps) is refused rather than held in memory.
     """
     rest = file.readline(16 * PIECE_BYTES)
     if len(rest) == 16 * PIECE_BYTES:
@@ -131,8 +132,9 @@ def _open_zstd(path: Path) -> BinaryIO:
 
 
 class _WholeZstd(io.RawIOBase):
-    """A zstd stream that complains when the file ends in the middle of a frame (the library's
-    reader does not).
+    """A zstd stream that complains when the file ends in the middle of a frame.
+
+    The library's own reader does not.
     """
 
     def __init__(self, path: Path, zstandard) -> None:

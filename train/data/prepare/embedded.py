@@ -150,8 +150,9 @@ def available(names: tuple[str, ...] = ()) -> list[str]:
 
 
 def read(name: str, cap_bytes: float, seed: int) -> Iterator[Document]:
-    """Documents of a domain in hash order of their names (of the seed); the reader may stop after
-    `cap_bytes` of text.
+    """Documents of a domain, its files in the order of a hash of seed and name.
+
+    The reader may stop after `cap_bytes` of text: that is then a random sample.
     """
     if name in PROCEDURAL:
         yield from PROCEDURAL[name](cap_bytes, seed)
@@ -187,8 +188,9 @@ def _present(name: str) -> bool:
 
 
 def _files(name: str) -> Iterator[tuple[str, Path]]:
-    """(label, path) of the domain's files; labels begin with the package and never name this
-    machine's folders.
+    """(label, path) of the domain's files.
+
+    Labels begin with the package and never name this machine's folders.
     """
     domain = DOMAINS[name]
     for package in domain.packages:

@@ -41,16 +41,15 @@ def mostly_letters(text: str) -> str | None:
 
 
 def no_repeated_lines(text: str) -> str | None:
-    """Gopher's rule: drop documents where more than 30 % of the lines with text are copies of an
-    earlier one.
-    """
+    """Gopher's rule: drop documents with more than 30 % of their lines copies of earlier ones."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return text if len(lines) - len(set(lines)) <= 0.3 * len(lines) else None
 
 
 def no_repeated_words(text: str) -> str | None:
-    """Gopher's rule, shortened: drop documents whose commonest run of four words covers more than
-    20 % of the words.
+    """Gopher's rule, shortened: drop documents that repeat one run of four words.
+
+    It may cover at most 20 % of the words.
     """
     words = _WORD.findall(text)
     if len(words) < 40:
@@ -66,8 +65,9 @@ def word_length(text: str) -> str | None:
 
 
 def stop_words(text: str) -> str | None:
-    """Gopher's rule: drop documents with fewer than two different words of the, be, to, of, and,
-    that, have, with.
+    """Gopher's rule: drop documents without two different common words.
+
+    The words are the, be, to, of, and, that, have, with.
     """
     return text if len(_STOP_WORDS & set(_WORD.findall(text.lower()))) >= 2 else None
 
@@ -105,8 +105,9 @@ def noise_5(text: str) -> str | None:
 
 
 def shuffle_half(text: str) -> str | None:
-    """Shuffle the words of every second document (by hash); what stands between the words stays in
-    place.
+    """Shuffle the words of every second document (by hash).
+
+    What stands between the words stays in place.
     """
     rng = _random(text)
     if rng.random() < 0.5:
@@ -123,8 +124,9 @@ def repeat_8(text: str) -> str | None:
 
 
 def repeat_some(text: str) -> str | None:
-    """Repeat documents unevenly, as a crawl does: by hash a quarter once, an eighth twice, and so
-    on to 8 times; drop the others.
+    """Repeat documents unevenly, as a crawl does.
+
+    By hash a quarter is kept once, an eighth twice, and so on to 8 times; the others are dropped.
     """
     draw = _random(text).random()
     times = next(

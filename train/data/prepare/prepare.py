@@ -1,8 +1,7 @@
-"""From a corpus spec to a token store, in stages that each commit: collect, select, tokenizer,
-encode, variants, manifest.
+"""From a corpus spec to a token store.
 
-Killed anywhere and repeated, the store comes out byte for byte the same; repeated when done,
-nothing is written.
+Stages that each commit: collect, select, tokenizer, encode, variants, manifest. Killed anywhere and
+repeated, the store comes out byte for byte the same; repeated when done, nothing is written.
 """
 
 import contextlib
@@ -48,11 +47,19 @@ TOKENIZER_BYTES = 20_000_000  # text a tokenizer is trained on, evenly over the 
 
 
 def prepare(corpus: CorpusSpec, out: str | os.PathLike, show: bool = True) -> Store:
-    """Prepare the corpus into the folder `out`, or return the store that is there already when it
-    is of the same spec and sources.
+    """Prepare a corpus into a folder, or open the store that is there already.
 
-    Raises UserError for a bad spec, unreadable text, an unwritable or full disk (what was done is
-    kept), a folder of another spec.
+    Args:
+        corpus: which text, and how it becomes tokens.
+        out: the folder of the store.
+        show: draw progress bars where stderr is a terminal.
+
+    Returns:
+        The store, opened.
+
+    Raises:
+        UserError: a bad spec, unreadable text, an unwritable or full disk (what is done is kept),
+            or a folder that holds another spec or other sources.
     """
     out = Path(out)
     check(corpus)
@@ -203,8 +210,9 @@ def _stamp(corpus: CorpusSpec, names: list[str], files: dict[str, list[Path]]) -
 
 
 def _work(corpus: CorpusSpec, out: Path, stamp: dict) -> Path:
-    """The folder of intermediate results: continued when spec and sources are the same, begun anew
-    when the sources changed.
+    """The folder of intermediate results.
+
+    Continued when spec and sources are the same, begun anew when the sources changed.
     """
     work, plan = out / WORK, out / WORK / "plan.json"
     if plan.is_file():

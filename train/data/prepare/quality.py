@@ -26,10 +26,9 @@ _FUNCTION_WORDS = frozenset(
 
 
 def prose(text: str) -> float:
-    """Share of the words that are English function words, less the share of visible characters that
-    are neither letters nor , .
+    """Share of the words that are English function words, less the share of symbols.
 
-    ' -
+    Symbols are visible characters other than letters, commas, full stops, apostrophes and hyphens.
     """
     words = _WORD.findall(text.lower())
     visible = max(sum(not c.isspace() for c in text), 1)
@@ -38,8 +37,9 @@ def prose(text: str) -> float:
 
 
 def code(text: str) -> float:
-    """Share of visible characters that are brackets, operators, underscores or digits, plus the
-    share of lines that are indented.
+    """Share of symbols among visible characters, plus half the share of indented lines.
+
+    Symbols are brackets, operators, underscores and digits.
     """
     visible = max(sum(not c.isspace() for c in text), 1)
     lines = [line for line in text.splitlines() if line.strip()]
@@ -51,10 +51,9 @@ RANKED: dict[str, Callable[[str], float]] = {"prose_top30": prose, "code_top30":
 
 
 def best(step: str, spool: Spool, wanted: np.ndarray) -> np.ndarray:
-    """bool [documents]: of those `wanted`, the highest scores until SHARE of their bytes is
-    reached.
+    """The documents of the highest scores, up to SHARE of the bytes: bool [documents].
 
-    Raises UserError when there is none.
+    Only those in `wanted`, bool [documents], are ranked. Raises UserError when there is none.
     """
     index = np.flatnonzero(wanted)
     if not len(index):

@@ -70,8 +70,9 @@ def near(spools: dict[str, Spool], keep: np.ndarray, work: Path) -> np.ndarray:
 
 
 def _forget(mapped: np.ndarray) -> None:
-    """Give the mapped pages back; the operating system would keep them as long as there is
-    memory.
+    """Give the mapped pages back.
+
+    The operating system would keep them as long as there is memory.
     """
     base = mapped
     while isinstance(base.base, np.ndarray):

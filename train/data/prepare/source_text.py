@@ -20,8 +20,9 @@ _CONTAINERS = frozenset(("core", "_core", "_src", "test", "tests", "include", "e
 
 
 def group_of(label: str) -> str:
-    """The package of a file: `numpy/linalg/_linalg.py` -> `numpy/linalg`; of a module beside
-    packages the module itself.
+    """The package of a file: `numpy/linalg/_linalg.py` -> `numpy/linalg`.
+
+    A module that lies beside packages is its own group.
     """
     parts = label.split("/")
     depth = 2
@@ -88,8 +89,9 @@ READERS: dict[str, Callable[[str, Path], Iterator[Document]]] = {
 
 
 def _read(path: Path) -> str | None:
-    """None for what is no UTF-8 text (test fixtures in other encodings): not part of this
-    corpus.
+    """The file's text; None where it is not UTF-8.
+
+    Those are test fixtures in other encodings, and no part of this corpus.
     """
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")

@@ -12,9 +12,8 @@ from stepladder.configs.core.errors import UserError
 from stepladder.train.data import words
 
 GRAM = 13  # words
-MAX_OVERLAP = (
-    0.2  # a validation document with a larger share of its 13-grams in training is dropped
-)
+# a validation document with a larger share of its 13-grams in training is dropped
+MAX_OVERLAP = 0.2
 MAX_GRAMS = 1 << 24  # validation 13-grams held at once (128 MB); above, an unbiased sample by hash
 
 TRAIN, VALIDATION = 0, 1
@@ -23,11 +22,23 @@ TRAIN, VALIDATION = 0, 1
 def assign(
     group: np.ndarray, size: np.ndarray, keep: np.ndarray, fraction: float, seed: int, domain: str
 ) -> np.ndarray:
-    """Side of every document of a domain: uint64 [docs] group hashes, int [docs] bytes, bool [docs]
-    kept -> uint8 [docs].
+    """Divide a domain into training and validation by whole groups.
 
     Groups go to validation in hash order while they fit, until `fraction` of the bytes is reached.
-    Raises UserError when there is nothing to divide.
+
+    Args:
+        group: uint64 [docs], hashes of the documents' groups.
+        size: int [docs], bytes.
+        keep: bool [docs], the documents to divide.
+        fraction: of the bytes, for validation.
+        seed: of the order.
+        domain: named in errors.
+
+    Returns:
+        uint8 [docs]: TRAIN or VALIDATION.
+
+    Raises:
+        UserError: fewer than two groups.
     """
     ids, inverse = np.unique(group[keep], return_inverse=True)
     if len(ids) < 2:
@@ -58,10 +69,10 @@ def assign(
 def overlap(
     validation: Callable[[], Iterable[bytes]], validation_bytes: int, train: Iterable[bytes]
 ) -> np.ndarray:
-    """Share of each validation document's distinct 13-grams that occur in training: float
-    [validation docs].
+    """How much of each validation document training has: float [validation docs].
 
-    `validation` is called twice and must yield the same texts; `train` is streamed once.
+    That is the share of its distinct 13-grams. `validation` is called twice and must yield the same
+    texts; `train` is streamed once.
     """
     keep_one_in = sampling(validation_bytes)
 
@@ -83,8 +94,9 @@ def overlap(
 
 
 def sampling(validation_bytes: int) -> int:
-    """One 13-gram in how many is looked at, so that MAX_GRAMS bound those of a validation side of
-    this size.
+    """Of how many 13-grams one is looked at.
+
+    Chosen so that at most MAX_GRAMS are held for a validation side of this size.
     """
     # a word is above four bytes in nearly every text
     return max(1, -(-validation_bytes // (4 * MAX_GRAMS)))

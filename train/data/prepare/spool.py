@@ -1,5 +1,6 @@
-"""A domain's text between reading and encoding: on disk, with an array of facts per document, so
-that memory does not grow with text.
+"""A domain's text between reading and encoding.
+
+It lies on disk, with an array of facts a document: memory does not grow with the text.
 """
 
 import array
@@ -24,8 +25,10 @@ class SpoolWriter:
     def __init__(
         self, folder: Path, domain: str, cap_bytes: float, in_order: bool, minhash: bool
     ) -> None:
-        """`in_order`: the cap takes the first documents (they come shuffled); otherwise those with
-        the smallest content hash.
+        """`in_order`: the cap takes the first documents, as they come shuffled.
+
+        Otherwise it takes those with the smallest content hash. `minhash`: keep signatures, for
+        near duplicates.
         """
         self._stem = folder / domain
         self._cap, self._in_order, self._minhash = cap_bytes, in_order, minhash
@@ -40,7 +43,7 @@ class SpoolWriter:
         return bool(self._cap) and self._in_order and self._bytes >= self._cap
 
     def add(self, document: Document) -> int:
-        """Returns the bytes of the text; it may or may not stay below the cap."""
+        """Take a document, which may not stay below the cap; returns the bytes of its text."""
         data = document.text.encode("utf-8")
         exact = dedup.exact_hash(data)
         if exact > self._limit:
@@ -78,8 +81,9 @@ class SpoolWriter:
         return np.frombuffer(self._facts, FACTS).copy()
 
     def _lower_limit(self) -> int:
-        """The content hash up to which documents fit the cap: what comes later can only lower
-        it.
+        """The content hash up to which documents fit the cap.
+
+        What comes later can only lower it.
         """
         facts = self._rows()
         order = np.argsort(facts["exact"], kind="stable")

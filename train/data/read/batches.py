@@ -1,6 +1,4 @@
-"""Batches: a Grain source whose element is one process's rows of a few steps, and the windows that
-evaluation reads.
-"""
+"""Batches of training text, as a Grain source, and the windows that evaluation reads."""
 
 from collections.abc import Iterator
 
@@ -15,13 +13,12 @@ GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
 
 
 class BatchSource:
-    """Element g is int32 [group, len(rows), seq_len + 1]: the `rows` of the batches of steps g *
-    group onwards; all rows by default.
+    """The batches of a run as a sequence: element g holds `group` steps from step g * group on.
 
-    Row r of step s is example s * batch_size + r: the stream depends on (store, weights, seq_len,
-    batch_size, seed) alone, and `rows`, those that the devices of a process hold, only pick from
-    it. An element is several whole batches because the cost is per element, not per token
-    (docs/benchmarks/data.md).
+    An element is int32 [group, len(rows), seq_len + 1]: several whole batches, because the cost is
+    per element, not per token (docs/benchmarks/data.md). Row r of step s is example s * batch_size + r: the
+    stream depends on (store, weights, seq_len, batch_size, seed) alone. `rows`, those that the
+    devices of a process hold, only pick from it; by default all.
     """
 
     def __init__(
@@ -33,8 +30,8 @@ class BatchSource:
         seed: int,
         rows: np.ndarray | None = None,
     ) -> None:
-        """Raises UserError for weights that do not fit the store, a text shorter than a window,
-        rows that a batch has not.
+        """Raises UserError for weights that do not fit the store, for a domain shorter than a
+        window, and for rows that a batch does not have.
         """
         if seq_len < 1 or batch_size < 1:
             raise UserError(f"seq_len={seq_len}, batch_size={batch_size}: both must be at least 1")
@@ -76,8 +73,9 @@ class BatchSource:
 
     @property
     def _views(self) -> list[np.ndarray]:
-        """Per domain, every run of seq_len + 1 tokens as a view of the file: [tokens - seq_len,
-        seq_len + 1]; made lazily.
+        """Every run of seq_len + 1 tokens of each domain: views [tokens - seq_len, seq_len + 1].
+
+        The files are mapped when first asked for.
         """
         if "_opened" not in self.__dict__:
             width = self.seq_len + 1
@@ -94,11 +92,10 @@ class BatchSource:
 def batches(
     source: BatchSource, start_step: int, stop_step: int, prefetch: int = 16, threads: int = 1
 ) -> Iterator[np.ndarray]:
-    """int32 [rows of the source, seq_len + 1] of steps start_step..stop_step-1, prefetched by
-    threads of this process; the cursor is the step alone.
+    """Batches of steps start_step..stop_step-1: int32 [rows of the source, seq_len + 1] each.
 
-    `prefetch` counts steps. Threads only read ahead: they change neither the batches nor their
-    order.
+    Threads of this process read up to `prefetch` steps ahead; they change neither the batches nor
+    their order. The step is the only cursor.
     """
     if not 0 <= start_step <= stop_step:
         raise UserError(f"start_step={start_step}: must be from 0 to stop_step={stop_step}")
@@ -120,11 +117,10 @@ def _batches(
 
 
 def evaluation_windows(store: Store, domain: str, seq_len: int, count: int) -> np.ndarray:
-    """int32 [at most count, seq_len + 1]: evenly spaced windows of a domain's validation split, the
-    same whenever asked.
+    """Evenly spaced windows of a domain's validation split: int32 [at most count, seq_len + 1].
 
-    No token is predicted twice (the last token of a window may be the first of the next). Raises
-    UserError when there is not one window.
+    The same whenever asked. No token is predicted twice (the last token of a window may be the
+    first of the next). Raises UserError when there is not one window.
     """
     have = (store.count(domain, "validation") - 1) // seq_len
     if have < 1:

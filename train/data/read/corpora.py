@@ -1,6 +1,4 @@
-"""Which token store a spec reads: one folder a corpus under `root`, named by the corpus spec's
-hash, prepared when missing.
-"""
+"""Which token store a run reads: one folder a corpus, named by its spec, prepared when missing."""
 
 import hashlib
 from pathlib import Path
@@ -12,6 +10,7 @@ from stepladder.train.processes import group
 
 
 def folder(root: Path, corpus: CorpusSpec) -> Path:
+    """The store's folder of a corpus, named by the hash of its spec."""
     digest = hashlib.sha256(canonical(to_dict(corpus)).encode()).hexdigest()[:8]
     return Path(root) / f"{corpus.name}-{digest}"
 
@@ -21,10 +20,12 @@ def stores(specs: list[RunSpec], root: Path, show: bool = True) -> dict[CorpusSp
 
     Idempotent and resumable.
     """
-    corpora, made = dict.fromkeys(s.data.corpus for s in specs), {}
-    group.broadcast_from_zero(
-        lambda: made.update(
-            {corpus: prepare(corpus, folder(root, corpus), show) for corpus in corpora}
-        )
-    )
+    corpora = dict.fromkeys(spec.data.corpus for spec in specs)
+    made: dict[CorpusSpec, Store] = {}
+
+    def prepare_all() -> None:
+        for corpus in corpora:
+            made[corpus] = prepare(corpus, folder(root, corpus), show)
+
+    group.broadcast_from_zero(prepare_all)
     return made or {corpus: Store.open(folder(root, corpus)) for corpus in corpora}

@@ -1,5 +1,7 @@
-"""Which window every example is: example i is a pure function of (weights, seed, i), by integer
-arithmetic.
+"""Which window of which domain every example is.
+
+Example i is a pure function of (weights, seed, i), by integer arithmetic: resuming, packing and
+resharding need no state of the data.
 
 Weights are rounded to units of 2^-20. Examples come in blocks of 1,024; a block holds of every
 domain its whole number of rows, and the fractions left over go round over 1,024 blocks, so that
@@ -14,7 +16,7 @@ import hashlib
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.weights import check_weights
+from stepladder.configs.core.spec import check_weights
 from stepladder.train.data.read.permute import permute
 from stepladder.train.data.read.store import Store
 from stepladder.train.data.words import mix
@@ -67,9 +69,8 @@ class Mixture:
         # run of blocks evenly.
         offset = np.array([int(f"{b:010b}"[::-1], 2) for b in range(PERIOD)])
         counts = whole + np.diff((edges[None, :] + offset[:, None]) // PERIOD, axis=1)
-        self._counts = (
-            counts  # [PERIOD, domains] rows of each domain in a block; every line sums to BLOCK
-        )
+        # [PERIOD, domains] rows of each domain in a block; every line sums to BLOCK
+        self._counts = counts
         self._before = np.concatenate(
             [np.zeros((1, len(used)), np.int64), np.cumsum(counts, axis=0)]
         )
@@ -122,8 +123,9 @@ class Mixture:
         return domain, window
 
     def _window(self, d: int, draw: np.ndarray) -> np.ndarray:
-        """Draws of a domain, int64 [n] -> windows, int64 [n]: every epoch is a permutation of its
-        own.
+        """Draws of a domain -> windows, both int64 [n].
+
+        Every epoch is a permutation of its own.
         """
         epoch, k = np.divmod(draw, self._windows[d])
         key = mix(
@@ -190,6 +192,7 @@ def _units(weights: np.ndarray) -> np.ndarray:
 
 
 def _key(name: str) -> np.uint64:
+    """64 bits of a domain's name."""
     return np.uint64(
         int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     )

@@ -15,11 +15,10 @@ _ROUND_KEYS = mix(np.arange(1, 5, dtype=np.uint64))
 
 
 def permute(k: np.ndarray, n: int, key: np.ndarray) -> np.ndarray:
-    """int64 [m] in 0..n-1, uint64 [m] key of the permutation each one is under -> int64 [m] in
-    0..n-1.
+    """Where a keyed permutation of n puts each k: int64 [m] -> int64 [m], both in 0..n-1.
 
-    For one key a bijection: a Feistel network on the next even power of two (at least 64), walked
-    until the value is below n.
+    `key`, uint64 [m], is that of the permutation each one is under. For one key a bijection: a
+    Feistel network on the next even power of two (at least 64), walked until the value is below n.
     """
     half = np.uint64(max(3, ((n - 1).bit_length() + 1) // 2))
     x = _feistel(k.astype(np.uint64), half, key)

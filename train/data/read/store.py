@@ -1,11 +1,10 @@
-"""The token store: one flat file of ids per domain and split, an index, and a manifest that is
-written last.
+"""The token store: a flat file of ids a domain and split, an index, a manifest written last.
 
-    <domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every
-                           document followed by its end
-    <domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its
-                           UTF-8 bytes
-    tokenizer.json         manifest.json
+<domain>.<split>.bin   ids, little-endian uint16 (uint32 above a vocabulary of 65,536), every
+                       document followed by its end
+<domain>.<split>.idx   int64 [documents, 2]: end of the document in the .bin (tokens), its
+                       UTF-8 bytes
+tokenizer.json         manifest.json
 """
 
 import array
@@ -33,8 +32,9 @@ def dtype_name(vocab_size: int) -> str:
 
 
 def splits(entry: dict) -> tuple[str, ...]:
-    """The splits of a domain's entry in the manifest: a variant, which has a `base`, is training
-    text only.
+    """The splits of a domain's entry in the manifest.
+
+    A variant, which has a `base`, is training text only.
     """
     return SPLITS[:1] if "base" in entry else SPLITS
 
@@ -123,8 +123,9 @@ class Store:
 
 
 class SplitWriter:
-    """Writes one domain's split beside its final name, hashing on the way; `commit` renames and
-    returns the manifest's entry.
+    """Writes one domain's split beside its final name, hashing on the way.
+
+    `commit` renames and returns the manifest's entry.
     """
 
     def __init__(
@@ -197,8 +198,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _part(path: Path) -> Path:
-    """Where a file is written first. The folder is locked, so the name can be fixed: what a killed
-    process leaves is overwritten.
+    """Where a file is written first.
+
+    The folder is locked, so the name is fixed: what a killed process leaves is overwritten.
     """
     return path.with_name(path.name + ".part")
 
