@@ -20,7 +20,7 @@ from stepladder.train.loop.profiler_trace import ProfilerTrace
 from stepladder.train.loop.start import check_reset, needs_init, start
 from stepladder.train.processes import group
 from stepladder.train.processes.preemption import Preempted, Preemption
-from stepladder.train.record.clock import WAIT, Clock
+from stepladder.train.record.clock import WAIT, Clock, Share
 from stepladder.train.record.mirrors.mirrors import MIRRORS
 from stepladder.train.record.record import Record
 from stepladder.train.step.evaluator import evaluators
@@ -81,7 +81,7 @@ def run_pack(
     if not records:
         return states
     clock, preemption = clock or Clock(), preemption or Preemption()
-    programs = programs or Programs()
+    shares, programs = clock.shares(len(records)), programs or Programs()
 
     # Mesh and data
     _check(records, stores)
@@ -89,7 +89,7 @@ def run_pack(
     pack = programs.packed(records[0].spec, machine, members, streams)
 
     # Model
-    runs = _open_members(records, stores, own, pack, clock)
+    runs = _open_members(records, stores, own, pack, shares)
     with clock.phase("compile"):
         _compile(pack, runs, machine)
 
@@ -141,10 +141,9 @@ def _open_members(
     stores: Mapping[CorpusSpec, Store],
     own: Program,
     pack: Executable,
-    clock: Clock,
+    shares: Sequence[Share],
 ) -> list[Member]:
-    evaluator_of, shares = evaluators(own), clock.shares(len(records))
-    runs = []
+    evaluator_of, runs = evaluators(own), []
     for slot, (record, share) in enumerate(zip(records, shares)):
         store = stores[record.spec.data.corpus]
         evaluator = evaluator_of(record.spec, store)

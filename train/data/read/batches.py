@@ -16,9 +16,9 @@ class BatchSource:
     """The batches of a run as a sequence: element g holds `group` steps from step g * group on.
 
     An element is int32 [group, len(rows), seq_len + 1]: several whole batches, because the cost is
-    per element, not per token (docs/benchmarks/data.md). Row r of step s is example s * batch_size + r: the
-    stream depends on (store, weights, seq_len, batch_size, seed) alone. `rows`, those that the
-    devices of a process hold, only pick from it; by default all.
+    per element, not per token (docs/benchmarks/data.md). Row r of step s is example s * batch_size
+    + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone. `rows`, those that
+    the devices of a process hold, only pick from it; by default all.
     """
 
     def __init__(
