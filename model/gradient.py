@@ -85,7 +85,7 @@ def loss_and_gradient(
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
         parallel = Parallel.on(mesh)
         parts = _accumulated(cfg, params, tokens_BT, z_loss, execution, parallel)
-        return _meet(*parts, places, mesh)
+        return _mean_over_devices(*parts, places, mesh)
 
     by_batch = rules.partition(rules.TOKENS_BT)
     mapped = on_devices(local, mesh, (places, by_batch, replicated), (replicated, places))
@@ -114,7 +114,7 @@ def window_losses(
     return mapped(params, tokens_BT)
 
 
-def _meet(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
+def _mean_over_devices(aux: dict, grads: dict, places: dict, mesh: Mesh) -> tuple[dict, dict]:
     """Means over all devices that share a batch, from each one's part: sums over the axes along
     which a gradient is not cut.
     """

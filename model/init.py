@@ -38,10 +38,11 @@ class Init:
         """Standard deviation of `role` (key of `STD`): the base model's, times the
         parametrisation's multiplier; None means ones.
         """
-        if STD[role] is None:
+        base_std = STD[role]
+        if base_std is None:
             return None
         m_n, m_l = parametrization.ratios(self.cfg)
-        base = STD[role](fan_in / m_n, self.cfg.n_layers / m_l)
+        base = base_std(fan_in / m_n, self.cfg.n_layers / m_l)
         return base * parametrization.value(self.cfg, parametrization.rule(self.cfg, role).init_std)
 
     def __call__(self, name: str, shape: tuple[int, ...], fan_in: int = 0) -> nnx.Param:

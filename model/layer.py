@@ -29,9 +29,10 @@ def no_record(name: str, value: jax.Array) -> None:
 def _all_but_gathered(primitive, *_, name: str = "", call_jaxpr=None, **__) -> bool:
     """Policy: what autodiff asks for is saved, but weights that were gathered from other devices
     (Parallel.gather_weight) are gathered again.
-
-    Reshaping costs nothing: were its result saved, it could be that of a weight.
     """
+    # jax.checkpoint_policies.save_anything_except_these_names(GATHERED) is not enough: it saves the
+    # result of the all-gather before it is given its name, and what reshapes the named one (of four
+    # gathers in a layer's backward pass none is left).
     gathers = call_jaxpr is not None and any(
         eqn.primitive.name == "all_gather" for eqn in call_jaxpr.eqns
     )

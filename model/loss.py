@@ -33,7 +33,8 @@ def token_nll(
     device's part.
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
-    n = piece_count(*targets_BL.shape, unembed_DV.shape[1], execution.loss_floats)
+    B, L = targets_BL.shape
+    n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
         return nll_in_pieces(cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL)
     return cross_entropy(soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap), targets_BL)[0]
@@ -55,7 +56,8 @@ def next_token_loss(
     differentiated, once, and in reverse.
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
-    n = piece_count(*targets_BL.shape, unembed_DV.shape[1], execution.loss_floats)
+    B, L = targets_BL.shape
+    n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
         z_loss = jnp.asarray(z_loss, jnp.float32)
         return mean_loss(cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL, z_loss)

@@ -4,6 +4,7 @@ once. Called by model/loss.py alone.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,11 @@ def nll_in_pieces(
     """
 
     @jax.checkpoint
-    def nll(x_BlD: jax.Array, targets_Bl: jax.Array) -> jax.Array:
+    def nll(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x_BlD, targets_Bl = piece
         return cross_entropy(soft_cap(logits_of(x_BlD, unembed_DV), cap), targets_Bl)[0]
 
-    return _join(jax.lax.map(lambda piece: nll(*piece), (_cut(x_BLD, n), _cut(targets_BL, n))))
+    return _join(jax.lax.map(nll, (_cut(x_BLD, n), _cut(targets_BL, n))))
 
 
 def mean_loss(
@@ -37,7 +39,8 @@ def mean_loss(
     """What `loss.next_token_loss` returns, in n pieces of the sequence; only the first result can
     be differentiated, once, and in reverse.
     """
-    total, nll_BL, square = _mean_loss(cap, n, x_BLD, unembed_DV, targets_BL, z_loss)
+    found: Any = _mean_loss(cap, n, x_BLD, unembed_DV, targets_BL, z_loss)
+    total, nll_BL, square = found
     aux = {"loss": nll_BL.mean(), "z_loss": z_loss * square, "nll_BL": nll_BL}
     return total, jax.lax.stop_gradient(aux)
 
@@ -51,13 +54,15 @@ def _cut(x_BLX: jax.Array, n: int) -> jax.Array:
 
 
 def _join(x_nBlX: jax.Array) -> jax.Array:
-    n, B, l = x_nBlX.shape[:3]  # noqa: E741
-    return x_nBlX.swapaxes(0, 1).reshape(B, n * l, *x_nBlX.shape[3:])
+    """The inverse of `_cut`."""
+    x_BnlX = x_nBlX.swapaxes(0, 1)
+    return x_BnlX.reshape(x_BnlX.shape[0], -1, *x_BnlX.shape[3:])
 
 
 def _scan(
-    each: Callable, n: int, x_BLD: jax.Array, targets_BL: jax.Array, sums: jax.Array
+    each: Callable, n: int, x_BLD: jax.Array, targets_BL: jax.Array, sums: jax.Array | None
 ) -> tuple:
+    """(sums, results of `each`, stacked) over n pieces of the sequence."""
     return jax.lax.scan(
         lambda sums, piece: each(sums, *piece), sums, (_cut(x_BLD, n), _cut(targets_BL, n))
     )
@@ -95,6 +100,9 @@ def _mean_loss_forward(
     targets_BL: jax.Array,
     z_loss: jax.Array,
 ) -> tuple:
+    """(`_mean_loss`, what its backward pass needs): the gradients of the sums of nats, and mean
+    log(Z)^2.
+    """
     dtype, wide = x_BLD.dtype, jnp.promote_types(x_BLD.dtype, jnp.float32)
 
     def each(sums_DV: jax.Array, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:

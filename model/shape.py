@@ -1,5 +1,5 @@
 """What the model asks of its configuration: any hashable object with these attributes
-(`configs.spec.ModelSpec` is one).
+(`configs.core.spec.ModelSpec` is one).
 """
 
 from typing import Protocol
@@ -7,27 +7,55 @@ from typing import Protocol
 
 class Shape(Protocol):
     """Shape of a decoder-only Transformer; hashable, because it is a static argument of compiled
-    functions.
+    functions. Its attributes are read only.
     """
 
-    vocab_size: int
-    d_model: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int  # divides n_heads
-    head_dim: int  # even, for RoPE
-    d_ff: int
-    activation: str  # key of mlp.ACTIVATIONS
-    tied: bool
-    qk_norm: bool
-    rope_theta: float
-    norm_eps: float
-    logit_cap: float  # 0 is off
-    window: int  # positions a query sees, itself the last; 0 is all before it
-    document_end: (
-        int  # token that ends a document, out of which attention does not look; -1: it does
-    )
-    compute_dtype: str  # float32 | bfloat16
-    parametrization: str  # key of parametrization.PARAMETRIZATIONS
-    base_width: int  # the width the ratio m_N is relative to; 0 is d_model itself
-    base_depth: int  # the same in layers
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def n_layers(self) -> int: ...
+    @property
+    def n_heads(self) -> int: ...
+    # divides n_heads
+    @property
+    def n_kv_heads(self) -> int: ...
+    # even, for RoPE
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def d_ff(self) -> int: ...
+    # key of mlp.ACTIVATIONS
+    @property
+    def activation(self) -> str: ...
+    # whether the unembedding is the embedding
+    @property
+    def tied(self) -> bool: ...
+    @property
+    def qk_norm(self) -> bool: ...
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def norm_eps(self) -> float: ...
+    # 0 is off
+    @property
+    def logit_cap(self) -> float: ...
+    # positions a query sees, itself the last; 0 is all before it
+    @property
+    def window(self) -> int: ...
+    # token that ends a document, out of which attention does not look; -1: it does
+    @property
+    def document_end(self) -> int: ...
+    # float32 | bfloat16
+    @property
+    def compute_dtype(self) -> str: ...
+    # key of parametrization.PARAMETRIZATIONS
+    @property
+    def parametrization(self) -> str: ...
+    # the width that the ratio m_N is relative to; 0 is d_model itself
+    @property
+    def base_width(self) -> int: ...
+    # the same in layers
+    @property
+    def base_depth(self) -> int: ...

@@ -14,7 +14,7 @@ from stepladder.model.attention.mask import MaskSpec, mask_of
 def attend(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: MaskSpec, scale: float
 ) -> jax.Array:
-    """As `attention.attend`."""
+    """As `attend.attend`."""
     biased = mask.documents_BL is not None or mask.mask_BLM is not None
     mask_BLM = mask_of(q_BLHK.shape[1], k_BMGK.shape[1], mask) if biased else None
     return jax.nn.dot_product_attention(

@@ -59,7 +59,7 @@ def attend(
     scale: float,
     interpret: bool = False,
 ) -> jax.Array:
-    """As `attention.attend`.
+    """As `attend.attend`.
 
     interpret: run the kernel's steps as ordinary operations, on any backend, slowly.
     """

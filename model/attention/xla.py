@@ -11,7 +11,7 @@ _MASKED = -1e30  # not -inf: a fully masked row then gives a uniform softmax ins
 def attend(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, mask: MaskSpec, scale: float
 ) -> jax.Array:
-    """As `attention.attend`, written for XLA's CPU backend, where a pass over the scores costs as
+    """As `attend.attend`, written for XLA's CPU backend, where a pass over the scores costs as
     much as the matmul that made them.
 
     The scale multiplies q and the softmax's normaliser divides the output: both are K wide where

@@ -60,13 +60,14 @@ class Parallel:
     @classmethod
     def on(cls, mesh: Mesh) -> "Parallel":
         """What the devices of a mesh do."""
-        return cls(mesh.shape["fsdp"], mesh.shape["tensor"], _rings(mesh.devices[0, 0, :, 0]))
+        return cls(mesh.shape["fsdp"], mesh.shape["tensor"], _rings(list(mesh.devices[0, 0, :, 0])))
 
     def shard_of(self, name: str) -> Shard | None:
         """How weight `name` is cut, and so gathered before use; None when it is used as it lies."""
         for dim, axis in enumerate(PARAMETERS[name]):
             if axis in ("embed", "table"):
-                axes = (RULES[axis],) if isinstance(RULES[axis], str) else RULES[axis]
+                rule = RULES[axis]
+                axes = (rule,) if isinstance(rule, str) else rule
                 found = tuple(a for a in axes if getattr(self, a) > 1)
                 return Shard(dim, found, self.rings if "fsdp" in found else ()) if found else None
         return None
@@ -217,7 +218,7 @@ def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
     return found
 
 
-def _rings(line: Sequence[jax.Device]) -> tuple[int, ...]:
+def _rings(line: Sequence[Any]) -> tuple[int, ...]:
     """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do
     not, or are no TPU devices.
     """

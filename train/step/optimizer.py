@@ -53,9 +53,13 @@ def adamw(
     decay = {"coupled": rate, "independent": factor}[mode] * hyper["weight_decay"]
 
     def multiplier(column: str) -> Callable[[str], float]:
-        return lambda role: parametrization.value(
-            model, getattr(parametrization.rule(model, role), column)
-        )
+        def of(role: str) -> float:
+            if model is None:
+                return 1.0
+            power = getattr(parametrization.rule(model, role), column)
+            return parametrization.value(model, power)
+
+        return of
 
     return optax.chain(
         optax.clip_by_global_norm(hyper["clip_norm"]),

@@ -48,9 +48,13 @@ class Packed:
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = by_batch(self.mesh, 2)
 
-    @functools.cached_property
+    @property
     def batch_rows(self) -> np.ndarray:
         """The rows of the batches that this process's devices hold."""
+        return self._batch_rows
+
+    @functools.cached_property
+    def _batch_rows(self) -> np.ndarray:
         return arrays.batch_rows(self._tokens_sharding, self._tokens_shape, axis=2)
 
     @property
@@ -129,10 +133,10 @@ class Packed:
             if len(batches):
                 tokens_USBT[u, : len(batches)] = batches
         index = np.array(self._by_row(counts, 0), np.int32), np.array(streams, np.int32)
-        tokens = arrays.place_rows(
+        placed = arrays.place_rows(
             tokens_USBT, self.batch_rows, self._tokens_sharding, self._tokens_shape, axis=2
         )
-        return *arrays.place(index, self.by_run), tokens
+        return *arrays.place(index, self.by_run), placed
 
     def fetch(self, metrics: dict) -> dict[str, np.ndarray]:
         """Metrics on the host, by member."""

@@ -35,13 +35,13 @@ def map_steps(
     batches of stream[k].
     """
 
-    def one(state: dict, hyper: dict, count: jax.Array, stream: jax.Array, tokens_USBT: jax.Array):
-        tokens_SBT = jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False)
-        return train_steps(model, optim, execution, state, hyper, count, tokens_SBT)
-
     def local(state_k, hyper_k, count_k, stream_k, tokens_USBT):
-        members = state_k, hyper_k, count_k, stream_k
-        return jax.lax.map(lambda member: one(*member, tokens_USBT), members)
+        def one(member: tuple) -> tuple[dict, dict]:
+            state, hyper, count, stream = member
+            tokens_SBT = jax.lax.dynamic_index_in_dim(tokens_USBT, stream, keepdims=False)
+            return train_steps(model, optim, execution, state, hyper, count, tokens_SBT)
+
+        return jax.lax.map(one, (state_k, hyper_k, count_k, stream_k))
 
     mapped = collectives.on_devices(local, mesh, (RUN, RUN, RUN, RUN, REPLICATED), (RUN, RUN))
     return mapped(state_K, hyper_K, count_K, stream_K, tokens_USBT)
