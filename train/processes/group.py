@@ -141,6 +141,8 @@ def join(env: Mapping[str, str], preemption: StopFlag | None = None) -> None:
         heartbeats.exit_on_jax_abort()
         heartbeats.start()
         _GROUP.liveness = heartbeats
+        if preemption and preemption.requested:  # too late for the rendezvous
+            abort_all(LOST, f"process {index()} was told to stop before the first step; {AGAIN}")
 
 
 def _meet(address: GroupAddress, preemption: StopFlag | None) -> None:

@@ -69,12 +69,13 @@ def _verdict_of_zero(
     if connection is None:
         return _stopped(process) if stopping() else None
     with connection:
-        told = False
-        _send(connection, process=process, stop=told)
+        told: bool | None = None  # what process 0 knows of whether this one has been told to stop
         while time.monotonic() < deadline:
-            if stopping() and not told:
-                told, deadline = True, min(deadline, time.monotonic() + FAREWELL)
+            if told is not True and told != stopping():
+                told = stopping()
                 _send(connection, process=process, stop=told)
+                if told:
+                    deadline = min(deadline, time.monotonic() + FAREWELL)
             answers = _received(connection)
             if answers is None:
                 return Verdict(LOST, f"process 0 is lost; {AGAIN}")
@@ -132,6 +133,8 @@ class _Zero:
         for connection in list(self.arrived.values()):
             if verdict := self._read(connection):
                 return self._give_up(verdict)
+        if stopping():
+            return self._give_up(_stopped(0))
         self.server.close()  # jax's service takes the port
         self._answer(Verdict(), self.arrived)
         return Verdict()

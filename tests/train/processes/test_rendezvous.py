@@ -33,10 +33,10 @@ def test_all_that_come_form_a_group():
     assert meet_all({}) == [Verdict()] * 3
 
 
+@pytest.mark.parametrize("numbers", [[0, 1], [0, 1, 2]], ids=["one is to come", "all are there"])
 @pytest.mark.parametrize("number", [0, 1])
-def test_one_that_is_told_to_stop_ends_all(number):
-    """While another has yet to come; once all are there, the loop hears of it."""
-    verdicts = meet_all({number: lambda: True}, numbers=[0, 1])
+def test_one_that_is_told_to_stop_ends_all(number, numbers):
+    verdicts = meet_all({number: lambda: True}, numbers=numbers)
     assert {v.status for v in verdicts} == {143}
     assert all(v.why.startswith(f"process {number} was told to stop") for v in verdicts)
 
