@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stepladder.configs.core.spec import ModelSpec
-from stepladder.model import rope
+from stepladder.model.attention import rope
 from stepladder.model.attention.mask import MaskSpec
 from stepladder.model.cross_entropy import cross_entropy
 from stepladder.model.execution import Execution

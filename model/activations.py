@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.model import layer, rope, transformer
+from stepladder.model import layer, transformer
+from stepladder.model.attention import rope
 from stepladder.model.shape import Shape
 
 # Activation -> the role of the tensor that makes it (parametrization.ROLES).

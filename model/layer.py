@@ -8,7 +8,8 @@ from functools import lru_cache
 import jax
 from flax import nnx
 
-from stepladder.model import parametrization, rope
+from stepladder.model import parametrization
+from stepladder.model.attention import rope
 from stepladder.model.attention.attend import Attention
 from stepladder.model.attention.mask import MaskSpec
 from stepladder.model.execution import Execution

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from stepladder.model import layer, parametrization, rope
+from stepladder.model import layer, parametrization
+from stepladder.model.attention import rope
 from stepladder.model.attention.mask import MaskSpec, document_numbers
 from stepladder.model.execution import Execution
 from stepladder.model.init import Init

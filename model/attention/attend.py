@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 from flax import nnx
 
-from stepladder.model import parametrization, rope
-from stepladder.model.attention import cudnn, xla
+from stepladder.model import parametrization
+from stepladder.model.attention import cudnn, rope, xla
 from stepladder.model.attention.mask import MaskSpec
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm

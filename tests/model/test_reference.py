@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from stepladder.model import norm, rope, transformer
+from stepladder.model import norm, transformer
+from stepladder.model.attention import rope
 from tests.support.model_shapes import SHAPES, create, jit
 
 RNG = np.random.default_rng(0)
