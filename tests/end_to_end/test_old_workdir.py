@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from stepladder.analysis.load import load
+from stepladder.analysis.records.load import load
 
 FIXTURE = Path(__file__).resolve().parent.parent / "fixtures" / "workdir_72a7412"
 WORKDIR = "workdir"
