@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy_fit
+from chinchilla_points import chinchilla_points
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("ours", "references", "scaling")
@@ -313,7 +314,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    points = scipy_fit.chinchilla_points()
+    points = chinchilla_points()
     body: dict = {
         "machine": {
             "cores": os.cpu_count(),

@@ -23,13 +23,13 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from chinchilla_points import chinchilla_points
 from scipy.optimize import minimize, nnls
+from scipy_huber import DELTA, huber, huber_gradient
 
-DELTA = 1e-3
 # Starts of (a, b, e, alpha, beta) = (ln A, ln B, ln E, ...), in the order of the replication's
 # loops.
 STARTS = np.array(
@@ -84,45 +84,6 @@ class Batch:
     gradients: str
     scale: float  # the objective is divided by it: 1 as published, DELTA**2 puts it at order one
     options: dict
-
-
-def huber(theta: np.ndarray, logs: np.ndarray, scale: float = 1.0) -> float:
-    """Summed Huber of log loss, over `scale`. theta [5], logs [n, 3]."""
-    size = np.abs(_residual(theta, logs)[0])
-    return float(np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA)).sum() / scale)
-
-
-def huber_gradient(
-    theta: np.ndarray, logs: np.ndarray, scale: float = 1.0
-) -> tuple[float, np.ndarray]:
-    """`huber` and its gradient [5]."""
-    residual, size_n, size_d, size_e, total = _residual(theta, logs)
-    psi = np.clip(residual, -DELTA, DELTA)
-    value = (psi * (residual - 0.5 * psi)).sum()  # both branches of Huber in one expression
-    weight = psi / total
-    by_n, by_d = weight * size_n, weight * size_d
-    gradient = np.array(
-        [
-            by_n.sum(),
-            by_d.sum(),
-            (weight * size_e).sum(),
-            -(by_n @ logs[:, 0]),
-            -(by_d @ logs[:, 1]),
-        ]
-    )
-    return value / scale, gradient / scale
-
-
-def _residual(theta: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, ...]:
-    """ln prediction - ln loss by log-sum-exp, and the three terms and their sum, all relative to
-    the largest term.
-    """
-    a, b, e, alpha, beta = theta
-    of_n, of_d = a - alpha * logs[:, 0], b - beta * logs[:, 1]
-    top = np.maximum(np.maximum(of_n, of_d), e)
-    size_n, size_d, size_e = np.exp(of_n - top), np.exp(of_d - top), np.exp(e - top)
-    total = size_n + size_d + size_e
-    return top + np.log(total) - logs[:, 2], size_n, size_d, size_e, total
 
 
 def grid(
@@ -322,27 +283,6 @@ def _work(batch: Batch) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], floa
             results.append((out.x, out.fun * batch.scale, out.success))
     theta, values, success = (np.array(v) for v in zip(*results))
     return (theta, values, success), time.process_time() - begin
-
-
-def chinchilla_points(folder: str | Path | None = None) -> pd.DataFrame:
-    """The 240 points of arXiv 2404.10102: Figure 4 of Hoffmann et al. without the 5 highest losses.
-
-    Columns N, D, loss.
-    """
-    folder = folder or os.environ.get("STEPLADDER_DATA")
-    if not folder:
-        raise SystemExit(
-            "STEPLADDER_DATA: not set; name the folder that holds chinchilla/svg_extracted_data.csv"
-        )
-    table = pd.read_csv(Path(folder) / "chinchilla" / "svg_extracted_data.csv")
-    points = pd.DataFrame(
-        {
-            "N": table["Model Size"],
-            "D": table["Training FLOP"] / (6 * table["Model Size"]),
-            "loss": table["loss"],
-        }
-    )
-    return points.sort_values("loss").iloc[:-5].sort_index()
 
 
 def measure(points: pd.DataFrame, starts: int, resamples: int, processes: int) -> list[dict]:

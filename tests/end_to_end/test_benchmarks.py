@@ -9,7 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # Files that a benchmark reads or imports, and the check of the documents.
-PARTS = set("check_docs rung24 same_bits_facts same_bits_jobs step_breakdown torch_step".split())
+PARTS = set(
+    (
+        "check_docs chinchilla_points rung24 same_bits_facts same_bits_jobs scipy_huber "
+        "step_breakdown torch_step"
+    ).split()
+)
 BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)
 PUBLIC = {"colpret_methods", "fit_vs_scipy", "recommend_check", "scipy_fit"}
 SIZES, TOKENS = (1e7, 1e8, 1e9), (1e9, 1e10, 1e11)
