@@ -49,6 +49,7 @@ class Preemption:
 
     def __init__(self, meeting: bool = False):
         self.requested, self.meeting = False, meeting
+        self._in_group = meeting  # from before the processes meet: while jax forms the group too
         self.signal = signal.SIGTERM  # the one that came; SIGTERM where another process was told
         self._in_loop = False  # whether a loop asks `agree`
         self._closed = threading.Event()  # no longer listening
@@ -60,6 +61,11 @@ class Preemption:
     def exit_status(self) -> int:
         """The process's exit status once it has saved and left."""
         return EXIT_STATUS[self.signal]
+
+    @property
+    def _alone(self) -> bool:
+        """Whether there is no other process, and will be none."""
+        return not self._in_group and group.count() == 1
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["Preemption"]:
@@ -125,7 +131,7 @@ class Preemption:
         """Where no loop would act on it, Ctrl-C is Python's own; in a group, or before it, the
         thread tells the others.
         """
-        if not self._in_loop and not self.meeting and group.count() == 1:
+        if not self._in_loop and self._alone:
             raise KeyboardInterrupt
 
     def _listen(self, ours: socket.socket) -> None:
@@ -141,7 +147,7 @@ class Preemption:
         """Leave at once, or let the loop, or the processes that meet, know of a signal."""
         interrupted = number == signal.SIGINT
         if again or not (self._in_loop or self.meeting):
-            if interrupted and not again and group.count() == 1 and self._closed.wait(UNWIND):
+            if interrupted and not again and self._alone and self._closed.wait(UNWIND):
                 return  # `_on_interrupt` raised
             what = "interrupted" if interrupted else "preempted"
             why = (

@@ -1,6 +1,11 @@
 """When the processes of a group agree on whether to stop and to save."""
 
 import json
+import os
+import signal
+import threading
+
+import pytest
 
 from stepladder.train.processes import preemption
 
@@ -44,3 +49,28 @@ def test_one_process_decides_after_every_dispatch():
         assert told.agree(save_due=True) == (False, True)
         told.requested = True
         assert told.agree(save_due=False) == (True, False)
+
+
+def test_ctrl_c_while_jax_forms_the_group_tells_the_others(monkeypatch):
+    """The processes have met and the group does not stand yet: an exception would unwind past
+    jax, whose shutdown waits for the others.
+    """
+    left, statuses = threading.Event(), []
+
+    def abort_all(status, why):
+        statuses.append(status)
+        left.set()
+
+    monkeypatch.setattr(preemption.group, "abort_all", abort_all)
+    told = preemption.Preemption(meeting=True)
+    with told.listening():
+        told.meeting = False
+        os.kill(os.getpid(), signal.SIGINT)
+        assert left.wait(10)
+    assert statuses == [130]
+
+
+def test_ctrl_c_of_a_process_by_itself_is_python_s_own():
+    with pytest.raises(KeyboardInterrupt), preemption.Preemption().listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait(10)
