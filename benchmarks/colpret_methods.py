@@ -220,7 +220,7 @@ def main() -> None:
     curves = load()
     if args.tiny:
         args.skip_search = True
-        curves = curves[curves["family"].isin(sorted(curves["family"].unique())[:2])]
+        curves = curves[curves["family"].isin(["OPT", "pythia"])]
     table = families_table(curves, usable(curves))
     names = list(table.index[table["reason"] == ""])
     points = curves[curves["family"].isin(names)]

@@ -202,12 +202,13 @@ def main() -> None:
         "--share", type=float, default=0.5, help="budget over the target's compute (0.5)"
     )
     parser.add_argument("--draws", type=int, default=200)
-    parser.add_argument("--tiny", action="store_true", help="three families, 20 draws")
+    parser.add_argument("--tiny", action="store_true", help="one family, 50 draws")
     args = parser.parse_args()
     lines, every, left = {}, {}, {}
     families = list(load().groupby("family", sort=True))
     if args.tiny:
-        families, args.draws = families[:3], 20
+        families = [(name, rows) for name, rows in families if name == "pythia"]
+        args.draws = 50
     for name, rows in families:
         try:
             lines[name], every[name] = family(
