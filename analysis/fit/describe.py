@@ -103,13 +103,14 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 def _relative_errors(
     p: Prepared, theta: np.ndarray, covariance: np.ndarray, identified: Identified
 ) -> dict[str, float]:
-    """Standard errors of ln|parameter| in the units of the data; inf where not identified."""
+    """Standard errors of ln|parameter| in the units of the data.
+
+    inf where the points do not identify a parameter, or it is beyond float64.
+    """
     slope = _relative_slope(p, theta)
     error = np.sqrt(np.maximum(np.einsum("ip,pq,iq->i", slope, covariance, slope), 0))
-    lost = identified.unidentified
-    return {
-        name: float("inf") if name in lost else float(e) for name, e in zip(p.law.parameters, error)
-    }
+    known = np.isfinite(error) & ~np.isin(p.law.parameters, identified.unidentified)
+    return dict(zip(p.law.parameters, np.where(known, error, np.inf).tolist()))
 
 
 def _relative_slope(p: Prepared, theta: np.ndarray) -> np.ndarray:
@@ -124,7 +125,8 @@ def _relative_slope(p: Prepared, theta: np.ndarray) -> np.ndarray:
             for s in (1, -1)
         )
         middle = up + down
-        columns.append((up - down) / np.where(middle == 0, np.inf, middle) / 1e-6)
+        with np.errstate(invalid="ignore"):  # a parameter beyond float64 has no slope: nan
+            columns.append((up - down) / np.where(middle == 0, np.inf, middle) / 1e-6)
     return np.stack(columns, 1)
 
 

@@ -144,11 +144,15 @@ class Law:
     def to_data_units(self, theta: np.ndarray, centre: np.ndarray, scale: float) -> dict[str, Any]:
         """Parameters by name in the units of the data, from theta [P] or [S, P].
 
-        `centre` [inputs] are the logs of the units of the inputs, `scale` is that of the output.
+        `centre` [inputs] are the logs of the units of the inputs, `scale` is that of the output. A
+        parameter beyond float64 is inf.
         """
-        return self.rescaled(
-            self.values(np, np.asarray(theta, float)), np.asarray(centre, float), scale
-        )
+        # exp(alpha * centre) can be beyond float64 where A itself is not: in the range of a long
+        # double the product is right.
+        values = self.values(np, np.asarray(theta, np.longdouble))
+        with np.errstate(over="ignore"):
+            natural = self.rescaled(values, np.asarray(centre, np.longdouble), scale)
+            return {name: np.asarray(v, float)[()] for name, v in natural.items()}
 
     def to_solver_units(
         self, values: Mapping[str, Any], centre: np.ndarray, scale: float
