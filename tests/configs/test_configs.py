@@ -41,6 +41,16 @@ SHIPPED = (
 )
 
 
+def test_every_experiment_is_among_the_shipped():
+    """A new file is held to the golden configs as the others are."""
+    experiments = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "configs").rglob("*.py")
+        if "def get_config(" in path.read_text()
+    }
+    assert experiments == {name.partition(":")[0] for name in SHIPPED}
+
+
 @pytest.mark.parametrize(
     ("duration", "steps"),
     [

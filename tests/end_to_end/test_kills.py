@@ -194,6 +194,8 @@ def test_killed_ten_times_and_resumed(ladders, tmp_path, kind, chain):
         assert "Traceback" not in said and "cannot schedule" not in said, said
     finish(words, tmp_path)
     arrays = assert_same(words, tmp_path, unbroken)
+    killed = [moment for moment, code, _ in deaths if code != 0]
+    assert len(killed) >= KILLS // 2, f"the runs were over before most of the kills: {deaths}"
     reached = [step for _, _, step in deaths]
     assert reached == sorted(reached), f"work was lost that a checkpoint had: {deaths}"
     print(

@@ -56,12 +56,6 @@ def test_command_parses_and_its_config_loads(line):
         assert load(str(ROOT / args.config), args.overrides).specs
 
 
-@pytest.mark.parametrize("target", ["demo", "test"])
-def test_make_targets_exist(target):
-    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", TEXT))))
 def test_links_exist(link):
     assert (ROOT / link).exists()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepladder.model import norm, transformer
+from stepladder.model import mlp, norm, transformer
 from stepladder.model.attention import rope
 from tests.support.model_shapes import SHAPES, create, jit
 
@@ -35,6 +35,12 @@ def reference_attention(q_LK, k_MK, v_MK, mask_LM):
     return np.array(rows)
 
 
+REFERENCE_ACTIVATIONS = {
+    "swiglu": lambda gate, up: gate / (1 + np.exp(-gate)) * up,
+    "gelu": lambda up: 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3))),
+}
+
+
 def reference_logits(cfg, params, tokens_L, mask_LM, positions_L):
     H, G = cfg.n_heads, cfg.n_kv_heads
     R = H // G
@@ -56,13 +62,7 @@ def reference_logits(cfg, params, tokens_L, mask_LM, positions_L):
             )
         h_LD = reference_norm(x_LD, layers["mlp_norm"][n], cfg.norm_eps)
         up = [h_LD @ layers["mlp"]["up"][n][:, i] for i in range(layers["mlp"]["up"].shape[2])]
-        if cfg.activation == "swiglu":
-            hidden = up[0] / (1 + np.exp(-up[0])) * up[1]
-        else:
-            hidden = (
-                0.5 * up[0] * (1 + np.tanh(np.sqrt(2 / np.pi) * (up[0] + 0.044715 * up[0] ** 3)))
-            )
-        x_LD = x_LD + hidden @ layers["mlp"]["down"][n]
+        x_LD = x_LD + REFERENCE_ACTIVATIONS[cfg.activation](*up) @ layers["mlp"]["down"][n]
     x_LD = reference_norm(x_LD, params["final_norm"], cfg.norm_eps)
     logits = x_LD @ (params["embed"].T if cfg.tied else params["unembed"])
     return cfg.logit_cap * np.tanh(logits / cfg.logit_cap) if cfg.logit_cap else logits
@@ -94,6 +94,11 @@ def test_forward_matches_numpy(name):
     )
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+
+
+def test_every_activation_is_compared():
+    compared = {cfg.activation for cfg in SHAPES.values()}
+    assert compared == set(mlp.ACTIVATIONS) == set(REFERENCE_ACTIVATIONS)
 
 
 def test_documents_and_positions_match_numpy():

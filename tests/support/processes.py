@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from stepladder.train.processes.address import COORDINATOR, PROCESS, PROCESSES, TIMEOUT
 from tests.support import tiny
@@ -91,11 +92,15 @@ class Job:
         """Wait for it while all processes live."""
         end = time.monotonic() + timeout
         while not condition():
-            assert time.monotonic() < end and all(p.poll() is None for p in self.processes), (
-                self.said()
-            )
+            if time.monotonic() > end or any(p.poll() is not None for p in self.processes):
+                self.kill()
+                pytest.fail(self.said())
             time.sleep(0.02)
         return self
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
 
     def wait(self, timeout: float = 200) -> list[int]:
         """Exit statuses.
@@ -106,8 +111,7 @@ class Job:
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
         finally:
-            for process in self.processes:
-                process.kill()
+            self.kill()
 
     def said(self) -> str:
         return "\n".join(

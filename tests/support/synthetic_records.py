@@ -1,8 +1,5 @@
 """Synthetic records for the analysis tests: folders as the trainer writes them, from a known law,
 in milliseconds.
-
-pytest runs with --import-mode=importlib, so a test loads this file by its path: see `load_factory`
-in the tests.
 """
 
 import json

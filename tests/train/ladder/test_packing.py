@@ -128,7 +128,7 @@ def test_a_pack_that_does_not_fit_is_made_smaller_and_says_so(rung8):
     )
 
 
-def test_a_bad_pack_is_refused(rung8, tmp_path):
+def test_a_bad_pack_is_refused(tmp_path):
     config = tiny.config(tmp_path / "text", machine__pack="many")
     with pytest.raises(
         UserError,

@@ -61,6 +61,15 @@ def finished(base, tmp_path_factory):
     return workdir
 
 
+def test_a_run_writes_the_mirrors_that_the_machine_asks_for(base, finished, tmp_path):
+    _, spec, store = base
+    assert run(spec, tmp_path, store, dataclasses.replace(MACHINE, tensorboard=True)) == DONE
+    events = b"".join(p.read_bytes() for p in (record_of(tmp_path, spec) / "tensorboard").iterdir())
+    tags = (b"train/loss", b"train/learning_rate", b"eval/all", b"eval/words")
+    assert all(tag in events for tag in tags)
+    assert not (record_of(finished, spec) / "tensorboard").exists()
+
+
 def record_of(workdir, spec):
     return workdir / RUNS / spec.run_id
 

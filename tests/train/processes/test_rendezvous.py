@@ -72,8 +72,6 @@ def test_one_that_goes_away_ends_the_others():
         connection.sendall(text)
         time.sleep(0.3)
         connection.close()
-    began = time.monotonic()
     late = meet(f"localhost:{port}", 3, 1, 20.0, lambda: False)
     thread.join()
     assert verdicts[0] == late and late.status == 143 and late.why.startswith("process 2 is lost")
-    assert time.monotonic() - began < 5

@@ -147,7 +147,7 @@ def test_a_resumed_run_says_what_was_lost(base, finished, tmp_path):
     assert numbers(tmp_path, spec) == numbers(finished[0], spec)
 
 
-def test_status_tells_the_goodput(base, finished, tmp_path):
+def test_status_tells_the_goodput(base, tmp_path):
     spec, _ = base
     folder = tmp_path / RUNS / spec.run_id / METRICS
     folder.mkdir(parents=True)

@@ -18,7 +18,7 @@ from stepladder.configs.core import sizes
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.step import optimizer
+from stepladder.train.step.optimizer import OPTIMIZERS, adamw
 from stepladder.train.step.program import Program, dispatched
 from stepladder.train.step.programs import Programs
 from stepladder.train.step.step import traced_hypers
@@ -202,7 +202,7 @@ GRADS = {"layer": {"up": jnp.full((3, 2), 0.5), "norm": jnp.full(3, -0.25)}}
 
 
 def test_coupled_decay_is_optax_adamw():
-    ours = optimizer.adamw(hypers(), 0.5, "coupled")
+    ours = adamw(hypers(), 0.5, "coupled")
     theirs = optax.adamw(
         0.05,
         b1=0.9,
@@ -216,10 +216,11 @@ def test_coupled_decay_is_optax_adamw():
     assert jax.tree.all(jax.tree.map(lambda x, y: np.allclose(x, y, rtol=1e-6), a, b))
 
 
-def test_independent_decay_ignores_the_rate():
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_independent_decay_ignores_the_rate(make):
     def decay_of(rate):
         with_decay, without = (
-            optimizer.adamw(hypers(learning_rate=rate, weight_decay=w), 0.5, "independent")
+            make(hypers(learning_rate=rate, weight_decay=w), 0.5, "independent")
             for w in (0.01, 0.0)
         )
         a, b = (tx.update(GRADS, tx.init(PARAMS), PARAMS)[0] for tx in (with_decay, without))
@@ -230,7 +231,8 @@ def test_independent_decay_ignores_the_rate():
         np.testing.assert_allclose(decay_of(rate)["norm"], 0.0, atol=1e-8)
 
 
-def test_clipping_bounds_the_gradient():
-    tx = optimizer.adamw(hypers(clip_norm=1e-3, weight_decay=0.0), 1.0, "independent")
+@pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_clipping_bounds_the_gradient(make):
+    tx = make(hypers(clip_norm=1e-3, weight_decay=0.0), 1.0, "independent")
     state = tx.update(GRADS, tx.init(PARAMS), PARAMS)[1]
     assert optax.tree.norm(optax.tree.get(state, "mu")) == pytest.approx(0.1 * 1e-3, rel=1e-4)
