@@ -1,4 +1,4 @@
-"""Show: killed at any moment, most often while a checkpoint is completed or deleted, a run goes on
+"""Killed at any moment, most often while a checkpoint is completed or deleted, a run goes on
 and is bitwise the unbroken one.
 """
 

@@ -167,7 +167,7 @@ def test_published_repeated_sampling_math(size):
     assert found["problems"].unique() == [128]
 
 
-# --- T^2's regression tests on the Porian runs, papers/test_time.md 5.4
+# --- T^2's laws on the Porian runs (table porian)
 
 RATIOS = {
     88: (39, 37, 27, 20, 17, 21, 21, 19, 17, 16, 15, 13),

@@ -248,7 +248,9 @@ def test_published_gadre_optimum(data, A, B, exponent):
 
 
 def test_published_closed_form_of_the_optimal_loss():
-    """L* = E + K (C / 6)^(-alpha beta / s), papers/law_library.md 10."""
+    """L* = E + K (C / 6)^(-alpha beta / s): the minimum of chinchilla's law (arXiv:2203.15556) at
+    C = 6 N D.
+    """
     p = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
     s = p["alpha"] + p["beta"]
     k = s * (p["A"] / p["beta"]) ** (p["beta"] / s) * (p["B"] / p["alpha"]) ** (p["alpha"] / s)
@@ -270,8 +272,7 @@ def test_published_closed_form_of_the_optimal_loss():
         )
 
 
-# T^2's own constants are not published: Chinchilla's, and a term in samples of the size that
-# test_time.md expects.
+# T^2's own constants are not published: Chinchilla's, and a term in samples of a plausible size.
 T2 = {"E": 1.0, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658, "G": 0.8, "gamma": 0.3}
 
 

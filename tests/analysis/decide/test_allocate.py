@@ -105,8 +105,8 @@ def test_other_inputs_of_a_law_are_given():
 
 
 def test_inference_aware_meets_its_condition():
-    """papers/law_library.md 10: alpha A N^-alpha / (beta B D^-beta) = 1 + D_inf / (3 D), at the
-    loss asked for.
+    """alpha A N^-alpha / (beta B D^-beta) = 1 + D_inf / (3 D) at the loss asked for
+    (arXiv:2401.00448).
     """
     before = None
     for served in (0.0, 1e11, 1e13):
@@ -139,7 +139,7 @@ def test_t2_frontier_keeps_one_sample_at_least():
 
 @pytest.mark.parametrize("experts", [1.0, 8.0])
 def test_split_point_with_equal_exponents(experts):
-    """D / D2 = (m B / B2)^(1 / (1 + beta)), papers/law_library.md 10."""
+    """D / D2 = (m B / B2)^(1 / (1 + beta)), where the two derivatives are equal."""
     p = {"B": 400.0, "beta": 0.3, "B2": 90.0, "beta2": 0.3}
     found = split_point(p, 1e10, experts)
     assert found["D"] / found["D2"] == pytest.approx((experts * 400 / 90) ** (1 / 1.3), rel=1e-3)

@@ -260,11 +260,8 @@ def test_devices_that_a_batch_leaves_over_repeat_the_work(launch, corpus, tmp_pa
     ],
 )
 def test_killed_and_resumed_by_one_process(launch, alone, corpus, tmp_path, count, victim, how):
-    """SIGKILL takes all within seconds; after SIGTERM to one, all save at the same step.
-
-    One process with two devices goes on from there,
-
-    or from a temporary checkpoint.
+    """SIGKILL to one process ends all within seconds; after SIGTERM to one, all save at the same
+    step. One process with two devices then goes on from that checkpoint, or from a temporary one.
     """
     often = dict(machine__temporary_every=1.0, machine__mesh="auto" if count == 2 else "fsdp=4")
     job = launch(count, tmp_path, job=SLOWLY, **often, **EVERY_STEP)
