@@ -57,7 +57,9 @@ def group_address(env: Mapping[str, str]) -> GroupAddress | None:
             )
     processes = _whole_number(PROCESSES, given[PROCESSES])
     process = _whole_number(PROCESS, given[PROCESS])
-    if processes < 1 or process >= processes:
+    if processes < 1:
+        raise UserError(f"{PROCESSES}={processes}: must be at least 1, the processes of the job")
+    if process >= processes:
         raise UserError(
             f"{PROCESS}={process}: must be from 0 to {processes - 1}, with {PROCESSES}={processes}"
         )

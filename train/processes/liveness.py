@@ -168,9 +168,11 @@ class Heartbeats(threading.Thread):
 
 def exit_now(status: int, why: str) -> NoReturn:
     """Print and exit at once: the shutdown of jax's runtime would wait for processes that are
-    gone.
+    gone. It exits also where stderr is closed or its reader gone.
     """
-    if sys.stderr.isatty():
-        print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar hides the cursor
-    print(f"stepladder: {why}", file=sys.stderr, flush=True)
-    os._exit(status)
+    try:
+        if sys.stderr.isatty():
+            print("\x1b[?25h", end="", file=sys.stderr)  # a progress bar hides the cursor
+        print(f"stepladder: {why}", file=sys.stderr, flush=True)
+    finally:
+        os._exit(status)

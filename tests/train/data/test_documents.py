@@ -2,6 +2,7 @@
 naming file, place and fix.
 """
 
+import contextlib
 import gzip
 import json
 
@@ -75,6 +76,15 @@ def test_empty(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     path.write_bytes(b"")
     refused(path, "empty")
+
+
+def test_every_damage_of_a_gzip_file_is_said(tmp_path):
+    """gzip and zlib raise different errors, by the byte that is damaged."""
+    path, whole = tmp_path / "x.jsonl.gz", gzip.compress(b'{"text": "one of many lines"}\n' * 50)
+    for position in range(10, len(whole) - 8):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        with contextlib.suppress(UserError):
+            list(read(path))
 
 
 @pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])

@@ -38,7 +38,7 @@ def test_the_address_is_read_from_the_environment():
         (env(process=""), PROCESS, f"set {COORDINATOR}=host:port"),
         ({PROCESSES: "2"}, COORDINATOR, f"set {COORDINATOR}=host:port"),
         (env(process="4"), PROCESS, "from 0 to 3"),
-        (env(processes="0", process="0"), PROCESS, f"with {PROCESSES}=0"),
+        (env(processes="0", process="0"), PROCESSES, "at least 1"),
         (env(processes="two"), PROCESSES, f"{PROCESSES}=2"),
         (env(process="-1"), PROCESS, f"{PROCESS}=2"),
         (env("10.0.0.1"), COORDINATOR, "10.0.0.1:8476"),

@@ -1,5 +1,7 @@
 """Heartbeats over a key-value store that the processes share; here each is an object."""
 
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -98,3 +100,10 @@ def test_a_single_process_just_leaves(exits):
     with pytest.raises(SystemExit):
         alone.abort_all(130, "interrupted")
     assert exits == [(130, "interrupted")]
+
+
+@pytest.mark.parametrize("lost", ["sys.stderr = None", "sys.stderr.close()"])
+def test_a_process_exits_although_nobody_can_be_told(lost):
+    load = "import sys; from stepladder.train.processes.liveness import exit_now"
+    code = f"{load}; {lost}; exit_now(7, 'why')"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def read(domain: str, paths: list[Path]) -> Iterator[Document]:
             )
         except BadFileError as e:
             raise UserError(f"sources.{domain}={path}: {e}") from e
-        except (EOFError, gzip.BadGzipFile) as e:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
             raise UserError(
                 f"sources.{domain}={path}: truncated or damaged ({e}); fetch or compress it again"
             ) from e

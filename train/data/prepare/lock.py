@@ -5,12 +5,10 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-from stepladder.configs.core.files import replacing
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 FILES = (LOCK, HOLDER)
@@ -32,8 +30,10 @@ def locked(folder: Path) -> Iterator[None]:
         print(f"out={folder}: waiting for {_holder(folder)}, which prepares it", file=sys.stderr)
         lock.acquire()
     try:
-        with replacing(folder / HOLDER, sync=False) as file:
-            file.write(json.dumps({"host": platform.node(), "process": os.getpid()}).encode())
+        # The note only serves the message above: a full disk must not bar a finished store.
+        with suppress(OSError):
+            note = {"host": platform.node(), "process": os.getpid()}
+            (folder / HOLDER).write_text(json.dumps(note))
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)
