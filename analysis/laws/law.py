@@ -147,12 +147,9 @@ class Law:
         `centre` [inputs] are the logs of the units of the inputs, `scale` is that of the output. A
         parameter beyond float64 is inf.
         """
-        # exp(alpha * centre) can be beyond float64 where A itself is not: in the range of a long
-        # double the product is right.
-        values = self.values(np, np.asarray(theta, np.longdouble))
+        values = self.values(np, np.asarray(theta, float))
         with np.errstate(over="ignore"):
-            natural = self.rescaled(values, np.asarray(centre, np.longdouble), scale)
-            return {name: np.asarray(v, float)[()] for name, v in natural.items()}
+            return self.rescaled(values, np.asarray(centre, float), scale)
 
     def to_solver_units(
         self, values: Mapping[str, Any], centre: np.ndarray, scale: float

@@ -3,7 +3,6 @@ every cell of their maps.
 """
 
 import dataclasses
-import math
 
 import numpy as np
 import pandas as pd
@@ -132,18 +131,18 @@ def compare(name, cells, ours, published):
     away = 100 * (cells[ours] - cells[published]).abs()
     inside = sure & (cells["at_bound"].map(len) == 0)
     count(name, "inside the box", away[inside], 0.95)
-    count(name, "at a bound of it", away[sure & ~inside], None)
+    count(name, "at a bound of it", away[sure & ~inside], 0.5)
     return sure
 
 
 def count(name, label, away, share):
-    """Record how many cells agree to 1e-2 %; at least `share` of them must, unless it is None."""
+    """Record how many cells agree to 1e-2 %; at least `share` of them must."""
     row = record_row(
         f"colpret reference_{name}",
         f"cells within 1e-2 %, {label}",
         (away < PERCENT).sum(),
         len(away),
-        math.inf if share is None else (1 - share) * len(away),
+        (1 - share) * len(away),
     )
     assert row.within
 
@@ -197,7 +196,8 @@ def test_published_colpret_every_cell_in_reference_mode(folder, curves, name, cu
     away = 100 * (cells["are"] - cells["are_ref"]).abs()
     published, identified = cells["are_ref"].notna(), cells["identified"]
     count(name, "reference mode, identified", away[published & identified], 0.98)
-    count(name, "reference mode, not identified", away[published & ~identified], None)
+    # ties, where SciPy's end point depends on rounding: 93 and 73 of 260 and 266 on one machine
+    count(name, "reference mode, not identified", away[published & ~identified], 0.2)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stepladder.analysis.decide.backtest.fitting import FITTERS, LAW, Block, block_of
+from stepladder.analysis.decide.backtest.fitting import FITTERS, LAW, Block, block_of, params_of
 from stepladder.analysis.decide.backtest.plan import Plan, Sets, plan_of
 from stepladder.analysis.decide.backtest.rules import CANDIDATES, DEFAULT, Rules, check
 from stepladder.analysis.laws import LAWS
@@ -199,7 +199,7 @@ def _parameters(
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The parameters in the units of the data, and those on an end of their range."""
     law = LAWS[LAW]
-    params = {k: float(v) for k, v in law.to_data_units(theta, b.centre, b.scale).items()}
+    params = params_of(theta, b)
     near = np.minimum(theta - law.lower, law.upper - theta) < 1e-6
     at_bound = tuple(name for name, touches in zip(law.parameters, near) if touches)
     if rules.borrow:

@@ -80,3 +80,17 @@ FITTERS: dict[str, Callable[[Sequence[Block], Rules], list[np.ndarray]]] = {
     "batched": _descend,  # the lowest of several minima, every cell in one program
     "reference": _as_the_authors,
 }
+
+
+def params_of(theta: np.ndarray, b: Block) -> dict[str, float]:
+    """E, A, B, alpha and beta in the units of the data, from theta [5].
+
+    The authors' fits have no bounds: exp(alpha * centre) may be beyond float64 where A is not, so
+    the change of units stays in logs. A parameter that is itself beyond float64 is inf.
+    """
+    log_e, log_a, log_b, *log_exponents = theta
+    alpha, beta = np.exp(log_exponents)
+    logs = np.array([log_e, log_a + alpha * b.centre[0], log_b + beta * b.centre[1]])
+    with np.errstate(over="ignore"):
+        coefficients = np.exp(logs + np.log(b.scale))
+    return dict(zip(LAWS[LAW].parameters, map(float, (*coefficients, alpha, beta))))

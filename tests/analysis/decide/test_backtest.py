@@ -8,11 +8,13 @@ import pytest
 
 from stepladder.analysis.decide.backtest.backtest import Backtest, backtest, choose
 from stepladder.analysis.decide.backtest.error_map import cheapest, error_map
+from stepladder.analysis.decide.backtest.fitting import LAW, Block, params_of
 from stepladder.analysis.decide.backtest.rules import REFERENCE, SETS, Rules
 from stepladder.analysis.figures.error_map import draw
 from stepladder.analysis.figures.style import svg
 from stepladder.analysis.fit.exponent_grid import starts_from_grid
 from stepladder.analysis.fit.reference import BORROWED, reference_fit, reference_predict
+from stepladder.analysis.laws import LAWS
 from stepladder.configs.core.errors import UserError
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -203,6 +205,22 @@ def test_the_cut_is_chosen_without_the_target():
     # two sizes are left to train on
     nothing, errors = choose(points[points["N"] < 2e8], candidates)
     assert nothing == candidates[0] and np.isnan(errors).all()
+
+
+def test_parameters_of_a_fit_that_wandered_off_are_right_or_infinite():
+    """A = e^6 at alpha = 60, where its term at the centre of the points is e^-1074; B = e^1500."""
+    block = Block(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 0)), np.array([18.0, 24.0]), 2.0)
+    theta = np.array([0.0, 6.0 - 60 * 18, 1500 - 50 * 24, np.log(60.0), np.log(50.0)])
+    found = params_of(theta, block)
+    want = {"E": 2.0, "A": 2 * np.exp(6.0), "B": np.inf, "alpha": 60.0, "beta": 50.0}
+    assert found == pytest.approx(want, rel=1e-12)
+
+
+def test_parameters_of_a_bounded_fit_are_the_laws():
+    block = Block(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 0)), np.array([18.0, 24.0]), 2.0)
+    theta = np.log([0.6, 0.3, 0.2, 0.35, 0.28])
+    law = LAWS[LAW].to_data_units(theta, block.centre, block.scale)
+    assert params_of(theta, block) == pytest.approx(law, rel=1e-12)
 
 
 def test_reference_mode_agrees_where_the_law_is_identified():

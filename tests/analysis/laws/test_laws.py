@@ -108,18 +108,6 @@ def test_units_form_a_group_and_change_no_prediction(name):
     np.testing.assert_allclose(direct, p.scale * law.function(np, theta, p.x), rtol=1e-9)
 
 
-@pytest.mark.skipif(
-    np.finfo(np.longdouble).maxexp < 16384, reason="long doubles are float64 on this machine"
-)
-def test_a_coefficient_is_right_where_its_factors_are_beyond_float64():
-    """A = e^6 at alpha = 60: at the centre of the points its term is e^-1074."""
-    law, centre = LAWS["chinchilla"], np.array([18.0, 24.0])
-    theta = np.array([0.0, 6.0 - 60 * 18, -1.0, np.log(60.0), np.log(0.3)])
-    natural = law.to_data_units(theta, centre, 2.0)
-    np.testing.assert_allclose(natural["A"], 2 * np.exp(6.0), rtol=1e-12)
-    assert natural["E"] == 2.0
-
-
 def test_a_parameter_beyond_float64_is_infinite():
     law = LAWS["kaplan"]
     theta = law.theta({"Nc": 1.0, "Dc": 1.0, "aN": 1e-3, "aD": 0.1})

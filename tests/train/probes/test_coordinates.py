@@ -4,6 +4,7 @@ is not, the command, and what is refused.
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -70,17 +71,15 @@ def worst(check: study.Check, name: str) -> pd.Series:
 
 
 @pytest.mark.slow
-def test_width_small(tmp_path, root, capsys):
-    """Widths 32 and 128: muP is flat, standard's stream and logits grow, attention and MLP less."""
-    check = run(
-        tmp_path, root, "--widths=32,128", "--parametrizations=standard,mup", *text(tmp_path)
-    )
+def test_width_small(tmp_path, root, capsys, monkeypatch):
+    """Widths 32 and 128: muP is flat, standard's stream and logits grow."""
+    # Which documents are trained on depends on the path as it is written: relative, it is the same
+    # in every session.
+    monkeypatch.chdir(tmp_path)
+    check = run(tmp_path, root, "--widths=32,128", "--parametrizations=standard,mup", *text(Path()))
     print(check)
     assert worst(check, "mup").abs().max() < study.FLAT
-    # Which documents are trained on depends on the path of the text, another in every session. Over
-    # five paths attention and MLP had slopes of .41 to .64, stream and logits .59 to .88.
-    assert worst(check, "standard")[["attention", "mlp"]].min() > study.FLAT
-    assert worst(check, "standard")[["stream", "logits"]].min() > 2 * study.FLAT
+    assert worst(check, "standard")[["attention", "mlp", "stream", "logits"]].min() > 2 * study.FLAT
     said = capsys.readouterr().out
     assert "mup: flat" in said and "standard: not flat" in said
     assert (tmp_path / record.STUDIES / "coordinates-width.svg").read_text().startswith("<svg")
