@@ -28,13 +28,7 @@ class GroupAddress:
     timeout: int = 120
 
     def unanswered(self) -> str:
-        """What to say, and what to do, when the processes did not meet in time."""
-        if self.process == 0:
-            return (
-                f"{PROCESSES}={self.processes}: not all processes came to "
-                f"{COORDINATOR}={self.coordinator} within {self.timeout} s; start the same command "
-                f"on every host, or raise {TIMEOUT}"
-            )
+        """What to say, and what to do, when process 0 did not answer in time."""
         return (
             f"{COORDINATOR}={self.coordinator}: no answer within {self.timeout} s; start process 0 "
             f"on that host, check that this one reaches the port, or raise {TIMEOUT}"

@@ -120,8 +120,9 @@ def job(env: Mapping[str, str] = os.environ, preemption: StopFlag | None = None)
 def join(env: Mapping[str, str], preemption: StopFlag | None = None) -> None:
     """Connect to the other processes, before jax has a backend; arguments as in `job`.
 
-    Raises UserError for an address that cannot be; exits with 143 when the processes do not come,
-    are lost or have been told to stop.
+    Raises UserError for an invalid address. Exits with 143 when the processes do not come or are
+    lost, with 1 when two have one number, and with the status of its signal when one has been told
+    to stop.
     """
     address = None if found_by_jax(env) else group_address(env)
     if address is None and not found_by_jax(env):
@@ -142,7 +143,8 @@ def join(env: Mapping[str, str], preemption: StopFlag | None = None) -> None:
         heartbeats.start()
         _GROUP.liveness = heartbeats
         if preemption and preemption.requested:  # too late for the rendezvous
-            abort_all(LOST, f"process {index()} was told to stop before the first step; {AGAIN}")
+            why = f"process {index()} was told to stop before the first step; {AGAIN}"
+            abort_all(preemption.exit_status, why)
 
 
 def _meet(address: GroupAddress, preemption: StopFlag | None) -> None:
@@ -155,7 +157,7 @@ def _meet(address: GroupAddress, preemption: StopFlag | None) -> None:
             address.processes,
             address.process,
             address.timeout,
-            lambda: bool(preemption and preemption.requested),
+            lambda: preemption.exit_status if preemption and preemption.requested else 0,
         )
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)

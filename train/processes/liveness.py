@@ -38,6 +38,11 @@ class StopFlag(Protocol):
     requested: bool
     meeting: bool
 
+    @property
+    def exit_status(self) -> int:
+        """Of the signal that came."""
+        ...
+
 
 class Liveness(Protocol):
     """What a process knows of the others' being there, and how it ends them."""

@@ -162,4 +162,5 @@ class Preemption:
                 file=sys.stderr,
                 flush=True,
             )
-        self.requested, self.signal = True, number
+        self.signal = number
+        self.requested = True  # last: who sees it reads the signal

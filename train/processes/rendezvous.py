@@ -5,18 +5,21 @@ died as long as for one that is late. Here a closed connection is a process that
 process that has been told to stop says so: within a second everyone knows. Only a process that
 never comes is waited for.
 
-The protocol is one JSON object a line. A process says {"process": 1, "stop": false}, and once more
-with "stop": true when it has been told to stop. Process 0 answers {"status": 0, "why": ""} (form
-the group) or {"status": 143, "why": "process 1 is lost"} (exit with this status).
+The protocol is one JSON object a line. A process says {"process": 1, "stop": 0}, and once more with
+the exit status of the signal in "stop" when it has been told to stop. Process 0 answers
+{"status": 0, "why": ""} (form the group) or {"status": 143, "why": "process 1 is lost"} (exit with
+this status).
 """
 
 import contextlib
 import json
-import select
+import selectors
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+from stepladder.train.processes.address import COORDINATOR, TIMEOUT
 
 POLL = 0.2  # seconds between looks at whether this process has been told to stop
 # Seconds for which a process that has been told to stop waits to tell the others.
@@ -24,7 +27,8 @@ FAREWELL = 8.0
 LOST = 143  # exit status when a process is gone: launchers start the job again
 AGAIN = "repeat the command to resume"
 
-Stopping = Callable[[], bool]  # whether this process has been told to stop
+# The exit status of the signal that told this process to stop; 0 while there was none.
+Stopping = Callable[[], int]
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ def meet(
         processes: how many there will be.
         process: the number of this one.
         timeout: seconds to wait.
-        stopping: whether this process has been told to stop.
+        stopping: the exit status of the signal that told this process to stop, else 0.
 
     Returns:
-        The verdict, the same on all processes; None after `timeout` seconds.
+        The verdict, the same on all processes that came; None without an answer of process 0 for
+        `timeout` seconds.
 
     Raises:
         OSError: when process 0 cannot listen at `coordinator`.
@@ -57,8 +62,9 @@ def meet(
     deadline = time.monotonic() + timeout
     if process:
         return _verdict_of_zero(host.strip("[]"), int(port), process, deadline, stopping)
+    late = f"did not come to {COORDINATOR}={coordinator} within {timeout:g} s"
     with _Zero(int(port), processes) as zero:
-        return zero.gather(deadline, stopping)
+        return zero.gather(deadline, stopping, late)
 
 
 def _verdict_of_zero(
@@ -67,11 +73,11 @@ def _verdict_of_zero(
     """Report to process 0 and wait for its answer."""
     connection = _connect(host, port, deadline, stopping)
     if connection is None:
-        return _stopped(process) if stopping() else None
+        return _stopped(process, status) if (status := stopping()) else None
     with connection:
-        told: bool | None = None  # what process 0 knows of whether this one has been told to stop
+        told: int | None = None  # what process 0 knows of whether this one has been told to stop
         while time.monotonic() < deadline:
-            if told is not True and told != stopping():
+            if not told and told != stopping():
                 told = stopping()
                 _send(connection, process=process, stop=told)
                 if told:
@@ -81,7 +87,7 @@ def _verdict_of_zero(
                 return Verdict(LOST, f"process 0 is lost; {AGAIN}")
             if answers:
                 return Verdict(**answers[0])
-    return _stopped(process) if told else None
+    return _stopped(process, told) if told else None
 
 
 def _connect(host: str, port: int, deadline: float, stopping: Stopping) -> socket.socket | None:
@@ -122,19 +128,24 @@ class _Zero:
         for connection in (*self.unnamed, *self.arrived.values()):
             connection.close()
 
-    def gather(self, deadline: float, stopping: Stopping) -> Verdict | None:
-        """Wait for all processes, or for a reason to give up; tell all which it was."""
-        while len(self.arrived) < self.processes - 1:
+    def gather(self, deadline: float, stopping: Stopping, late: str) -> Verdict:
+        """Wait for all processes, or for a reason to give up; tell all which it was.
+
+        late: what to say of the processes that did not come before the deadline.
+        """
+        while missing := set(range(1, self.processes)) - set(self.arrived):
             if time.monotonic() > deadline:
-                return None
+                verdict = _missing(missing, late)
+                self._answer(verdict, self.arrived)
+                return verdict
             if verdict := self._poll(stopping):
                 return self._give_up(verdict)
         # who left since it came, or was told to stop meanwhile
         for connection in list(self.arrived.values()):
             if verdict := self._read(connection):
                 return self._give_up(verdict)
-        if stopping():
-            return self._give_up(_stopped(0))
+        if status := stopping():
+            return self._give_up(_stopped(0, status))
         self.server.close()  # jax's service takes the port
         self._answer(Verdict(), self.arrived)
         return Verdict()
@@ -145,7 +156,7 @@ class _Zero:
         deadline = time.monotonic() + FAREWELL
         while len(self.arrived) + self.gone < self.processes - 1 and time.monotonic() < deadline:
             before = set(self.arrived)
-            self._poll(lambda: False)
+            self._poll(lambda: 0)
             self._answer(verdict, set(self.arrived) - before)
         return verdict
 
@@ -153,15 +164,13 @@ class _Zero:
         """Accept who comes and read what they say, for POLL seconds; a reason to give up, if
         any.
         """
-        ready, _, _ = select.select(
-            [self.server, *self.unnamed, *self.arrived.values()], [], [], POLL
-        )
-        for connection in ready:
+        for connection in _readable((self.server, *self.unnamed, *self.arrived.values()), POLL):
             if connection is self.server:
-                self.unnamed.add(self.server.accept()[0])
+                with contextlib.suppress(ConnectionAbortedError):  # gone before it was accepted
+                    self.unnamed.add(self.server.accept()[0])
             elif verdict := self._read(connection):
                 return verdict
-        return _stopped(0) if stopping() else None
+        return _stopped(0, status) if (status := stopping()) else None
 
     def _read(self, connection: socket.socket) -> Verdict | None:
         """Read what one process has said; a reason to give up, if any."""
@@ -169,18 +178,21 @@ class _Zero:
         if messages is None:
             return self._close(connection)
         for message in messages:
-            process = message.get("process", -1)
+            process = message.get("process")
+            if not isinstance(process, int):  # not one of ours
+                return self._close(connection)
             taken = self.arrived.get(process, connection) is not connection
             if taken or not 0 < process < self.processes:
-                return Verdict(
-                    1,
-                    f"process {process}: two processes say that they are it; number them from 0 to "
-                    f"{self.processes - 1}",
+                said = "two processes say that they are it" if taken else "there is no such process"
+                verdict = Verdict(
+                    1, f"process {process}: {said}; number them from 0 to {self.processes - 1}"
                 )
+                _send(connection, **asdict(verdict))
+                return verdict
             self.unnamed.discard(connection)
             self.arrived[process] = connection
-            if message.get("stop"):
-                return _stopped(process)
+            if status := message.get("stop"):
+                return _stopped(process, status)
         return None
 
     def _close(self, connection: socket.socket) -> Verdict | None:
@@ -196,11 +208,29 @@ class _Zero:
 
     def _answer(self, verdict: Verdict, processes: Iterable[int]) -> None:
         for process in processes:
-            _send(self.arrived[process], status=verdict.status, why=verdict.why)
+            _send(self.arrived[process], **asdict(verdict))
 
 
-def _stopped(process: int) -> Verdict:
-    return Verdict(LOST, f"process {process} was told to stop before the processes met; {AGAIN}")
+def _stopped(process: int, status: int) -> Verdict:
+    return Verdict(status, f"process {process} was told to stop before the processes met; {AGAIN}")
+
+
+def _missing(processes: set[int], late: str) -> Verdict:
+    names = ", ".join(map(str, sorted(processes)[:8])) + (", ..." if len(processes) > 8 else "")
+    what = "process" if len(processes) == 1 else "processes"
+    return Verdict(
+        LOST, f"{what} {names} {late}; start the same command on every host, or raise {TIMEOUT}"
+    )
+
+
+def _readable(sockets: Iterable[socket.socket], wait: float) -> list[socket.socket]:
+    """Those that have something to read within `wait` seconds; not by `select.select`, which takes
+    no file descriptor above 1023.
+    """
+    with selectors.DefaultSelector() as selector:
+        for each in sockets:
+            selector.register(each, selectors.EVENT_READ, each)
+        return [key.data for key, _ in selector.select(wait)]
 
 
 def _send(connection: socket.socket, **message: object) -> None:
@@ -213,7 +243,7 @@ def _received(connection: socket.socket, wait: float = POLL) -> list[dict] | Non
     """Messages that come within `wait` seconds; None when the other side is gone or does not speak
     as we do.
     """
-    if not select.select([connection], [], [], wait)[0]:
+    if not _readable([connection], wait):
         return []
     try:
         text = connection.recv(4096)

@@ -204,7 +204,7 @@ def test_processes_with_different_configs_are_refused(root, corpus, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "present, said", [(1, "no answer within 2 s; start process 0"), (0, "not all processes came")]
+    "present, said", [(1, "no answer within 2 s; start process 0"), (0, "process 1 did not come")]
 )
 def test_a_group_that_never_meets_ends_with_a_message(launch, tmp_path, present, said):
     job = launch(2, tmp_path, job=dict(timeout=2, present=[present]))
