@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from stepladder.configs.core.errors import UserError
+
 GIB = 2.0**30
 
 
@@ -154,8 +156,16 @@ def platform_name(device: JaxDevice) -> str:
 
 
 def row_of(device: JaxDevice) -> DeviceKind:
-    """The row of a device: by its kind, else by its platform."""
+    """The row of a device: by its kind, else by its platform.
+
+    Raises UserError for a platform without a row.
+    """
     platform = platform_name(device)
+    if platform not in DEVICES:
+        raise UserError(
+            f"device {device.device_kind!r}: platform {platform!r} is none of cpu, gpu and tpu; "
+            "set JAX_PLATFORMS to one of them, or add a row to train/hardware/defaults.py"
+        )
     # Whole words: an L40S is no L4, a GH200 no H200.
     named = [name for name in DEVICES if re.search(rf"\b{name}\b", device.device_kind)]
     if platform == "cpu" or not named:

@@ -359,3 +359,18 @@ def test_a_second_preparation_waits_and_says_for_whom(two, tmp_path, capsys):
     other.join(60)
     assert done[0].domains == list(two)
     assert not (out / lock.HOLDER).exists()
+
+
+def test_a_full_disk_does_not_bar_a_finished_store(tmp_path):
+    """No file may grow: what a full disk is, without one."""
+    code = f"""
+import resource
+from pathlib import Path
+from stepladder.train.data.prepare.lock import locked
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+with locked(Path({str(tmp_path)!r})):
+    print("entered")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "entered\n", done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {lock.LOCK}

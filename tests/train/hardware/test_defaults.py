@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from stepladder.configs.core.errors import UserError
 from stepladder.model import layer
 from stepladder.model.attention.attend import IMPLEMENTATIONS
 from stepladder.train.hardware import defaults
@@ -46,6 +47,11 @@ def test_a_kind_is_found_by_whole_words():
     assert row_of("NVIDIA L40S") == row_of("NVIDIA GH200 480GB") == defaults.GPU
     assert row_of("TPU v5p") == defaults.DEVICES["TPU v5"]
     assert row_of("NVIDIA H100 PCIe").chip.flops < row_of("NVIDIA H100 80GB HBM3").chip.flops
+
+
+def test_an_unknown_platform_is_refused():
+    with pytest.raises(UserError, match="platform 'metal' is none of cpu, gpu and tpu; set"):
+        defaults.row_of(SimpleNamespace(platform="metal", device_kind="Apple M3"))
 
 
 def test_a_cpu_is_a_cpu_whatever_its_kind():
