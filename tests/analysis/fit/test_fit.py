@@ -5,9 +5,12 @@ import pandas as pd
 import pytest
 from scipy.optimize import least_squares
 
+from stepladder.analysis.fit.describe import describe
 from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.fit.objective import OBJECTIVES
 from stepladder.analysis.fit.prepare import prepare
+from stepladder.analysis.fit.solve import Solution
+from stepladder.analysis.laws import LAWS
 from stepladder.configs.core.errors import UserError
 from tests.support import published_rows
 
@@ -185,3 +188,14 @@ def test_chinchilla_240_points(chinchilla):
 
 def test_chinchilla_all_points(chinchilla):
     assert fit(chinchilla).value <= 0.00182601052 * (1 + 1e-6)
+
+
+def test_the_error_of_a_parameter_beyond_float64_is_infinite():
+    """Kaplan's Nc is scaled by loss^(1 / aN), here by 2000^100."""
+    points = grid().assign(loss=lambda t: 1000 * t["loss"])
+    theta = LAWS["kaplan"].theta({"Nc": 1.0, "Dc": 1.0, "aN": 0.01, "aD": 0.1})
+    found = Solution(theta[None], np.zeros(1), np.ones(1, bool), np.ones(1, int))
+    said = describe(prepare(points, "kaplan"), found, "huber_log", 1e-3)
+    assert said.params["Nc"] == said.log_se["Nc"] == np.inf
+    others = ("Dc", "aN", "aD")
+    assert all(np.isfinite([said.params[name], said.log_se[name]]).all() for name in others)
