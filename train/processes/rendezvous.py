@@ -48,12 +48,12 @@ def meet(
         coordinator: host:port at which process 0 listens.
         processes: how many there will be.
         process: the number of this one.
-        timeout: seconds to wait.
+        timeout: seconds to wait for the others.
         stopping: the exit status of the signal that told this process to stop, else 0.
 
     Returns:
-        The verdict, the same on all processes that came; None without an answer of process 0 for
-        `timeout` seconds.
+        The verdict, the same on all processes that came; None when process 0 did not come, or did
+        not answer, in time.
 
     Raises:
         OSError: when process 0 cannot listen at `coordinator`.
@@ -61,32 +61,34 @@ def meet(
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + timeout
     if process:
-        return _verdict_of_zero(host.strip("[]"), int(port), process, deadline, stopping)
+        connection = _connect(host.strip("[]"), int(port), deadline, stopping)
+        if connection is None:
+            return _stopped(process, status) if (status := stopping()) else None
+        # process 0 may have started later than this one: it answers within its own `timeout`
+        deadline = time.monotonic() + timeout + FAREWELL
+        with connection:
+            return _verdict_of_zero(connection, process, deadline, stopping)
     late = f"did not come to {COORDINATOR}={coordinator} within {timeout:g} s"
     with _Zero(int(port), processes) as zero:
         return zero.gather(deadline, stopping, late)
 
 
 def _verdict_of_zero(
-    host: str, port: int, process: int, deadline: float, stopping: Stopping
+    connection: socket.socket, process: int, deadline: float, stopping: Stopping
 ) -> Verdict | None:
     """Report to process 0 and wait for its answer."""
-    connection = _connect(host, port, deadline, stopping)
-    if connection is None:
-        return _stopped(process, status) if (status := stopping()) else None
-    with connection:
-        told: int | None = None  # what process 0 knows of whether this one has been told to stop
-        while time.monotonic() < deadline:
-            if not told and told != stopping():
-                told = stopping()
-                _send(connection, process=process, stop=told)
-                if told:
-                    deadline = min(deadline, time.monotonic() + FAREWELL)
-            answers = _received(connection)
-            if answers is None:
-                return Verdict(LOST, f"process 0 is lost; {AGAIN}")
-            if answers:
-                return Verdict(**answers[0])
+    told: int | None = None  # what process 0 knows of whether this one has been told to stop
+    while time.monotonic() < deadline:
+        if not told and told != stopping():
+            told = stopping()
+            _send(connection, process=process, stop=told)
+            if told:
+                deadline = min(deadline, time.monotonic() + FAREWELL)
+        answers = _received(connection)
+        if answers is None:
+            return Verdict(LOST, f"process 0 is lost; {AGAIN}")
+        if answers:
+            return Verdict(**answers[0])
     return _stopped(process, told) if told else None
 
 

@@ -20,12 +20,16 @@ def a_short_farewell(monkeypatch):
     monkeypatch.setattr(rendezvous, "FAREWELL", 1.0)
 
 
-def meet_all(stopping, processes=3, numbers=None, timeout=20.0):
-    """The verdict of every process; `stopping` maps a process to the status of its signal."""
+def meet_all(stopping, processes=3, numbers=None, timeout=20.0, late=0.0):
+    """The verdict of every process; `stopping` maps a process to the status of its signal.
+    Process 0 starts `late` seconds after the others.
+    """
     address = f"localhost:{free_port()}"
     numbers = range(processes) if numbers is None else numbers
 
     def one(number):
+        if number == 0:
+            time.sleep(late)
         return meet(address, processes, number, timeout, stopping.get(number, lambda: 0))
 
     with ThreadPoolExecutor(len(numbers)) as pool:
@@ -44,8 +48,11 @@ def test_one_that_is_told_to_stop_ends_all_with_its_status(number, status, numbe
     assert all(v.why.startswith(f"process {number} was told to stop") for v in verdicts)
 
 
-def test_one_that_never_comes_is_waited_for_until_the_time_is_over():
-    verdicts = meet_all({}, processes=4, numbers=[0, 1], timeout=1.0)
+@pytest.mark.parametrize("late", [0.0, 0.7], ids=["together", "process 0 later"])
+def test_one_that_never_comes_is_waited_for_until_the_time_is_over(late, monkeypatch):
+    """Process 1 waits for the answer of process 0 beyond its own time."""
+    monkeypatch.setattr(rendezvous, "FAREWELL", 10.0)
+    verdicts = meet_all({}, processes=4, numbers=[0, 1], timeout=1.0, late=late)
     assert {v.status for v in verdicts} == {143}
     assert all(v.why.startswith("processes 2, 3 did not come to ") for v in verdicts)
 
