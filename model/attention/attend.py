@@ -107,7 +107,8 @@ def attend(
 
     Raises:
         KeyError: for an unknown implementation.
-        ValueError: for a mask that contradicts itself, or what the implementation cannot do.
+        ValueError: for a mask that contradicts itself, or for shapes, windows or documents that the
+            implementation does not take.
     """
     (L, _, K), M = q_BLHK.shape[1:], k_BMGK.shape[1]
     if mask.window < 0 or (mask.window and not mask.causal):

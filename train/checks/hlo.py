@@ -136,14 +136,19 @@ def parse(text: str) -> Module:
     return module
 
 
-def _matched(found: re.Match | None) -> re.Match:
+def _search(pattern: str | re.Pattern, text: str) -> re.Match:
+    """The first match in the text of an instruction, which must have one."""
+    found = re.search(pattern, text)
     if not found:
-        raise ValueError("the text of a compiled program has a form that is not known")
+        raise ValueError(
+            f"the text of a compiled program has a form that is not known: {text[:200]!r}; "
+            "train/checks/hlo.py reads what the versions of jax in constraints/ write"
+        )
     return found
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    opcode = _matched(_OPCODE.search(text))
+    opcode = _search(_OPCODE, text)
     depth, end = 1, opcode.end()  # `opcode` ends with a parenthesis; at `end` it is closed
     while depth:
         depth += {"(": 1, ")": -1}.get(text[end], 0)
@@ -216,7 +221,7 @@ def _value(here: Computation, name: str | Instruction, loops: tuple) -> int | No
     ):
         outer, loop = loops[-1]
         start = outer.instructions[loop.operands[0]]
-        index = int(_matched(re.search(r"index=(\d+)", instruction.attributes))[1])
+        index = int(_search(r"index=(\d+)", instruction.attributes)[1])
         return _value(outer, start.operands[index], loops[:-1]) if start.opcode == "tuple" else None
     return None
 
@@ -256,8 +261,8 @@ def _within(
         kind = "reduce-scatter"
     groups = replica_groups(instruction.attributes, module.devices)
     if kind == "collective-permute":
-        found = re.search(r"source_target_pairs=\{\{(.*?)\}\}", instruction.attributes)
-        pairs = _matched(found)[1].split("},{")
+        found = _search(r"source_target_pairs=\{\{(.*?)\}\}", instruction.attributes)
+        pairs = found[1].split("},{")
         groups = tuple(tuple(int(n) for n in pair.split(",")) for pair in pairs)
     size = len(groups[0])
     return _collective(kind, here, instruction, size, groups, times, "ici")
@@ -272,7 +277,7 @@ def _between_slices(here: Computation, instruction: Instruction, times: int) -> 
     transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
     if instruction.opcode != "send" or not transfer:
         return None
-    slices = _matched(re.search(r'_xla_megascale_target="\{([^}]*)\}', instruction.attributes))
+    slices = _search(r'_xla_megascale_target="\{([^}]*)\}', instruction.attributes)
     ends = [[int(n) for n in part.split(":")] for part in slices[1].split(",")]
     size = sum(part[-1] - part[0] + 1 for part in ends)
     kind = transfer[1].lower().replace("_", "-")

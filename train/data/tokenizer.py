@@ -159,10 +159,6 @@ def train(name: str, texts: Iterable[str]) -> Tokenizer:
     return TOKENIZERS[kind](size, texts)
 
 
-def save(tokenizer: Tokenizer, folder: Path) -> None:
-    (folder / FILE).write_text(tokenizer.to_json(), encoding="utf-8")
-
-
 def load(folder: Path) -> Tokenizer:
     """The tokenizer saved in a folder. Raises UserError when it is missing or damaged."""
     try:

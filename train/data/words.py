@@ -19,7 +19,6 @@ def _fold(byte: int) -> int:
 
 _FOLD = bytes(map(_fold, range(256)))
 _GOLDEN = 0x9E3779B97F4A7C15
-_MASK = (1 << 64) - 1
 
 
 def mix(x: np.ndarray) -> np.ndarray:

@@ -30,7 +30,6 @@ from stepladder.train.hardware.machine import (
     pack_mode_of,
 )
 
-AXES = rules.AXES
 WIDE = 512  # hidden units that each device keeps, at least, when a layer is shared unasked
 
 
@@ -60,11 +59,11 @@ def parse_sizes(text: str) -> dict[str, int]:
     """
     found = {}
     for part in text.split(",") if text != "auto" else ():
-        match = re.fullmatch(rf"\s*({'|'.join(AXES)})\s*=\s*([1-9]\d*)\s*", part)
+        match = re.fullmatch(rf"\s*({'|'.join(rules.AXES)})\s*=\s*([1-9]\d*)\s*", part)
         if not match or match[1] in found:
             raise UserError(
-                f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(AXES)} like "
-                "'fsdp=4,tensor=2'"
+                f"machine.mesh={text!r}: not a mesh; use auto, or sizes of {', '.join(rules.AXES)} "
+                "like 'fsdp=4,tensor=2'"
             )
         found[match[1]] = int(match[2])
     return found
@@ -195,8 +194,8 @@ def make_mesh(sizes: Sizes, found: list[JaxDevice]) -> Mesh:
         )
     return Mesh(
         np.array(ordered[:count]).reshape(sizes.shape),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
+        rules.AXES,
+        axis_types=(AxisType.Auto,) * len(rules.AXES),
     )
 
 

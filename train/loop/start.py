@@ -80,7 +80,17 @@ def _resume(member: Member) -> tuple[dict, int] | None:
         return None
     state, meta = found
     _check_fingerprint(member.spec.run_id, meta, member.store)
-    member.checkpoints.set_aside_after(meta["step"])
+    damaged = [step for step in member.checkpoints.steps() if step > meta["step"]]
+    if damaged:
+        member.checkpoints.set_aside_after(meta["step"])
+        if group.is_leader():
+            logging.warning(
+                "%s: its checkpoints at %s are damaged; set aside in %s, it goes on from step %d",
+                member.spec.run_id,
+                ", ".join(map(str, damaged)),
+                member.checkpoints.unreadable,
+                meta["step"],
+            )
     return state, meta["step"]
 
 
@@ -97,14 +107,16 @@ def _branch(member: Member, workdir: Path, hyper: dict) -> tuple[dict, int] | No
         )
     checkpoints = Checkpoints(folder, read_only=True)
     try:
+        if parent.step not in checkpoints.steps():  # planned, for branches are made of those only
+            raise _make_parent_again(checkpoints, parent, f"no checkpoint at step {parent.step}")
         found = checkpoints.restore(member.program.abstract_state, parent.step)
     except UnreadableError as error:
-        raise _make_parent_again(folder, parent, error) from error
+        raise _make_parent_again(checkpoints, parent, str(error)) from error
     finally:
         checkpoints.close()
     assert found, "restore raises when there is no checkpoint at a given step"
     state, meta = found
-    _check_fingerprint(spec.run_id, meta, member.store)
+    _check_fingerprint(parent.run_id, meta, member.store)
     if parent.reset:
         state = _weights_only(member, hyper, state, parent.reset)
     return state, spec.start_step
@@ -139,19 +151,19 @@ def _set_all_aside(member: Member, error: UnreadableError) -> None:
         )
 
 
-def _make_parent_again(folder: Path, parent: ParentSpec, unreadable: UnreadableError) -> UserError:
-    """Set the parent's checkpoints from the branch point on aside and make it an unfinished run,
-    which the next command trains to its end; the error that says so.
+def _make_parent_again(checkpoints: Checkpoints, parent: ParentSpec, why: str) -> UserError:
+    """Make the parent an unfinished run, which the next command trains again from before the branch
+    point, and set its later checkpoints aside; the error that says so.
     """
-    checkpoints = Checkpoints(folder)
+    left = [step for step in checkpoints.steps() if step < parent.step]
+    # unfinished first: a process killed in between leaves a parent that the next command looks at
+    group.broadcast_from_zero(lambda: reopen(checkpoints.path.parent, left[-1] if left else 0))
     checkpoints.set_aside_after(parent.step - 1)
-    left = checkpoints.steps()
-    checkpoints.close()
-    group.broadcast_from_zero(lambda: reopen(folder.parent, left[-1] if left else 0))
     begin = f"step {left[-1]}" if left else "its start"
     return UserError(
-        f"parent={parent.run_id}: {unreadable}; set aside in {checkpoints.unreadable}; "
-        f"repeat the command: the parent is trained again from {begin}, then its branches"
+        f"parent={parent.run_id}: {why}; checkpoints from there on are set aside in "
+        f"{checkpoints.unreadable}; repeat the command: the parent is trained again from {begin}, "
+        "then its branches"
     )
 
 

@@ -51,6 +51,17 @@ def is_not_writable(error: BaseException) -> bool:
     return any(text in str(error) for text in ("PERMISSION_DENIED", "Permission denied"))
 
 
+def is_out_of_reach(error: BaseException) -> bool:
+    """Whether a file could not be read for a reason that does not lie in the file: no memory, too
+    many open files, no permission, a mount that is gone.
+    """
+    reasons = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPERM, errno.ESTALE)
+    if isinstance(error, MemoryError) or is_not_writable(error) or is_disk_full(error):
+        return True
+    texts = ("Too many open files", "Cannot allocate memory", "Stale file handle")
+    return getattr(error, "errno", None) in reasons or any(text in str(error) for text in texts)
+
+
 def memory_exceeded(error: BaseException) -> tuple[float, float] | None:
     """(bytes a compiled program needs, bytes a device has); None when the error is another."""
     found = _OUT_OF_MEMORY.search(str(error))

@@ -124,8 +124,9 @@ def join(env: Mapping[str, str], preemption: StopFlag | None = None) -> None:
     lost, with 1 when two have one number, and with the status of its signal when one has been told
     to stop.
     """
-    address = None if found_by_jax(env) else group_address(env)
-    if address is None and not found_by_jax(env):
+    by_jax = found_by_jax(env)
+    address = None if by_jax else group_address(env)
+    if not (address or by_jax):
         return
     # jax has no public name for its key-value store; these are the same from 0.10 to 0.12
     from jax._src import distributed

@@ -20,7 +20,7 @@ from stepladder.train.processes import group
 
 EXIT_STATUS: dict[int, int] = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # Seconds after which a second signal means "at once": launchers may send the first SIGTERM twice.
-AGAIN: dict[int, float] = {signal.SIGTERM: 5.0, signal.SIGINT: 0.5}
+AT_ONCE: dict[int, float] = {signal.SIGTERM: 5.0, signal.SIGINT: 0.5}
 # Seconds that Python gets to unwind after Ctrl-C: libraries swallow a KeyboardInterrupt that meets
 # one of their callbacks.
 UNWIND = 3.0
@@ -140,7 +140,7 @@ class Preemption:
             while received := ours.recv(64):
                 for number in set(received) & set(EXIT_STATUS):
                     first.setdefault(number, time.monotonic())
-                    again = time.monotonic() - first[number] > AGAIN[number]
+                    again = time.monotonic() - first[number] > AT_ONCE[number]
                     self._act(signal.Signals(number), again)
 
     def _act(self, number: signal.Signals, again: bool) -> None:

@@ -20,12 +20,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from stepladder.train.processes.address import COORDINATOR, TIMEOUT
+from stepladder.train.processes.liveness import AGAIN, LOST
 
 POLL = 0.2  # seconds between looks at whether this process has been told to stop
 # Seconds for which a process that has been told to stop waits to tell the others.
 FAREWELL = 8.0
-LOST = 143  # exit status when a process is gone: launchers start the job again
-AGAIN = "repeat the command to resume"
 
 # The exit status of the signal that told this process to stop; 0 while there was none.
 Stopping = Callable[[], int]

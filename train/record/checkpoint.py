@@ -23,7 +23,12 @@ import orbax.checkpoint as ocp
 
 from stepladder.configs.core.errors import UserError
 from stepladder.train.processes import faults, group
-from stepladder.train.processes.foreign_errors import first_line, is_disk_full, is_not_writable
+from stepladder.train.processes.foreign_errors import (
+    first_line,
+    is_disk_full,
+    is_not_writable,
+    is_out_of_reach,
+)
 
 # Added to the name of a folder of checkpoints:
 UNREADABLE = ".unreadable"  # what lay in it and could not be read
@@ -40,7 +45,7 @@ class Checkpoints:
     Args:
         path: their folder.
         permanent: the steps that are never deleted.
-        read_only: nothing is created, saved or deleted.
+        read_only: nothing is created, saved or deleted; checkpoints may be set aside.
 
     Raises:
         UserError: when there is no such folder, or it cannot be created.
@@ -100,16 +105,17 @@ class Checkpoints:
         """The state and meta at `step`, or at the latest readable step; None when there is no
         checkpoint.
 
-        An unreadable latest checkpoint is reported and an older one tried.
+        A damaged latest checkpoint is reported and an older one tried.
 
         Args:
             abstract: the tree of shapes, types and shardings to restore to.
             step: the only step to try.
 
         Raises:
-            UserError: when there is no checkpoint at `step`.
-            UnreadableError: when all are unreadable. The caller decides what to go on from, and
-                says so.
+            UserError: when there is no checkpoint at `step`, or what keeps one from being read is
+                not in its files (memory, permissions).
+            UnreadableError: when all are damaged. The caller decides what to go on from, and says
+                so.
         """
         self.manager.reload()
         steps = self.steps()
@@ -117,17 +123,24 @@ class Checkpoints:
             raise UserError(
                 f"step={step}: no checkpoint there in {self.path}; existing: {steps or 'none'}"
             )
+        candidates = steps[::-1] if step is None else [step]
         failures = []
-        for candidate in reversed(steps) if step is None else (step,):
-            restored, failure = self._try_to_read(candidate, abstract)
+        for candidate in candidates:
+            restored, failure, damaged = self._try_to_read(candidate, abstract)
             # what one process cannot read, none does
             failure = next(filter(None, group.gather(failure)), "")
             if not failure:
                 return restored.state, restored.meta
+            if "out of reach" in group.gather("" if damaged else "out of reach"):
+                raise UserError(
+                    f"checkpoint={self.path}: cannot be read now ({failure}); free memory, or make "
+                    "its files readable, and repeat the command"
+                )
             failures.append(failure)
-            logging.warning(
-                "unreadable checkpoint %s/%s; trying an older one", self.path, candidate
-            )
+            if candidate != candidates[-1] and group.is_leader():
+                logging.warning(
+                    "checkpoint=%s: damaged (%s); trying an older one", self.path, failure
+                )
         if failures:
             raise UnreadableError(
                 f"checkpoint={self.path}: none is readable ({'; '.join(failures)})"
@@ -216,20 +229,21 @@ class Checkpoints:
         if self._deleted.is_dir():
             shutil.rmtree(self._deleted)
 
-    def _try_to_read(self, step: int, abstract: Any) -> tuple[Any, str]:
-        """(what is there, "") or (None, why not).
+    def _try_to_read(self, step: int, abstract: Any) -> tuple[Any, str, bool]:
+        """(what is there, "", True) or (None, why not, whether its files are at fault).
 
         With several processes a second time, for a shared file system may lag.
         """
-        failure = ""
+        failure, damaged = "", True
         for attempts_left in (1, 0) if group.count() > 1 else (0,):
             try:
-                return self.read(step, abstract), ""
+                return self.read(step, abstract), "", True
             except Exception as error:
                 # orbax and tensorstore raise many types for one cause: the files cannot be read
                 failure = f"step {step}: {type(error).__name__}: {first_line(error, most=200)}"
+                damaged = not is_out_of_reach(error)
                 time.sleep(1.0 * attempts_left)
-        return None, failure
+        return None, failure, damaged
 
     @contextlib.contextmanager
     def _errors_of_disk(self) -> Iterator[None]:
@@ -239,7 +253,7 @@ class Checkpoints:
         except Exception as error:
             if is_disk_full(error):
                 raise UserError(
-                    f"workdir={self.path}: disk full while saving a checkpoint; free space and "
+                    f"workdir={self.path}: the disk of the checkpoints is full; free space and "
                     "repeat the command, it resumes"
                 ) from error
             if is_not_writable(error):

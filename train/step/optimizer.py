@@ -24,16 +24,23 @@ def _decay(params):
 
 
 def by_role(
-    model: Shape | None, multiplier: Callable[[str], float]
+    model: Shape | None, column: str, *, inverse: bool = False
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Multiply each update by its role's `multiplier`: one transformation, or none when all are 1
-    (and for `model` None).
+    """Multiply each update by what a column of the parametrisation of `model` gives its role, or by
+    one over it: one transformation, or none when all are 1 (and for `model` None).
     """
-    if model is None or all(multiplier(role) == 1 for role in set(parametrization.ROLES.values())):
+    if model is None:
+        return ()
+    multipliers = {
+        role: parametrization.value(model, getattr(parametrization.rule(model, role), column))
+        for role in set(parametrization.ROLES.values())
+    }
+    if all(by == 1 for by in multipliers.values()):
         return ()
 
     def scaled(path: tuple, update: jax.Array) -> jax.Array:
-        by = multiplier(parametrization.role_of(tuple(part.key for part in path)))
+        by = multipliers[parametrization.role_of(tuple(part.key for part in path))]
+        by = 1 / by if inverse else by
         return update if by == 1 else by * update
 
     return (optax.stateless(lambda updates, _: jax.tree_util.tree_map_with_path(scaled, updates)),)
@@ -52,22 +59,13 @@ def adamw(
     rate = factor * hyper["learning_rate"]
     decay = {"coupled": rate, "independent": factor}[mode] * hyper["weight_decay"]
 
-    def multiplier(column: str) -> Callable[[str], float]:
-        def of(role: str) -> float:
-            if model is None:
-                return 1.0
-            power = getattr(parametrization.rule(model, role), column)
-            return parametrization.value(model, power)
-
-        return of
-
     return optax.chain(
         optax.clip_by_global_norm(hyper["clip_norm"]),
         # Adam with epsilon e k on gradients g is Adam with e on g / k, which also keeps its second
         # moments away from underflow.
-        *by_role(model, lambda role: 1 / multiplier("epsilon")(role)),
+        *by_role(model, "epsilon", inverse=True),
         optax.scale_by_adam(b1=hyper["beta1"], b2=hyper["beta2"], eps=hyper["epsilon"]),
-        *by_role(model, multiplier("learning_rate")),
+        *by_role(model, "learning_rate"),
         optax.scale(-rate),
         _decayed(-decay, model),
     )

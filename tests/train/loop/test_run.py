@@ -23,6 +23,7 @@ from stepladder.configs.core.record import (
     LINEAGE,
     LINEAGE_FIELDS,
     REQUIRED,
+    RUNNING,
     RUNS,
     STATUS,
     TIMING,
@@ -225,10 +226,8 @@ def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, 
     to delete a folder.
     """
     config, _, _ = base
-    trunk = with_checkpoints(
-        rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk"), 16
-    )
-    trunk = with_checkpoints(trunk, 32)
+    trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
+    trunk = with_checkpoints(trunk, 8, 16, 32, 48)
     branch = cooldown(trunk, 40, 0.2, role="proxy")
     loaded = Loaded("x", config, [trunk, branch])
     assert set(run_ladder(loaded, tmp_path / "whole", quiet=True).values()) == {DONE}
@@ -241,10 +240,39 @@ def test_branch_whose_parent_cannot_be_read_is_remade_by_the_next_command(base, 
         run_ladder(loaded, tmp_path / "w", quiet=True)
     again = "repeat the command: the parent is trained again from step 16"
     assert_user_error(raised, field="parent", value=trunk.run_id, remedy=again)
+    assert {p.name for p in folder.iterdir()} == {"8", "16"}, "what other branches start from stays"
+    aside = folder.with_name(f"{CHECKPOINTS}.unreadable")
+    assert {p.name for p in aside.iterdir()} == {"32", "48", "60"}
     assert set(run_ladder(loaded, tmp_path / "w", quiet=True).values()) == {DONE}
+    assert {p.name for p in folder.iterdir()} == {"8", "16", "32", "48", "60"}
     for spec in (trunk, branch):
         assert rows(record_of(tmp_path / "w", spec)) == rows(record_of(tmp_path / "whole", spec))
         assert_same_state(state_at(tmp_path / "w", spec), state_at(tmp_path / "whole", spec))
+
+
+def test_parent_that_lost_the_branch_point_is_remade(base, tmp_path, monkeypatch):
+    """Killed while the parent's checkpoints are set aside: it is unfinished already. Finished, but
+    without the checkpoint: it becomes unfinished.
+    """
+    config, _, _ = base
+    trunk = rung(tiny.config(tmp_path / "text", run__duration="60 steps"), role="trunk")
+    trunk = with_checkpoints(trunk, 16, 32)
+    branch = cooldown(trunk, 40, 0.2, role="proxy")
+    assert set(run_ladder(Loaded("x", config, [trunk]), tmp_path, quiet=True).values()) == {DONE}
+    loaded, record = Loaded("x", config, [trunk, branch]), tmp_path / RUNS / trunk.run_id
+    shutil.rmtree(record / CHECKPOINTS / "32")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Checkpoints, "set_aside_after", killed)
+        run_ladder(loaded, tmp_path, quiet=True)
+    assert json.loads((record / STATUS).read_text())["state"] == RUNNING
+    with pytest.raises(UserError) as raised:
+        run_ladder(loaded, tmp_path, quiet=True)
+    assert_user_error(raised, field="parent", value=trunk.run_id, remedy="repeat the command")
+    assert set(run_ladder(loaded, tmp_path, quiet=True).values()) == {DONE}
 
 
 def test_branch_equals_the_unbroken_run_bitwise(base, tmp_path):

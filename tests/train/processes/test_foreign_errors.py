@@ -27,6 +27,26 @@ def test_a_lost_process(text):
     assert not foreign_errors.is_lost_process(ValueError("shapes (3,) and (4,) differ"))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        ValueError("Error opening 'x': [OS error 24: EMFILE] Too many open files"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4831838208 bytes."),
+    ],
+)
+def test_a_file_that_may_be_whole(error):
+    assert foreign_errors.is_out_of_reach(error)
+
+
+def test_a_file_that_is_damaged():
+    assert not foreign_errors.is_out_of_reach(FileNotFoundError(errno.ENOENT, "No such file"))
+    assert not foreign_errors.is_out_of_reach(ValueError("DATA_LOSS: Error decoding chunk"))
+
+
 def test_a_missing_key():
     error = RuntimeError("NOT_FOUND: Config key stepladder/beat/0 not found.")
     assert foreign_errors.is_missing_key(error)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from stepladder.configs.core.errors import UserError
-from stepladder.train.record.checkpoint import Checkpoints
+from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
 from tests.support.errors import assert_user_error
 
 
@@ -36,6 +36,22 @@ def test_an_unknown_step_names_those_there_are(tmp_path):
     with pytest.raises(UserError) as raised:
         Checkpoints(checkpoints.path, read_only=True).restore({"x": jax.numpy.ones(3)}, 8)
     assert_user_error(raised, field="step", value=8, remedy=r"existing: \[7\]")
+
+
+def test_a_checkpoint_out_of_reach_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
+    """Without memory, or a permission, nothing older is read and nothing is set aside."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints", permanent=(1,))
+    for step in (1, 2):
+        checkpoints.save(step, {"x": jax.numpy.ones(3)}, {"step": step})
+    checkpoints.wait()
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4831838208 bytes.")
+    monkeypatch.setattr(checkpoints, "read", lambda *_: (_ for _ in ()).throw(full))
+    with pytest.raises(UserError) as raised:
+        checkpoints.restore({"x": jax.numpy.ones(3)})
+    assert not isinstance(raised.value, UnreadableError)
+    assert_user_error(raised, field="checkpoint", value=checkpoints.path, remedy="free memory")
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 2]
 
 
 def test_a_folder_that_is_not_there_is_not_made_to_be_read(tmp_path):
