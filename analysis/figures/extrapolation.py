@@ -112,8 +112,10 @@ def extrapolation(
     return figure
 
 
-def law_through(axes: Axes, fit: Fit, points: pd.DataFrame, along: str) -> None:
-    """Draw the points, and the law through some settings of the inputs other than `along`.
+def law_through(
+    axes: Axes, fit: Fit, points: pd.DataFrame, along: str, most: int = _MOST_CURVES
+) -> None:
+    """Draw the points, and the law through `most` settings of the inputs other than `along`.
 
     Each different setting (up to 1 %) has a shade of its own.
     """
@@ -121,7 +123,7 @@ def law_through(axes: Axes, fit: Fit, points: pd.DataFrame, along: str) -> None:
     with np.errstate(divide="ignore"):
         settings = [tuple(np.round(np.log(row), 2)) for row in points[others].to_numpy(float)]
     ranked = sorted(set(settings))
-    chosen = np.linspace(0, len(ranked) - 1, min(len(ranked), _MOST_CURVES)).round()
+    chosen = np.linspace(0, len(ranked) - 1, min(len(ranked), most)).round()
     colours = size_colours(list(range(len(ranked))))
     dots = {"ms": 5, "mec": "white", "mew": 0.8}
     for rank, setting in enumerate(ranked):

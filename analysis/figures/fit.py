@@ -24,7 +24,7 @@ from stepladder.analysis.fit.objective import objective_named
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.laws.law import Law
 from stepladder.analysis.tables.numbers import human
-from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,11 +157,14 @@ def contours(
         given: the law's other inputs, by default those of the largest point.
 
     Raises:
-        UserError: for a law without N and D, or without points to draw.
+        UserError: for a law without N and D, an input it does not have, or no points to draw.
     """
     if no_plane(fit, points):
         raise UserError(f"law={fit.law!r}: {no_plane(fit, points)}")
     law, seen = fit.problem.law, points_of(fit, points)
+    for name in given:
+        if name not in law.inputs:
+            raise UserError(f"{name}: not an input of law {law.name}; {nearest(name, law.inputs)}")
     largest = seen.loc[farthest(law, seen)]
     given = {
         name: given.get(name, float(largest[name])) for name in law.inputs if name not in ("N", "D")

@@ -152,9 +152,10 @@ def _growth(axes: Axes, result: Isoflop, good: list[Minimum]) -> None:
 def _away(
     middle: float | np.ndarray, intervals: Sequence[tuple[float, float] | None]
 ) -> np.ndarray | None:
-    """[2, m]: distances of the ends of intervals from `middle`, for error bars; None without
-    intervals.
+    """[2, m]: distances of the ends of intervals from `middle`, for error bars: 0 where there is no
+    interval; None where there is none at all.
     """
-    if any(i is None for i in intervals):
+    if not any(intervals):
         return None
-    return np.abs(np.array(intervals).T - middle)
+    ends = np.array([i or (np.nan, np.nan) for i in intervals]).T
+    return np.nan_to_num(np.abs(ends - middle))

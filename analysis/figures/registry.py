@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from stepladder.analysis.fit.bootstrap import Bootstrap
 from stepladder.analysis.fit.interval import Profile
 from stepladder.analysis.fit.result import Fit
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +70,8 @@ def plot(found: Any, kind: str = "", **options: Any) -> Figure:
     kind = kind or next(iter(known), kind)
     if kind not in known:
         raise UserError(
-            f"kind={kind!r}: no plot of a {type(found).__name__}; {nearest(kind, known)}"
+            f"kind={kind!r}: no plot of a {type(found).__name__}; "
+            + (nearest(kind, known) if known else f"there are plots of: {_drawn_types()}")
         )
     return PLOTS[kind].draw(found, **options)
 
@@ -78,9 +81,11 @@ def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path
 
     Returns:
         The paths of the files.
+
+    Raises:
+        UserError: when the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     things, options = {Fit: fit, Bootstrap: bootstrap}, {"extrapolation": {"bootstrap": bootstrap}}
     paths = []
     for name, entry in PLOTS.items():
@@ -94,4 +99,10 @@ def save(fit: Fit, bootstrap: Bootstrap | None, folder: str | Path) -> list[Path
 
 @styled
 def _write(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    write_atomic(path, drawn.getvalue(), field="figures")
+
+
+def _drawn_types() -> str:
+    return ", ".join(sorted({entry.of.__name__ for entry in PLOTS.values()}))

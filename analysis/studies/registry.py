@@ -122,7 +122,9 @@ def _renamed(table: Table, columns: Mapping[str, str]) -> pd.DataFrame:
                 f"{nearest(column, map(str, frame.columns))}"
             )
     frame = frame.drop(columns=[c for c in columns.values() if c in frame]).assign(**names)
-    frame.attrs["source"] = str(table)
+    if not isinstance(table, pd.DataFrame):
+        frame.attrs["source"] = str(table)
+    frame.attrs["columns"] = dict(columns)
     return frame
 
 

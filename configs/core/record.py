@@ -8,6 +8,7 @@ runs/<run_id>/
     metrics/PART    JSON lines; a part is immutable and named by the steps it covers: (first,
                     last]
     checkpoints/    Orbax; only the trainer opens it
+    probes/         measurements of its checkpoints (train/probes), where a config asks for them
     profile/        an XProf trace, where `run --profile` asked for one
 """
 
@@ -19,6 +20,7 @@ HEARTBEAT = "heartbeat.json"
 METRICS = "metrics"
 CHECKPOINTS = "checkpoints"
 PROFILE = "profile"
+PROBES = "probes"  # folder of the alignment probes of a run
 
 # At the top of a workdir.
 LADDER = "ladder.json"  # which ladder owns it, and its run ids

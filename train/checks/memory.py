@@ -100,10 +100,10 @@ def fixes(pack: Executable, over: float) -> list[str]:
         smaller = pack.members // 2 if pack.members > 3 else "off"
         found.append(f"machine.pack={smaller} (it trains {pack.members} runs at once)")
     now = local_batch(pack) // (pack.execution.micro_batch or local_batch(pack))
-    more = [times for times in accumulations(pack) if times > now]
+    more = [times for times in _accumulations(pack) if times > now]
     enough = [times for times in more if times >= now * over]  # if all of it were activations
     if more:
-        found.append(accumulate(pack, enough[0] if enough else more[-1]))
+        found.append(_accumulate(pack, enough[0] if enough else more[-1]))
     if pack.execution.remat != "full":
         found.append("machine.remat=full (activations are computed again)")
     return [
@@ -126,14 +126,14 @@ def _larger_fsdp(pack: Executable) -> list[str]:
     return []
 
 
-def accumulate(pack: Executable, times: int) -> str:
+def _accumulate(pack: Executable, times: int) -> str:
     return (
         f"machine.accumulation={times} (micro-batches of {pack.program.spec.batch_size // times} "
         "sequences)"
     )
 
 
-def accumulations(pack: Executable) -> list[int]:
+def _accumulations(pack: Executable) -> list[int]:
     """Values of machine.accumulation that keep the mesh: divisors of the local batch."""
     local = local_batch(pack)
     return [a for a in range(1, local + 1) if local % a == 0]

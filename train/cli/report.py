@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from stepladder.train.cli.arguments import pairs
+
 HELP = "Write report/index.html and results.json from the records."
 EXAMPLE = "stepladder report --workdir=W"
 
@@ -41,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Write the page and print its conclusions; returns 0. Raises UserError."""
-    columns = dict(text.partition("=")[::2] for text in args.column)
+    columns = pairs(args.column, "column")
     return report(args.study, args.workdir, args.table, args.out, columns)
 
 

@@ -44,7 +44,7 @@ def export(opened: Opened, out: Path) -> Path:
 
 
 def load(path: Path) -> tuple[RunSpec, dict]:
-    """The spec and nested parameters of an exported file."""
+    """The spec and nested parameters of a file that `export` wrote; KeyError for another one."""
     with np.load(path) as file:
         about = json.loads(str(file[ABOUT]))
         arrays = {name: file[name] for name in file.files if name != ABOUT}

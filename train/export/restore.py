@@ -68,8 +68,8 @@ def open_checkpoint(
     opened = Store.open(store or _store_of(record, spec), tokenizer=meta["tokenizer"])
     if opened.fingerprint != meta["data_fingerprint"]:
         raise UserError(
-            f"store={store}: fingerprint {opened.fingerprint}, the checkpoint was made on "
-            f"{meta['data_fingerprint']}; give its own store"
+            f"store={opened.path}: fingerprint {opened.fingerprint}, the checkpoint was made on "
+            f"{meta['data_fingerprint']}; give its own store with --store"
         )
     return Opened(spec, meta["step"], state["params"], opened, record, compiled)
 
@@ -77,11 +77,13 @@ def open_checkpoint(
 def evaluate(opened: Opened) -> list[dict]:
     """The rows of kind `eval` for this checkpoint, made anew."""
     evaluator = Evaluator.create(opened.spec, opened.store, opened.program)
-    return evaluator(opened.program.put(opened.params))
+    return evaluator(opened.params)
 
 
 def sample(opened: Opened, prompt: str, tokens: int, temperature: float, seed: int) -> str:
-    """`prompt` and its continuation by at most `tokens` tokens."""
+    """`prompt` and its continuation by at most `tokens` tokens; temperature 0 takes the likeliest
+    token each time.
+    """
     tokenizer = opened.store.tokenizer()
     ids = [tokenizer.eos, *tokenizer.encode(prompt)]
     key = jax.random.key(seed)
@@ -98,6 +100,8 @@ def _restore(reference: str, record: Path, step: int | None, program: Program) -
         raise UserError(
             f"run={reference}: {error}; take another step, as `stepladder status` lists them"
         ) from error
+    finally:
+        checkpoints.close()
     if found is None:
         raise UserError(
             f"run={reference}: no checkpoint yet; wait for the first one, see `stepladder status`"

@@ -148,7 +148,7 @@ def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
 
 
 def pack_mode_of(machine: Machine) -> str:
-    """map | vmap: how runs that train together execute here (train/step/packed_program.py)."""
+    """map | vmap: how runs that train together execute here (train/step/packed_steps.py)."""
     if machine.pack_mode != "auto":
         return machine.pack_mode
     return defaults_of(machine).pack_mode

@@ -103,7 +103,7 @@ class Compiled:
         return {**spec, **body, "devices": self.devices, "fits": self.fits, "estimate": speed}
 
 
-def to_stderr(line: str) -> None:
+def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr)
 
 
@@ -112,7 +112,7 @@ def compile_all(
     machine: Machine,
     largest: bool = False,
     only: Collection[RunSpec] | None = None,
-    warn: Callable[[str], None] = to_stderr,
+    warn: Callable[[str], None] = _to_stderr,
 ) -> Iterator[Compiled]:
     """Compile every executable of a ladder, in the order in which its packs run.
 

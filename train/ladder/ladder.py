@@ -67,7 +67,7 @@ def run_ladder(
     clock, programs = Clock(), Programs()  # the time of the run begins when the corpora are there
     began = time.time()
     packing = pack_ladder(loaded.specs, machine)
-    for warning in packing.warnings:
+    for warning in packing.warnings if group.is_leader() else ():
         print(warning, file=sys.stderr)
     with progress_bar(unfinished, show) as progress:
         shared = {

@@ -227,7 +227,10 @@ def _warning(groups: list[list[RunSpec]], most: int, machine: Machine) -> str:
     if machine.pack in ("auto", "off") or max(map(len, groups)) == 1 or most >= int(machine.pack):
         return ""
     size = groups[0][0].model.size
-    return f"pack of {machine.pack} runs of {size}: does not fit the memory, {most} do"
+    return (
+        f"machine.pack={machine.pack}: so many runs of {size} do not fit the memory; {most} train "
+        "at once"
+    )
 
 
 def _fitting_map(spec: RunSpec, machine: Machine, most: int) -> int:

@@ -86,8 +86,8 @@ class _Stream:
         )
 
     def read(self, step: int, count: int) -> list[np.ndarray]:
-        """The batches of `count` steps after `step`; those that nobody needs any more are
-        skipped.
+        """The batches of `count` steps after `step`; batches that only diverged members
+        had to take are skipped.
         """
         assert step >= self.step, "a stream is read once"
         for _ in range(step - self.step):

@@ -29,7 +29,7 @@ from stepladder.train.step.program import Program
 from stepladder.train.step.programs import Programs
 from stepladder.train.step.step import traced_hypers
 
-Progress = Callable[[RunSpec, int, float], None]  # (run, step, loss so far)
+Progress = Callable[[RunSpec, int, float], None]  # (run, step, its last logged loss)
 
 
 def run(spec: RunSpec, workdir: Path, store: Store, machine: Machine, **more) -> str:

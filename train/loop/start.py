@@ -37,7 +37,9 @@ def check_reset(spec: RunSpec) -> None:
 
 
 def needs_init(member: Member) -> bool:
-    """Whether the start, by what is known now, takes values that are drawn from the run's seed."""
+    """Whether the start draws values from the run's seed; it does too when all checkpoints turn out
+    to be damaged.
+    """
     parent = member.spec.parent
     return not member.checkpoints.steps() and (parent is None or bool(parent.reset))
 

@@ -33,7 +33,10 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
     of H_val lies within lambda_residual, |H v - lambda v|, of lambda_max.
 
     Args:
+        probe: the run, the step, the recipes, and how many windows of each.
         params: those of the run after `probe.step` steps, on the program's mesh.
+        store: its token store.
+        program: of the run; it has the mesh and the shapes.
     """
     spec, execution = probe.run, _execution(program)
     gradient = functools.partial(_gradient, spec.model, execution)

@@ -14,7 +14,7 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
 from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
-from stepladder.configs.core.record import CHECKPOINTS, PENDING, RUNS, STATUS
+from stepladder.configs.core.record import CHECKPOINTS, PENDING, PROBES, RUNS, STATUS, STUDIES
 from stepladder.configs.core.spec import CorpusSpec
 from stepladder.train.data import ngrams
 from stepladder.train.data.prepare.prepare import prepare
@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 
 
 def _alignment_path(workdir: Path, probe: Alignment) -> Path:
-    return workdir / RUNS / probe.run.run_id / "probes" / f"alignment-{probe.step}.json"
+    return workdir / RUNS / probe.run.run_id / PROBES / f"alignment-{probe.step}.json"
 
 
 def _alignment(
@@ -55,7 +55,7 @@ def _alignment(
 
 
 def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
-    return workdir / "studies" / probe.study / "ngrams.json"
+    return workdir / STUDIES / probe.study / "ngrams.json"
 
 
 def _ngrams(

@@ -164,7 +164,7 @@ class Checkpoints:
 
     def set_aside_after(self, step: int) -> None:
         """Move later checkpoints to the folder `unreadable`: what cannot be read now, a slow file
-        system may yet show whole.
+        system may yet show whole. Raises UserError when the disk is full or not writable.
         """
 
         def move() -> None:
@@ -253,8 +253,8 @@ class Checkpoints:
         except Exception as error:
             if is_disk_full(error):
                 raise UserError(
-                    f"workdir={self.path}: the disk of the checkpoints is full; free space and "
-                    "repeat the command, it resumes"
+                    f"workdir={self.path}: disk full (checkpoints); free space and repeat the "
+                    "command, it resumes"
                 ) from error
             if is_not_writable(error):
                 raise UserError(

@@ -35,8 +35,8 @@ class Clock:
     def reading(self, device_busy: Callable[[], bool]) -> Iterator[None]:
         """Reading data while steps may be under way.
 
-        Charged to `data`; but to `steps` when the device is still busy in the end, for then the
-        data cost nothing.
+        Charged to `data`; but to `steps` when the device is still busy when the reading ends: then
+        the data cost nothing.
         """
         begin = time.perf_counter()
         yield
@@ -65,7 +65,7 @@ class Share:
 
     def __init__(self, clock: Clock, members: int, began: dict[str, float]):
         self._clock, self._members, self._began = clock, members, began
-        self._told: dict[str, float] = {}
+        self._reported: dict[str, float] = {}
 
     def since_last(self) -> dict[str, float]:
         """Seconds of every phase, and of WAIT, since the last call (or since the pack began)."""
@@ -74,8 +74,8 @@ class Share:
             for phase, seconds in self._clock.details().items()
         }
         found = {
-            phase: round(seconds - self._told.get(phase, 0.0), 4)
+            phase: round(seconds - self._reported.get(phase, 0.0), 4)
             for phase, seconds in so_far.items()
         }
-        self._told = so_far
+        self._reported = so_far
         return found

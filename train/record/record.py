@@ -8,6 +8,7 @@ marker. A part whose checkpoint was never completed is dropped at restore, and i
 again; so after any crash every step appears exactly once.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,15 @@ def read_json(path: Path) -> dict | None:
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """The committed rows of the record in `folder`, in order."""
+    """The rows of the record in `folder`, in order.
+
+    Those after the last checkpoint are made again when the run was killed; a part that is deleted
+    for it meanwhile is left out.
+    """
     for part in sorted((folder / record.METRICS).glob("*.jsonl")):
-        for line in part.read_text().splitlines():
-            yield json.loads(line)
+        with contextlib.suppress(FileNotFoundError):
+            for line in part.read_text().splitlines():
+                yield json.loads(line)
 
 
 def reopen(folder: Path, step: int) -> None:

@@ -71,7 +71,7 @@ def seconds_by_phase(rows: Iterable[dict]) -> tuple[dict[str, float], int]:
 
 
 def _goodput(rows: Iterable[dict]) -> str:
-    """Where the time of all runs went so far, as their committed rows tell."""
+    """Where the time of all runs went so far, as their rows tell."""
     seconds, lost = seconds_by_phase(rows)
     share, total = goodput(seconds), sum(seconds.values())
     if share is None:

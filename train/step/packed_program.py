@@ -123,7 +123,7 @@ class Packed:
         """Arguments of `step` after state and hypers: how many steps each member takes, of which
         stream, and the streams' batches.
         """
-        if self.streams == self.members:  # read in place
+        if self.streams == self.members:  # one stream a member: nothing is gathered
             tokens, streams = self._by_row([tokens[u] for u in streams], []), range(self.members)
         else:
             streams = self._by_row(streams, 0)

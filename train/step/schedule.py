@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-Hypers = dict  # name -> traced scalar, the fields of configs.spec.Hyper
+Hypers = dict  # name -> traced scalar, the fields of configs.core.spec.Hyper
 
 
 def _progress(step, start, stop, dtype):

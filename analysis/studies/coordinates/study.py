@@ -145,7 +145,11 @@ def slopes(rows: pd.DataFrame, axis: str) -> pd.DataFrame:
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """(slope, its standard error) of a least-squares line; inf where an activation overflowed."""
+    """(slope, its standard error) of a least-squares line; inf where an activation overflowed, NaN
+    where it did not change at all.
+    """
+    if np.isneginf(y).any():
+        return np.nan, np.nan
     if not np.isfinite(y).all():
         return np.inf, np.nan
     x = x - x.mean()

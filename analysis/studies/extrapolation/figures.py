@@ -53,11 +53,9 @@ def draw(found: Extrapolation) -> dict[str, Svg]:
             residuals(law, points=proxies, against=["N"]),
             "residuals of the fit against parameters",
         )
-    if results["learning_rate"]:
+    if drawable := [Curve(**c) for c in ends([c for c in results["learning_rate"] if c["rates"]])]:
         label = "final loss against learning rate at the smallest and the largest size"
-        drawn["learning_rate"] = svg(
-            learning_rates([Curve(**c) for c in ends(results["learning_rate"])]), label
-        )
+        drawn["learning_rate"] = svg(learning_rates(drawable), label)
     return drawn
 
 
@@ -78,7 +76,8 @@ def loss_curves(train: pd.DataFrame, points: pd.DataFrame, target_run: str | Non
             look["label"] = f"{size}  N = {human(n)}"
         if rows["run_id"].iloc[0] == target_run:
             look = {"color": TARGET, "lw": 1.6, "label": f"target  N = {human(n)}", "zorder": 3}
-        labelled.add(n)
+        else:
+            labelled.add(n)
         rows = rows[np.isfinite(rows["loss"].astype(float)) & (rows["tokens"] > 0)]
         axes.plot(rows["tokens"], rows["loss"], **look)
     ends = points[(points["domain"] == "all") & points["decayed"] & (points["role"] != "sweep")]
@@ -103,7 +102,7 @@ def extrapolation(law: Fit, proxies: pd.DataFrame, entry: Mapping[str, Any] | No
     target's N, and the truth where it is known.
     """
     figure, axes = single_axes(8.6, 4.6)
-    law_through(axes, law, proxies, "D")
+    law_through(axes, law, proxies, "D", most=len(proxies))
     if entry:
         target, along = entry["target"], entry["band"]
         draw_forecast(

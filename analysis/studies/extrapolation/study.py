@@ -205,8 +205,7 @@ def _timing(runs: Runs, workdir: Path) -> dict[str, Any]:
     phases = runs.timing[runs.timing["phase"] != record.WINDOW]
     of_phase = {str(k): float(v) for k, v in phases.groupby("phase")["seconds"].sum().items()}
     seconds, what = of_phase, "all runs"
-    if (workdir / record.TIMES).exists():
-        command = json.loads((workdir / record.TIMES).read_text())
+    if command := _json(workdir / record.TIMES):
         seconds, what = command["seconds"], f"the last `run` command, {command['runs']} runs"
     total = sum(seconds.values())
     return {
@@ -218,6 +217,15 @@ def _timing(runs: Runs, workdir: Path) -> dict[str, Any]:
         "goodput": goodput(of_phase) if len(phases) else None,
         "lost_steps": int(phases[phases["phase"] == record.LOST]["steps"].astype(float).sum()),
     }
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None when there is none, or it is damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _throughput(timing: pd.DataFrame) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ The runs of a curve differ in the learning rate and the seeds alone.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ class Curve:
             the survivors would be too low.
         losses: mean final losses at `rates`, nats per token.
         seeds: runs at each of `rates`.
-        optimum: the best learning rate; low, high: its interval (optimum.py).
+        optimum: the best learning rate; low, high: its interval at `level` (optimum.py).
         curvature: nats per token per squared natural log of the rate.
         noise: standard deviation of one run, nats per token.
         noise_source: repeated seeds, the evaluation's standard error, or the misfit of the curves.
@@ -47,6 +48,7 @@ class Curve:
     optimum: float | None
     low: float | None
     high: float | None
+    level: float
     loss_at_optimum: float | None
     curvature: float | None
     noise: float | None
@@ -71,10 +73,12 @@ class Curve:
 
     @property
     def sd(self) -> float | None:
-        """Standard deviation of ln lr*, from the width of its 90 % interval."""
+        """Standard deviation of ln lr*, from the width of its interval."""
         if self.optimum is None or self.low is None or self.high is None:
             return None
-        return float(np.log(self.high / self.low) / (2 * 1.6449))
+        return float(
+            np.log(self.high / self.low) / (2 * NormalDist().inv_cdf((1 + self.level) / 2))
+        )
 
 
 def curves(
@@ -200,6 +204,7 @@ def _curve(
         optimum=best.rate,
         low=best.low,
         high=best.high,
+        level=level,
         loss_at_optimum=best.loss,
         curvature=best.curvature,
         noise=noise,

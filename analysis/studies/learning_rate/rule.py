@@ -87,6 +87,8 @@ def fit_rule(found: list[Curve], *, fixed_b: float | None = None) -> Rule:
     singular = np.linalg.svd(
         design / np.maximum(np.linalg.norm(design, axis=0), 1e-300), compute_uv=False
     )
+    if np.ptp(x[:, 0]) < 1e-6:
+        raise UserError("N: one size among the optima; sweep a second size")
     if singular[-1] < 1e-3:
         raise UserError(
             "D: a fixed power of N (or constant) over the optima, so N and D cannot be told apart; "
@@ -207,7 +209,12 @@ def near_best(
     kept = [rows for rows in drawn if _told_apart(x[rows])]
     y = np.log(near["learning_rate"].to_numpy(float))
     batch: dict[str, Coefficient] = {}
-    if "batch_size" in near and near["batch_size"].nunique() > 1:
+    # a batch that is not known for all rows has no law
+    if (
+        "batch_size" in near
+        and near["batch_size"].notna().all()
+        and near["batch_size"].nunique() > 1
+    ):
         z = np.log((near["batch_size"] * near.get("seq_len", 1.0)).to_numpy(float))
         batch = _coefficients(("ln c", "b"), x[:, [0, 2]], z, centre[1:], kept, level)
     lonely = np.bincount(cells).max() / len(near)

@@ -167,7 +167,7 @@ def argmin_verdict(grids: Sequence[Grid], no_vote: Mapping[str, str], level: flo
     beyond = sum(f.beyond or 0 for f in checked)
     expected = sum(f.by_noise for f in checked)
     why += f"; noise alone would do this to {expected:.2g} of {tested}"
-    lower_bound = _noise_is_lower_bound(grids)
+    lower_bound = _noise_is_lower_bound(counted)
     if lower_bound:
         why += "; the noise of some size is only a lower bound"
     clear = at_least(beyond, expected) < FALSE_ALARM and not lower_bound

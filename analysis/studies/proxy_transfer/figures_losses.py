@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,7 +147,7 @@ def crossovers(result: Result) -> Figure:
     figure = Figure(figsize=(max(5.6, 4.6 * len(directions)), 4.6), layout="constrained")
     ns = {g.size: g.N for g in result.grids}
     colours = size_colours([ns[s] for s in dict.fromkeys(p["size"] for p in pairs)])
-    marks = dict(zip(sorted({p["fraction"] for p in pairs}), "os^Dv<>"))
+    marks = dict(zip(sorted({p["fraction"] for p in pairs}), itertools.cycle("os^Dv<>")))
     for axes, along in zip(figure.subplots(1, len(directions), squeeze=False)[0], directions):
         mine = [p for p in pairs if p["along"] == along]
         for size, fraction in dict.fromkeys((p["size"], p["fraction"]) for p in mine):
@@ -180,9 +181,8 @@ def arms(result: Result) -> Figure:
     figure, axes = single_axes(5.6, 4.6)
     rows = [r for r in result.ranking.arms if np.isfinite([r["rho"], r["main_rho"]]).all()]
     families = list(dict.fromkeys(r["family"] for r in rows))
-    for family, colour in zip(
-        families, ("#0b3c5d", "#e0a100", "#1b7f5c", TARGET, MUTED, "#7048a8")
-    ):
+    colours = itertools.cycle(("#0b3c5d", "#e0a100", "#1b7f5c", TARGET, MUTED, "#7048a8"))
+    for family, colour in zip(families, colours):
         mine = [r for r in rows if r["family"] == family]
         y = np.array([r["rho"] for r in mine])
         ends = [

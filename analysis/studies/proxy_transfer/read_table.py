@@ -201,6 +201,9 @@ def _roles(frame: pd.DataFrame, target: str | None) -> tuple[pd.DataFrame, str, 
             "of at least one smaller proxy; add them"
         )
     chosen = str(target if target is not None else sizes.idxmax())
+    if chosen not in sizes.index:
+        there = nearest(chosen, map(str, sizes.index))
+        raise UserError(f"target={chosen}: no run of it has the role target; {there}")
     other = (frame["role"] == TARGET) & (frame["size"] != chosen)
     out.append(
         frame[other].assign(reason=f"another target than {chosen}, which the study is about")

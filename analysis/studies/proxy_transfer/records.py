@@ -18,8 +18,7 @@ from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 
 STUDY = "proxy_transfer"
-NGRAMS = Path("studies") / STUDY / "ngrams.json"
-PROBES = "probes"
+NGRAMS = Path(record.STUDIES) / STUDY / "ngrams.json"
 
 
 @dataclass(frozen=True)
@@ -89,10 +88,13 @@ def read(workdir: str | Path) -> Inputs:
         if (~mine).any()
         else []
     )
+    ngrams = Path(workdir) / NGRAMS
+    if ngrams.exists() and _json(ngrams) is None:
+        notes.append(f"{NGRAMS} is unreadable; delete it and repeat `stepladder run`")
     probes, said = _probes(Path(workdir), list(table[mine]["run_id"]))
     return Inputs(
         pd.DataFrame(rows),
-        _json(Path(workdir) / NGRAMS),
+        _json(ngrams),
         probes,
         excluded,
         (*notes, *said),
@@ -142,7 +144,8 @@ def _probes(workdir: Path, run_ids: list[str]) -> tuple[list[Row], list[str]]:
     """All alignment files of these runs, and the unreadable ones by name."""
     found, notes = [], []
     for run_id in run_ids:
-        for path in sorted((workdir / record.RUNS / run_id / PROBES).glob("alignment-*.json")):
+        folder = workdir / record.RUNS / run_id / record.PROBES
+        for path in sorted(folder.glob("alignment-*.json")):
             body = _json(path)
             if body is None:
                 notes.append(f"probe {run_id}/{path.name}: unreadable")

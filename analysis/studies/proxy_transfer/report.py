@@ -3,6 +3,7 @@ figures.
 """
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from stepladder.analysis.studies.proxy_transfer.read_table import EXCLUDED
 from stepladder.analysis.studies.proxy_transfer.records import Inputs, read
 from stepladder.analysis.studies.proxy_transfer.study import study
 from stepladder.analysis.studies.proxy_transfer.text import sentences
+from stepladder.analysis.tables.columns import PROXY_TRANSFER_ALIASES, first_usual_columns
 from stepladder.analysis.tables.file import read_file
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
@@ -50,7 +52,8 @@ def run(workdir: Path | None, table: Path | pd.DataFrame | None, out: Path) -> P
         path = frame.attrs.get("source") if isinstance(table, pd.DataFrame) else table
         inputs = of_table(frame, Path(path).parent / BESIDE if path else None)
         source = str(path or "TABLE")
-        option = f"--table={source}"
+        named = [shlex.quote(f"{k}={v}") for k, v in frame.attrs.get("columns", {}).items()]
+        option = " ".join([f"--table={source}", *(["--column", *named] if named else [])])
     else:
         raise ValueError("one of workdir and table is needed")
     result = study(
@@ -90,14 +93,17 @@ def of_table(frame: pd.DataFrame, beside: Path | None) -> Inputs:
     Columns unigram and bigram, when there, are the n-gram baselines of the row's recipe and domain;
     the file `beside` the table, when there, holds the probes.
     """
-    found = {}
+    found, usual = {}, first_usual_columns(frame, PROXY_TRANSFER_ALIASES)
     for name in NULLS:
-        if name in frame and "recipe" in frame:
+        if name in frame and "recipe" in usual:
             rows = frame.dropna(subset=[name])
+            recipe = rows[usual["recipe"]].astype(str)
             domain = (
-                rows["domain"].astype(str) if "domain" in rows else pd.Series("all", rows.index)
+                rows[usual["domain"]].astype(str)
+                if "domain" in usual
+                else pd.Series("all", rows.index)
             )
-            pairs = rows.groupby([rows["recipe"].astype(str), domain])[name].mean()
+            pairs = rows.groupby([recipe.rename("recipe"), domain.rename("domain")])[name].mean()
             found[name] = {r: pairs[r].to_dict() for r in pairs.index.get_level_values(0).unique()}
     probes = _probes(beside) if beside and beside.is_file() else []
     notes = (f"{len(probes)} probes are from {BESIDE} beside the table",) if probes else ()

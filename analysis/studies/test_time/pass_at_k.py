@@ -72,7 +72,7 @@ def coverage(
         raise UserError("counts: no problem in the table; add rows")
     rng = np.random.default_rng(seed)
     rows = []
-    for key, group in counts.groupby(list(by), sort=True) if by else [((), counts)]:
+    for key, group in counts.groupby(list(by), sort=True, dropna=False) if by else [((), counts)]:
         chance = np.stack([pass_at_k(group[n].to_numpy(), group[c].to_numpy(), k) for k in ks], 1)
         drawn = np.stack(
             [chance[rng.integers(0, len(chance), len(chance))].mean(0) for _ in range(resamples)]

@@ -126,6 +126,24 @@ def test_refusals_are_one_line_and_exit_1(tmp_path, capsys, words, message):
     assert status == 1 and message in err and err.count("\n") == 1, err
 
 
+def test_a_point_without_an_input_is_named(tmp_path, capsys):
+    words = [*write(tmp_path / "runs.csv"), "--at", "N=7e9,D=2e11", "N=1e9"]
+    status, _, err = run(capsys, "predict", *words)
+    assert status == 1 and "at=N=1e9: law chinchilla needs D" in err
+
+
+@pytest.mark.parametrize(
+    "words, remedy",
+    [
+        (["--cluster=family"], "add --bootstrap"),
+        (["--cluster=family", "--group=family", "--bootstrap=9"], "choose one family with --where"),
+    ],
+)
+def test_a_cluster_that_would_not_be_read_is_refused(tmp_path, capsys, words, remedy):
+    status, _, err = run(capsys, "fit", *write(tmp_path / "runs.csv"), *words)
+    assert status == 1 and "cluster=family" in err and remedy in err
+
+
 def test_laws_are_listed_with_their_sources(capsys):
     status, out, _ = run(capsys, "laws")
     assert (

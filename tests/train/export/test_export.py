@@ -1,5 +1,7 @@
 """A finished checkpoint, opened again: evaluated, sampled, exported."""
 
+import dataclasses
+
 import pytest
 
 from stepladder.configs.core.build import rung
@@ -39,6 +41,16 @@ def test_evaluation_sample_and_export_agree_with_the_record(finished, tmp_path):
     )
     _, opened.params = npz.load(npz.export(opened, tmp_path / "weights"))
     assert restore.evaluate(opened)[0]["loss"] == pytest.approx(recorded["all"], rel=1e-6)
+
+
+def test_evaluation_on_a_mesh_that_cuts_the_parameters(finished):
+    record, store = finished
+    machine = dataclasses.replace(MACHINE, mesh="fsdp=2")
+    whole, cut = (
+        restore.evaluate(restore.open_checkpoint(str(record), str(store.path), each))
+        for each in (MACHINE, machine)
+    )
+    assert [row["loss"] for row in cut] == pytest.approx([r["loss"] for r in whole], rel=1e-5)
 
 
 @pytest.mark.parametrize(

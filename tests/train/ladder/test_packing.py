@@ -121,7 +121,8 @@ def test_a_pack_that_does_not_fit_is_made_smaller_and_says_so(rung8):
     fitting = packing.members_that_fit(specs[0], small)
     assert 1 <= fitting < 8
     found = packing.pack_ladder(specs[:7], small)
-    assert found.warnings == (f"pack of 8 runs of 6k: does not fit the memory, {fitting} do",)
+    (warning,) = found.warnings
+    assert warning.startswith("machine.pack=8: ") and f"{fitting} train at once" in warning
     assert all(p.members <= fitting for p in found.packs)
     assert packing.members_that_fit(specs[0], dataclasses.replace(small, memory_gb=1e-6)) <= 2, (
         "one a device is the least"

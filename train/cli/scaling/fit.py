@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stepladder.configs.core.errors import UserError
 from stepladder.train.cli.scaling.table import (
     add_law,
     add_table,
@@ -61,6 +62,12 @@ class Fitted:
 
 def main(args: argparse.Namespace) -> int:
     """Fit every group and print it; returns 0. Raises UserError."""
+    if args.cluster and args.group:
+        raise UserError(
+            f"cluster={args.cluster}: not together with --group; choose one family with --where"
+        )
+    if args.cluster and not args.bootstrap:
+        raise UserError(f"cluster={args.cluster}: nothing is resampled; add --bootstrap=4000")
     points = read_table(args, args.cluster)
     keep_compiled()
     options = fit_options(args)

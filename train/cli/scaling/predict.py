@@ -20,7 +20,8 @@ EXAMPLE = "stepladder predict runs.csv --law=chinchilla --at N=7e9,D=2e12"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The table, the law, and the points."""
     add_table(parser)
-    add_law(parser)
+    # an interval needs the variance of the residuals
+    add_law(parser, objective="squared_log")
     parser.add_argument(
         "--at",
         nargs="+",
@@ -45,16 +46,13 @@ def main(args: argparse.Namespace) -> int:
             f"group={args.group}: predict takes one family; choose it with --where "
             f"'{args.group}=...'"
         )
-    options = fit_options(args)
-    if options["objective"] == "huber":  # an interval needs the variance of the residuals
-        options["objective"] = "squared_log"
-    found = fit(points.frame, args.law, **options)
-    wanted = pd.DataFrame([numbers(text.split(","), "at") for text in args.at])
-    for name in law_named(args.law).inputs:
-        if name not in wanted or wanted[name].isna().any():
-            raise UserError(
-                f"at={args.at[0]}: law {args.law} needs {name}; write e.g. N=7e9,D=2e12"
-            )
+    asked = [numbers(text.split(","), "at") for text in args.at]
+    for text, point in zip(args.at, asked):
+        for name in law_named(args.law).inputs:
+            if name not in point:
+                raise UserError(f"at={text}: law {args.law} needs {name}; write e.g. N=7e9,D=2e12")
+    found = fit(points.frame, args.law, **fit_options(args))
+    wanted = pd.DataFrame(asked)
     intervals = prediction_interval(found, wanted, level=args.level, seed=args.seed)
     if args.json:
         print_json([vars(interval) for interval in intervals])

@@ -84,8 +84,8 @@ def add_columns(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
     )
 
 
-def add_law(parser: argparse.ArgumentParser) -> None:
-    """Which law, and how it is fitted."""
+def add_law(parser: argparse.ArgumentParser, objective: str = "huber") -> None:
+    """Which law, and how it is fitted; `objective` is the default one."""
     parser.add_argument(
         "--law",
         default="chinchilla",
@@ -93,8 +93,8 @@ def add_law(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objective",
-        default="huber",
-        help="huber (default), squared_log, squared, lad, quantile_log, quantile",
+        default=objective,
+        help="huber, squared_log, squared, lad, quantile_log or quantile (default %(default)s)",
     )
     parser.add_argument(
         "--delta", type=float, default=1e-3, help="Huber's threshold in log loss (1e-3)"

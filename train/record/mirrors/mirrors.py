@@ -1,6 +1,6 @@
 """Which copies of a record's rows are made for dashboards: one table.
 
-A mirror is never the store of record; what it shows has been committed.
+A mirror is never the store of record. Rows that are made again after a crash appear in it twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stepladder.train.record.mirrors import tensorboard
 
-Mirror = Callable[[Path, Sequence[dict]], None]  # (the record's folder, committed rows)
+Mirror = Callable[[Path, Sequence[dict]], None]  # (the record's folder, rows)
 
 # Config key machine.NAME switches one on.
 MIRRORS: dict[str, Mirror] = {"tensorboard": tensorboard.mirror}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stepladder.analysis.studies.proxy_transfer.measures.grid import Grid, same_rate
+from stepladder.configs.core.errors import UserError
 
 REDUCTIONS = (3, 10, 30)  # the standard rate is divided by these
 
@@ -61,6 +62,11 @@ def choose_rates(
         eta_tiny = min(arms) if eta_tiny is None else eta_tiny
     standard, note = (float(eta_std), said) if eta_std is not None else standard_rate(grid)
     near = nearest_rate(grid, standard)
+    if eta_std is not None and near is None:
+        raise UserError(
+            f"eta_std={eta_std:g}: no learning rate of {grid.size} within a factor of 2; its grid "
+            f"has {', '.join(f'{rate:g}' for rate in grid.rates)}"
+        )
     if eta_std is not None and near is not None and not same_rate(near, standard):
         note, standard = f"{said}, {eta_std:g}; the grid's nearest", near
     reduced = {k: nearest_rate(grid, standard / k) for k in REDUCTIONS}
