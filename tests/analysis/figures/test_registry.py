@@ -351,7 +351,19 @@ def test_save_writes_every_plot_that_applies(fitted, refits, points, tmp_path):
     assert save(from_dict(fitted.to_dict()), None, tmp_path / "none") == []
 
 
+def test_a_file_in_place_of_the_folder_is_refused(fitted, tmp_path):
+    (tmp_path / "figures").write_text("mine")
+    with pytest.raises(UserError, match="figures="):
+        save(fitted, None, tmp_path / "figures")
+
+
 def test_refusals_name_what_to_do(fitted, refits, points):
+    with pytest.raises(
+        UserError, match="kind='': no plot of a dict; there are plots of: Bootstrap"
+    ):
+        plot({})
+    with pytest.raises(UserError, match="n: not an input of law chinchilla"):
+        plot(fitted, "contours", n=1e9)
     with pytest.raises(
         UserError, match="kind='contour': no plot of a Fit; did you mean 'contours'"
     ):

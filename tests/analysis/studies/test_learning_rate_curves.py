@@ -47,6 +47,9 @@ def test_the_optimum_and_its_interval():
     ) and curve.loss_at_optimum == pytest.approx(3, abs=1e-3)
     assert curve.noise_source == "repeated seeds" and len(left) == 0
     assert curve.sd == pytest.approx(math.log(curve.high / curve.low) / 3.29, rel=1e-3)
+    (half,), _ = curves(sweep(1.3e-3, GRID), level=0.5)
+    assert half.high / half.low < curve.high / curve.low
+    assert half.sd == pytest.approx(curve.sd, rel=0.4), "whatever the level of the interval"
 
 
 SHAPES = {
@@ -220,6 +223,11 @@ def test_d_tied_to_n_is_refused_unless_its_exponent_is_given():
     with pytest.raises(UserError, match="cannot be told apart"):
         fit_rule(tied)
     assert fit_rule(tied, fixed_b=0.1).a == pytest.approx(-0.6, abs=1e-2)
+
+
+def test_one_size_is_refused_as_such():
+    with pytest.raises(UserError, match="N: one size among the optima; sweep a second size"):
+        fit_rule(exact([(1e4, d) for d in (1e6, 2e6, 4e6, 8e6)]), fixed_b=0.1)
 
 
 def test_too_few_optima_are_refused_and_refused_curves_are_named():

@@ -14,6 +14,7 @@ import pytest
 
 from stepladder.analysis.studies.proxy_transfer import read, study
 from stepladder.analysis.studies.proxy_transfer.records import NGRAMS
+from stepladder.analysis.studies.proxy_transfer.report import of_table
 from stepladder.analysis.studies.registry import run_study
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
@@ -115,6 +116,16 @@ def test_numbers_of_the_page_are_in_the_results(page):
             assert f"{r['rho']:.3f} [{r['rho_low']:.3f}, {r['rho_high']:.3f}]" in html
     assert results["verdict"][0].startswith("6 recipes, proxies 4M, 10M, target 60M")
     assert any(line.startswith("(c)") for line in results["verdict"])
+
+
+@pytest.mark.parametrize("renamed", [{}, {"recipe": "mixture", "domain": "validation"}])
+def test_baselines_are_columns_of_the_table_under_any_usual_name(renamed):
+    table, body = made.table(recipes=5, seeds=1), made.ngrams(5)
+    table["bigram"] = [body["bigram"][r][d] for r, d in zip(table["recipe"], table["domain"])]
+    found = of_table(table.rename(columns=renamed), None).ngrams
+    assert found["bigram"]["r01"] == pytest.approx(
+        {d: body["bigram"]["r01"][d] for d in table["domain"].unique()}
+    )
 
 
 def test_without_baselines_or_probes_the_page_says_so(tmp_path):

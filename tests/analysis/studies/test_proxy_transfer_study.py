@@ -410,6 +410,11 @@ def test_given_rates_are_used():
         and (rates["eta_tiny"] == 3e-6).all()
     )
     assert "given" in rates["note"]["4M"]
+    with pytest.raises(UserError, match="eta_std=1: no learning rate of 4M within a factor of 2"):
+        study(made.table(), eta_std=1.0)
+    with pytest.raises(UserError, match="target=4M: no run of it has the role target"):
+        roles = np.where(made.table()["size"] == "4M", "proxy", "target")
+        study(made.table().assign(role=roles), target="4M")
 
 
 def test_initial_loss_from_the_vocabulary():
