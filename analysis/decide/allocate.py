@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.levels import intervals
+from stepladder.analysis.fit.levels import intervals, percent
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.laws import LAWS
 from stepladder.configs.core.errors import UserError
@@ -55,7 +55,7 @@ class Allocation:
     def __str__(self) -> str:
         head = (
             f"law {self.law}, C = {self.C:.4g} FLOPs "
-            f"({self.how}{f', {self.level:.0%} intervals' if self.intervals else ''})"
+            f"({self.how}{f', {percent(self.level)} intervals' if self.intervals else ''})"
         )
         return "\n".join(
             [

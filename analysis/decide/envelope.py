@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.decide.power_law import PowerLaw, power_law
-from stepladder.analysis.fit.levels import check_level
+from stepladder.analysis.fit.levels import check_level, percent
 from stepladder.analysis.tables.checks import positive_values, require_columns
 from stepladder.configs.core.errors import UserError
 
@@ -77,8 +77,8 @@ class Envelope:
     def __str__(self) -> str:
         lines = [
             (
-                f"lower envelope of training curves (arXiv 2203.15556), {self.level:.0%} intervals "
-                "over runs"
+                "lower envelope of training curves (arXiv 2203.15556), "
+                f"{percent(self.level)} intervals over runs"
             )
         ]
         for s in self.stretches:
@@ -177,6 +177,8 @@ class _Curves:
 
 def _curves(table: pd.DataFrame, grid: int) -> _Curves:
     require_columns(table, _COLUMNS)
+    if (missing := table["run"].isna()).any():
+        raise UserError(f"column 'run': no name in row {missing.idxmax()}; name every run")
     values = positive_values(table, _COLUMNS[1:])
     log_c = np.linspace(np.log(values[:, 0].min()), np.log(values[:, 0].max()), grid)
     runs, sizes, loss, tokens = [], [], [], []

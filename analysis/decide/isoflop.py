@@ -25,7 +25,7 @@ from stepladder.analysis.decide.minimum import (
     refusal,
 )
 from stepladder.analysis.decide.power_law import PowerLaw, power_law
-from stepladder.analysis.fit.levels import check_level
+from stepladder.analysis.fit.levels import check_level, percent
 from stepladder.analysis.tables.checks import positive_values
 from stepladder.configs.core.errors import UserError, nearest
 
@@ -37,8 +37,10 @@ def _best(group: pd.DataFrame, size: pd.Series) -> pd.DataFrame:
 
 
 def _mean(group: pd.DataFrame, size: pd.Series) -> pd.DataFrame:
-    mean = group.groupby(size)[["N", "D", "loss"]].mean()
-    return mean.assign(w=group.groupby(size)["w"].sum())
+    columns = ["N", "D", "loss"]
+    sums = group[columns].mul(group["w"], axis=0).assign(w=group["w"]).groupby(size).sum()
+    sums[columns] = sums[columns].div(sums["w"], axis=0)
+    return sums
 
 
 def _keep(group: pd.DataFrame, size: pd.Series) -> pd.DataFrame:
@@ -96,7 +98,7 @@ class Isoflop:
         lines = [
             (
                 f"isoFLOP minima by {self.method} (arXiv {METHODS[self.method].source}), "
-                f"{self.level:.0%} intervals"
+                f"{percent(self.level)} intervals"
             )
         ]
         for m in self.minima:

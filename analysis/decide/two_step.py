@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.fit.fit import fit
-from stepladder.analysis.fit.levels import check_level, percentile_interval
+from stepladder.analysis.fit.levels import check_level, percent, percentile_interval
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
 from stepladder.analysis.laws import LAWS, law_named
@@ -54,8 +54,9 @@ class Accuracy:
     def __str__(self) -> str:
         where = ", ".join(f"{k} = {v:.4g}" for k, v in self.inputs.items())
         lines = [
-            f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}] ({self.level:.0%}) at "
-            f"{where}, from task loss {self.loss:.5g} [{self.loss_low:.5g}, {self.loss_high:.5g}]"
+            f"accuracy {self.accuracy:.4f} [{self.low:.4f}, {self.high:.4f}] "
+            f"({percent(self.level)}) at {where}, from task loss {self.loss:.5g} "
+            f"[{self.loss_low:.5g}, {self.loss_high:.5g}]"
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 

@@ -21,7 +21,7 @@ from stepladder.analysis.figures.fit import (
 from stepladder.analysis.figures.style import TARGET, single_axes, size_colours, styled
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.bootstrap import Bootstrap
-from stepladder.analysis.fit.levels import check_level, percentile_interval
+from stepladder.analysis.fit.levels import check_level, percent, percentile_interval
 from stepladder.analysis.fit.result import Fit
 from stepladder.configs.core.errors import UserError
 
@@ -156,10 +156,10 @@ def _band(
 ) -> tuple[np.ndarray | None, str]:
     """The ends of the band [2, n], or None without noise, and what the band is."""
     if bootstrap is None:
-        return _new_runs(fit, grid, level, seed), f"{level:.0%} of new runs"
+        return _new_runs(fit, grid, level, seed), f"{percent(level)} of new runs"
     many = np.stack([fit.problem.predict(theta, **grid) for theta in bootstrap.theta])
     ends = np.array(percentile_interval(many, level, axis=0))
-    return ends, f"{level:.0%} of {len(bootstrap.theta)} refits"
+    return ends, f"{percent(level)} of {len(bootstrap.theta)} refits"
 
 
 def _new_runs(fit: Fit, grid: dict[str, np.ndarray], level: float, seed: int) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import numpy as np
 from stepladder.analysis.figures.style import INK, MUTED, TARGET, single_axes, styled
 from stepladder.analysis.fit.bootstrap import Bootstrap
 from stepladder.analysis.fit.interval import Profile
-from stepladder.analysis.fit.levels import check_level
+from stepladder.analysis.fit.levels import check_level, percent
 from stepladder.analysis.tables.numbers import human
 from stepladder.configs.core.errors import UserError
 
@@ -83,7 +83,7 @@ def ellipses(bootstrap: Bootstrap, level: float = 0.9) -> Figure:
         axes.set_xlabel(x if i == side - 1 else "")
         axes.set_ylabel(y if j == 0 else "")
     figure.suptitle(
-        f"{fit.law}: {len(bootstrap.theta)} refits, ellipses with {level:.0%} of them",
+        f"{fit.law}: {len(bootstrap.theta)} refits, ellipses with {percent(level)} of them",
         fontsize=11,
         fontweight="bold",
     )
@@ -116,7 +116,8 @@ def profile(found: Profile) -> Figure:
     value, ratio = (found.frame[name].to_numpy() for name in ("value", "ratio"))
     low = value[0] if found.low is None else found.low
     high = value[-1] if found.high is None else found.high
-    axes.axvspan(low, high, color=TARGET, alpha=0.13, lw=0, label=f"{found.level:.0%} interval")
+    label = f"{percent(found.level)} interval"
+    axes.axvspan(low, high, color=TARGET, alpha=0.13, lw=0, label=label)
     axes.plot(value, ratio, color=INK, lw=1.4)
     axes.plot(
         value[ratio.argmin()],

@@ -133,13 +133,21 @@ def bootstrap(
     )
 
 
+def names_of_points(points: int, clusters: Sequence[Any] | None) -> np.ndarray:
+    """The cluster of each point [points], by default its own. Raises UserError unless there is one
+    name a point.
+    """
+    names = np.arange(points) if clusters is None else np.asarray(list(clusters))
+    if len(names) != points:
+        raise UserError(
+            f"clusters={len(names)} names: the fit has {points} points; give one name a point"
+        )
+    return names
+
+
 def _clusters(p: Prepared, clusters: Sequence[Any] | None) -> tuple[int, np.ndarray]:
     """How many clusters there are, and the number of each point's [n]."""
-    names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
-    if len(names) != len(p.y):
-        raise UserError(
-            f"clusters={len(names)} names: the fit has {len(p.y)} points; give one name a point"
-        )
+    names = names_of_points(len(p.y), clusters)
     seen, index = p.w > 0, np.zeros(len(names), int)
     # a cluster whose points are all hidden is none
     label, index[seen] = np.unique(names[seen], return_inverse=True)

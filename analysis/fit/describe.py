@@ -10,7 +10,9 @@ from stepladder.analysis.fit.result import Fit, Identified, Solved
 from stepladder.analysis.fit.solve import Solution
 from stepladder.analysis.laws.law import jacobian
 
-_LOST = 0.05  # share of a parameter in an unidentified direction above which it is not identified
+# Share of a parameter in an unidentified direction above which it is not identified: nothing bounds
+# a move along that direction, so any share that is not rounding counts.
+_LOST = 1e-3
 _WEAK = 0.7  # standard error of a log-parameter above which it is not known to within a factor of 2
 _AT_BOUND = 1e-6  # distance to a bound, in the solver's units
 _SAME = 1e-4  # relative difference of objectives and predictions within one minimum

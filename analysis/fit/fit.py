@@ -71,6 +71,8 @@ def fit_prepared(
     goal = objective_named(objective)
     if not 0 < tau < 1:
         raise UserError(f"tau={tau}: must lie between 0 and 1; 0.5 is the median")
+    if p.fixed and starts != "spread":  # a grid has values of its own for them
+        raise UserError(f"starts={starts!r}: not with parameters held fixed; use 'spread'")
     begin = starts_named(starts)(p.law, p.x, p.y, p.w, np.array(p.centre), p.scale)
     begin, which = np.unique(begin, axis=0, return_inverse=True)  # equal starts are solved once
     smoothing = goal.solver_delta(delta)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from stepladder.analysis.fit import simulate
-from stepladder.analysis.fit.levels import check_level, percentile_interval
+from stepladder.analysis.fit.bootstrap import names_of_points
+from stepladder.analysis.fit.levels import check_level, percent, percentile_interval
 from stepladder.analysis.fit.objective import objective_named
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
@@ -43,7 +44,7 @@ class Prediction:
             f"{k} {v:.3g}x the points' largest" for k, v in self.beyond.items() if v > 1
         )
         line = (
-            f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}] ({self.level:.0%}) at {where}"
+            f"{self.value:.5g} [{self.low:.5g}, {self.high:.5g}] ({percent(self.level)}) at {where}"
             + (f"; {far}" if far else "")
         )
         return "\n".join([line, *(f"  note: {note}" for note in self.notes)])
@@ -76,6 +77,8 @@ def prediction_interval(
     """
     p = fit.problem
     check_level(level)
+    if resamples < 50:
+        raise UserError(f"resamples={resamples}: too few for an interval; use 50 or more")
     _check_noise(fit)
     if fit.objective.startswith("quantile"):
         raise UserError(
@@ -94,7 +97,7 @@ def prediction_interval(
                 f"{name}=<number>"
             )
     rng = np.random.default_rng(seed)
-    names = np.arange(len(p.y)) if clusters is None else np.asarray(list(clusters))
+    names = names_of_points(len(p.y), clusters)
     draws = simulate.simulate(p, fit, names.astype(str), resamples=resamples, rng=rng)
     rows = [{n: float(v) for n, v in zip(p.law.inputs, row)} for row in _rows(table, p.law.inputs)]
     return [_prediction(fit, row, draws, level, rng) for row in rows]
@@ -162,7 +165,7 @@ class Profile:
 
     def __str__(self) -> str:
         ends = [f"{v:.5g}" if v is not None else "unbounded" for v in (self.low, self.high)]
-        return f"{self.parameter}: {self.level:.0%} profile interval {ends[0]} to {ends[1]}"
+        return f"{self.parameter}: {percent(self.level)} profile interval {ends[0]} to {ends[1]}"
 
 
 def profile(
@@ -175,8 +178,8 @@ def profile(
     least sum <= 1 + F / (points - rank).
 
     Raises:
-        UserError: for a parameter that is not free, another objective, or a fit that leaves no
-            degree of freedom.
+        UserError: for a parameter that is not free, another objective, a level that is no
+            probability, or a fit that leaves no degree of freedom.
     """
     from scipy.stats import f as f_distribution
 
@@ -191,6 +194,7 @@ def profile(
             f"objective={fit.objective!r}: is no likelihood; fit with 'squared_log' for a profile, "
             "or bootstrap"
         )
+    check_level(level)
     _check_noise(fit)
     i = p.law.parameters.index(parameter)
     positive = p.law.params[i].positive

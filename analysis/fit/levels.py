@@ -14,8 +14,16 @@ def check_level(level: float, example: float = 0.9) -> None:
         raise UserError(f"level={level}: must lie between 0 and 1, e.g. {example}")
 
 
+def percent(level: float) -> str:
+    """A level as text: 90%, 97.5%."""
+    return f"{100 * level:.4g}%"
+
+
 def percentiles(level: float) -> tuple[float, float]:
-    """The probabilities below the two ends of a central interval."""
+    """The probabilities below the two ends of a central interval. Raises UserError for a level that
+    is no probability.
+    """
+    check_level(level)
     return (1 - level) / 2, (1 + level) / 2
 
 

@@ -191,12 +191,15 @@ def from_dict(body: Mapping[str, Any]) -> Fit:
         tau=body.get("tau", 0.5),
         value=body["value"],
         params=body["params"],
-        log_se=body["log_se"],
+        log_se={k: np.inf if v is None else v for k, v in body["log_se"].items()},
         residual_sd=body["residual_sd"],
         points=body["points"],
         distinct=counts,
         identified=Identified(
-            body["rank"], body["condition"], tuple(body["unidentified"]), tuple(body["at_bound"])
+            body["rank"],
+            np.inf if body["condition"] is None else body["condition"],
+            tuple(body["unidentified"]),
+            tuple(body["at_bound"]),
         ),
         fixed=tuple(fixed),
         solved=Solved(

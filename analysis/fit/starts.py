@@ -21,7 +21,7 @@ def _hoffmann(
     """The 4,500 starts of arXiv:2203.15556 (exponents of 0 become the least ones allowed)."""
     if law.name != "chinchilla":
         raise UserError(
-            f"starts='hoffmann': a grid for law chinchilla, not {law.name}; use 'spread'"
+            f"starts: Hoffmann's grid is for law chinchilla, not {law.name}; use 'spread'"
         )
     wide, exponents = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0), (0.0, 0.5, 1.0, 1.5, 2.0)
     a, b, e, alpha, beta = np.array(

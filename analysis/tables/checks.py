@@ -26,13 +26,16 @@ def positive_values(
     missing column, and with the row for a bad value.
     """
     require_columns(table, columns)
-    values = table[list(columns)].to_numpy(float)
+    # what is no number becomes NaN, which is refused
+    numbers = [pd.to_numeric(table[name], errors="coerce") for name in columns]
+    values = np.column_stack([n.to_numpy(float, na_value=np.nan) for n in numbers])
     zero = np.isin(np.arange(len(columns)), list(may_be_zero))
     good = np.isfinite(values) & ((values > 0) | (zero & (values == 0)))
     if not good.all():
         row, column = np.argwhere(~good)[0]
+        wanted = "finite number of 0 or more" if zero[column] else "positive finite number"
         raise UserError(
-            f"column {columns[column]!r}={values[row, column]}: not a positive finite number (row "
+            f"column {columns[column]!r}={table[columns[column]].iloc[row]}: not a {wanted} (row "
             f"{table.index[row]}); remove or mend that row"
         )
     return values
@@ -44,7 +47,8 @@ def distinct(values: np.ndarray | pd.Series) -> int:
     The tokens of two runs that differ by the rounding of a step are one D to a law.
     """
     with np.errstate(divide="ignore"):
-        return len(np.unique(np.round(np.log(np.asarray(values, float)), 6)))
+        logs = np.unique(np.log(np.asarray(values, float)))
+        return int((np.diff(logs) > 1e-6).sum()) + min(1, len(logs))
 
 
 def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -66,7 +66,8 @@ def _json(body: bytes) -> pd.DataFrame:
 
 def _json_lines(body: bytes) -> pd.DataFrame:
     rows = []
-    for number, line in enumerate(body.decode("utf-8-sig").splitlines(), 1):
+    # not by splitlines: a string may hold U+2028, which is no end of a line in JSON
+    for number, line in enumerate(body.decode("utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -19,8 +19,8 @@ _LN_VOCABULARY = 12.5  # nats a token of a uniform guess over 270,000 tokens
 def refuse_constant(frame: pd.DataFrame, labels: Mapping[str, str]) -> None:
     """Raises UserError for a column with one value; `labels` are the source's names."""
     for name, label in labels.items():
-        # Equal up to one part in a million, as in `fit`: D of runs that differ by the rounding of a
-        # step is one D.
+        # Equal up to one part in a million: the tokens of two runs that differ by the rounding of a
+        # step are one D.
         if np.ptp(np.log(frame[name])) < 1e-6:
             what = "one size only" if name == "N" else "constant"
             fix = (

@@ -97,12 +97,13 @@ def backtests(
     sets: Sets = "all",
     fractions: Sequence[float] = (1.0,),
 ) -> list[Backtest]:
-    """`backtest` under many rules at once.
+    """`backtest` under many rules at once; raises UserError as it does.
 
     What shares a fitter and an objective is fitted in one batch.
     """
     for rules in many:
         check(points, rules)
+    points = points.assign(model=points["model"].astype(str))
     families = (
         points.groupby("family", sort=False, observed=True)
         if "family" in points

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,10 +71,11 @@ def _groups(
     sizes = points[usable].groupby("model", sort=False)["N"].first().sort_values(kind="stable")
     always = tuple(model[usable & model.isin(model[hidden]).to_numpy()].unique())
     if isinstance(sets, str):
-        groups = SETS[sets]([(str(m), float(n)) for m, n in sizes.items() if m not in always])
+        others = [(str(m), float(n)) for m, n in sizes.items() if m not in always]
+        groups = _named(sets, SETS)(others)
     else:
-        chosen = sets[family] if isinstance(sets, Mapping) else sets
-        groups = [tuple(group) for group in chosen]
+        chosen = _named(family, sets) if isinstance(sets, Mapping) else sets
+        groups = [tuple(map(str, group)) for group in chosen]
     seen = set(model[may_train])
     for name in sorted({m for group in groups for m in group} - seen):
         raise UserError(
@@ -81,6 +83,12 @@ def _groups(
             f"{nearest(name, seen)}"
         )
     return [tuple(dict.fromkeys((*group, *always))) for group in groups]
+
+
+def _named(name: str, table: Mapping[str, Any]) -> Any:
+    if name not in table:
+        raise UserError(f"sets: {name!r} is not among them; {nearest(name, table)}")
+    return table[name]
 
 
 def _used(

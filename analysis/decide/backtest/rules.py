@@ -159,4 +159,9 @@ def check(points: pd.DataFrame, rules: Rules) -> None:
             "objective='squared'"
         )
     require_columns(points, COLUMNS)
+    for column in ("model", *(["family"] if "family" in points else [])):
+        if (missing := points[column].isna()).any():
+            raise UserError(
+                f"column {column!r}: no name in row {missing.idxmax()}; name it, or remove the row"
+            )
     positive_values(points, ("N", "D", "loss"))

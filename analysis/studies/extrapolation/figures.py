@@ -20,6 +20,7 @@ from stepladder.analysis.figures.style import (
     styled,
     svg,
 )
+from stepladder.analysis.fit.levels import percent
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.studies.extrapolation.study import Extrapolation, ends, law_of
 from stepladder.analysis.studies.learning_rate.curves import Curve
@@ -134,6 +135,7 @@ def learning_rates(curves: Sequence[Curve]) -> Figure:
     for c in curves:
         curve_with_optimum(axes, c, colours[c.N], lines.get(c.D, "-"))
     log_axes(axes, "peak learning rate", "final loss above the best, nats per token")
-    axes.set_title("Learning-rate curves; optimum with its 90 % interval in red")
+    interval = f"{percent(curves[0].level)} interval"
+    axes.set_title(f"Learning-rate curves; optimum with its {interval} in red")
     axes.legend(loc="upper center")
     return figure

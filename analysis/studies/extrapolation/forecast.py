@@ -22,7 +22,7 @@ import pandas as pd
 from stepladder.analysis.decide.allocate import CLOSED
 from stepladder.analysis.fit import simulate
 from stepladder.analysis.fit.describe import describe
-from stepladder.analysis.fit.levels import check_level, intervals, percentile_interval
+from stepladder.analysis.fit.levels import check_level, intervals, percent, percentile_interval
 from stepladder.analysis.fit.prepare import Prepared, prepare
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
@@ -75,7 +75,7 @@ class Forecast:
         lines = [
             (
                 f"forecast at {t}: {self.prediction:.4f} [{self.low:.4f}, {self.high:.4f}] nats "
-                f"per token ({self.level:.0%})"
+                f"per token ({percent(self.level)})"
             ),
             str(self.fit),
         ]

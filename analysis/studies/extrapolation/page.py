@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stepladder.analysis.fit.levels import percent
 from stepladder.analysis.report.jsonable import Results
 from stepladder.analysis.report.page_parts import (
     HUMAN,
@@ -82,7 +83,7 @@ def _forecast(entry: Results) -> Summary:
     target, truth = entry["target"], entry["truth"]
     tiles = [
         Tile(f"{entry['prediction']:.3f}", "forecast, nats per token", "red"),
-        Tile(f"{entry['low']:.3f} to {entry['high']:.3f}", f"{entry['level']:.0%} interval"),
+        Tile(f"{entry['low']:.3f} to {entry['high']:.3f}", f"{percent(entry['level'])} interval"),
     ]
     if truth is not None:
         tiles += [
@@ -148,7 +149,7 @@ def _interval(entry: Results) -> Paragraph:
     if interval["floor"] is not None:
         floor = f"the back-test's floor is {interval['floor']:.2%} each side"
     return Paragraph(
-        f"The {entry['level']:.0%} interval holds the error of the fitted parameters "
+        f"The {percent(entry['level'])} interval holds the error of the fitted parameters "
         f"({interval['parameter_sd']:.2%}, one standard deviation at the target) and the noise of "
         f"one more run ({interval['noise_sd']:.2%}), from {interval['resamples']} simulated "
         "ladders that were refitted, with the noise level itself uncertain "
@@ -236,7 +237,8 @@ def _learning_rates(results: Results) -> Section | None:
     curves = results["learning_rate"]
     if not curves:
         return None
-    columns = ["size", Column("D", HUMAN), Column("optimum", ".3g"), "90% interval", ""]
+    interval = f"{percent(curves[0]['level'])} interval"
+    columns = ["size", Column("D", HUMAN), Column("optimum", ".3g"), interval, ""]
     rows = [
         (
             c["size"],

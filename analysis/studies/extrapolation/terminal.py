@@ -1,5 +1,6 @@
 """The forecast, its interval, the truth and the baselines as text for a terminal."""
 
+from stepladder.analysis.fit.levels import percent
 from stepladder.analysis.report.jsonable import Results
 
 _WIDTH = 56
@@ -51,7 +52,7 @@ def _entry(entry: Results) -> list[str]:
         f"forecast written {entry['written_utc']} for spec {entry['target_spec_hash'][:12]}",
         "",
     ]
-    span = f"{entry['level']:.0%} interval"
+    span = f"{percent(entry['level'])} interval"
     lines.append(f"{'nats per token':<22}{'loss':>8}  {span:<18} {'error':>7}")
     for name, middle, low, high, error in rows:
         bar = [" "] * _WIDTH
@@ -71,7 +72,7 @@ def _entry(entry: Results) -> list[str]:
         lines += [
             "",
             f"truth {truth:.4f} is {'inside' if entry['covered'] else 'OUTSIDE'} the "
-            f"{entry['level']:.0%} interval; error {entry['error']:+.2%}",
+            f"{percent(entry['level'])} interval; error {entry['error']:+.2%}",
         ]
     else:
         lines += ["", f"no truth yet: {entry['truth_reason']}"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from stepladder.analysis.fit.levels import percent
 from stepladder.analysis.report.jsonable import plain
 from stepladder.analysis.report.page_parts import (
     HUMAN,
@@ -144,7 +145,7 @@ def _curves(found: LearningRateStudy) -> Section | None:
         Column("rates", "d"),
         Column("seeds", ""),
         Column("best rate", ".3g"),
-        f"{found.level:.0%} interval",
+        f"{percent(found.level)} interval",
         Column("loss there", ".4f"),
         "",
     ]

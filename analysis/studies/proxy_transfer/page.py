@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from stepladder.analysis.fit.levels import percent
 from stepladder.analysis.report.page_parts import (
     HUMAN,
     Bold,
@@ -77,7 +78,7 @@ def page(results: Results) -> Page:
                 f"{len(results['recipes'])} recipes, target {results['target']['size']} tuned for "
                 "each of them. rho is Spearman's rank correlation of the proxy's losses at one "
                 "learning rate with the tuned target's; intervals are "
-                f"{results['settings']['level']:.0%}, {results['settings']['interval']}, "
+                f"{percent(results['settings']['level'])}, {results['settings']['interval']}, "
                 f"{results['settings']['resamples']} resamples. Protocol after arXiv 2512.24503; "
                 "thresholds and formulas that it does not publish are ours."
             ),

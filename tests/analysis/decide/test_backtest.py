@@ -281,6 +281,7 @@ def test_map_and_its_cheapest_cells():
     [
         (lambda t: t.drop(columns="model"), {}, "column 'model'"),
         (lambda t: t.assign(loss=-t["loss"]), {}, "row 0"),
+        (lambda t: t.assign(model=t["model"].where(t.index != 1)), {}, "column 'model'.*row 1"),
         (lambda t: t, {"hide": "target"}, "hide='target'.*did you mean 'target_end'"),
         (lambda t: t, {"weights": "model"}, "weights='model'"),
         (lambda t: t, {"objective": "mse"}, "objective='mse'"),
@@ -291,3 +292,5 @@ def test_bad_tables_and_rules_are_refused_in_one_line(change, rules, message):
     with pytest.raises(UserError, match=message) as caught:
         backtest(change(family()), rules=Rules(**rules))
     assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="sets: 'al' is not among them; did you mean 'all'"):
+        backtest(family(), sets="al")

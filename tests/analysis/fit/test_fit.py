@@ -9,6 +9,7 @@ from stepladder.analysis.fit.describe import describe
 from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.fit.objective import OBJECTIVES
 from stepladder.analysis.fit.prepare import prepare
+from stepladder.analysis.fit.result import from_dict
 from stepladder.analysis.fit.solve import Solution
 from stepladder.analysis.laws import LAWS
 from stepladder.configs.core.errors import UserError
@@ -100,7 +101,10 @@ def test_two_values_of_one_input_are_refused_or_reported(axis, names):
     assert found.rank == 4 and set(found.unidentified) == names
     assert all(np.isinf(found.log_se[n]) for n in names)
     assert any("not identified" in note for note in found.notes)
-    assert found.to_dict()["log_se"]["E"] is None
+    stored = found.to_dict()
+    assert stored["log_se"]["E"] is None
+    again = from_dict(stored)
+    assert again.to_dict() == stored and str(again) == str(found)
 
 
 def test_two_values_are_enough_where_a_held_parameter_takes_the_place_of_one():
@@ -144,6 +148,8 @@ def test_unknown_names_are_refused_with_the_nearest():
         fit(grid(), "chinchila")
     with pytest.raises(UserError, match="objective='hubert'"):
         fit(grid(), objective="hubert")
+    with pytest.raises(UserError, match="starts='hoffmann': not with parameters held fixed"):
+        fit(grid(), starts="hoffmann", fixed={"A": 480.0})
     with pytest.raises(UserError, match="delta=0"):
         fit(grid(), delta=0)
 

@@ -152,6 +152,12 @@ def test_refusals():
         profile(fit(line(), "power_c"), "alpha")
     with pytest.raises(UserError, match="level=1.5"):
         prediction_interval(found, {"C": 1e22}, level=1.5)
+    with pytest.raises(UserError, match="level=90"):
+        profile(found, "alpha", level=90)
+    with pytest.raises(UserError, match="resamples=1: too few"):
+        prediction_interval(found, {"C": 1e22}, resamples=1)
+    with pytest.raises(UserError, match="clusters=2 names: the fit has"):
+        prediction_interval(found, {"C": 1e22}, clusters=["a", "b"])
     with pytest.raises(UserError, match="points=2: as many as parameters"):
         prediction_interval(
             fit(line(2), "power_c", objective="squared_log", unidentified="report"), {"C": 1e22}

@@ -65,6 +65,13 @@ WRITERS = {
 }
 
 
+def test_a_line_of_json_ends_at_a_newline_only(tmp_path):
+    rows = good().assign(note="one\u2028two\x85three").to_dict("records")
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "t.jsonl").write_text("\r\n".join(lines), encoding="utf-8", newline="")
+    assert len(read_points(tmp_path / "t.jsonl").frame) == len(rows)
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_format_reads_the_same(tmp_path, name):
     table = good()

@@ -108,14 +108,15 @@ def _fit(name: str, frame: "pd.DataFrame", args: argparse.Namespace, options: di
 
 def _exponent(found: "Fit", refits: "Bootstrap | None", level: float) -> dict[str, Any] | None:
     """The exponent a of N* ~ C^a, for laws with one exponent of N and one of D."""
+    from stepladder.analysis.fit.levels import percentiles
+
     if not {"alpha", "beta"} <= set(found.params):
         return None
     value = found.params["beta"] / (found.params["alpha"] + found.params["beta"])
     if refits is None:
         return {"value": value, "interval": None}
     drawn = refits.params["beta"] / (refits.params["alpha"] + refits.params["beta"])
-    tail = (1 - level) / 2
-    return {"value": value, "interval": list(drawn.quantile([tail, 1 - tail]))}
+    return {"value": value, "interval": list(drawn.quantile(percentiles(level)))}
 
 
 def _to_json(fitted: Fitted, points: "Points", level: float) -> dict[str, Any]:
