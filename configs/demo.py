@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import base
 from stepladder.configs.core.branches import with_cooldowns
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec
 
 # arg -> (proxies (size, millions of tokens, seeds), target (size, millions of tokens), millions of
@@ -69,7 +70,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
 
 def ladder(config: ConfigDict) -> list[RunSpec]:
     """Proxies with their branches, learning-rate curves, then the target."""
-    proxies, target, rate_tokens = LADDERS[config.demo.ladder]
+    proxies, target, rate_tokens = row(LADDERS, config.demo.ladder, "demo.ladder")
     runs: list[RunSpec] = []
     for size, tokens, seeds in proxies:
         for seed in range(seeds):

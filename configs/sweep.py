@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import base
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec
 
 SIZES = ("6k", "25k", "84k")
@@ -60,7 +61,7 @@ def ladder(config: ConfigDict) -> list[RunSpec]:
     """Every size of the sweep over one grid."""
     runs: list[RunSpec] = []
     for size in config.sweep.sizes:
-        for tokens, batch, rate, decay, warmup in GRIDS[config.sweep.grid]:
+        for tokens, batch, rate, decay, warmup in row(GRIDS, config.sweep.grid, "sweep.grid"):
             if config.sweep.grid == "rate" and batch > LARGEST_BATCH.get(size, batch):
                 continue
             c = config.copy_and_resolve_references()

@@ -1,5 +1,6 @@
 """From a config to the spec of one run: `rung`."""
 
+import re
 from dataclasses import dataclass
 
 from ml_collections import ConfigDict
@@ -111,6 +112,8 @@ def data_spec(config: ConfigDict) -> DataSpec:
         raise UserError(
             "data.domains=(): no domain to train on; name at least one, or give data.sources"
         )
+    if len(set(names)) < len(names):
+        raise UserError(f"data.domains={names}: a domain twice; name each once")
     corpus = corpus_spec(config)
     weights = dict(config.data.weights) or {name: 1 / len(names) for name in names}
     _check_data(config, names, weights)
@@ -150,6 +153,44 @@ def _check_data(config: ConfigDict, names: tuple[str, ...], weights: dict[str, f
     check_weights(weights, "data.weights")
 
 
+_ANY = float("inf")
+# Key -> least value, greatest value, whether the least one is itself too small.
+LIMITS: dict[str, tuple[float, float, bool]] = {
+    "data.seq_len": (1, _ANY, False),
+    "data.max_epochs": (0, _ANY, True),
+    "model.rope_theta": (0, _ANY, True),
+    "model.norm_eps": (0, _ANY, True),
+    "model.logit_cap": (0, _ANY, False),
+    "optimizer.learning_rate": (0, _ANY, False),  # 0: the rule's
+    "optimizer.learning_rate_factor": (0, _ANY, True),
+    "optimizer.beta1": (0, 1, False),
+    "optimizer.beta2": (0, 1, False),
+    "optimizer.epsilon": (0, _ANY, False),
+    "optimizer.clip_norm": (0, _ANY, True),
+    "optimizer.z_loss": (0, _ANY, False),
+    "schedule.end_factor": (0, _ANY, False),
+    "run.batch_size": (0, _ANY, False),  # 0: the rule's
+    "run.log_every": (1, _ANY, False),
+    "run.eval_windows": (1, _ANY, False),
+}
+_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")  # a run's id is the name of a folder
+
+
+def _check_values(config: ConfigDict) -> None:
+    """Raises UserError for a number that cannot be, or a name that is no name of a folder."""
+    if not _NAME.fullmatch(config.name):
+        raise UserError(
+            f"name={config.name!r}: names the folder of the run; use letters, digits and ._+-"
+        )
+    for key, (least, most, above) in LIMITS.items():
+        section, name = key.split(".")
+        value = config[section][name]
+        if not (least <= value <= most) or (above and value == least):
+            words = f"above {least:g}" if above else f"{least:g} or more"
+            upto = f", at most {most:g}" if most < _ANY else ""
+            raise UserError(f"{key}={value}: must be {words}{upto}")
+
+
 def rung(config: ConfigDict, **tags: str) -> RunSpec:
     """One run from scratch.
 
@@ -163,6 +204,7 @@ def rung(config: ConfigDict, **tags: str) -> RunSpec:
     Raises:
         UserError: a value that cannot be, by its key and what to use instead.
     """
+    _check_values(config)
     model, data, run = model_spec(config), data_spec(config), config.run
     params = counting.count(model, data.seq_len).params_total
     advice = _advice(config, params, data.seq_len)
@@ -226,6 +268,11 @@ def _hyper(
         warmup = relative.steps(schedule.warmup, "schedule.warmup")
     else:
         warmup = min(advice.warmup_steps, steps)
+    if warmup > steps:
+        raise UserError(
+            f"schedule.warmup={schedule.warmup!r}: {warmup} steps exceed the run's {steps}; "
+            "shorten it"
+        )
     decay = steps - warmup
     if schedule.kind.startswith("wsd"):
         decay = relative.steps(schedule.decay, "schedule.decay")

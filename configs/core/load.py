@@ -4,6 +4,7 @@
 
 import ast
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,9 +80,9 @@ def override(config: ConfigDict, key: str, text: str) -> None:
                 f"{nearest(key, _leaves(config))}"
             )
         node = node[part]
-    free: dict[str, object] = dict(config.get("free_keys", ()))
+    free: dict[str, object] = dict(config.get(FREE_KEYS, ()))
     section = ".".join(parents)
-    if last not in node and section not in free:
+    if key == FREE_KEYS or (last not in node and section not in free):
         raise UserError(f"config.{key}={text}: unknown key; {nearest(key, _leaves(config))}")
     current = node[last] if last in node else free[section]
     if isinstance(current, ConfigDict):
@@ -93,6 +94,7 @@ def override(config: ConfigDict, key: str, text: str) -> None:
         node[last] = _parse(key, text, current)
 
 
+FREE_KEYS = "free_keys"  # of a config: (section that takes new keys, their default) pairs
 _BOOLS = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -106,8 +108,10 @@ def _parse(key: str, text: str, current: object) -> object:
             return tuple(ast.literal_eval(text))
         if kind is tuple:
             return tuple(part for part in text.split(",") if part)
+        if kind is float and not math.isfinite(float(text)):
+            raise ValueError("not finite")
         return kind(text)
-    except (KeyError, ValueError, SyntaxError) as error:
+    except (KeyError, TypeError, ValueError, SyntaxError) as error:
         raise UserError(
             f"config.{key}={text}: not a {kind.__name__}; the default is {current!r}"
         ) from error
@@ -117,6 +121,8 @@ def _leaves(config: ConfigDict, prefix: str = "") -> list[str]:
     """Dotted keys of every value."""
     found: list[str] = []
     for key, value in config.items():
+        if key == FREE_KEYS:  # of the config file alone
+            continue
         found += (
             _leaves(value, f"{prefix}{key}.")
             if isinstance(value, ConfigDict)
@@ -133,22 +139,24 @@ def _module(path: str) -> ModuleType:
     try:
         inside = file.resolve().relative_to(CONFIGS).with_suffix("")
     except ValueError:  # someone else's
-        return _from_file(path, file)
-    return importlib.import_module(".".join(["stepladder.configs", *inside.parts]))
+        inside = None
+    try:
+        if inside is None:
+            return _from_file(file)
+        return importlib.import_module(".".join(["stepladder.configs", *inside.parts]))
+    except SyntaxError as error:
+        raise UserError(
+            f"config={path}: line {error.lineno}: {error.msg}; mend the file"
+        ) from error
 
 
-def _from_file(path: str, file: Path) -> ModuleType:
+def _from_file(file: Path) -> ModuleType:
     loader = SourceFileLoader(f"stepladder_config_{file.stem}", str(file))
     spec = importlib.util.spec_from_loader(loader.name, loader)
     assert spec
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    try:
-        loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(
-            f"config={path}: line {error.lineno}: {error.msg}; mend the file"
-        ) from error
+    loader.exec_module(module)
     return module
 
 

@@ -25,6 +25,7 @@ from stepladder.configs import base
 from stepladder.configs.core import counting, durations, hyperparameters
 from stepladder.configs.core.branches import with_cooldowns
 from stepladder.configs.core.build import model_spec, rung
+from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec
 
 
@@ -97,7 +98,7 @@ def get_config(arg: str = "v5e-256") -> ConfigDict:
 
 def ladder(config: ConfigDict) -> list[RunSpec]:
     """Proxies with their cooldowns, learning-rate curves, then the target."""
-    chosen = LADDERS[config.chinchilla.ladder]
+    chosen = row(LADDERS, config.chinchilla.ladder, "chinchilla.ladder")
     runs: list[RunSpec] = []
     for size in chosen.proxies:
         for seed in range(SEEDS if size in chosen.repeated else 1):

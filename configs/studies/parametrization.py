@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import base
 from stepladder.configs.core import sizes
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec
 
 
@@ -122,7 +123,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
 
 def ladder(config: ConfigDict) -> list[RunSpec]:
     """Every seed at every learning rate of every width and parametrisation."""
-    study = STUDIES[config.study.arg]
+    study = row(STUDIES, config.study.arg, "study.arg")
     runs: list[RunSpec] = []
     for name, by_width in study.rates.items():
         base_width = study.base_width if "base_width" in sizes.BASES[name] else 0

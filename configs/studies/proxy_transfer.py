@@ -48,6 +48,7 @@ from ml_collections import ConfigDict
 from stepladder.configs import base, recipes, web_recipes
 from stepladder.configs.core.branches import with_checkpoints
 from stepladder.configs.core.build import rung
+from stepladder.configs.core.errors import row
 from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
 from stepladder.configs.core.spec import RunSpec
 
@@ -208,7 +209,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
 
 def ladder(config: ConfigDict) -> list[RunSpec]:
     """Both proxies' grids, the smaller one's arms, then the target's grids."""
-    study = STUDIES[config.study.arg]
+    study = row(STUDIES, config.study.arg, "study.arg")
     config, chosen = _with_recipes(config)
     small = study.proxies[0]
     runs: list[RunSpec] = []
@@ -227,7 +228,7 @@ def _with_recipes(config: ConfigDict) -> tuple[ConfigDict, dict[str, recipes.Rec
     """An unlocked copy whose corpus has what all chosen recipes need, and the recipes."""
     c = config.copy_and_resolve_references()
     c.unlock()
-    web = STUDIES[config.study.arg].own_text
+    web = row(STUDIES, config.study.arg, "study.arg").own_text
     chosen = recipes.chosen(config.study.recipes, web_recipes.RECIPES if web else recipes.RECIPES)
     recipes.prepare_config(c, chosen)
     return c, chosen

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+import stepladder.configs.studies
 from stepladder.configs import base
 from stepladder.configs.core import build, durations, hyperparameters, sizes
+from stepladder.configs.core import load as load_module
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.counting import count
 from stepladder.configs.core.errors import UserError
@@ -186,6 +188,10 @@ def test_overrides(key, text, value):
         ("model.tied", "perhaps", "not a bool"),
         ("model", "6k", "is a section"),
         ("nonsense", "1", "unknown key"),
+        ("free_keys", "x", "unknown key"),
+        ("optimizer.learning_rate", "nan", "not a float"),
+        ("schedule.end_factor", "inf", "not a float"),
+        ("run.evals", "(5)", "not a tuple"),
     ],
 )
 def test_overrides_refused(key, text, says):
@@ -204,6 +210,15 @@ def test_overrides_refused(key, text, says):
         ({"schedule__decay": "99%", "schedule__warmup": "10%"}, "exceed"),
         ({"data__tokenizer": "words"}, "data.tokenizer"),
         ({"model__size": "9k"}, "model.size"),
+        ({"schedule__kind": "cosine", "schedule__warmup": "200%"}, "schedule.warmup='200%'"),
+        ({"data__seq_len": 0}, "data.seq_len=0: must be 1 or more"),
+        ({"run__batch_size": -5}, "run.batch_size=-5: must be 0 or more"),
+        ({"run__log_every": 0}, "run.log_every=0: must be 1 or more"),
+        ({"optimizer__beta1": 2.0}, "optimizer.beta1=2.0: must be 0 or more, at most 1"),
+        ({"optimizer__clip_norm": 0.0}, "optimizer.clip_norm=0.0: must be above 0"),
+        ({"data__sources": {}, "data__domains": ("words", "words")}, "a domain twice"),
+        ({"name": "../x"}, "name='../x': names the folder"),
+        ({"name": "a/b"}, "name='a/b': names the folder"),
     ],
 )
 def test_bad_configs_are_refused(tmp_path, change, says):
@@ -227,6 +242,30 @@ def test_unusable_config_files(tmp_path, text):
         load(str(path))
     with pytest.raises(UserError, match="no such file"):
         load(str(tmp_path / "absent.py"))
+
+
+def test_a_shipped_config_that_was_broken_is_refused_with_its_line(monkeypatch, tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "mine.py").write_text("def ladder(:\n")
+    monkeypatch.setattr(load_module, "CONFIGS", tmp_path)
+    monkeypatch.setattr(stepladder.configs.studies, "__path__", [str(tmp_path / "studies")])
+    with pytest.raises(UserError, match="config=.*mine.py: line 1"):
+        load(str(tmp_path / "studies" / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("demo.py:tiny", "demo.ladder"),
+        ("sweep.py", "sweep.grid"),
+        ("ladders/chinchilla.py:tiny", "chinchilla.ladder"),
+        ("studies/parametrization.py", "study.arg"),
+        ("studies/proxy_transfer.py", "study.arg"),
+    ],
+)
+def test_an_unknown_row_of_a_shipped_ladder_is_refused(root, path, key):
+    with pytest.raises(UserError, match=f"{key}='foo': unknown"):
+        load(f"{root}/configs/{path}", [(key, "foo")])
 
 
 def test_own_config_file(tmp_path):
