@@ -1,7 +1,7 @@
 """Every program of the shipped TPU ladders, compiled for its slice without a TPU: memory,
 collectives, time.
 
-About 20 minutes on two cores.
+About half an hour on two cores.
 
     # compile all, write benchmarks/tpu_compiled.json
     python benchmarks/tpu_compiled.py

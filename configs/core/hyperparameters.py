@@ -9,8 +9,9 @@ of the rung's longest run).
     warm-up (steps)       = WARMUP * steps, at least 10
 
 With one fixed learning rate over a ladder, L(N, D) would measure mistuning. The constants come from
-our sweep (configs/sweep.py, 97 runs at 11k, 34k and 96k parameters and 0.5M to 6M tokens, one seed
-each; `python benchmarks/rule_sweep.py` prints them). What it settles, and what not:
+our sweep (configs/sweep.py, 95 runs and two of a pilot at 11k, 34k and 96k parameters and 0.5M to
+6M tokens, one seed each; `python benchmarks/rule_sweep.py` prints them). What it settles, and what
+not:
 
 - RATE 0.0074 +- 0.0007, RATE_N -0.30 +- 0.09, RATE_D -0.38 +- 0.08, RATE_BATCH 0.41 +- 0.14; a rate
   wrong by a factor 2 costs 0.7 % of the loss.

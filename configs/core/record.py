@@ -7,7 +7,8 @@ runs/<run_id>/
     heartbeat.json  step and time, rewritten often, never part of any equality
     metrics/PART    JSON lines; a part is immutable and named by the steps it covers: (first,
                     last]
-    checkpoints/    Orbax; only the trainer opens it
+    checkpoints/    Orbax; only the trainer opens it. Beside it checkpoints.unreadable/: set aside,
+                    because they could not be read
     probes/         measurements of its checkpoints (train/probes), where a config asks for them
     profile/        an XProf trace, where `run --profile` asked for one
 """

@@ -13,7 +13,7 @@ wherever it runs. A trunk trains at constant rate to its longest horizon and is 
 shorter ones (arXiv:2405.18392). Batch and learning rate follow Step Law
 (`hyperparameters.step_law`): our own rule was fitted on models a thousand times smaller.
 
-Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 147
+Text is yours: `--config.data.sources.web='PATH/*.parquet'`; the largest run of v5e-256 reads 140
 billion tokens once.
 """
 

@@ -3,7 +3,7 @@
 Every recipe at every learning rate on two proxies, and tuned for each on a target
 (arXiv:2512.24503).
 
-    # about an hour on two cores
+    # about an hour and a half on two cores
     stepladder run --config=configs/studies/proxy_transfer.py:cpu --workdir=W
     # alignment, curvature and n-gram baselines of it
     stepladder probe --config=configs/studies/proxy_transfer.py:cpu --workdir=W

@@ -182,7 +182,7 @@ def table(root) -> dict:
 
 
 def warn_of_stale(name: str) -> None:
-    """Compiling takes hours, so CI is only told; `make check-docs` fails."""
+    """Compiling takes half an hour, so CI is only told; `make check-docs` fails."""
     warnings.warn(
         f"benchmarks/tpu_compiled.json is stale: run `python benchmarks/tpu_compiled.py {name}`",
         stacklevel=2,
