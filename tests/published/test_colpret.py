@@ -15,6 +15,7 @@ from tests.support.published_rows import path, record_row
 
 CUT = {True: Rules(cut=1e10), False: Rules()}
 PERCENT = 1e-2  # tolerance of an ARE in per cent
+EDGE = 5e-2  # relative tolerance where our box holds a parameter that their search lets go
 
 
 @pytest.fixture(scope="module")
@@ -124,25 +125,26 @@ def test_published_colpret_borrowed(curves):
 
 
 def compare(name, cells, ours, published):
-    """Count the cells that agree to 1e-2 % and record the count; cells at a bound of our box are
-    counted apart.
+    """Count the cells that agree to 1e-2 % and record the count; cells at a bound of our box,
+    where the law they fit lies outside it, must come near theirs.
     """
     sure = cells["identified"] & cells[published].notna()
-    away = 100 * (cells[ours] - cells[published]).abs()
+    away = (cells[ours] - cells[published]).abs()
     inside = sure & (cells["at_bound"].map(len) == 0)
-    count(name, "inside the box", away[inside], 0.95)
-    count(name, "at a bound of it", away[sure & ~inside], 0.5)
+    edge = sure & ~inside
+    count(name, "within 1e-2 %, inside the box", 100 * away[inside] < PERCENT, 0.95)
+    count(name, "within 5 % of theirs, at a bound", (away / cells[published])[edge] < EDGE, 0.85)
     return sure
 
 
-def count(name, label, away, share):
-    """Record how many cells agree to 1e-2 %; at least `share` of them must."""
+def count(name, label, agrees, share):
+    """Record how many cells agree; at least `share` of them must."""
     row = record_row(
         f"colpret reference_{name}",
-        f"cells within 1e-2 %, {label}",
-        (away < PERCENT).sum(),
-        len(away),
-        (1 - share) * len(away),
+        f"cells {label}",
+        agrees.sum(),
+        len(agrees),
+        (1 - share) * len(agrees),
     )
     assert row.within
 
@@ -193,11 +195,13 @@ def test_published_colpret_every_cell(folder, curves, name, cut):
 @pytest.mark.parametrize("name, cut", [("hist", 1e10), ("hist_nocut", 0.0)])
 def test_published_colpret_every_cell_in_reference_mode(folder, curves, name, cut):
     cells = grid(folder, curves, name, dataclasses.replace(REFERENCE, cut=cut))
-    away = 100 * (cells["are"] - cells["are_ref"]).abs()
+    agrees = 100 * (cells["are"] - cells["are_ref"]).abs() < PERCENT
     published, identified = cells["are_ref"].notna(), cells["identified"]
-    count(name, "reference mode, identified", away[published & identified], 0.98)
-    # ties, where SciPy's end point depends on rounding: 93 and 73 of 260 and 266 on one machine
-    count(name, "reference mode, not identified", away[published & ~identified], 0.2)
+    label = "within 1e-2 %, reference mode, "
+    count(name, label + "identified", agrees[published & identified], 0.98)
+    # ties, where SciPy's end point depends on rounding: 93 and 73 of 260 and 266 on one machine,
+    # 98 and 71 on another
+    count(name, label + "not identified", agrees[published & ~identified], 0.2)
 
 
 @pytest.mark.slow
