@@ -29,6 +29,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh
 
+from stepladder.model.parallel.device import JaxDevice, place_in_slice
 from stepladder.model.parallel.rules import PARAMETERS, RULES, name_of
 
 GATHERED = "gathered"  # name of what remat must not save: weights in full size
@@ -218,13 +219,11 @@ def _groups(rings: tuple[int, ...]) -> list[list[list[int]]]:
     return found
 
 
-def _rings(line: Sequence[Any]) -> tuple[int, ...]:
+def _rings(line: Sequence[JaxDevice]) -> tuple[int, ...]:
     """The sides above 1 of the box that a line of TPU devices fills row by row; empty when they do
     not, or are no TPU devices.
     """
-    if not hasattr(line[0], "coords"):
-        return ()
-    places = [(*device.coords, device.core_on_chip) for device in line]
+    places = [place_in_slice(device) for device in line]
     sides = [range(min(along), max(along) + 1) for along in zip(*places)]
     return (
         tuple(len(side) for side in sides if len(side) > 1)

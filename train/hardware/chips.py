@@ -11,7 +11,8 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
-from stepladder.train.hardware.defaults import Chip, JaxDevice, row_of
+from stepladder.model.parallel.device import JaxDevice, place_in_slice, platform_name, slice_of
+from stepladder.train.hardware.defaults import Chip, row_of
 
 
 def device_sheet(devices: Iterable[JaxDevice]) -> Chip | None:
@@ -22,9 +23,9 @@ def device_sheet(devices: Iterable[JaxDevice]) -> Chip | None:
     """
     devices = tuple(devices)
     whole = row_of(devices[0]).chip
-    if whole is None or devices[0].platform != "tpu":
+    if whole is None or platform_name(devices[0]) != "tpu":
         return whole
-    chips = {(getattr(d, "slice_index", None), *d.coords) for d in devices}
+    chips = {(slice_of(d), *place_in_slice(d)[:-1]) for d in devices}  # without the core
     share = len(chips) / len(devices)
     return replace(
         whole,
@@ -41,7 +42,7 @@ def peak_flops(devices: Iterable[JaxDevice]) -> float:
     CPU devices share their host; its peak is what a float32 GEMM reaches when this is called first.
     """
     devices = tuple(devices)
-    if devices[0].platform == "cpu":
+    if platform_name(devices[0]) == "cpu":
         return gemm_rate() * len({d.process_index for d in devices})
     found = device_sheet(devices)
     return found.flops * len(devices) if found else 0.0

@@ -8,26 +8,11 @@ come from: docs/benchmarks/hardware.md, "What a device wants".
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from stepladder.configs.core.errors import UserError
+from stepladder.model.parallel.device import JaxDevice, platform_name
 
 GIB = 2.0**30
-
-
-class JaxDevice(Protocol):
-    """What is read of a `jax.Device`, which is no type to a type checker.
-
-    A TPU of several slices has `slice_index` too.
-    """
-
-    platform: str
-    device_kind: str
-    process_index: int
-    coords: tuple[int, ...]  # of a TPU: where it lies in its slice
-    core_on_chip: int  # of a TPU
-
-    def memory_stats(self) -> dict[str, int] | None: ...
 
 
 @dataclass(frozen=True)
@@ -148,11 +133,6 @@ DEVICES = {
     "H100 PCIe": replace(GPU, chip=Chip(756e12, 80e9, 2000e9, 64e9, 50e9)),
     "H200": replace(GPU, chip=Chip(989e12, 141e9, 4800e9, 450e9, 400e9)),
 }
-
-
-def platform_name(device: JaxDevice) -> str:
-    """cpu | gpu | tpu."""
-    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 
 def row_of(device: JaxDevice) -> DeviceKind:

@@ -19,8 +19,9 @@ from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution, layer
 from stepladder.model.attention.attend import IMPLEMENTATIONS
+from stepladder.model.parallel.device import JaxDevice, platform_name
 from stepladder.train.hardware import defaults, topology
-from stepladder.train.hardware.defaults import DeviceKind, JaxDevice
+from stepladder.train.hardware.defaults import DeviceKind
 from stepladder.train.processes import group
 
 
@@ -119,7 +120,7 @@ def devices_of(machine: Machine) -> list[JaxDevice]:
 
 def platform_of(machine: Machine) -> str:
     """cpu | gpu | tpu."""
-    return defaults.platform_name(devices_of(machine)[0])
+    return platform_name(devices_of(machine)[0])
 
 
 def defaults_of(machine: Machine) -> DeviceKind:

@@ -20,8 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model.parallel import rules
+from stepladder.model.parallel.device import JaxDevice, by_wiring, place_in_slice, slice_of
 from stepladder.train.hardware import memory_model
-from stepladder.train.hardware.defaults import JaxDevice
 from stepladder.train.hardware.machine import (
     Machine,
     defaults_of,
@@ -187,13 +187,8 @@ def make_mesh(sizes: Sizes, found: list[JaxDevice]) -> Mesh:
 
     Neighbours lie along the innermost axis; slices meet along the outermost.
     """
-    count, ordered = math.prod(sizes.shape), found
-    if hasattr(found[0], "coords"):
-        ordered = sorted(
-            found, key=lambda d: (getattr(d, "slice_index", 0) or 0, *d.coords, d.core_on_chip)
-        )
     return Mesh(
-        np.array(ordered[:count]).reshape(sizes.shape),
+        np.array(by_wiring(found)[: math.prod(sizes.shape)]).reshape(sizes.shape),
         rules.AXES,
         axis_types=(AxisType.Auto,) * len(rules.AXES),
     )
@@ -209,7 +204,7 @@ def _sizes_given(machine: Machine, given: dict[str, int], found: list[JaxDevice]
             f"size, or set machine.devices={product}"
         )
     sizes = Sizes(**{"data": rest, **given})
-    wired = count // len({getattr(device, "slice_index", 0) or 0 for device in found})
+    wired = count // len(set(map(slice_of, found)))
     if wired % (sizes.fsdp * sizes.tensor):
         raise UserError(
             f"machine.mesh={machine.mesh!r}: fsdp x tensor = {sizes.fsdp * sizes.tensor} does not "
@@ -286,9 +281,9 @@ def _sides(found: list[JaxDevice]) -> tuple[int, ...]:
 
     Those of one TPU slice (slices are not wired to each other); else hosts by devices of a host.
     """
-    if not hasattr(found[0], "coords"):
+    places = np.array([place_in_slice(device) for device in found])
+    if not places.size:
         return n_hosts(found), len(found) // n_hosts(found)
-    places = np.array([(*device.coords, device.core_on_chip) for device in found])
     return tuple(int(side) for side in np.ptp(places, axis=0) + 1)
 
 

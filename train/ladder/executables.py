@@ -4,7 +4,6 @@
 numbers decides: a program whose memory does not fit makes `plan` return 1.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -17,6 +16,7 @@ from typing import Any
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec, canonical
+from stepladder.model.parallel.device import slice_of
 from stepladder.train.checks import collective_bytes, flops, hbm_bytes, hlo, roofline
 from stepladder.train.checks.memory import compiled, fixes, local_batch
 from stepladder.train.checks.roofline import Roofline
@@ -131,7 +131,7 @@ def compile_all(
             sharing.setdefault(key, []).append(pack)
     for (_, members, streams), packs in sharing.items():
         runs = sum(len(pack.specs) for pack in packs)
-        with topology.uncached() if machine.topology else contextlib.nullcontext():
+        with topology.compiling(machine.topology):
             result = _compile(packs[0].specs[0], machine, members, streams, runs)
             if largest:
                 found = largest_micro_batch(result, machine, streams)
@@ -226,7 +226,7 @@ def _read(result: Compiled, executable, used: list, machine: Machine) -> Compile
     chip = chips.device_sheet(devices_of(machine))
     if not chip:
         return result
-    hosts = len({(getattr(d, "slice_index", None), d.process_index) for d in used})
+    hosts = len({(slice_of(d), d.process_index) for d in used})
     line = roofline.estimate(
         chip,
         result.executed / len(used),

@@ -9,6 +9,7 @@ from importlib import metadata
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
+from stepladder.model.parallel.device import platform_name
 from stepladder.train.data.read.store import Store
 from stepladder.train.step.program import Program
 
@@ -41,7 +42,7 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
         "created_unix": time.time(),
         "versions": {**versions, "python": platform.python_version()},
         "machine": {
-            "platform": devices[0].platform,
+            "platform": platform_name(devices[0]),
             "device_kind": devices[0].device_kind,
             "devices": len(devices),
             **asdict(program.machine),

@@ -188,7 +188,7 @@ class Program:
     def compile_init(self) -> Compiled:
         """hyper -> state."""
         # LLVM spends half a second to optimise each random draw of a program that runs once.
-        options = {"xla_backend_optimization_level": 0} if self._on_cpu else None
+        options = {"xla_backend_optimization_level": 0} if self.backend == "cpu" else None
         jitted = jax.jit(self._initial_state, out_shardings=self.by_state, compiler_options=options)
         return self._once("init", lambda: jitted.trace(self.hyper_shapes))
 
@@ -228,10 +228,6 @@ class Program:
     @property
     def _initial_state(self) -> Callable[[dict], dict]:
         return functools.partial(initial_state, self.spec.model, self.spec.optimizer)
-
-    @property
-    def _on_cpu(self) -> bool:
-        return self.mesh.devices.flat[0].platform == "cpu"
 
     def _once(self, name: str, trace: Callable[[], Traced]) -> Compiled:
         if name not in self._executables:
