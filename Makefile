@@ -39,7 +39,7 @@ install: $(STAMP)  ## create .venv and install into it
 $(STAMP): pyproject.toml setup.py constraints/$(VERSION).txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,tpu-plan,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints/$(VERSION).txt --editable '.[train,tpu-plan,gpu-plan,dev]'
 	touch $@
 
 clean:  ## remove .venv, the demo and what a build leaves

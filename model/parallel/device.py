@@ -17,7 +17,7 @@ class JaxDevice(Protocol):
     platform: str  # "cpu", "tpu", "gpu", or "cuda" and "rocm" for a GPU
     device_kind: str
     process_index: int
-    coords: tuple[int, ...]  # of a TPU: where it lies in its slice
+    coords: tuple[int, ...]  # of a TPU: where it lies in its slice; of a GPU see `slice_of`
     core_on_chip: int  # of a TPU
 
     def memory_stats(self) -> dict[str, int] | None: ...
@@ -32,8 +32,12 @@ def platform_name(device: JaxDevice) -> str:
 
 
 def slice_of(device: JaxDevice) -> int:
-    """The number of the slice that a device belongs to; devices of one slice are wired together."""
-    return getattr(device, "slice_index", None) or 0
+    """The number of the slice that a device belongs to; devices of one slice are wired together.
+
+    Of a GPU node that is not here jax says it in `coords` (slice, host, card) alone.
+    """
+    index = getattr(device, "slice_index", None) or 0
+    return index or (device.coords[0] if platform_name(device) == "gpu" else 0)
 
 
 def place_in_slice(device: JaxDevice) -> tuple[int, ...]:

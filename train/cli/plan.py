@@ -35,8 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--topology",
         default="",
         help=(
-            "compile every program for a TPU slice, e.g. v5e:16x16, or several, v5e:16x16*2 (needs "
-            "no TPU, but libtpu); here: for this machine"
+            "compile every program for a TPU slice, e.g. v5e:16x16, or a GPU node, e.g. h100:8, or "
+            "for several, v5e:16x16*2 (needs none, but stepladder[tpu-plan] or [gpu-plan]); here: "
+            "for this machine"
         ),
     )
     parser.add_argument(

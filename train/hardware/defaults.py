@@ -109,7 +109,8 @@ V6E = replace(TPU, micro_tokens=8192, chip=Chip(918e12, 32 * GIB, 1640e9, 400e9,
 # that is not here has the row of its platform. jax calls a v5p "TPU v5".
 # Data sheets. TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; links are half of the
 # two-way figure there, network is the figure of a chip times the 4 chips of a host (the page of v4
-# has none: taken as v5p's). GPU: nvidia.com, A100, L4, H100 SXM and H200 SXM; FLOP/s are half of
+# has none: taken as v5p's). GPU: nvidia.com, A100, L4, H100 SXM, H200 SXM and
+# B200 (of an HGX B200); FLOP/s are half of
 # the figure "with sparsity", links half of the two-way figure of NVLink (L4: PCIe 4 x16), network
 # is that of the cards of a DGX or a g2-standard-96.
 DEVICES = {
@@ -132,6 +133,7 @@ DEVICES = {
     "H100": replace(GPU, chip=Chip(989e12, 80e9, 3350e9, 450e9, 400e9)),
     "H100 PCIe": replace(GPU, chip=Chip(756e12, 80e9, 2000e9, 64e9, 50e9)),
     "H200": replace(GPU, chip=Chip(989e12, 141e9, 4800e9, 450e9, 400e9)),
+    "B200": replace(GPU, chip=Chip(2250e12, 180e9, 7700e9, 900e9, 400e9)),
 }
 
 

@@ -17,7 +17,11 @@ from stepladder.model.parallel.device import JaxDevice
 
 TARGETS = Path(__file__).parent / "targets"
 CARDS = tuple(sorted(path.stem for path in TARGETS.glob("*.textproto")))
-EXAMPLES = "h100:8, a100:8, or of two nodes h100:8*2"
+EXAMPLES = "h100:8, of two nodes h100:8*2"
+KNOWN = (
+    f"a GPU node like {EXAMPLES} (cards: {', '.join(CARDS)}; to describe another, add "
+    "train/hardware/targets/CARD.textproto)"
+)
 _VERSION = ("major", "minor", "patch")
 _NAME = re.compile(r"(\w+)(?::([1-9]\d*))?(?:\*([1-9]\d*))?")
 

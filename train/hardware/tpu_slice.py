@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stepladder.configs.core.errors import UserError
 from stepladder.model.parallel.device import JaxDevice
+from stepladder.train.hardware.gpu_target import KNOWN
 
 EXAMPLES = "v5e:16x16, v4:2x2x2, v5p:2x2x4, v6e:4x4 or tpu7x:2x2x1, of several v5e:16x16*2"
 # libtpu takes every machine for a TPU host: without these settings it asks the cloud's metadata
@@ -59,5 +60,6 @@ def devices(name: str) -> tuple[JaxDevice, ...]:
         return tuple(topologies.get_topology_desc(one, "tpu", **several).devices)
     except jax.errors.JaxRuntimeError as error:
         raise UserError(
-            f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}"
+            f"topology={name!r}: {str(error).splitlines()[0]}; use a slice like {EXAMPLES}, or "
+            f"{KNOWN}"
         ) from error
