@@ -22,6 +22,9 @@ KNOWN = (
     f"a GPU node like {EXAMPLES} (cards: {', '.join(CARDS)}; to describe another, add "
     "train/hardware/targets/CARD.textproto)"
 )
+# Triton's matrix products are chosen by trying them on the card: untried ones of small matrices do
+# not compile. cuBLAS, which large ones take anyway, needs no trial.
+OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 _VERSION = ("major", "minor", "patch")
 _NAME = re.compile(r"(\w+)(?::([1-9]\d*))?(?:\*([1-9]\d*))?")
 

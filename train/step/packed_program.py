@@ -70,7 +70,7 @@ class Packed:
     @functools.cached_property
     def _compiled(self) -> Compiled:
         self.program.compiled["step", self.program.spec.program_key] += 1
-        return self._traced.lower().compile()
+        return self._traced.lower().compile(self.program.compiler_options)
 
     @functools.cached_property
     def _traced(self) -> Traced:

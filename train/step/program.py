@@ -15,7 +15,7 @@ from stepladder.configs.core import counting
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import OptimizerSpec, RunSpec
 from stepladder.model.execution import Execution, micro_batch_within
-from stepladder.train.hardware import arrays, micro_batch
+from stepladder.train.hardware import arrays, micro_batch, topology
 from stepladder.train.hardware.machine import Machine, attention_of, defaults_of, platform_of
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
@@ -229,8 +229,13 @@ class Program:
     def _initial_state(self) -> Callable[[dict], dict]:
         return functools.partial(initial_state, self.spec.model, self.spec.optimizer)
 
+    @property
+    def compiler_options(self) -> dict[str, bool] | None:
+        """Options of XLA beside those of a jit; None for its defaults."""
+        return topology.compiler_options(self.machine.topology)
+
     def _once(self, name: str, trace: Callable[[], Traced]) -> Compiled:
         if name not in self._executables:
             self.compiled[name, self.spec.program_key] += 1
-            self._executables[name] = trace().lower().compile()
+            self._executables[name] = trace().lower().compile(self.compiler_options)
         return self._executables[name]
