@@ -4,9 +4,10 @@ B  batch: sequences, or windows, handled together
 b  a part of B: a micro-batch
 T  tokens of a sequence with the last target: L + 1
 L  sequence length; of queries, where M is there too
-l  a part of L: a piece of the sequence
+l  a part of L, or of a list: a piece
 M  memory length: keys and values
 D  d_model, the width of the residual stream
+E  both ends of every chunk: 2 * C
 F  d_ff, the hidden units of the MLP
 V  vocabulary
 H  query heads, in a model
@@ -16,7 +17,7 @@ K  head size, in a model; members of a pack, in train/step (k: those of one devi
 N  layers
 X  what several projections or heads are fused into, said where it is made
 Y  tokens of all sequences of a batch: B * L
-C  chunks of windows
+C  chunks of windows, or of a sorted list
 W  windows
 P  parameters, as one flat vector
 S  steps of one dispatch

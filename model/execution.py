@@ -23,6 +23,7 @@ class Execution:
     layers: str = "scan"  # key of layer.RUNNERS
     remat: str = "none"  # key of layer.REMAT: what the backward pass finds saved
     attention: str = "xla"  # key of attend.IMPLEMENTATIONS
+    embedding: str = "scatter"  # key of parallel.embedding.SUMS: how its gradient is summed
     loss_floats: int = 0  # most float32 logits that the loss holds at a time; 0: all
     # sequences that a device takes at a time, a divisor of those it holds; 0: all. Read by
     # `loss_and_gradient` alone.

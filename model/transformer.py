@@ -13,6 +13,7 @@ from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.norm import rms_norm
 from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel
+from stepladder.model.parallel.embedding import embed_lookup
 from stepladder.model.shape import Shape
 
 
@@ -85,7 +86,7 @@ def residual_stream(
     """
     if positions_BL is None:
         positions_BL = jnp.arange(tokens_BL.shape[1])[None]
-    x_BLD = embed_tokens(cfg, params, tokens_BL, parallel)
+    x_BLD = embed_tokens(cfg, params, tokens_BL, execution, parallel)
     angles_BLK = rope.angles(positions_BL, cfg.head_dim, cfg.rope_theta)
     mask = mask_spec(cfg, tokens_BL, mask_BLM)
     return layer.run(
@@ -94,11 +95,15 @@ def residual_stream(
 
 
 def embed_tokens(
-    cfg: Shape, params: dict, tokens_BL: jax.Array, parallel: Parallel = SINGLE_DEVICE
+    cfg: Shape,
+    params: dict,
+    tokens_BL: jax.Array,
+    execution: Execution = Execution(),
+    parallel: Parallel = SINGLE_DEVICE,
 ) -> jax.Array:
     """The residual stream before the first layer, in the compute dtype."""
-    own_BL = parallel.local_sequence(tokens_BL)
-    return parallel.embed_lookup(params["embed"], own_BL, jnp.dtype(cfg.compute_dtype))
+    own_BL, dtype = parallel.local_sequence(tokens_BL), jnp.dtype(cfg.compute_dtype)
+    return embed_lookup(parallel, params["embed"], own_BL, dtype, execution.embedding)
 
 
 def mask_spec(cfg: Shape, tokens_BL: jax.Array, mask_BLM: jax.Array | None = None) -> MaskSpec:

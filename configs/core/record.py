@@ -27,6 +27,7 @@ PROBES = "probes"  # folder of the alignment probes of a run
 LADDER = "ladder.json"  # which ladder owns it, and its run ids
 FORECAST = "forecast.json"  # one entry a target, written before the target's step 0
 TIMES = "timing.json"  # seconds by phase of the last `run` that ran something
+AUTOTUNING = "autotuning"  # kernels that a GPU's compiler chose by trying them
 STUDIES = "studies"  # numbers that probes of the model leave for the analysis
 
 # Kinds of metric rows.
@@ -97,6 +98,7 @@ LINEAGE_FIELDS = (
     "tokens_per_step",
     "versions",
     "machine",
+    "executables",  # step -> hash of the executable that ran from there; not on CPUs
 )
 
 

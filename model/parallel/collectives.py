@@ -92,18 +92,6 @@ class Parallel:
 
         return jax.tree_util.tree_map_with_path(one, weights)
 
-    def embed_lookup(
-        self, table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype
-    ) -> jax.Array:
-        """Rows of the embedding for the device's own tokens.
-
-        The gradient is summed in float32: a frequent token has thousands of terms.
-        """
-        shard = self.shard_of("embed")
-        if shard is None:
-            return table_VD[tokens_BL].astype(dtype)
-        return _lookup(table_VD, tokens_BL, dtype, shard)
-
     def local_sequence(self, x_BL: jax.Array) -> jax.Array:
         """The device's part of a sequence that all devices of its tensor group hold whole."""
         if self.tensor == 1:
@@ -155,29 +143,6 @@ def _gather_backward(dtype: jnp.dtype, shard: Shard, like: jax.Array, slope: jax
 
 
 _gather.defvjp(_gather_forward, _gather_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _lookup(table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, shard: Shard) -> jax.Array:
-    """Rows of a table that is cut along D."""
-    table_VD = jax.lax.all_gather(table_VD.astype(dtype), shard.axes, axis=shard.dim, tiled=True)
-    return table_VD[tokens_BL]
-
-
-def _lookup_forward(
-    table_VD: jax.Array, tokens_BL: jax.Array, dtype: jnp.dtype, shard: Shard
-) -> tuple:
-    return _lookup(table_VD, tokens_BL, dtype, shard), (tokens_BL, table_VD[:, :0])
-
-
-def _lookup_backward(dtype: jnp.dtype, shard: Shard, saved: tuple, slope_BLD: jax.Array) -> tuple:
-    tokens_BL, empty_V0 = saved
-    sums_VD = jnp.zeros((empty_V0.shape[0], slope_BLD.shape[-1]), empty_V0.dtype)
-    sums_VD = sums_VD.at[tokens_BL].add(slope_BLD.astype(empty_V0.dtype))
-    return scatter(sums_VD, shard), None
-
-
-_lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def scatter(gradient: jax.Array, shard: Shard) -> jax.Array:

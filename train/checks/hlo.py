@@ -377,3 +377,18 @@ def kernels(module: Module) -> Counter[str]:
             elif target[1].startswith("__"):
                 found[target[1]] += times
     return found
+
+
+def scatters_that_combine(module: Module) -> Counter[str]:
+    """Scatter -> how often a step runs it, of those in which several updates may meet in one place:
+    on a GPU they do in whatever order the threads arrive, with other bits every time.
+    """
+    found: Counter[str] = Counter()
+    for name, times in module.times.items():
+        for instruction in module.computations[name].instructions.values():
+            if instruction.opcode != "scatter" or "unique_indices=true" in instruction.attributes:
+                continue
+            combine = module.computations[instruction.called("to_apply")]
+            if combine.instructions[combine.root].opcode != "parameter":
+                found[instruction.name] += times
+    return found

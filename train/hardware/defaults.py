@@ -44,6 +44,7 @@ class DeviceKind:
     # Shortest sequence worth that kernel: the scores of a shorter one are small beside a layer's
     # other activations.
     kernel_from: int
+    embedding: str  # key of model.parallel.embedding.SUMS
     loss_floats: int  # float32 logits that the loss holds at a time, at most; 0: all
     # Residual-stream values of the sequences that a device takes at a time, at most, so that they
     # stay in its cache; 0: no limit.
@@ -70,6 +71,7 @@ CPU = DeviceKind(
     layers="unroll",
     attention="xla",
     kernel_from=0,
+    embedding="scatter",
     loss_floats=0,
     micro_batch_floats=2**15,
     micro_tokens=0,
@@ -83,6 +85,7 @@ GPU = DeviceKind(
     layers="scan",
     attention="cudnn",
     kernel_from=256,
+    embedding="sorted",
     loss_floats=2**27,
     micro_batch_floats=0,
     micro_tokens=8192,
@@ -96,6 +99,7 @@ TPU = replace(
     GPU,
     attention="splash",
     kernel_from=512,
+    embedding="scatter",
     loss_floats=2**26,
     micro_tokens=4096,
     achieved=110e12,

@@ -24,7 +24,7 @@ KNOWN = (
 )
 # Triton's matrix products are chosen by trying them on the card: untried ones of small matrices do
 # not compile. cuBLAS, which large ones take anyway, needs no trial.
-OPTIONS = {"xla_gpu_enable_triton_gemm": False}
+OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 _VERSION = ("major", "minor", "patch")
 _NAME = re.compile(r"(\w+)(?::([1-9]\d*))?(?:\*([1-9]\d*))?")
 
@@ -114,10 +114,10 @@ def hush(dev: Path = Path("/dev")) -> None:
 def _start_compiler() -> None:
     """Load XLA's plugin for CUDA, which needs no driver."""
     import jax
-    from jax._src import xla_bridge
+    from jaxlib import xla_client
 
     hush()
     jax.devices("cpu")  # jax looks for plugins
     # jax has no public name for it; the same from 0.10 to 0.12
-    if not xla_bridge.xla_client.pjrt_plugin_initialized("cuda"):
-        xla_bridge.xla_client.initialize_pjrt_plugin("cuda")
+    if not xla_client.pjrt_plugin_initialized("cuda"):
+        xla_client.initialize_pjrt_plugin("cuda")

@@ -41,7 +41,7 @@ def compiling(name: str) -> Iterator[None]:
         yield
 
 
-def compiler_options(name: str) -> dict[str, bool] | None:
+def compiler_options(name: str) -> dict[str, str | bool] | None:
     """The options of XLA with which a topology's programs compile here; None for its defaults."""
     return gpu_target.OPTIONS if gpu_target.card_of(name) else None
 

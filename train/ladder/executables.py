@@ -21,7 +21,7 @@ from stepladder.train.checks import collective_bytes, flops, hbm_bytes, hlo, roo
 from stepladder.train.checks.memory import compiled, fixes, local_batch
 from stepladder.train.checks.roofline import Roofline
 from stepladder.train.hardware import chips, topology
-from stepladder.train.hardware.machine import Machine, devices_of
+from stepladder.train.hardware.machine import Machine, devices_of, platform_of
 from stepladder.train.ladder.packing import Pack, pack_ladder
 from stepladder.train.step.executable import Executable
 from stepladder.train.step.program import Program
@@ -59,6 +59,7 @@ class Compiled:
     executed: float  # FLOPs that the program executes (checks/flops.py)
     collectives: list[dict] = field(default_factory=list)  # kind, network, count and bytes a step
     kernels: dict[str, int] = field(default_factory=dict)  # attention kernels: calls a step
+    unordered: dict[str, int] = field(default_factory=dict)  # sums without an order: times a step
     attention: str = "xla"  # the implementation that the program was built with
     peak: float = 0.0  # FLOP/s of all devices
     roofline: Roofline | None = None  # None where no data sheet is known, or it does not fit
@@ -218,10 +219,12 @@ def _read(result: Compiled, executable, used: list, machine: Machine) -> Compile
         for (kind, network), found in sorted(sums.items())
     ]
     kernels = hlo.kernels(module).items()
+    on_gpu = platform_of(machine) == "gpu"  # others add one after another
     result = dataclasses.replace(
         result,
         collectives=collectives,
         kernels={name: times for name, times in kernels if hlo.ATTENTION.search(name)},
+        unordered=dict(hlo.scatters_that_combine(module)) if on_gpu else {},
     )
     chip = chips.device_sheet(devices_of(machine))
     if not chip:
@@ -276,6 +279,7 @@ def row(found: Compiled) -> str:
         ),
         _collectives(found),
         _attention(found),
+        _unordered(found),
         _time(found),
         f"use {' or '.join(found.fixes[:2])}" if found.fixes and not found.largest else "",
     ]
@@ -317,6 +321,13 @@ def _attention(found: Compiled) -> str:
         )
     asked = found.roofline and found.attention != "xla"
     return f"attention: {found.attention} asked for, NO KERNEL in the program" if asked else ""
+
+
+def _unordered(found: Compiled) -> str:
+    if not found.unordered:
+        return ""
+    names = ", ".join(found.unordered)
+    return f"NOT BIT FOR BIT: adds with atomics ({names})"
 
 
 def _time(found: Compiled) -> str:

@@ -64,6 +64,7 @@ class Member:
     throughput: Throughput
     share: Share  # of the pack's time
     meta: dict = field(default_factory=dict)  # what a checkpoint says beside the state
+    executable: str = ""  # hash of what computes its steps; "" on CPUs, where the bits are equal
     step: int = 0  # finished steps, those of a dispatch under way included
     committed: int = 0  # last step that a checkpoint covers
     steps_since: int = 0  # steps since then

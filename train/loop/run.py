@@ -11,7 +11,9 @@ from pathlib import Path
 from stepladder.configs.core.record import PROFILE, TERMINAL
 from stepladder.configs.core.spec import CorpusSpec, RunSpec
 from stepladder.train.checks import memory
+from stepladder.train.checks.compiled_hash import compiled_hash
 from stepladder.train.data.read.store import Store
+from stepladder.train.hardware import autotuning
 from stepladder.train.hardware.chips import high_water
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.loop.batch_streams import BatchStreams, Dispatch
@@ -91,7 +93,7 @@ def run_pack(
     # Model
     runs = _open_members(records, stores, own, pack, shares)
     with clock.phase("compile"):
-        _compile(pack, runs, machine)
+        _compile(pack, runs, machine, workdir)
 
     # State and restore: resume > branch > weights only > scratch
     with clock.phase("restore"):
@@ -151,13 +153,23 @@ def _open_members(
     return runs
 
 
-def _compile(pack: Executable, runs: Sequence[Member], machine: Machine) -> None:
+def _compile(pack: Executable, runs: Sequence[Member], machine: Machine, workdir: Path) -> None:
     """Compile what will run; raises UserError when it does not fit the devices' memory."""
+    autotuning.bring(workdir)
     memory.check(pack, machine)
     for member in runs:
         memory.check_evaluation(member.evaluator.compile, member.spec, machine)
     if any(needs_init(member) for member in runs):
         pack.program.compile_init()
+    autotuning.keep(workdir)
+    executable = _executable_hash(pack)
+    for member in runs:
+        member.executable = executable
+
+
+def _executable_hash(pack: Executable) -> str:
+    """What to note of the executable: "" on CPUs, where any of them gives the same bits."""
+    return "" if pack.program.backend == "cpu" else compiled_hash(pack.compile())
 
 
 def _start(runs: Sequence[Member], pack: Executable, workdir: Path) -> tuple[dict, dict]:

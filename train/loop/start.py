@@ -67,8 +67,24 @@ def start(member: Member, workdir: Path, hyper: dict) -> dict:
         steps, seconds = lost
         seconds = round(seconds, 4)
         member.record.add(TIMING, member.step, phase=LOST, steps=steps, seconds=seconds)
+    if member.executable:
+        _note_executable(member)
     member.record.set_status(RUNNING, member.step)
     return state
+
+
+def _note_executable(member: Member) -> None:
+    """Write into the lineage what computes the steps from here on; say so when it is another."""
+    before = member.record.note_executable(member.step, member.executable)
+    if before not in ("", member.executable) and group.is_leader():
+        logging.warning(
+            "%s: goes on from step %d with executable %s, which was %s: not bit for bit the run "
+            "that it would be unbroken (another device, version, pack or choice of kernels)",
+            member.spec.run_id,
+            member.step,
+            member.executable,
+            before,
+        )
 
 
 def _resume(member: Member) -> tuple[dict, int] | None:

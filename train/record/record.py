@@ -89,6 +89,24 @@ class Record:
                 "(a changed mixture is a branch, never a resume)"
             )
 
+    def note_executable(self, step: int, compiled: str) -> str:
+        """Write into the lineage that an executable, by its hash, computes the steps after `step`.
+
+        All processes of a group call it. Returns the hash of the one before, "" for none: where it
+        is another, the run is not bit for bit what it would be unbroken.
+        """
+        return group.broadcast_from_zero(lambda: self._note_executable(step, compiled))
+
+    def _note_executable(self, step: int, compiled: str) -> str:
+        lineage = read_json(self.path / record.LINEAGE) or {}
+        noted = {int(k): v for k, v in lineage.get("executables", {}).items() if int(k) < step}
+        before = noted[max(noted)] if noted else ""
+        if compiled != before:
+            noted[step] = compiled
+        body = {**lineage, "executables": {str(k): v for k, v in sorted(noted.items())}}
+        _write_json(self.path / record.LINEAGE, body, indent=1)
+        return before
+
     @property
     def status(self) -> dict[str, Any]:
         """The content of status.json; state `pending` before there is one."""

@@ -84,6 +84,7 @@ class Program:
         return Execution(
             layers=row.layers if self.machine.layers == "auto" else self.machine.layers,
             attention=attention_of(self.machine, self.spec),
+            embedding=row.embedding,
             loss_floats=row.loss_floats,
         )
 
@@ -230,7 +231,7 @@ class Program:
         return functools.partial(initial_state, self.spec.model, self.spec.optimizer)
 
     @property
-    def compiler_options(self) -> dict[str, bool] | None:
+    def compiler_options(self) -> dict[str, str | bool] | None:
         """Options of XLA beside those of a jit; None for its defaults."""
         return topology.compiler_options(self.machine.topology)
 

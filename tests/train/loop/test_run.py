@@ -33,6 +33,7 @@ from stepladder.configs.core.spec import ParentSpec
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.ladder.ladder import run_ladder
+from stepladder.train.loop import run as run_module
 from stepladder.train.loop.run import run
 from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.checkpoint import Checkpoints
@@ -156,6 +157,41 @@ def test_preempted_and_resumed_is_bitwise_the_same(base, finished, tmp_path):
     assert_same_state(state_at(tmp_path, spec), state_at(finished, spec))
     kept = Checkpoints(tmp_path / RUNS / spec.run_id / CHECKPOINTS, read_only=True).steps()
     assert kept == [40], "temporary checkpoints are deleted"
+
+
+def stopped_at(step):
+    preemption = Preemption()
+    return {
+        "preemption": preemption,
+        "progress": lambda _, now, __: setattr(preemption, "requested", now >= step),
+    }
+
+
+def test_another_executable_at_a_resume_is_said_and_noted(base, tmp_path, monkeypatch, caplog):
+    """On a GPU the compiler may choose other kernels; on a CPU the bits are the same and nothing is
+    noted.
+    """
+    _, spec, store = base
+
+    def noted():
+        return json.loads((record_of(tmp_path, spec) / LINEAGE).read_text())["executables"]
+
+    for compiled, stop, said in (("aa", 7, 0), ("aa", 13, 0), ("bb", 26, 1), ("bb", 99, 1)):
+        monkeypatch.setattr(run_module, "_executable_hash", lambda pack, found=compiled: found)
+        if stop < spec.steps:
+            with pytest.raises(Preempted):
+                run(spec, tmp_path, store, MACHINE, **stopped_at(stop))
+        else:
+            assert run(spec, tmp_path, store, MACHINE) == DONE
+        assert caplog.text.count("not bit for bit") == said
+    first, second = noted()
+    assert noted() == {first: "aa", second: "bb"} and first == "0" and 13 <= int(second) < 26
+    assert f"from step {second} with executable bb, which was aa" in caplog.text
+
+
+def test_nothing_is_noted_on_a_cpu(base, finished):
+    _, spec, _ = base
+    assert json.loads((record_of(finished, spec) / LINEAGE).read_text())["executables"] == {}
 
 
 def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished, tmp_path, caplog):
