@@ -12,11 +12,11 @@ from flax import nnx
 from stepladder.configs.core.spec import ModelSpec
 from stepladder.model.attention import rope
 from stepladder.model.attention.mask import MaskSpec
-from stepladder.model.cross_entropy import cross_entropy
 from stepladder.model.execution import Execution
 from stepladder.model.init import Init
 from stepladder.model.layer import Layer, no_record
-from stepladder.model.loss import next_token_loss
+from stepladder.model.loss.cross_entropy import cross_entropy
+from stepladder.model.loss.next_token import next_token_loss
 
 
 def repeated(compiled: Callable, *arguments) -> Callable[[int], float]:

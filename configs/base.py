@@ -54,7 +54,8 @@ def _model() -> ConfigDict:
     c.window = 0  # positions a token sees, itself included; 0 is all before it
     # a token sees its own document only, though documents share a window
     c.document_mask = False
-    c.compute_dtype = "float32"  # float32 | bfloat16; parameters stay float32
+    # float32 | bfloat16 | tensorfloat32 (GPUs from the A100 on); parameters stay float32
+    c.compute_dtype = "float32"
     # standard | mup | completep: how learning rates and init change with width and depth
     c.parametrization = "standard"
     c.base_width = 0  # of mup and completep: the width the rates were tuned at

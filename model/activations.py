@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stepladder.model import layer, transformer
+from stepladder.model.arithmetic import in_its_arithmetic
 from stepladder.model.attention import rope
 from stepladder.model.shape import Shape
 
@@ -22,6 +23,7 @@ MADE_BY = {
 }
 
 
+@in_its_arithmetic
 def activations(cfg: Shape, params: dict, tokens_BL: jax.Array) -> dict[str, jax.Array]:
     """Activations by the names of `MADE_BY`; those of layers are stacked on a leading N. `logits`
     are those of transformer.logits.

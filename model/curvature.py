@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from stepladder.model.execution import Execution
-from stepladder.model.loss import token_nll
+from stepladder.model.loss.next_token import token_nll
 from stepladder.model.shape import Shape
 
 

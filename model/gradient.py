@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from stepladder.model.execution import Execution
-from stepladder.model.loss import next_token_loss, token_nll
+from stepladder.model.loss.next_token import next_token_loss, token_nll
 from stepladder.model.parallel import rules
 from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel, on_devices
 from stepladder.model.shape import Shape

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from stepladder.model import layer, parametrization
+from stepladder.model.arithmetic import compute_dtype, in_its_arithmetic
 from stepladder.model.attention import rope
 from stepladder.model.attention.mask import MaskSpec, document_numbers
 from stepladder.model.execution import Execution
@@ -40,6 +41,7 @@ def init(cfg: Shape, key: jax.Array) -> dict:
     return nnx.to_pure_dict(nnx.state(Transformer(cfg, key), nnx.Param))
 
 
+@in_its_arithmetic
 def logits(
     cfg: Shape,
     params: dict,
@@ -102,7 +104,7 @@ def embed_tokens(
     parallel: Parallel = SINGLE_DEVICE,
 ) -> jax.Array:
     """The residual stream before the first layer, in the compute dtype."""
-    own_BL, dtype = parallel.local_sequence(tokens_BL), jnp.dtype(cfg.compute_dtype)
+    own_BL, dtype = parallel.local_sequence(tokens_BL), compute_dtype(cfg)
     return embed_lookup(parallel, params["embed"], own_BL, dtype, execution.embedding)
 
 

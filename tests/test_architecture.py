@@ -134,7 +134,7 @@ def test_import_direction(path):
 @pytest.mark.parametrize(
     ("file", "name", "lazy"),
     [
-        ("model/loss.py", "stepladder.train.step.program.Program", False),
+        ("model/loss/next_token.py", "stepladder.train.step.program.Program", False),
         ("train/hardware/mesh.py", "stepladder.train.loop.run.run_pack", True),
         ("analysis/fit/fit.py", "stepladder.analysis.figures.registry.plot", True),
         ("analysis/studies/learning_rate/study.py", "stepladder.analysis.studies.registry", True),

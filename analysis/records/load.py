@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.records.arithmetic import arithmetic_of
 from stepladder.analysis.records.rows import DTYPES, Row, exclusion, metric_rows
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
@@ -22,16 +23,18 @@ _RUN = tuple(
         "run_id name role study recipe arm size width depth parametrization state step N "
         "params_total params_non_embedding steps tokens_per_step D train_flops train_flops_6nd "
         "flops_per_token_train flops_per_token_6n flops_per_token_inference learning_rate "
-        "weight_decay warmup_steps schedule batch_size seq_len vocab_size compute_dtype seed "
-        "data_seed parent parent_step root corpus tokenizer spec_hash created machine error"
+        "weight_decay warmup_steps schedule batch_size seq_len vocab_size compute_dtype "
+        "arithmetic seed data_seed parent parent_step root corpus tokenizer spec_hash created "
+        "machine error"
     ).split()
 )
 _POINT = tuple(
     (
         "run_id root role size state step N D C C_6nd domain loss loss_se bits_per_byte windows "
-        "tokens_evaluated decayed learning_rate seed data_seed"
+        "tokens_evaluated decayed learning_rate seed data_seed arithmetic"
     ).split()
 )
+_OF_RUN = "run_id root role size state N learning_rate seed data_seed arithmetic".split()
 _FLOPS = ("flops_per_token_train", "flops_per_token_6n", "flops_per_token_inference")
 _HYPER = ("learning_rate", "weight_decay", "warmup_steps", "seed", "data_seed")
 _TRAIN = ("run_id", "role", "size", "N", "step", "tokens", *record.FIELDS[record.TRAIN])
@@ -190,6 +193,7 @@ def _run(folder: Any, n: str, excluded: list[Row]) -> Row | None:
             "root": folder.name,
             **_state(status or {}),
             **_planned(spec),
+            "arithmetic": arithmetic_of(spec, lineage),
             **_counted(lineage, n),
             **_flops(spec, lineage),
         }
@@ -261,7 +265,7 @@ def _flops(spec: Row, lineage: Row) -> Row:
 
 def _point(run: Row, row: Row) -> Row:
     return {
-        **{k: run[k] for k in "run_id root role size state N learning_rate seed data_seed".split()},
+        **{k: run[k] for k in _OF_RUN},
         **{k: row.get(k, math.nan) for k in ("step", *record.FIELDS[record.EVAL])},
         "loss": math.nan if row["loss"] is None else row["loss"],
         "D": row["tokens"],

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stepladder.analysis.records.arithmetic import COLUMN, refuse_mixed
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import COUNTS, load
 from stepladder.analysis.tables.checks import joined
@@ -94,6 +95,7 @@ def read_points(
     duplicates: str = "refuse",
     units_checked: bool = False,
     domain: str = "all",
+    mixed_arithmetic: bool = False,
 ) -> Points:
     """Read the points of a law from anyone's table.
 
@@ -114,6 +116,7 @@ def read_points(
         duplicates: "refuse", "drop" or "keep" exact duplicates.
         units_checked: accept a column that seems to be written in two units.
         domain: of a workdir's evaluations.
+        mixed_arithmetic: accept a workdir's runs of several arithmetics as one fit.
 
     Raises:
         UserError: for whatever is missing, misspelt, or looks wrong and is not allowed above.
@@ -137,6 +140,8 @@ def read_points(
     drop_duplicates(frame, rows, duplicates)
     leave_out_highest(frame["loss"].to_numpy(), rows, drop_highest)
     rows.refuse_none(name)
+    if not mixed_arithmetic and group != COLUMN:
+        refuse_mixed(table[rows.kept])
     labels = {k: data.labels[n] for k, n in named.items()}
     return _points(frame[rows.kept], rows, data, labels, output, units_checked)
 

@@ -98,6 +98,7 @@ LINEAGE_FIELDS = (
     "tokens_per_step",
     "versions",
     "machine",
+    "arithmetic",  # model/arithmetic.py; without it, float32 of a GPU was TF32, of a TPU one pass
     "executables",  # step -> hash of the executable that ran from there; not on CPUs
 )
 

@@ -14,7 +14,7 @@ from stepladder.configs.core.spec import ModelSpec
 BASES = {"standard": (), "mup": ("base_width",), "completep": ("base_width", "base_depth")}
 
 ACTIVATIONS = "swiglu", "gelu"
-COMPUTE_DTYPES = "float32", "bfloat16"
+COMPUTE_DTYPES = "float32", "tensorfloat32", "bfloat16"  # model/arithmetic.py
 
 # name: (d_model, n_layers, head_dim)
 SIZES = {

@@ -35,7 +35,7 @@ class ModelSpec:
     rope_theta: float
     norm_eps: float
     logit_cap: float  # tanh soft-cap of the logits; 0 is off
-    compute_dtype: str  # float32 | bfloat16; parameters are float32 always
+    compute_dtype: str  # float32 | tensorfloat32 | bfloat16; parameters are float32 always
     parametrization: str = "standard"  # key of model/parametrization.py:PARAMETRIZATIONS
     # the width whose hyperparameters are meant to hold at this one; 0 for standard
     base_width: int = 0

@@ -18,7 +18,7 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
 from stepladder.configs.core.measurements import Alignment, Ngrams
 from stepladder.configs.studies import proxy_transfer
-from stepladder.model.loss import token_nll
+from stepladder.model.loss.next_token import token_nll
 from stepladder.train.cli import parser
 from stepladder.train.data.read.batches import BatchSource, evaluation_windows
 from stepladder.train.data.read.corpora import stores

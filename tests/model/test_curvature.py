@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from stepladder.configs.core import sizes
 from stepladder.model import curvature, transformer
 from stepladder.model.execution import Execution
-from stepladder.model.loss import token_nll
+from stepladder.model.loss.next_token import token_nll
 
 UNROLLED = Execution(layers="unroll")
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType
 from stepladder.model import execution, layer, transformer
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient
-from stepladder.model.loss import next_token_loss
+from stepladder.model.loss.next_token import next_token_loss
 from stepladder.model.parallel import rules
 from tests.support.model_shapes import SHAPES, create, jit
 

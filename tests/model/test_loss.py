@@ -13,9 +13,9 @@ import pytest
 from scipy.special import logsumexp
 
 from stepladder.model import transformer
-from stepladder.model.cross_entropy import cross_entropy
 from stepladder.model.execution import Execution
-from stepladder.model.loss import next_token_loss, piece_count, token_nll
+from stepladder.model.loss.cross_entropy import cross_entropy
+from stepladder.model.loss.next_token import next_token_loss, piece_count, token_nll
 from tests.support.model_shapes import PLAIN, SHAPES, create, jit
 
 RNG = np.random.default_rng(0)

@@ -50,6 +50,8 @@ class DeviceKind:
     # stay in its cache; 0: no limit.
     micro_batch_floats: int
 
+    arithmetics: tuple[str, ...]  # keys of model.arithmetic.ARITHMETICS that its products have
+
     # How a batch and the state are divided (mesh.py, micro_batch.py).
     # Tokens that a device should take at a time, at least, before activations are computed again;
     # 0: `micro_batch_floats` decides.
@@ -73,6 +75,7 @@ CPU = DeviceKind(
     kernel_from=0,
     embedding="scatter",
     loss_floats=0,
+    arithmetics=("float32", "bfloat16", "float64"),
     micro_batch_floats=2**15,
     micro_tokens=0,
     replicated=math.inf,
@@ -87,6 +90,7 @@ GPU = DeviceKind(
     kernel_from=256,
     embedding="sorted",
     loss_floats=2**27,
+    arithmetics=("float32", "tensorfloat32", "bfloat16"),
     micro_batch_floats=0,
     micro_tokens=8192,
     replicated=0.25,
@@ -101,9 +105,12 @@ TPU = replace(
     kernel_from=512,
     embedding="scatter",
     loss_floats=2**26,
+    arithmetics=("float32", "bfloat16"),
     micro_tokens=4096,
     achieved=110e12,
 )
+# Cards before the A100 multiply neither bfloat16 nor TF32, and cuDNN's attention takes neither.
+BEFORE_A100 = replace(GPU, attention="xla", arithmetics=("float32",))
 A100 = replace(GPU, micro_tokens=4096)
 V5E = replace(TPU, chip=Chip(197e12, 16 * GIB, 819e9, 200e9, 12.5e9))
 V5P = replace(TPU, chip=Chip(459e12, 95 * GIB, 2765e9, 600e9, 25e9))
@@ -129,6 +136,8 @@ DEVICES = {
     "TPU v6 lite": V6E,
     "TPU v6e": V6E,
     "TPU7x": replace(TPU, micro_tokens=16384, chip=Chip(2307e12, 192 * GIB, 7380e9, 600e9, 50e9)),
+    "V100": BEFORE_A100,
+    "T4": BEFORE_A100,
     "A100": replace(A100, chip=Chip(312e12, 80e9, 2039e9, 300e9, 200e9)),
     "A100-SXM4-40GB": replace(A100, chip=Chip(312e12, 40e9, 1555e9, 300e9, 200e9)),
     "A100-PCIE-40GB": replace(A100, chip=Chip(312e12, 40e9, 1555e9, 32e9, 12.5e9)),

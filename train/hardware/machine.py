@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from stepladder.configs.core import cache
 from stepladder.configs.core.errors import UserError, nearest
+from stepladder.configs.core.sizes import COMPUTE_DTYPES
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution, layer
 from stepladder.model.attention.attend import IMPLEMENTATIONS
@@ -146,6 +147,17 @@ def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
         )
     except ValueError as error:
         raise UserError(f"machine.attention={machine.attention!r}: {error}; use auto") from error
+
+
+def check_arithmetic(machine: Machine, spec: RunSpec) -> None:
+    """Raise UserError where the devices do not compute as `model.compute_dtype` says."""
+    device = devices_of(machine)[0]
+    known = defaults.row_of(device).arithmetics
+    if spec.model.compute_dtype not in known:
+        raise UserError(
+            f"model.compute_dtype={spec.model.compute_dtype!r}: a {device.device_kind} does not "
+            f"multiply matrices so; use {' or '.join(n for n in known if n in COMPUTE_DTYPES)}"
+        )
 
 
 def pack_mode_of(machine: Machine) -> str:

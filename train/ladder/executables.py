@@ -290,7 +290,8 @@ def _mesh(found: Compiled) -> str:
     axes = [f"{axis} {size}" for axis, size in found.mesh.items() if size > 1]
     said = (
         f"mesh {' x '.join(axes) or 'one device'}; micro-batch {found.micro_batch} of "
-        f"{found.local_batch} sequences a device, remat {found.remat}"
+        f"{found.local_batch} sequences a device, remat {found.remat}, "
+        f"{found.spec.model.compute_dtype}"
     )
     if found.largest is None:
         return said

@@ -41,6 +41,7 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
         "created_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "created_unix": time.time(),
         "versions": {**versions, "python": platform.python_version()},
+        "arithmetic": spec.model.compute_dtype,
         "executables": {},  # Record.note_executable
         "machine": {
             "platform": platform_name(devices[0]),

@@ -16,7 +16,13 @@ from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.spec import OptimizerSpec, RunSpec
 from stepladder.model.execution import Execution, micro_batch_within
 from stepladder.train.hardware import arrays, micro_batch, topology
-from stepladder.train.hardware.machine import Machine, attention_of, defaults_of, platform_of
+from stepladder.train.hardware.machine import (
+    Machine,
+    attention_of,
+    check_arithmetic,
+    defaults_of,
+    platform_of,
+)
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
 from stepladder.train.step.schedule import SCHEDULES
@@ -59,8 +65,9 @@ class Program:
     """What the runs of one program key execute on one machine. Everything compiles when first asked
     for, once.
 
-    Raises UserError, when made, for an unknown optimizer or schedule, for a mesh that the machine
-    or the run cannot have, and for an attention implementation that cannot do what is asked.
+    Raises UserError, when made, for an unknown optimizer or schedule, for an arithmetic that the
+    machine does not have, for a mesh that the machine or the run cannot have, and for an attention
+    implementation that cannot do what is asked.
     """
 
     spec: RunSpec  # any spec of the program: its hypers are not read
@@ -70,6 +77,7 @@ class Program:
 
     def __post_init__(self):
         check_names(self.spec.optimizer)
+        check_arithmetic(self.machine, self.spec)
         self.mesh = mesh_of_run(self.machine, self.spec)
         self.backend = platform_of(self.machine)
         self.forward = self._forward()

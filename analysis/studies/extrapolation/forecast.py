@@ -26,6 +26,7 @@ from stepladder.analysis.fit.levels import check_level, intervals, percent, perc
 from stepladder.analysis.fit.prepare import Prepared, prepare
 from stepladder.analysis.fit.result import Fit
 from stepladder.analysis.fit.solve import solve
+from stepladder.analysis.records.arithmetic import refuse_mixed
 from stepladder.analysis.records.final_points import final_points
 from stepladder.analysis.records.load import EXCLUDED, Runs
 from stepladder.analysis.report.jsonable import plain
@@ -209,6 +210,7 @@ def _interval(
 def _points(runs: Runs | pd.DataFrame, domain: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     if isinstance(runs, Runs):
         used, excluded = final_points(runs, domain=domain)
+        refuse_mixed(used)
         return used, joined([runs.excluded, excluded])
     for name in ("N", "D", "C", "loss"):
         if name not in runs:

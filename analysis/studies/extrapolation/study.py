@@ -12,6 +12,7 @@ import pandas as pd
 
 from stepladder.analysis.fit.fit import fit
 from stepladder.analysis.fit.result import Fit, from_dict
+from stepladder.analysis.records.arithmetic import refuse_mixed
 from stepladder.analysis.records.final_points import checkpoint_points, final_points
 from stepladder.analysis.records.load import Runs, load
 from stepladder.analysis.report.jsonable import Results, plain
@@ -110,6 +111,7 @@ def _missing(runs: Runs, entries: list[dict[str, Any]], refused: list[dict[str, 
 def _law(points: pd.DataFrame, name: str, missing: list[str]) -> dict[str, Any] | None:
     """The law through `points`; where they do not support one None, and `missing` says why."""
     try:
+        refuse_mixed(points)
         return fit(points, objective="squared_log").to_dict()
     except UserError as error:
         missing.append(f"{name}: {error}")

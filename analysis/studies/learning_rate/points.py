@@ -30,10 +30,12 @@ from stepladder.configs.core.errors import UserError
 SETTINGS = tuple(
     (
         "N D recipe parametrization study arm width depth schedule weight_decay batch_size "
-        "warmup_steps"
+        "warmup_steps arithmetic"
     ).split()
 )
-_TEXT = tuple("recipe parametrization study arm schedule size state run_id seed domain".split())
+_TEXT = tuple(
+    "recipe parametrization study arm schedule size state run_id seed domain arithmetic".split()
+)
 _NUMBERS = tuple(
     (
         "width depth weight_decay batch_size warmup_steps loss_se initial_loss vocab_size seq_len "

@@ -40,6 +40,7 @@ VARIANTS = {
         CUDNN,
     ),
     "float32": ({"model.compute_dtype": "float32"}, set()),
+    "tensorfloat32": ({"model.compute_dtype": "tensorfloat32"}, set()),
     "short": ({"data.seq_len": 128}, set()),
 }
 ALL = [
@@ -93,7 +94,8 @@ def test_a_pack_of_runs_compiles_and_adds_in_order(name):
     overrides, kernels = VARIANTS[name]
     made = program(**{key.replace(".", "__"): v for key, v in overrides.items()})
     module = step(made, members=4)
-    assert attention(module) == kernels
+    # cuDNN takes no documents under vmap
+    assert attention(module) == (set() if kernels is BIASED else kernels)
     assert not hlo.scatters_that_combine(module)
 
 

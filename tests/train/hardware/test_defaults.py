@@ -6,13 +6,15 @@ import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.model import layer
+from stepladder.model.arithmetic import ARITHMETICS
 from stepladder.model.attention.attend import IMPLEMENTATIONS
+from stepladder.model.parallel.embedding import SUMS
 from stepladder.train.hardware import defaults
 from stepladder.train.step.packed_program import MODES
 
 
 def row_of(kind: str) -> defaults.DeviceKind:
-    platform = "gpu" if "NVIDIA" in kind else "tpu"
+    platform = "tpu" if "TPU" in kind else "gpu"
     return defaults.row_of(SimpleNamespace(platform=platform, device_kind=kind))
 
 
@@ -21,6 +23,7 @@ def test_a_row_names_what_there_is(name):
     row = defaults.DEVICES[name]
     assert row.layers in layer.RUNNERS and row.attention in IMPLEMENTATIONS
     assert row.pack_mode in MODES and set(row.remat) <= set(layer.REMAT)
+    assert row.embedding in SUMS and set(row.arithmetics) <= set(ARITHMETICS)
     assert row.micro_tokens or row.micro_batch_floats, "something bounds a micro-batch"
 
 
@@ -35,6 +38,7 @@ def test_a_row_names_what_there_is(name):
         ("NVIDIA A100-SXM4-80GB", 4096),
         ("NVIDIA H100 80GB HBM3", 8192),
         ("NVIDIA L40S", 8192),
+        ("Tesla V100-SXM2-16GB", 8192),
         ("TPU v9", 4096),
     ],
 )

@@ -1,5 +1,6 @@
 """Programs compiled for GPU nodes that are not here."""
 
+import dataclasses
 import re
 
 import jax
@@ -45,6 +46,17 @@ def test_an_unknown_card_is_refused_with_those_that_are_described(root, capsys):
     assert parser.main(["plan", *words]) == 1
     said = capsys.readouterr().err
     assert "topology='v100:8'" in said and "a100, b200, h100, h200" in said and "targets/" in said
+
+
+def test_an_arithmetic_that_a_card_lacks_is_refused_before_it_compiles(root, capsys, monkeypatch):
+    words = [f"--config={root}/configs/ladders/chinchilla.py:tiny", "--only=proxy-6k-s0"]
+    row = dataclasses.replace(DEVICES["H100"], arithmetics=DEVICES["V100"].arithmetics)
+    monkeypatch.setitem(DEVICES, "H100", row)
+    words += ["--topology=h100", "--config.model.compute_dtype=bfloat16"]
+    assert parser.main(["plan", *words]) == 1
+    said = capsys.readouterr().err
+    assert "model.compute_dtype='bfloat16': a NVIDIA H100 80GB HBM3 does not" in said
+    assert said.rstrip().endswith("use float32")
 
 
 def test_without_the_compiler_the_fix_is_named(monkeypatch):

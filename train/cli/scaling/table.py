@@ -48,6 +48,11 @@ def add_table(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out (and list) rows with bad values instead of refusing them",
     )
+    parser.add_argument(
+        "--mixed-arithmetic",
+        action="store_true",
+        help="one fit of runs in several arithmetics (float32, bfloat16, ...) is meant",
+    )
     duplicates = parser.add_mutually_exclusive_group()
     duplicates.add_argument(
         "--drop-duplicates", dest="duplicates", action="store_const", const="drop", default="refuse"
@@ -145,6 +150,7 @@ def read_table(args: argparse.Namespace, cluster: str | None = None) -> "Points"
         drop_bad=args.drop_bad,
         duplicates=args.duplicates,
         units_checked=args.units_checked,
+        mixed_arithmetic=args.mixed_arithmetic,
     )
 
 

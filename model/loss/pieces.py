@@ -1,5 +1,5 @@
 """The loss in pieces of the sequence, so that the float32 logits of a batch are never in memory at
-once. Called by model/loss.py alone.
+once. Called by model/loss/next_token.py alone.
 """
 
 import functools
@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.cross_entropy import cross_entropy
+from stepladder.model.loss.cross_entropy import cross_entropy
 from stepladder.model.transformer import logits_of, soft_cap
 
 

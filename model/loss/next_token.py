@@ -1,16 +1,17 @@
 """The loss of the next token, in nats, and the z-loss (arXiv:2204.02311, section 5).
 
 Logits are V wide where everything else is D wide: with Execution.loss_floats the loss takes a
-piece of the sequence at a time (model/loss_chunked.py), so that the float32 logits of a batch are
+piece of the sequence at a time (model/loss/pieces.py), so that the float32 logits of a batch are
 never in memory at once.
 """
 
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.cross_entropy import cross_entropy
+from stepladder.model.arithmetic import in_its_arithmetic
 from stepladder.model.execution import Execution
-from stepladder.model.loss_chunked import mean_loss, nll_in_pieces
+from stepladder.model.loss.cross_entropy import cross_entropy
+from stepladder.model.loss.pieces import mean_loss, nll_in_pieces
 from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel
 from stepladder.model.shape import Shape
 from stepladder.model.transformer import (
@@ -21,6 +22,7 @@ from stepladder.model.transformer import (
 )
 
 
+@in_its_arithmetic
 def token_nll(
     cfg: Shape,
     params: dict,
@@ -40,6 +42,7 @@ def token_nll(
     return cross_entropy(soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap), targets_BL)[0]
 
 
+@in_its_arithmetic
 def next_token_loss(
     cfg: Shape,
     params: dict,
