@@ -8,7 +8,7 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 FOLDERS = ("configs", "model", "train", "analysis")
-DATA = ["py.typed", "*.j2", "targets/*.textproto"]
+DATA = ["py.typed", "*.j2", "targets/*.textproto", "measured/*.json"]
 
 
 def packages() -> dict[str, str]:

@@ -7,6 +7,7 @@ come from: docs/benchmarks/hardware.md, "What a device wants".
 
 import math
 import re
+import sys
 from dataclasses import dataclass, replace
 
 from stepladder.configs.core.errors import UserError
@@ -39,7 +40,9 @@ class DeviceKind:
     """
 
     # How the model executes (model/execution.py).
-    layers: str  # key of model.layer.RUNNERS
+    # Layers that run one after another in the program (unrolled), at most; a deeper stack is a loop
+    # over its layers (scanned), which compiles in less time.
+    unrolled: int
     attention: str  # key of attend.IMPLEMENTATIONS: the kernel to use where it can be
     # Shortest sequence worth that kernel: the scores of a shorter one are small beside a layer's
     # other activations.
@@ -70,7 +73,7 @@ class DeviceKind:
 
 
 CPU = DeviceKind(
-    layers="unroll",
+    unrolled=sys.maxsize,
     attention="xla",
     kernel_from=0,
     embedding="scatter",
@@ -85,7 +88,7 @@ CPU = DeviceKind(
     achieved=70e9,
 )
 GPU = DeviceKind(
-    layers="scan",
+    unrolled=20,
     attention="cudnn",
     kernel_from=256,
     embedding="sorted",
@@ -102,6 +105,7 @@ GPU = DeviceKind(
 TPU = replace(
     GPU,
     attention="splash",
+    unrolled=0,
     kernel_from=512,
     embedding="scatter",
     loss_floats=2**26,

@@ -129,6 +129,13 @@ def defaults_of(machine: Machine) -> DeviceKind:
     return defaults.row_of(devices_of(machine)[0])
 
 
+def layers_of(machine: Machine, spec: RunSpec) -> str:
+    """Key of model.layer.RUNNERS: how the layers of a run's model run here."""
+    if machine.layers != "auto":
+        return machine.layers
+    return "unroll" if spec.model.n_layers <= defaults_of(machine).unrolled else "scan"
+
+
 def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
     """Key of the attention implementation that trains `spec` here; `mapped`: under vmap.
 

@@ -18,10 +18,11 @@ from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec, canonical
 from stepladder.model.parallel.device import slice_of
 from stepladder.train.checks import collective_bytes, flops, hbm_bytes, hlo, roofline
+from stepladder.train.checks.measured import Measured, measured
 from stepladder.train.checks.memory import compiled, fixes, local_batch
 from stepladder.train.checks.roofline import Roofline
 from stepladder.train.hardware import chips, topology
-from stepladder.train.hardware.machine import Machine, devices_of, platform_of
+from stepladder.train.hardware.machine import Machine, devices_of, layers_of, platform_of
 from stepladder.train.ladder.packing import Pack, pack_ladder
 from stepladder.train.step.executable import Executable
 from stepladder.train.step.program import Program
@@ -62,6 +63,7 @@ class Compiled:
     unordered: dict[str, int] = field(default_factory=dict)  # sums without an order: times a step
     attention: str = "xla"  # the implementation that the program was built with
     peak: float = 0.0  # FLOP/s of all devices
+    measured: Measured | None = None  # None: nobody has measured it on these devices
     roofline: Roofline | None = None  # None where no data sheet is known, or it does not fit
     fixes: tuple[str, ...] = ()  # settings that need less memory, when it does not fit
     formula: float = 0.0  # bytes that the collectives should send (checks/collective_bytes.py)
@@ -237,7 +239,9 @@ def _read(result: Compiled, executable, used: list, machine: Machine) -> Compile
         moved,
         per_host=-(-len(used) // hosts),
     )
-    return dataclasses.replace(result, peak=chip.flops * len(used), roofline=line)
+    kind, layers = used[0].device_kind, layers_of(machine, result.spec)
+    alone = measured(kind, result.spec, result.members, layers) if len(used) == 1 else None
+    return dataclasses.replace(result, peak=chip.flops * len(used), roofline=line, measured=alone)
 
 
 def largest_micro_batch(found: Compiled, machine: Machine, streams: int) -> int:
@@ -281,6 +285,7 @@ def row(found: Compiled) -> str:
         _attention(found),
         _unordered(found),
         _time(found),
+        _measured(found),
         f"use {' or '.join(found.fixes[:2])}" if found.fixes and not found.largest else "",
     ]
     return "\n    ".join(line for line in lines if line)
@@ -343,6 +348,20 @@ def _time(found: Compiled) -> str:
         f"estimated step: {_seconds(fast)} overlapped to {_seconds(slow)} in turn ({terms}); "
         f"{found.tokens / slow:,.0f} to {found.tokens / fast:,.0f} tokens/s, MFU "
         f"{found.counted / slow / found.peak:.0%} to {found.counted / fast / found.peak:.0%}"
+    )
+
+
+def _measured(found: Compiled) -> str:
+    if not found.roofline:
+        return ""
+    was = found.measured
+    if not was:
+        return "this step was not measured on such a device"
+    speed = was.tokens_per_second
+    ratio = found.tokens / speed / found.roofline.in_turn
+    return (
+        f"measured {was.date} (jax {was.jax}, {was.commit}): {speed:,.0f} tokens/s, {ratio:.2f} "
+        "times the estimate in turn"
     )
 
 

@@ -21,6 +21,7 @@ from stepladder.train.hardware.machine import (
     attention_of,
     check_arithmetic,
     defaults_of,
+    layers_of,
     platform_of,
 )
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
@@ -90,7 +91,7 @@ class Program:
         """A forward pass on one device of the machine."""
         row = defaults_of(self.machine)
         return Execution(
-            layers=row.layers if self.machine.layers == "auto" else self.machine.layers,
+            layers=layers_of(self.machine, self.spec),
             attention=attention_of(self.machine, self.spec),
             embedding=row.embedding,
             loss_floats=row.loss_floats,

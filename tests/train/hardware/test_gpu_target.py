@@ -92,4 +92,4 @@ def test_a_ladder_is_planned_for_a_node(root, capsys):
     assert parser.main(["plan", *words, "--topology=h100:8"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"on +8 devices: +[\d.,]+ MiB a device, +0% of 74.5 GiB", said)
-    assert "all-reduce" in said and "estimated step" in said
+    assert "all-reduce" in said and "estimated step" in said and "was not measured" in said
