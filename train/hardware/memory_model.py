@@ -2,8 +2,9 @@
 
 The estimate chooses the mesh (mesh.py), recomputation and micro-batch (micro_batch.py) and how many
 runs train together (ladder/packing.py); whether the program then fits is decided by what the
-compiler reports (checks/memory.py). It is calibrated on what libtpu reports for the shipped TPU
-configs (docs/benchmarks/tpu_programs.md) and errs on the large side.
+compiler reports (checks/memory.py). It is calibrated on what the compilers report for the shipped
+configs, of TPUs (docs/benchmarks/tpu_programs.md) and of GPUs (docs/benchmarks/hardware.md), and errs
+on the large side.
 """
 
 from stepladder.configs.core import counting
@@ -13,9 +14,10 @@ from stepladder.model.execution import Execution
 FILL = 0.8  # share of a device's memory that estimates may fill
 STATE = 12.0  # bytes a parameter: itself and two moments in float32
 GRADIENT = 8.0  # bytes a parameter: its gradient and, with several micro-batches, their sum
-# What autodiff keeps of a layer, over what `activations` lists: norms, rotations and activation
-# functions keep float32 copies.
-KEPT = 2.0
+# What autodiff keeps of a layer, over what `activations` lists, by how the layers run. A scan stores
+# all that autodiff asks for, float32 copies in norms, rotations and activation functions too; of
+# unrolled layers the compiler computes some of it again where that is cheap.
+KEPT = {"scan": 2.0, "unroll": 0.7}
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
@@ -24,10 +26,11 @@ def step(
 ) -> float:
     """Bytes that a device holds in a training step that takes `rows` sequences at a time.
 
-    forward: its attention and loss_floats are read.
+    forward: its layers, attention and loss_floats are read.
     """
     held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
-    work = rows * activations(spec, remat, scores=forward.attention == "xla", tensor=tensor)
+    scores = forward.attention == "xla"
+    work = rows * activations(spec, remat, forward.layers, scores=scores, tensor=tensor)
     return held + work + logits(spec, rows, forward.loss_floats, tensor)
 
 
@@ -52,10 +55,12 @@ def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
     return (2 * _width(model) + 4) * (layer + embedding)
 
 
-def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int = 1) -> float:
+def activations(
+    spec: RunSpec, remat: str, layers: str = "scan", *, scores: bool = True, tensor: int = 1
+) -> float:
     """Bytes that one sequence leaves for the backward pass, and those of one layer's work on it.
 
-    Logits are not counted. scores: whether attention keeps its L x L weights.
+    Logits are not counted. layers: how they run, a key of KEPT. scores: whether attention keeps its L x L weights.
     """
     m, L = spec.model, spec.data.seq_len
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
@@ -64,7 +69,7 @@ def activations(spec: RunSpec, remat: str, *, scores: bool = True, tensor: int =
     attention = 2 * m.n_heads * L if scores else 2 * m.n_heads
     shared = 4 * m.d_ff + 3 * heads + attention
     everything = 8 * stream + 2 * m.d_model + shared / tensor
-    saved = {"none": KEPT * everything, "dots": stream + dots, "full": stream}[remat]
+    saved = {"none": KEPT[layers] * everything, "dots": stream + dots, "full": stream}[remat]
     return _width(m) * L * (m.n_layers * saved + everything)
 
 

@@ -21,6 +21,7 @@ from stepladder.train.hardware.machine import (
     attention_of,
     defaults_of,
     devices_of,
+    layers_of,
     memory_of,
     pack_mode_of,
     platform_of,
@@ -252,10 +253,10 @@ def _fitting_vmap(spec: RunSpec, machine: Machine, most: int) -> int:
     """
     rows = micro_batch.wanted(spec, machine, spec.batch_size)
     floats = defaults_of(machine).loss_floats
-    attention = attention_of(machine, spec, mapped=True)
+    layers, attention = layers_of(machine, spec), attention_of(machine, spec, mapped=True)
 
     def needed(members: int, remat: str) -> float:
-        forward = Execution(attention=attention, loss_floats=-(-floats // members))
+        forward = Execution(layers, attention=attention, loss_floats=-(-floats // members))
         return members * memory_model.step(spec, rows, remat, forward)
 
     budget, sizes = memory_model.FILL * memory_of(machine), range(1, most + 1)
