@@ -3,8 +3,7 @@
 The estimate chooses the mesh (mesh.py), recomputation and micro-batch (micro_batch.py) and how many
 runs train together (ladder/packing.py); whether the program then fits is decided by what the
 compiler reports (checks/memory.py). It is calibrated on what the compilers report for the shipped
-configs, of TPUs (docs/benchmarks/tpu_programs.md) and of GPUs (docs/benchmarks/hardware.md), and errs
-on the large side.
+configs (docs/benchmarks/tpu_programs.md, docs/benchmarks/hardware.md), and errs on the large side.
 """
 
 from stepladder.configs.core import counting
@@ -14,9 +13,9 @@ from stepladder.model.execution import Execution
 FILL = 0.8  # share of a device's memory that estimates may fill
 STATE = 12.0  # bytes a parameter: itself and two moments in float32
 GRADIENT = 8.0  # bytes a parameter: its gradient and, with several micro-batches, their sum
-# What autodiff keeps of a layer, over what `activations` lists, by how the layers run. A scan stores
-# all that autodiff asks for, float32 copies in norms, rotations and activation functions too; of
-# unrolled layers the compiler computes some of it again where that is cheap.
+# What autodiff keeps of a layer, over what `activations` lists, by how the layers run. A scan
+# stores all that autodiff asks for, float32 copies in norms, rotations and activation functions
+# too; of unrolled layers the compiler computes some of it again where that is cheap.
 KEPT = {"scan": 2.0, "unroll": 0.7}
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
@@ -60,7 +59,8 @@ def activations(
 ) -> float:
     """Bytes that one sequence leaves for the backward pass, and those of one layer's work on it.
 
-    Logits are not counted. layers: how they run, a key of KEPT. scores: whether attention keeps its L x L weights.
+    Logits are not counted. layers: how they run, a key of KEPT. scores: whether attention keeps its
+    L x L weights.
     """
     m, L = spec.model, spec.data.seq_len
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
