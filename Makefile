@@ -19,10 +19,10 @@ test: lint types  ## lint, format, types and the fast suite
 	$(BIN)/pytest -n 2 -q -rs -m "not slow" $(TESTS)
 
 test-slow: $(STAMP)  ## everything that is slow: kill and resume, whole ladders, TPU programs
-	$(BIN)/pytest -n 2 --dist worksteal -q -rs -m slow $(TESTS)
+	$(BIN)/pytest -q -rs -m slow $(TESTS)
 
 test-shard: $(STAMP)  ## one of six shards of the slow tests, another one every day
-	$(BIN)/pytest -n 2 --dist worksteal -q -rs -m slow --slow-shard=$(SHARD)/6 $(TESTS)
+	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/6 $(TESTS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .
