@@ -11,7 +11,7 @@ import pytest
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import load
 from stepladder.train.cli import parser
-from stepladder.train.hardware import topology
+from stepladder.train.hardware import topology, tpu_slice
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.hardware.mesh import mesh_of_pack, mesh_of_run, padded_members
 from stepladder.train.ladder import executables
@@ -33,7 +33,7 @@ def test_an_unknown_slice_is_refused(name, root, capsys):
 
 
 def test_without_libtpu_the_fix_is_named(monkeypatch):
-    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tpu_slice.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="stepladder\\[tpu-plan\\]"):
         topology.devices("v5e:4x8")  # no other test asks for it: found slices are kept
 
@@ -50,11 +50,11 @@ def test_slices_have_their_devices_and_memory(name, count, gib):
 def test_a_tpu_host_is_left_as_it_is(tmp_path, monkeypatch):
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES", raising=False)
     (tmp_path / "accel0").touch()
-    topology.hush(tmp_path)
-    assert "TPU_WORKER_HOSTNAMES" not in topology.os.environ
+    tpu_slice.hush(tmp_path)
+    assert "TPU_WORKER_HOSTNAMES" not in tpu_slice.os.environ
     (tmp_path / "accel0").unlink()
-    topology.hush(tmp_path)
-    assert topology.os.environ["TPU_WORKER_HOSTNAMES"] == "localhost"
+    tpu_slice.hush(tmp_path)
+    assert tpu_slice.os.environ["TPU_WORKER_HOSTNAMES"] == "localhost"
     monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
 
 
