@@ -116,7 +116,7 @@ def read_points(
         duplicates: "refuse", "drop" or "keep" exact duplicates.
         units_checked: accept a column that seems to be written in two units.
         domain: of a workdir's evaluations.
-        mixed_arithmetic: accept a workdir's runs of several arithmetics as one fit.
+        mixed_arithmetic: accept runs of several arithmetics (column `arithmetic`) as one fit.
 
     Raises:
         UserError: for whatever is missing, misspelt, or looks wrong and is not allowed above.

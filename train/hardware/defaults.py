@@ -124,10 +124,9 @@ V6E = replace(TPU, micro_tokens=8192, chip=Chip(918e12, 32 * GIB, 1640e9, 400e9,
 # that is not here has the row of its platform. jax calls a v5p "TPU v5".
 # Data sheets. TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; links are half of the
 # two-way figure there, network is the figure of a chip times the 4 chips of a host (the page of v4
-# has none: taken as v5p's). GPU: nvidia.com, A100, L4, H100 SXM, H200 SXM and
-# B200 (of an HGX B200); FLOP/s are half of
-# the figure "with sparsity", links half of the two-way figure of NVLink (L4: PCIe 4 x16), network
-# is that of the cards of a DGX or a g2-standard-96.
+# has none: taken as v5p's). GPU: nvidia.com, A100, L4, H100, H200 SXM and B200 (HGX); FLOP/s are
+# half of the figure "with sparsity", links half of the two-way figure of NVLink (L4: PCIe 4 x16),
+# network is that of the cards of a DGX or a g2-standard-96.
 DEVICES = {
     "cpu": CPU,
     "gpu": GPU,

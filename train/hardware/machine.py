@@ -44,7 +44,7 @@ class Machine:
     pack_mode: str = "auto"
     memory_gb: float = 0.0
     profile: str = ""
-    topology: str = ""  # a TPU slice to compile for that is not here; only `plan` sets it
+    topology: str = ""  # TPU slice or GPU node to compile for that is not here; only `plan` sets it
 
     @classmethod
     def from_config(cls, config: ConfigDict) -> "Machine":

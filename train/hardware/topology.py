@@ -64,7 +64,7 @@ def uncached() -> Iterator[None]:
 
 
 def memory(name: str) -> float:
-    """Bytes of memory of one device of the slice."""
+    """Bytes of memory of one device of the topology."""
     from stepladder.train.hardware.chips import device_sheet
 
     found = devices(name)

@@ -155,13 +155,16 @@ def _open_members(
 
 def _compile(pack: Executable, runs: Sequence[Member], machine: Machine, workdir: Path) -> None:
     """Compile what will run; raises UserError when it does not fit the devices' memory."""
-    autotuning.bring(workdir)
+    tried_kernels = pack.program.backend == "gpu"  # others' compilers try none
+    if tried_kernels:
+        autotuning.bring(workdir)
     memory.check(pack, machine)
     for member in runs:
         memory.check_evaluation(member.evaluator.compile, member.spec, machine)
     if any(needs_init(member) for member in runs):
         pack.program.compile_init()
-    autotuning.keep(workdir)
+    if tried_kernels:
+        autotuning.keep(workdir)
     executable = _executable_hash(pack)
     for member in runs:
         member.executable = executable

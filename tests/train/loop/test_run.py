@@ -38,7 +38,9 @@ from stepladder.train.loop.run import run
 from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.record.status import table
+from stepladder.train.step.executable import SingleRun
 from stepladder.train.step.program import Program
+from stepladder.train.step.programs import Programs
 from tests.support import tiny
 from tests.support.errors import assert_user_error
 from tests.support.records import rows
@@ -192,6 +194,23 @@ def test_another_executable_at_a_resume_is_said_and_noted(base, tmp_path, monkey
 def test_nothing_is_noted_on_a_cpu(base, finished):
     _, spec, _ = base
     assert json.loads((record_of(finished, spec) / LINEAGE).read_text())["executables"] == {}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_only_a_gpu_s_chosen_kernels_are_kept(base, tmp_path, monkeypatch, backend):
+    """Another machine's cache may hold those of its own GPUs."""
+    _, spec, store = base
+    called = []
+    for name in ("bring", "keep"):
+        monkeypatch.setattr(run_module.autotuning, name, lambda _, name=name: called.append(name))
+    monkeypatch.setattr(run_module, "_executable_hash", lambda pack: "")
+    program = Programs().program(spec, MACHINE)
+    program.backend = backend
+    programs = Programs()
+    monkeypatch.setattr(programs, "program", lambda *_: program)
+    monkeypatch.setattr(programs, "packed", lambda *_: SingleRun(program))
+    assert run(spec, tmp_path, store, MACHINE, programs=programs) == DONE
+    assert called == (["bring", "keep"] if backend == "gpu" else [])
 
 
 def test_unreadable_latest_checkpoint_falls_back_to_an_older_one(base, finished, tmp_path, caplog):
