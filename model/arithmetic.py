@@ -21,14 +21,14 @@ class Arithmetic(NamedTuple):
     """One row of ARITHMETICS."""
 
     dtype: str  # of activations, and of the weights where they are used
-    products: str | None  # jax's matmul precision; None: as the dtype is
+    products: str  # jax's matmul precision; default: as the device multiplies the dtype
 
 
 ARITHMETICS = {
     "float64": Arithmetic("float64", "highest"),  # for tests
     "float32": Arithmetic("float32", "highest"),
     "tensorfloat32": Arithmetic("float32", "tensorfloat32"),
-    "bfloat16": Arithmetic("bfloat16", None),
+    "bfloat16": Arithmetic("bfloat16", "default"),
 }
 
 
@@ -44,8 +44,7 @@ def in_its_arithmetic(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def traced(cfg: Shape, *args: Any, **more: Any) -> Any:
-        products = ARITHMETICS[cfg.compute_dtype].products
-        with jax.default_matmul_precision(products or "default"):
+        with jax.default_matmul_precision(ARITHMETICS[cfg.compute_dtype].products):
             return function(cfg, *args, **more)
 
     return traced

@@ -1,4 +1,4 @@
-"""A hash of what was compiled: equal where two executables give equal bits.
+"""A hash of what was compiled: of the text of the program as it runs, without where it came from.
 
 On a GPU the compiler tries several kernels and keeps the quickest, so one program may become
 another on another card, or on another day. Its text holds what was chosen.
