@@ -1,7 +1,8 @@
-"""The same model and training step in eager PyTorch, in the form that was fastest here: the other
-side of step_vs_torch.py.
+"""The same model and training step in PyTorch: eager on a CPU, in the form that was fastest here,
+for step_vs_torch.py; by torch.compile on a card, for gpu.py.
 """
 
+import contextlib
 import multiprocessing
 from collections.abc import Callable
 
@@ -81,23 +82,44 @@ class Model(nn.Module):
         return self.cap * torch.tanh(logits / self.cap) if self.cap else logits
 
 
-def build(spec: ModelSpec, batch: int, seq_len: int, optimizer: str) -> Callable[[int], float]:
+def build(
+    spec: ModelSpec,
+    batch: int,
+    seq_len: int,
+    optimizer: str,
+    *,
+    device: str = "cpu",
+    compiled: bool = False,
+    micro_batches: int = 1,
+) -> Callable[[int], float]:
     """A function that takes n steps (forward, backward, clip, AdamW) and returns the last loss.
 
-    `optimizer`: fused | foreach.
+    optimizer: fused | foreach. compiled: forward, loss and backward by torch.compile, in bfloat16
+    by autocast where the model's compute_dtype is bfloat16.
     """
     torch.manual_seed(0)
-    model = Model(spec, seq_len)
+    model = Model(spec, seq_len).to(device)
+    model.cos, model.sin = model.cos.to(device), model.sin.to(device)
     adamw = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, **{optimizer: True}
     )
-    tokens = torch.randint(0, spec.vocab_size, (batch, seq_len + 1))
+    tokens = torch.randint(0, spec.vocab_size, (batch, seq_len + 1), device=device)
+    wide = spec.compute_dtype != "bfloat16"
+
+    def loss_of(tokens: torch.Tensor) -> torch.Tensor:
+        half = torch.autocast(device, dtype=torch.bfloat16)
+        with contextlib.nullcontext() if wide else half:
+            logits = model(tokens[:, :-1])
+            return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    loss_of = torch.compile(loss_of) if compiled else loss_of
 
     def steps(n: int) -> float:
         for _ in range(n):
             adamw.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-            loss.backward()
+            for piece in tokens.chunk(micro_batches):
+                loss = loss_of(piece) / micro_batches
+                loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
             adamw.step()
         return loss.item()
@@ -105,9 +127,9 @@ def build(spec: ModelSpec, batch: int, seq_len: int, optimizer: str) -> Callable
     return steps
 
 
-def _serve(pipe, threads: int, *arguments) -> None:
+def _serve(pipe, threads: int, arguments: tuple, options: dict) -> None:
     torch.set_num_threads(threads)
-    steps = build(*arguments)
+    steps = build(*arguments, **options)
     while n := pipe.recv():
         pipe.send(steps(n))
 
@@ -117,12 +139,15 @@ class TorchProcess:
     meet.
     """
 
-    def __init__(self, spec: ModelSpec, batch: int, seq_len: int, optimizer: str, threads: int):
+    def __init__(
+        self, spec: ModelSpec, batch: int, seq_len: int, optimizer: str, threads: int, **options
+    ):
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(other, threads, spec, batch, seq_len, optimizer), daemon=True
-        )
+        arguments = (other, threads, (spec, batch, seq_len, optimizer), options)
+        # a daemon may have no children, and torch.compile has some
+        daemon = not options.get("compiled", False)
+        self._process = context.Process(target=_serve, args=arguments, daemon=daemon)
         self._process.start()
 
     def __call__(self, n: int) -> float:

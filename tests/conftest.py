@@ -13,6 +13,8 @@ from tests.support import published_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("STEPLADDER_CACHE", str(ROOT / ".pytest_cache" / "stepladder"))
+# On a card, the processes that a test starts need memory beside this one.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def pytest_configure(config):

@@ -33,6 +33,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "model": (),
     "train": ("train/cli",),
     "train/cli": ("train", "model", CORE),  # and analysis, when a command runs
+    "train/bench": ("configs", "train/ladder", "train/loop", "train/checks", *STEP),
     "train/engines": (CORE,),
     "train/ladder": ("train/loop", "train/checks", "train/record", *STEP),
     "train/loop": ("train/checks", "train/record", *STEP),

@@ -39,6 +39,7 @@ def test_tiny(name, tmp_path):
     words = {
         "demo_seeds": [str(tmp_path / "demo")],
         "fit_once": [str(points)],
+        "on_a_card": [str(tmp_path / "card"), "--only=bench", "--only=torch"],
         "same_bits": ["HEAD", "HEAD"],
     }.get(name, [])
     before = {path: path.read_bytes() for path in committed()}

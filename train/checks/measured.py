@@ -1,7 +1,7 @@
 """Steps that were measured on a device, to stand beside the estimate of a plan.
 
-One file a device and day in train/hardware/measured: its kind, date, versions and command, and a
-row a step.
+One file a device and day in train/hardware/measured, as `stepladder bench --out` writes it: its
+kind, date, versions and command, and a row a step.
 """
 
 import functools
@@ -22,6 +22,7 @@ class Measured:
     date: str
     jax: str
     commit: str
+    peak_gib: float | None  # memory that the device held; None: not noted
 
 
 @functools.cache
@@ -38,7 +39,9 @@ def _steps() -> dict[tuple, Measured]:
             row["vocab_size"],
             row["compute_dtype"],
             row["layers"],
-        ): Measured(row["tokens_per_second"], body["date"], body["jax"], body["commit"])
+        ): Measured(
+            row["tokens_per_second"], body["date"], body["jax"], body["commit"], row["peak_gib"]
+        )
         for body in sorted(files, key=lambda body: body["date"])
         for row in body["steps"]
     }

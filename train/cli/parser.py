@@ -9,6 +9,7 @@ from typing import Any
 
 from stepladder.configs.core.errors import UserError
 from stepladder.train.cli import (
+    bench,
     coordinates,
     demo,
     evaluate,
@@ -43,6 +44,7 @@ COMMANDS: dict[str, ModuleType] = {
     "recommend": recommend,
     "laws": laws,
     "coordinates": coordinates,
+    "bench": bench,
     "demo": demo,
 }
 

@@ -21,7 +21,7 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.model import execution, layer
 from stepladder.model.attention.attend import IMPLEMENTATIONS
 from stepladder.model.parallel.device import JaxDevice, platform_name
-from stepladder.train.hardware import defaults, topology
+from stepladder.train.hardware import cards, defaults, topology
 from stepladder.train.hardware.defaults import DeviceKind
 from stepladder.train.processes import group
 
@@ -95,12 +95,16 @@ def profile_window(text: str) -> tuple[float, float]:
 
 
 def start_jax(machine: Machine) -> None:
-    """Set up jax for this process: CPU devices (one a core) and the persistent compilation cache.
+    """Set up jax for this process: CPU devices (one a core), the share of a card's memory, and the
+    persistent compilation cache.
 
-    To be called before jax is first used: later the process keeps the devices that it has.
+    To be called before jax is first used: later the process keeps the devices that it has. Raises
+    UserError where a card is here that jax cannot use.
     """
+    cards.claim(machine.memory_gb)
     with contextlib.suppress(RuntimeError):  # jax refuses once its backend is up
         jax.config.update("jax_num_cpu_devices", machine.devices or os.cpu_count() or 1)
+    cards.check_reached()
     if machine.compilation_cache == "off":
         return
     given = machine.compilation_cache
@@ -141,19 +145,23 @@ def attention_of(machine: Machine, spec: RunSpec, mapped: bool = False) -> str:
 
     Raises UserError when `machine.attention` names one that cannot.
     """
-    row = defaults_of(machine)
+    row, platform, wanted = defaults_of(machine), platform_of(machine), machine.attention
+    asked = platform == "gpu" and not machine.topology and "cudnn" in (row.attention, wanted)
+    missing = cards.without_cudnn() if asked else ""
+    if missing and wanted == "cudnn":
+        raise UserError(f"machine.attention='cudnn': {missing}; use auto or xla")
     try:
         return execution.attention_for(
             spec.model,
             spec.data.seq_len,
-            platform_of(machine),
-            machine.attention,
-            kernel=row.attention,
+            platform,
+            wanted,
+            kernel="xla" if missing else row.attention,
             kernel_from=row.kernel_from,
             mapped=mapped,
         )
     except ValueError as error:
-        raise UserError(f"machine.attention={machine.attention!r}: {error}; use auto") from error
+        raise UserError(f"machine.attention={wanted!r}: {error}; use auto") from error
 
 
 def check_arithmetic(machine: Machine, spec: RunSpec) -> None:

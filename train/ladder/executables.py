@@ -179,12 +179,16 @@ def unshared_executable(spec: RunSpec, machine: Machine, members: int, streams: 
 
 
 def _compile(spec: RunSpec, machine: Machine, members: int, streams: int, runs: int) -> Compiled:
+    return compile_one(unshared_executable(spec, machine, members, streams), machine, runs)
+
+
+def compile_one(pack: Executable, machine: Machine, runs: int) -> Compiled:
+    """Compile an executable that trains `runs` runs of a ladder; what it costs."""
     began = time.perf_counter()
-    pack = unshared_executable(spec, machine, members, streams)
     found, used, memory = compiled(pack, machine)
     seconds = time.perf_counter() - began
-    local, mesh = local_batch(pack), pack.mesh
-    counts = counting.count(spec.model, spec.data.seq_len)
+    spec, members, mesh = pack.program.spec, pack.members, pack.mesh
+    local, counts = local_batch(pack), counting.count(spec.model, spec.data.seq_len)
     on_device = max(1, members // mesh.shape["run"])
     should_send = collective_bytes.expected(spec, mesh.shape, pack.execution, on_device)
     result = Compiled(
@@ -359,9 +363,10 @@ def _measured(found: Compiled) -> str:
         return "this step was not measured on such a device"
     speed = was.tokens_per_second
     ratio = found.tokens / speed / found.roofline.in_turn
+    held = "" if was.peak_gib is None else f", {was.peak_gib:.2f} GiB held"
     return (
         f"measured {was.date} (jax {was.jax}, {was.commit}): {speed:,.0f} tokens/s, {ratio:.2f} "
-        "times the estimate in turn"
+        f"times the estimate in turn{held}"
     )
 
 

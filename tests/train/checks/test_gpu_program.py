@@ -106,7 +106,7 @@ def test_a_mesh_of_cards_sends_what_the_formula_says(name):
     topo, mesh = MESHES[name]
     made = program(topo, mesh)
     with topology.compiling(topo):
-        found = executables._compile(made.spec, made.machine, 1, 1, 1)
+        found = executables.compile_one(executables.executable(made, 1, 1), made.machine, 1)
     sent = sum(c["bytes"] for c in found.collectives)
     assert 0.8 * found.formula < sent < 1.2 * found.formula
     assert {c["network"] for c in found.collectives} == {"ici"} or "*" in topo
@@ -126,5 +126,5 @@ def test_a_planted_scatter_is_found(monkeypatch):
     made = Program(program().spec, program().machine)
     assert sum(hlo.scatters_that_combine(step(made)).values()) == 1
     with topology.compiling("h100"):
-        found = executables._compile(made.spec, made.machine, 1, 1, 1)
+        found = executables.compile_one(executables.executable(made, 1, 1), made.machine, 1)
     assert "NOT BIT FOR BIT" in executables.row(found)
