@@ -109,6 +109,13 @@ def on_disk(workdir: Path, pattern: str) -> set[Path]:
     return set()
 
 
+def written(workdir: Path, pattern: str) -> set[tuple[Path, int]]:
+    """What matches, with the time of its last change."""
+    with contextlib.suppress(OSError):
+        return {(path, path.stat().st_mtime_ns) for path in on_disk(workdir, pattern)}
+    return set()
+
+
 MOMENTS = {
     "during a save": f"{CHECKPOINTS}/*tmp*",
     "after a save": f"{CHECKPOINTS}/[0-9]*",
@@ -122,10 +129,8 @@ def wait_for(process: subprocess.Popen, workdir: Path, moment: str, rng: random.
     the first heartbeat.
     """
     before = on_disk(workdir, MOMENTS[moment]) if moment in MOMENTS else set()
-    beats = {path: path.stat().st_mtime_ns for path in on_disk(workdir, HEARTBEAT)}
-    while process.poll() is None and not any(
-        beats.get(p) != p.stat().st_mtime_ns for p in on_disk(workdir, HEARTBEAT)
-    ):
+    beats = written(workdir, HEARTBEAT)
+    while process.poll() is None and not written(workdir, HEARTBEAT) - beats:
         time.sleep(0.01)
     end = time.monotonic() + rng.uniform(0.0, 3.0) + (2.0 if moment in MOMENTS else 0.0)
     while process.poll() is None and time.monotonic() < end:
@@ -217,15 +222,16 @@ def test_two_processes_never_wait_for_one_that_is_gone(ladders, tmp_path, how, v
     A repeated command goes on.
     """
     rng = random.Random(f"{SEED} {how} {victims}")
-    words, workdir = ladders["single"][0], tmp_path / "work"
-    words = ["run", f"--workdir={workdir}", "--quiet", *often(words)]
     for after in ("start", "met", "steps"):
+        # the first may come as far as to leave files that the second waits for
+        workdir = tmp_path / ("begun" if after == "start" else "work")
+        words = ["run", f"--workdir={workdir}", "--quiet", *often(ladders["single"][0])]
+        pattern = LINEAGE if after == "met" else HEARTBEAT
+        before = written(workdir, pattern)
         job = Job(words, 2, tmp_path / after, timeout=20, recorded=False)
-        time.sleep(rng.uniform(0.0, 3.0) if after == "start" else 0)
         if after != "start":
-            pattern = LINEAGE if after == "met" else HEARTBEAT
-            job.until(lambda pattern=pattern: on_disk(workdir, pattern))
-            time.sleep(rng.uniform(0.0, 2.0))
+            job.until(lambda w=workdir, p=pattern, before=before: written(w, p) - before)
+        time.sleep(rng.uniform(0.0, 3.0 if after == "start" else 2.0))
         for victim in victims:
             job.processes[victim].send_signal(how)
         began = time.monotonic()
