@@ -65,7 +65,8 @@ class DeviceKind:
     tensor: int  # devices that share a layer unasked, at most, where a batch has too few parts
     remat: tuple[str, ...]  # keys of layer.REMAT; the first that fits the memory is taken
 
-    # How a ladder is planned (train/ladder).
+    # How a ladder is planned (train/ladder) and compiled (train/loop/ahead.py).
+    compile_ahead: int  # executables that compile at once while others train; 0: none does
     pack_mode: str  # map | vmap: how runs that train together execute (step/packed_program.py)
     achieved: float  # FLOP/s of a whole machine for an estimate of time; `plan --rate` overrides it
 
@@ -84,6 +85,7 @@ CPU = DeviceKind(
     replicated=math.inf,
     tensor=1,
     remat=("none",),
+    compile_ahead=0,
     pack_mode="map",
     achieved=70e9,
 )
@@ -99,6 +101,7 @@ GPU = DeviceKind(
     replicated=0.25,
     tensor=8,
     remat=("none", "dots", "full"),
+    compile_ahead=4,
     pack_mode="vmap",
     achieved=400e12,
 )

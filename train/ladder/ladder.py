@@ -18,6 +18,7 @@ from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine, start_jax
 from stepladder.train.ladder.packing import forecast_first, pack_ladder
 from stepladder.train.ladder.progress import progress_bar
+from stepladder.train.loop.ahead import compiling_ahead
 from stepladder.train.loop.run import run_pack
 from stepladder.train.processes import faults, group
 from stepladder.train.processes.preemption import Preemption
@@ -69,19 +70,24 @@ def run_ladder(
     packing = pack_ladder(loaded.specs, machine)
     for warning in packing.warnings if group.is_leader() else ():
         print(warning, file=sys.stderr)
-    with progress_bar(unfinished, show) as progress:
+    sized = [(pack.specs, pack.members, pack.streams) for pack in packing.packs]
+    ahead = [pack for pack in sized if any(states[s.run_id] not in TERMINAL for s in pack[0])]
+    with (
+        compiling_ahead(ahead, workdir, corpora, machine, programs),
+        progress_bar(unfinished, show) as progress,
+    ):
         shared = {
             "preemption": preemption,
             "progress": progress,
             "clock": clock,
             "programs": programs,
         }
-        for pack in packing.packs:
-            specs = [spec for spec in pack.specs if states[spec.run_id] not in TERMINAL]
+        for together, members, streams in sized:
+            specs = [spec for spec in together if states[spec.run_id] not in TERMINAL]
             _forecast(specs, workdir, before_target, clock)
             states |= _fail_without_parent(specs, states, workdir)
             specs = [spec for spec in specs if states[spec.run_id] not in TERMINAL]
-            size = {"members": pack.members, "streams": pack.streams}
+            size = {"members": members, "streams": streams}
             try:
                 states |= run_pack(specs, workdir, corpora, machine, **size, **shared)
             except UserError as error:

@@ -28,10 +28,7 @@ class Evaluator:
         """Evenly spaced validation windows of every domain evaluated, the same for every run of a
         ladder.
         """
-        weights = dict(spec.data.evaluated)
-        windows = {
-            d: evaluation_windows(store, d, spec.data.seq_len, spec.eval_windows) for d in weights
-        }
+        weights, windows = dict(spec.data.evaluated), _windows(spec, store)
         token_bytes = np.asarray(store.tokenizer().token_bytes)
         bytes_per_token = {
             d: float(token_bytes[w[:, 1:]].mean(dtype=np.float64)) for d, w in windows.items()
@@ -94,6 +91,19 @@ class Evaluator:
             {**row, "bits_per_byte": row["loss"] / np.log(2) / per_token[row["domain"]]}
             for row in (mixture, *rows)
         ]
+
+
+def chunks(spec: RunSpec, store: Store, program: Program) -> int:
+    """How many chunks of windows the evaluator of a run has: what decides its executable."""
+    return -(-sum(map(len, _windows(spec, store).values())) // program.eval_batch)
+
+
+def _windows(spec: RunSpec, store: Store) -> dict[str, np.ndarray]:
+    """The windows of every domain evaluated, each (W, L + 1)."""
+    return {
+        domain: evaluation_windows(store, domain, spec.data.seq_len, spec.eval_windows)
+        for domain in dict(spec.data.evaluated)
+    }
 
 
 def evaluators(program: Program) -> Callable[[RunSpec, Store], Evaluator]:

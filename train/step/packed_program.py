@@ -4,7 +4,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,15 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 from jax.sharding import NamedSharding
-from jax.stages import Compiled, Traced
+from jax.stages import Compiled, Traced, Wrapped
 
 from stepladder.model.parallel import collectives
 from stepladder.train.hardware import arrays
 from stepladder.train.hardware.machine import pack_mode_of
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_pack, replicated
 from stepladder.train.processes import group
+from stepladder.train.step.once import Once
 from stepladder.train.step.packed_steps import MODES, REPLICATED, RUN
 from stepladder.train.step.program import Program, dispatched
+
+_INDEX = jax.ShapeDtypeStruct((), np.int32)
 
 
 class Packed:
@@ -47,6 +50,7 @@ class Packed:
         )
         self._tokens_shape = (streams, dispatched(spec), spec.batch_size, spec.data.seq_len + 1)
         self._tokens_sharding = by_batch(self.mesh, 2)
+        self._executables = Once()
 
     @property
     def batch_rows(self) -> np.ndarray:
@@ -65,22 +69,15 @@ class Packed:
         """(state, hyper, count, stream, tokens) -> (state, metrics), all but tokens with a leading
         K; the state is donated.
         """
-        return self._compiled
 
-    @functools.cached_property
-    def _compiled(self) -> Compiled:
-        self.program.compiled["step", self.program.spec.program_key] += 1
-        return self._traced.lower().compile(self.program.compiler_options)
+        def compile() -> Compiled:
+            self.program.compiled["step", self.program.spec.program_key] += 1
+            return self._traced.lower().compile(self.program.compiler_options)
+
+        return self._executables("step", compile)
 
     @functools.cached_property
     def _traced(self) -> Traced:
-        def stacked(tree: Any, at: Any) -> Any:
-            return jax.tree.map(
-                lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
-                tree,
-                at,
-            )
-
         hypers = self.program.hyper_shapes
         index = jax.ShapeDtypeStruct((self.members,), np.int32, sharding=self.by_run)
         tokens = jax.ShapeDtypeStruct(self._tokens_shape, np.int32, sharding=self._tokens_sharding)
@@ -88,8 +85,8 @@ class Packed:
         metrics = self.by_run if group.count() == 1 else replicated(self.mesh)
         jitted = jax.jit(self._steps, donate_argnums=0, out_shardings=(self.by_state, metrics))
         return jitted.trace(
-            stacked(self.program.shapes, self.by_state),
-            stacked(hypers, jax.tree.map(lambda _: self.by_run, hypers)),
+            self._stacked,
+            self._with_members(hypers, jax.tree.map(lambda _: self.by_run, hypers)),
             index,
             index,
             tokens,
@@ -102,20 +99,15 @@ class Packed:
 
     def place(self, states: Sequence[dict]) -> dict:
         """Stack states of the members' own programs on the pack's mesh; padding is zeros."""
-
-        def empty():
-            return jax.tree.map(
-                lambda x: jnp.zeros((self.members, *x.shape), x.dtype), self.program.shapes
-            )
-
-        stacked = jax.jit(empty, out_shardings=self.by_state)()
+        stacked = self._empty()()
         for row, state in zip(self.rows, states):
-            stacked = self._put(stacked, arrays.move(state, self.by_member), np.int32(row))
+            stacked = self._put()(stacked, arrays.move(state, self.by_member), np.int32(row))
         return stacked
 
     def take(self, state: dict, member: int) -> dict:
         """The state of one member, on its own program's mesh."""
-        return arrays.move(self._take(state, np.int32(self.rows[member])), self.program.by_state)
+        own = self._take()(state, np.int32(self.rows[member]))
+        return arrays.move(own, self.program.by_state)
 
     def batch(
         self, counts: Sequence[int], streams: Sequence[int], tokens: Sequence[list[np.ndarray]]
@@ -150,10 +142,25 @@ class Packed:
         return rows
 
     def step(self, state: dict, hyper: dict, *batch: Any) -> tuple[dict, dict]:
-        return self._compiled(state, hyper, *batch)
+        return self.compile()(state, hyper, *batch)
 
-    @functools.cached_property
-    def _put(self) -> Callable:
+    # Executables that bring members in and out
+
+    def compile_moves(self) -> None:
+        """Compile what `place` and `take` run; they do it themselves where it is not done yet."""
+        for compiled in (self._empty, self._put, self._take):
+            compiled()
+
+    def _empty(self) -> Compiled:
+        """() -> stacked states of zeros."""
+
+        def empty() -> dict:
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), self._stacked)
+
+        jitted = jax.jit(empty, out_shardings=self.by_state)
+        return self._executables("empty", lambda: self._compile(jitted))
+
+    def _put(self) -> Compiled:
         """(stacked states, one member's, its row) -> the stacked states with it."""
 
         def local(stacked, state, member):
@@ -170,13 +177,12 @@ class Packed:
             )
 
         stacked, one = self._specs
-        return jax.jit(
-            collectives.on_devices(local, self.mesh, (stacked, one, REPLICATED), stacked),
-            donate_argnums=0,
-        )
+        on_devices = collectives.on_devices(local, self.mesh, (stacked, one, REPLICATED), stacked)
+        jitted = jax.jit(on_devices, donate_argnums=0)
+        arguments = self._stacked, self._one, _INDEX
+        return self._executables("put", lambda: self._compile(jitted, *arguments))
 
-    @functools.cached_property
-    def _take(self) -> Callable:
+    def _take(self) -> Compiled:
         """(stacked states, a row) -> that member's state."""
 
         def local(stacked, member):
@@ -190,7 +196,34 @@ class Packed:
             )
 
         stacked, one = self._specs
-        return jax.jit(collectives.on_devices(local, self.mesh, (stacked, REPLICATED), one))
+        on_devices = collectives.on_devices(local, self.mesh, (stacked, REPLICATED), one)
+        jitted = jax.jit(on_devices)
+        return self._executables("take", lambda: self._compile(jitted, self._stacked, _INDEX))
+
+    def _compile(self, jitted: Wrapped, *arguments: Any) -> Compiled:
+        return jitted.trace(*arguments).lower().compile(self.program.compiler_options)
+
+    @functools.cached_property
+    def _stacked(self) -> dict:
+        """Shapes, dtypes and shardings of the members' states together."""
+        return self._with_members(self.program.shapes, self.by_state)
+
+    @functools.cached_property
+    def _one(self) -> dict:
+        """The same of one member's state, on the pack's mesh."""
+        return jax.tree.map(
+            lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+            self.program.shapes,
+            self.by_member,
+        )
+
+    def _with_members(self, tree: Any, at: Any) -> Any:
+        """Shapes and dtypes with a leading K, and where they lie."""
+        return jax.tree.map(
+            lambda x, at: jax.ShapeDtypeStruct((self.members, *x.shape), x.dtype, sharding=at),
+            tree,
+            at,
+        )
 
     @property
     def _specs(self) -> tuple[dict, dict]:

@@ -25,6 +25,7 @@ from stepladder.train.hardware.machine import (
     platform_of,
 )
 from stepladder.train.hardware.mesh import by_batch, by_state, mesh_of_run, replicated
+from stepladder.train.step.once import Once
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
 from stepladder.train.step.schedule import SCHEDULES
 from stepladder.train.step.step import (
@@ -83,7 +84,7 @@ class Program:
         self.backend = platform_of(self.machine)
         self.forward = self._forward()
         self.execution = self.execution_on(self.mesh)
-        self._executables: dict[str, Compiled] = {}
+        self._executables = Once()
 
     # How it executes
 
@@ -245,7 +246,8 @@ class Program:
         return topology.compiler_options(self.machine.topology)
 
     def _once(self, name: str, trace: Callable[[], Traced]) -> Compiled:
-        if name not in self._executables:
+        def compile() -> Compiled:
             self.compiled[name, self.spec.program_key] += 1
-            self._executables[name] = trace().lower().compile(self.compiler_options)
-        return self._executables[name]
+            return trace().lower().compile(self.compiler_options)
+
+        return self._executables(name, compile)
