@@ -24,6 +24,7 @@ class Execution:
     remat: str = "none"  # key of layer.REMAT: what the backward pass finds saved
     attention: str = "xla"  # key of attend.IMPLEMENTATIONS
     embedding: str = "scatter"  # key of parallel.embedding.SUMS: how its gradient is summed
+    normaliser: str = "two_passes"  # key of loss.cross_entropy.NORMALISERS
     loss_floats: int = 0  # most float32 logits that the loss holds at a time; 0: all
     # sequences that a device takes at a time, a divisor of those it holds; 0: all. Read by
     # `loss_and_gradient` alone.

@@ -8,6 +8,11 @@ def rms_norm(x_xD: jax.Array, scale_D: jax.Array, eps: float) -> jax.Array:
     """x / sqrt(mean(x^2) + eps) * scale over the last axis, computed in float32 at least, returned
     in the dtype of x.
     """
-    x32_xD = x_xD.astype(jnp.promote_types(x_xD.dtype, jnp.float32))
-    inverse_x1 = jax.lax.rsqrt(jnp.mean(jnp.square(x32_xD), axis=-1, keepdims=True) + eps)
-    return (x32_xD * inverse_x1 * scale_D).astype(x_xD.dtype)
+    wide = jnp.promote_types(x_xD.dtype, jnp.float32)
+    return (x_xD.astype(wide) * inverse_rms(x_xD, eps) * scale_D).astype(x_xD.dtype)
+
+
+def inverse_rms(x_xD: jax.Array, eps: float) -> jax.Array:
+    """1 / sqrt(mean(x^2) + eps) over the last axis, (..., 1), in float32 at least."""
+    wide_xD = x_xD.astype(jnp.promote_types(x_xD.dtype, jnp.float32))
+    return jax.lax.rsqrt(jnp.mean(jnp.square(wide_xD), axis=-1, keepdims=True) + eps)

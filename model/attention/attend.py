@@ -10,8 +10,8 @@ from flax import nnx
 from stepladder.model import parametrization
 from stepladder.model.attention import cudnn, rope, xla
 from stepladder.model.attention.mask import MaskSpec
+from stepladder.model.attention.qk_norm import normed_and_rotated
 from stepladder.model.init import Init
-from stepladder.model.norm import rms_norm
 from stepladder.model.shape import Shape
 
 
@@ -175,9 +175,10 @@ class Attention(nnx.Module):
         q_BLHK = qkv_BLGXK[:, :, :, :-2].reshape(B, L, H, K)
         k_BLGK, v_BLGK = qkv_BLGXK[:, :, :, -2], qkv_BLGXK[:, :, :, -1]
         if cfg.qk_norm:
-            q_BLHK = rms_norm(q_BLHK, self.q_norm[...], cfg.norm_eps)
-            k_BLGK = rms_norm(k_BLGK, self.k_norm[...], cfg.norm_eps)
-        q_BLHK, k_BLGK = rope.rotate(q_BLHK, *angles_BLK), rope.rotate(k_BLGK, *angles_BLK)
+            q_BLHK = normed_and_rotated(q_BLHK, self.q_norm[...], angles_BLK, cfg.norm_eps)
+            k_BLGK = normed_and_rotated(k_BLGK, self.k_norm[...], angles_BLK, cfg.norm_eps)
+        else:
+            q_BLHK, k_BLGK = rope.rotate(q_BLHK, *angles_BLK), rope.rotate(k_BLGK, *angles_BLK)
         o_BLHK = attend(
             q_BLHK, k_BLGK, v_BLGK, mask, implementation=implementation, scale=self.scale
         )

@@ -38,8 +38,9 @@ def token_nll(
     B, L = targets_BL.shape
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
-        return nll_in_pieces(cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL)
-    return cross_entropy(soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap), targets_BL)[0]
+        return nll_in_pieces(cfg.logit_cap, execution.normaliser, n, x_BLD, unembed_DV, targets_BL)
+    logits_BLV = soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap)
+    return cross_entropy(logits_BLV, targets_BL, execution.normaliser)[0]
 
 
 @in_its_arithmetic
@@ -63,9 +64,11 @@ def next_token_loss(
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
         z_loss = jnp.asarray(z_loss, jnp.float32)
-        return mean_loss(cfg.logit_cap, n, x_BLD, unembed_DV, targets_BL, z_loss)
+        return mean_loss(
+            cfg.logit_cap, execution.normaliser, n, x_BLD, unembed_DV, targets_BL, z_loss
+        )
     logits_BLV = soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap)
-    nll_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL)
+    nll_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL, execution.normaliser)
     loss, penalty = nll_BL.mean(), z_loss * jnp.square(log_z_BL).mean()
     return loss + penalty, {"loss": loss, "z_loss": penalty, "nll_BL": nll_BL}
 

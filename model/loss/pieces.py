@@ -14,7 +14,12 @@ from stepladder.model.transformer import logits_of, soft_cap
 
 
 def nll_in_pieces(
-    cap: float, n: int, x_BLD: jax.Array, unembed_DV: jax.Array, targets_BL: jax.Array
+    cap: float,
+    normaliser: str,
+    n: int,
+    x_BLD: jax.Array,
+    unembed_DV: jax.Array,
+    targets_BL: jax.Array,
 ) -> jax.Array:
     """Negative log-likelihood (B, L) in n pieces of the sequence. For a gradient the logits of each
     are computed again; it can be differentiated twice.
@@ -23,13 +28,15 @@ def nll_in_pieces(
     @jax.checkpoint
     def nll(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BlD, targets_Bl = piece
-        return cross_entropy(soft_cap(logits_of(x_BlD, unembed_DV), cap), targets_Bl)[0]
+        logits_BlV = soft_cap(logits_of(x_BlD, unembed_DV), cap)
+        return cross_entropy(logits_BlV, targets_Bl, normaliser)[0]
 
     return _join(jax.lax.map(nll, (_cut(x_BLD, n), _cut(targets_BL, n))))
 
 
 def mean_loss(
     cap: float,
+    normaliser: str,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -39,7 +46,7 @@ def mean_loss(
     """What `loss.next_token_loss` returns, in n pieces of the sequence; only the first result can
     be differentiated, once, and in reverse.
     """
-    found: Any = _mean_loss(cap, n, x_BLD, unembed_DV, targets_BL, z_loss)
+    found: Any = _mean_loss(cap, normaliser, n, x_BLD, unembed_DV, targets_BL, z_loss)
     total, nll_BL, square = found
     aux = {"loss": nll_BL.mean(), "z_loss": z_loss * square, "nll_BL": nll_BL}
     return total, jax.lax.stop_gradient(aux)
@@ -68,9 +75,10 @@ def _scan(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _mean_loss(
     cap: float,
+    normaliser: str,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -85,7 +93,8 @@ def _mean_loss(
     """
 
     def each(sums: None, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
-        return sums, cross_entropy(soft_cap(logits_of(x_BlD, unembed_DV), cap), targets_Bl)
+        logits_BlV = soft_cap(logits_of(x_BlD, unembed_DV), cap)
+        return sums, cross_entropy(logits_BlV, targets_Bl, normaliser)
 
     nll_BL, log_z_BL = jax.tree.map(_join, _scan(each, n, x_BLD, targets_BL, None)[1])
     square = jnp.square(log_z_BL).mean()
@@ -94,6 +103,7 @@ def _mean_loss(
 
 def _mean_loss_forward(
     cap: float,
+    normaliser: str,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -107,7 +117,8 @@ def _mean_loss_forward(
 
     def each(sums_DV: jax.Array, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
         def loss(logits_BlV: jax.Array) -> tuple:
-            nll_Bl, log_z_Bl = cross_entropy(soft_cap(logits_BlV, cap), targets_Bl)
+            capped_BlV = soft_cap(logits_BlV, cap)
+            nll_Bl, log_z_Bl = cross_entropy(capped_BlV, targets_Bl, normaliser)
             return nll_Bl.sum() + z_loss * jnp.square(log_z_Bl).sum(), (nll_Bl, log_z_Bl)
 
         slope_BlV, (nll_Bl, log_z_Bl) = jax.grad(loss, has_aux=True)(logits_of(x_BlD, unembed_DV))
@@ -129,7 +140,7 @@ def _mean_loss_forward(
     )
 
 
-def _mean_loss_backward(cap: float, n: int, saved: tuple, slopes: tuple) -> tuple:
+def _mean_loss_backward(cap: float, normaliser: str, n: int, saved: tuple, slopes: tuple) -> tuple:
     slope_BLD, sums_DV, square = saved
     total, B, L = slopes[0], *slope_BLD.shape[:2]
 

@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 
 from stepladder.model import transformer
 from stepladder.model.execution import Execution
-from stepladder.model.loss.cross_entropy import cross_entropy
+from stepladder.model.loss.cross_entropy import NORMALISERS, cross_entropy
 from stepladder.model.loss.next_token import next_token_loss, piece_count, token_nll
 from tests.support.model_shapes import PLAIN, SHAPES, create, jit
 
@@ -22,22 +22,56 @@ RNG = np.random.default_rng(0)
 logits = jit(transformer.logits, static_argnums=0)
 
 
+@pytest.mark.parametrize("normaliser", NORMALISERS)
 @pytest.mark.parametrize("scale", [1.0, 1e3])
-def test_cross_entropy(scale):
+def test_cross_entropy(scale, normaliser):
     x = (RNG.standard_normal((2, 5, 11)) * scale).astype(np.float32)
     targets = RNG.integers(0, 11, (2, 5))
-    nll, log_z = cross_entropy(x, targets)
+    nll, log_z = cross_entropy(x, targets, normaliser)
     want = logsumexp(x.astype(np.float64), axis=-1)
     chosen = np.take_along_axis(x.astype(np.float64), targets[..., None], -1)[..., 0]
     np.testing.assert_allclose(log_z, want, rtol=1e-6)
     np.testing.assert_allclose(nll, want - chosen, rtol=1e-5, atol=1e-4 * scale)
 
 
-def test_cross_entropy_gradient_is_softmax_minus_one_hot():
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+def test_cross_entropy_gradient_is_softmax_minus_one_hot(normaliser):
     x, targets = RNG.standard_normal((1, 3, 7)).astype(np.float32), np.array([[0, 6, 2]])
-    got = jax.grad(lambda x: cross_entropy(x, targets)[0].sum())(x)
+    got = jax.grad(lambda x: cross_entropy(x, targets, normaliser)[0].sum())(x)
     want = np.exp(x - logsumexp(x, axis=-1, keepdims=True)) - np.eye(7)[targets]
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_one_pass_and_two_have_one_hessian():
+    x, targets = RNG.standard_normal((1, 2, 5)), RNG.integers(0, 5, (1, 2))
+    with jax.enable_x64(True):
+        one, two = (
+            jax.hessian(lambda x, name=name: jnp.square(cross_entropy(x, targets, name)[1]).sum())(
+                jnp.asarray(x)
+            )
+            for name in ("one_pass", "two_passes")
+        )
+        np.testing.assert_allclose(one, two, atol=1e-12)
+
+
+@pytest.mark.parametrize("floats", [0, 40], ids=["whole", "pieces"])
+def test_the_normaliser_changes_no_loss_and_no_gradient(floats):
+    cfg = SHAPES["soft-cap"]
+    params, tokens = create(cfg), RNG.integers(0, cfg.vocab_size, (2, 9))
+    found = {}
+    for name in NORMALISERS:
+        execution = Execution(loss_floats=floats, normaliser=name)
+
+        def total(params, execution=execution):
+            return next_token_loss(cfg, params, tokens, 0.1, execution=execution)[0]
+
+        text = str(jax.make_jaxpr(total)(params))
+        assert ("custom_jvp_call" in text and "_one_pass" in text) == (name == "one_pass")
+        found[name] = jax.tree.leaves(jit(jax.value_and_grad(total))(params))
+        nll = jit(lambda p, e=execution: token_nll(cfg, p, tokens, execution=e))(params)
+        found[name].append(nll)
+    for a, b in zip(*found.values()):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["plain", "all"])

@@ -48,6 +48,7 @@ class DeviceKind:
     # other activations.
     kernel_from: int
     embedding: str  # key of model.parallel.embedding.SUMS
+    normaliser: str  # key of model.loss.cross_entropy.NORMALISERS
     loss_floats: int  # float32 logits that the loss holds at a time, at most; 0: all
     # Residual-stream values of the sequences that a device takes at a time, at most, so that they
     # stay in its cache; 0: no limit.
@@ -78,6 +79,7 @@ CPU = DeviceKind(
     attention="xla",
     kernel_from=0,
     embedding="scatter",
+    normaliser="two_passes",
     loss_floats=0,
     arithmetics=("float32", "bfloat16", "float64"),
     micro_batch_floats=2**15,
@@ -94,6 +96,7 @@ GPU = DeviceKind(
     attention="cudnn",
     kernel_from=256,
     embedding="sorted",
+    normaliser="one_pass",
     loss_floats=2**27,
     arithmetics=("float32", "tensorfloat32", "bfloat16"),
     micro_batch_floats=0,
@@ -111,6 +114,7 @@ TPU = replace(
     unrolled=0,
     kernel_from=512,
     embedding="scatter",
+    normaliser="two_passes",
     loss_floats=2**26,
     arithmetics=("float32", "bfloat16"),
     micro_tokens=4096,

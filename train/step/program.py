@@ -95,6 +95,7 @@ class Program:
             layers=layers_of(self.machine, self.spec),
             attention=attention_of(self.machine, self.spec),
             embedding=row.embedding,
+            normaliser=row.normaliser,
             loss_floats=row.loss_floats,
         )
 
