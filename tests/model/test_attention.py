@@ -299,9 +299,8 @@ def test_who_is_chosen_where():
         "splash",
     ]
     assert chosen(of(window=512, document_end=0), 2048, "tpu") == "splash"
-    assert (
-        chosen(of(), 2000, "tpu") == chosen(of(), 128, "tpu") == chosen(of(), 128, "gpu") == "xla"
-    )
+    assert chosen(of(), 2000, "tpu") == chosen(of(), 128, "tpu") == chosen(of(), 32, "gpu") == "xla"
+    assert chosen(of(), 128, "gpu") == "cudnn"
     assert (
         chosen(of(compute_dtype="float32"), 2048, "gpu")
         == chosen(of(head_dim=256), 2048, "gpu")

@@ -9,6 +9,9 @@ Decides nothing. It is the memory term of the estimate of time that `plan --topo
 (checks/roofline.py).
 """
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from stepladder.train.checks.hlo import Computation, Instruction, Module
 
 # Opcodes that move nothing themselves: names for values, and second halves of pairs.
@@ -23,20 +26,34 @@ _FREE = frozenset(
 _TAKES = ("dynamic-slice", "slice", "gather")  # opcodes that read a part of their operand
 
 
+class Moved(NamedTuple):
+    """An instruction of a compiled step, and what it moves."""
+
+    instruction: Instruction
+    times: int  # a step
+    bytes: float  # a step, all times together
+
+
 def bytes_accessed(module: Module) -> float:
     """Bytes that a device reads and writes in its main memory in one step."""
+    return sum(moved.bytes for moved in by_instruction(module))
+
+
+def by_instruction(module: Module) -> Iterator[Moved]:
+    """The instructions that run, each with the bytes that it reads and writes."""
     fused = {
         i.called("calls")
         for c in module.computations.values()
         for i in c.instructions.values()
         if i.opcode == "fusion"
     }
-    total = 0.0
     for name, times in module.times.items():
-        if name not in fused:
-            here = module.computations[name]
-            total += times * sum(_moved(module, here, i) for i in here.instructions.values())
-    return total
+        if name in fused:
+            continue
+        here = module.computations[name]
+        for instruction in here.instructions.values():
+            if found := _moved(module, here, instruction):
+                yield Moved(instruction, times, times * found)
 
 
 def _moved(module: Module, here: Computation, instruction: Instruction) -> float:

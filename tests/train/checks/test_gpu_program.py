@@ -41,7 +41,7 @@ VARIANTS = {
     ),
     "float32": ({"model.compute_dtype": "float32"}, set()),
     "tensorfloat32": ({"model.compute_dtype": "tensorfloat32"}, set()),
-    "short": ({"data.seq_len": 128}, set()),
+    "short": ({"data.seq_len": 32}, set()),
 }
 ALL = [
     name if i < 2 else pytest.param(name, marks=pytest.mark.slow) for i, name in enumerate(VARIANTS)
