@@ -117,6 +117,8 @@ def _start_compiler() -> None:
     from jaxlib import xla_client
 
     hush()
+    # read when the plugin is loaded: for every sort it warns that it has not tried the card's
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     jax.devices("cpu")  # jax looks for plugins
     # jax has no public name for it; the same from 0.10 to 0.12
     if not xla_client.pjrt_plugin_initialized("cuda"):

@@ -68,6 +68,7 @@ class Compiled:
     fixes: tuple[str, ...] = ()  # settings that need less memory, when it does not fit
     formula: float = 0.0  # bytes that the collectives should send (checks/collective_bytes.py)
     fingerprint: str = ""
+    idle: int = 0  # devices of the machine that take no part
     # The largest micro-batch that fits, when it was searched for; 0: none does.
     largest: int | None = None
 
@@ -206,6 +207,7 @@ def compile_one(pack: Executable, machine: Machine, runs: int) -> Compiled:
         executed=flops.executed(pack.jaxpr),
         attention=pack.execution.attention,
         fingerprint=fingerprint(pack),
+        idle=len(devices_of(machine)) - mesh.size,
         formula=sum(should_send.values()),
         fixes=tuple(fixes(pack, used / memory)) if used > memory else (),
     )
@@ -281,6 +283,7 @@ def row(found: Compiled) -> str:
         f"{name:28} {found.runs:5} runs, {found.members:4} at once on {found.devices:4} devices: "
         f"{found.bytes / 2**20:9,.1f} MiB a device, {said} (compiled in {found.seconds:.0f} s)",
         _mesh(found),
+        _idle(found),
         (
             f"FLOPs a step: {found.counted:.3g} counted, {found.executed:.3g} executed "
             f"({found.executed / found.counted:.2f}x)"
@@ -308,6 +311,17 @@ def _mesh(found: Compiled) -> str:
         return f"{said}; no micro-batch fits"
     times = found.local_batch // found.largest
     return f"{said}; the largest that fits: {found.largest} (machine.accumulation={times})"
+
+
+def _idle(found: Compiled) -> str:
+    if not found.idle:
+        return ""
+    every, batch = found.devices + found.idle, found.spec.batch_size
+    said = f"{found.idle} of {every} devices have nothing to do"
+    if found.members > 1:
+        return said
+    fitting = -(-batch // every) * every
+    return f"{said}: run.batch_size={batch} does not divide among them; e.g. {fitting} does"
 
 
 def _collectives(found: Compiled) -> str:

@@ -93,3 +93,13 @@ def test_a_ladder_is_planned_for_a_node(root, capsys):
     said = capsys.readouterr().out
     assert re.search(r"on +8 devices: +[\d.,]+ MiB a device, +0% of 74.5 GiB", said)
     assert "all-reduce" in said and "estimated step" in said and "was not measured" in said
+    assert "nothing to do" not in said
+
+
+def test_cards_that_a_batch_does_not_divide_among_are_said(root, capsys):
+    words = [f"--config={root}/configs/base.py:tiny", "--config.run.batch_size=4"]
+    assert parser.main(["plan", *words, "--topology=h100:3"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 3 devices have nothing to do: run.batch_size=4" in said and "e.g. 6 does" in said
+    assert parser.main(["plan", *words, "--topology=h100:3", "--config.machine.mesh=data=3"]) == 1
+    assert "run.batch_size=4: not divisible by data x fsdp = 3" in capsys.readouterr().err
