@@ -25,14 +25,11 @@ from importlib.metadata import version
 # two processes share the card: neither may claim it
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-import jax
-
-from stepladder.model.parallel.device import platform_name
 from stepladder.train.bench.case import CASES, TINY, Case
 from stepladder.train.bench.steps import Bench
-from stepladder.train.bench.table import here
+from stepladder.train.bench.table import here, machine_here
 from stepladder.train.hardware import chips, topology
-from stepladder.train.hardware.machine import Machine, start_jax
+from stepladder.train.hardware.machine import Machine, platform_of
 from stepladder.train.step.program import dispatched
 
 TORCH = version("torch") if importlib.util.find_spec("torch") else None  # no dependency of ours
@@ -56,9 +53,10 @@ def interleaved(
     return times
 
 
-def measure(case: Case, dtype: str, rounds: int, seconds: float) -> dict:
+def measure(case: Case, machine: Machine, rounds: int, seconds: float) -> dict:
     """One row of the table."""
-    spec, machine = case.spec(dtype), Machine()
+    on_cpu = platform_of(machine) == "cpu"
+    spec = case.spec("float32" if on_cpu else "bfloat16")
     ours = Bench(spec, case.runs, machine)
     ours.prepare()
     steps = dispatched(spec)
@@ -78,7 +76,7 @@ def measure(case: Case, dtype: str, rounds: int, seconds: float) -> dict:
             spec.data.seq_len,
             "fused",
             os.cpu_count() or 1,
-            device="cpu" if platform_name(jax.devices()[0]) == "cpu" else "cuda",
+            device="cpu" if on_cpu else "cuda",
             compiled=True,
             micro_batches=spec.batch_size // ours.cost.micro_batch,
         )
@@ -130,15 +128,13 @@ def main() -> None:
     if args.tiny:
         args.rounds, args.seconds = 2, 0.05
     topology.hush()
-    start_jax(Machine())
+    machine = machine_here()
     usual = TINY if args.tiny else [case for case in CASES["gpu"] if case.size in ("57m", "100m")]
-    on_cpu = platform_name(jax.devices()[0]) == "cpu"
-    body = {**here(Machine()), "torch": TORCH, "rows": []}
+    body = {**here(machine), "torch": TORCH, "rows": []}
     if not args.json:
         print(f"{body['device_kind']}, jax {body['jax']}, torch {TORCH or 'not installed'}")
     for case in [Case.parse(text) for text in args.case] or usual:
-        dtype = "float32" if on_cpu else "bfloat16"
-        body["rows"].append(measure(case, dtype, args.rounds, args.seconds))
+        body["rows"].append(measure(case, machine, args.rounds, args.seconds))
         if not args.json:
             print(row(body["rows"][-1]), flush=True)
     if args.json:

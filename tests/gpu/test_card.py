@@ -1,7 +1,8 @@
 """What must hold on the card that is plugged in: it starts, computes what the CPU does, repeats bit
 for bit, survives kills, packs, and holds as much memory as planned.
 
-`pytest tests/gpu` runs on any device; without a card it is the CPU, which must pass it too.
+`pytest -m gpu tests/gpu` runs on any device; without a card it is the CPU, which must pass it too
+(there it is slow beside other tests of the same).
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ from stepladder.train.step.program import Program
 from tests.support import tiny
 from tests.support.records import rows
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.slow]
 MACHINE = Machine(devices=1, tensorboard=False)
 DEVICE = jax.devices()[0]
 ROW = row_of(DEVICE)

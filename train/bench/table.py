@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,23 @@ from stepladder.configs.core.sizes import COMPUTE_DTYPES
 from stepladder.train.bench.case import Case
 from stepladder.train.bench.ceilings import ceilings
 from stepladder.train.bench.steps import measure
-from stepladder.train.hardware.machine import Machine, defaults_of, platform_of
+from stepladder.train.hardware.machine import (
+    Machine,
+    defaults_of,
+    devices_of,
+    platform_of,
+    start_jax,
+)
 
-GIB = 2**30
+
+def machine_here(layers: str = "auto") -> Machine:
+    """Start jax; one card or chip of this machine, or all cores of its CPU.
+
+    layers: how the layers run (machine.layers).
+    """
+    machine = Machine(layers=layers)
+    start_jax(machine)
+    return machine if platform_of(machine) == "cpu" else replace(machine, devices=1)
 
 
 def bench(
@@ -71,7 +85,7 @@ def here(machine: Machine) -> dict:
     return {
         "device_kind": device.device_kind,
         "platform": platform_of(machine),
-        "devices": len(jax.devices()),
+        "devices": len(devices_of(machine)),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "jax": jax.__version__,
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -98,7 +112,7 @@ def heading(body: dict) -> str:
         f"{name} {rate / 1e12:.3g} TFLOP/s" for name, rate in body["ceilings"]["matmul"].items()
     )
     return (
-        f"{body['device_kind']} (one of {body['devices']}), jax {body['jax']}, Python "
+        f"{body['device_kind']} x {body['devices']}, jax {body['jax']}, Python "
         f"{body['python']}, {body['commit']}, {body['date']}\n"
         f"copies {body['ceilings']['copy'] / 1e9:,.1f} GB/s, read and written; matrix products: "
         f"{rates}"

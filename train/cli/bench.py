@@ -40,14 +40,13 @@ def main(args: argparse.Namespace) -> int:
     from stepladder.configs.core.errors import UserError
     from stepladder.configs.core.files import write_atomic
     from stepladder.train.bench import case, table
-    from stepladder.train.hardware.machine import Machine, platform_of, start_jax
+    from stepladder.train.hardware.machine import platform_of
 
     if args.seconds <= 0:
         raise UserError(f"seconds={args.seconds}: no time to measure in; use e.g. --seconds=5")
     until = time.monotonic() + BUDGET
     wanted = [case.Case.parse(text) for text in args.case]
-    machine = Machine(layers=args.layers)
-    start_jax(machine)
+    machine = table.machine_here(args.layers)
     usual = case.TINY if args.tiny else case.CASES[platform_of(machine)]
     cases = [*(wanted or usual), *(case.LARGE if args.large else ())]
     seconds = min(args.seconds, 0.1) if args.tiny else args.seconds

@@ -260,6 +260,7 @@ def test_vmapped_step_is_the_step_alone_to_1e_6(rung8, members):
     np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
+@pytest.mark.slow
 @SIZES
 def test_vmapped_pack_is_the_runs_alone_over_200_steps_in_float64(rung8, members):
     with jax.enable_x64(True):
