@@ -50,7 +50,11 @@ def main(args: argparse.Namespace) -> int:
     usual = case.TINY if args.tiny else case.CASES[platform_of(machine)]
     cases = [*(wanted or usual), *(case.LARGE if args.large else ())]
     seconds = min(args.seconds, 0.1) if args.tiny else args.seconds
-    show = (lambda line: None) if args.json else (lambda line: print(line, flush=True))
+
+    def show(line: str) -> None:
+        if not args.json:
+            print(line, flush=True)
+
     body = table.bench(cases, machine, seconds=seconds, until=until, show=show)
     if args.json:
         print(json.dumps(body, indent=1))
