@@ -1,9 +1,12 @@
 """Cross-entropy of logits, in nats, and the two ways to the softmax's normaliser."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from stepladder.model.transformer import soft_cap
 
 _LOW = -1e30  # not -inf: what takes part in no sum is exp(_LOW - peak) = 0 times something finite
 
@@ -20,6 +23,17 @@ def cross_entropy(
     # scatter.
     chosen_BLV = targets_BL[..., None] == jnp.arange(logits_BLV.shape[-1])
     return log_z_BL - jnp.where(chosen_BLV, logits_BLV, 0.0).sum(axis=-1), log_z_BL
+
+
+class CappedCrossEntropy(NamedTuple):
+    """`cross_entropy` of logits before their cap; hashable, so it may be a static argument."""
+
+    cap: float  # Shape.logit_cap
+    normaliser: str  # key of NORMALISERS
+
+    def __call__(self, logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As `cross_entropy`."""
+        return cross_entropy(soft_cap(logits_BLV, self.cap), targets_BL, self.normaliser)
 
 
 def _two_passes(x_BLV: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from stepladder.model.arithmetic import in_its_arithmetic
 from stepladder.model.execution import Execution
-from stepladder.model.loss.cross_entropy import cross_entropy
+from stepladder.model.loss.cross_entropy import CappedCrossEntropy
 from stepladder.model.loss.pieces import mean_loss, nll_in_pieces
 from stepladder.model.parallel.collectives import SINGLE_DEVICE, Parallel
 from stepladder.model.shape import Shape
@@ -18,7 +18,6 @@ from stepladder.model.transformer import (
     final_hidden_and_unembedding,
     logits_of,
     residual_stream,
-    soft_cap,
 )
 
 
@@ -35,12 +34,12 @@ def token_nll(
     device's part.
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
+    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser)
     B, L = targets_BL.shape
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
-        return nll_in_pieces(cfg.logit_cap, execution.normaliser, n, x_BLD, unembed_DV, targets_BL)
-    logits_BLV = soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap)
-    return cross_entropy(logits_BLV, targets_BL, execution.normaliser)[0]
+        return nll_in_pieces(nats, n, x_BLD, unembed_DV, targets_BL)
+    return nats(logits_of(x_BLD, unembed_DV), targets_BL)[0]
 
 
 @in_its_arithmetic
@@ -60,15 +59,13 @@ def next_token_loss(
     differentiated, once, and in reverse.
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
+    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser)
     B, L = targets_BL.shape
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
         z_loss = jnp.asarray(z_loss, jnp.float32)
-        return mean_loss(
-            cfg.logit_cap, execution.normaliser, n, x_BLD, unembed_DV, targets_BL, z_loss
-        )
-    logits_BLV = soft_cap(logits_of(x_BLD, unembed_DV), cfg.logit_cap)
-    nll_BL, log_z_BL = cross_entropy(logits_BLV, targets_BL, execution.normaliser)
+        return mean_loss(nats, n, x_BLD, unembed_DV, targets_BL, z_loss)
+    nll_BL, log_z_BL = nats(logits_of(x_BLD, unembed_DV), targets_BL)
     loss, penalty = nll_BL.mean(), z_loss * jnp.square(log_z_BL).mean()
     return loss + penalty, {"loss": loss, "z_loss": penalty, "nll_BL": nll_BL}
 

@@ -9,13 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stepladder.model.loss.cross_entropy import cross_entropy
-from stepladder.model.transformer import logits_of, soft_cap
+from stepladder.model.loss.cross_entropy import CappedCrossEntropy
+from stepladder.model.transformer import logits_of
 
 
 def nll_in_pieces(
-    cap: float,
-    normaliser: str,
+    nats: CappedCrossEntropy,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -28,15 +27,13 @@ def nll_in_pieces(
     @jax.checkpoint
     def nll(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
         x_BlD, targets_Bl = piece
-        logits_BlV = soft_cap(logits_of(x_BlD, unembed_DV), cap)
-        return cross_entropy(logits_BlV, targets_Bl, normaliser)[0]
+        return nats(logits_of(x_BlD, unembed_DV), targets_Bl)[0]
 
     return _join(jax.lax.map(nll, (_cut(x_BLD, n), _cut(targets_BL, n))))
 
 
 def mean_loss(
-    cap: float,
-    normaliser: str,
+    nats: CappedCrossEntropy,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -46,7 +43,7 @@ def mean_loss(
     """What `loss.next_token_loss` returns, in n pieces of the sequence; only the first result can
     be differentiated, once, and in reverse.
     """
-    found: Any = _mean_loss(cap, normaliser, n, x_BLD, unembed_DV, targets_BL, z_loss)
+    found: Any = _mean_loss(nats, n, x_BLD, unembed_DV, targets_BL, z_loss)
     total, nll_BL, square = found
     aux = {"loss": nll_BL.mean(), "z_loss": z_loss * square, "nll_BL": nll_BL}
     return total, jax.lax.stop_gradient(aux)
@@ -75,10 +72,9 @@ def _scan(
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _mean_loss(
-    cap: float,
-    normaliser: str,
+    nats: CappedCrossEntropy,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -93,8 +89,7 @@ def _mean_loss(
     """
 
     def each(sums: None, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
-        logits_BlV = soft_cap(logits_of(x_BlD, unembed_DV), cap)
-        return sums, cross_entropy(logits_BlV, targets_Bl, normaliser)
+        return sums, nats(logits_of(x_BlD, unembed_DV), targets_Bl)
 
     nll_BL, log_z_BL = jax.tree.map(_join, _scan(each, n, x_BLD, targets_BL, None)[1])
     square = jnp.square(log_z_BL).mean()
@@ -102,8 +97,7 @@ def _mean_loss(
 
 
 def _mean_loss_forward(
-    cap: float,
-    normaliser: str,
+    nats: CappedCrossEntropy,
     n: int,
     x_BLD: jax.Array,
     unembed_DV: jax.Array,
@@ -117,8 +111,7 @@ def _mean_loss_forward(
 
     def each(sums_DV: jax.Array, x_BlD: jax.Array, targets_Bl: jax.Array) -> tuple:
         def loss(logits_BlV: jax.Array) -> tuple:
-            capped_BlV = soft_cap(logits_BlV, cap)
-            nll_Bl, log_z_Bl = cross_entropy(capped_BlV, targets_Bl, normaliser)
+            nll_Bl, log_z_Bl = nats(logits_BlV, targets_Bl)
             return nll_Bl.sum() + z_loss * jnp.square(log_z_Bl).sum(), (nll_Bl, log_z_Bl)
 
         slope_BlV, (nll_Bl, log_z_Bl) = jax.grad(loss, has_aux=True)(logits_of(x_BlD, unembed_DV))
@@ -140,7 +133,7 @@ def _mean_loss_forward(
     )
 
 
-def _mean_loss_backward(cap: float, normaliser: str, n: int, saved: tuple, slopes: tuple) -> tuple:
+def _mean_loss_backward(nats: CappedCrossEntropy, n: int, saved: tuple, slopes: tuple) -> tuple:
     slope_BLD, sums_DV, square = saved
     total, B, L = slopes[0], *slope_BLD.shape[:2]
 
