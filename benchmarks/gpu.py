@@ -13,7 +13,6 @@ and backward with autocast, fused AdamW and clipping (benchmarks/torch_step.py).
 the ratio is of the medians. Where torch is not installed, ours is timed alone.
 """
 
-import argparse
 import importlib.util
 import json
 import os
@@ -24,6 +23,8 @@ from importlib.metadata import version
 
 # two processes share the card: neither may claim it
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+from case_arguments import chosen, parser
 
 from stepladder.train.bench.case import CASES, TINY, Case
 from stepladder.train.bench.steps import Bench
@@ -112,28 +113,21 @@ def row(found: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument(
+        "--seconds", type=float, default=3.0, help="of one contestant in a round"
     )
-    parser.add_argument(
-        "--case", action="append", default=[], metavar="SIZE:RUNS:BATCH:LENGTH:TOKENIZER"
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one contestant in a round")
-    parser.add_argument(
-        "--tiny", action="store_true", help="tiny shapes: for a machine without a GPU"
-    )
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    args = arguments.parse_args()
     if args.tiny:
         args.rounds, args.seconds = 2, 0.05
     topology.hush()
     machine = machine_here()
-    usual = TINY if args.tiny else [case for case in CASES["gpu"] if case.size in ("57m", "100m")]
+    usual = [case for case in CASES["gpu"] if case.size in ("57m", "100m")]
     body = {**here(machine), "torch": TORCH, "rows": []}
     if not args.json:
         print(f"{body['device_kind']}, jax {body['jax']}, torch {TORCH or 'not installed'}")
-    for case in [Case.parse(text) for text in args.case] or usual:
+    for case in chosen(args, usual, TINY):
         body["rows"].append(measure(case, machine, args.rounds, args.seconds))
         if not args.json:
             print(row(body["rows"][-1]), flush=True)

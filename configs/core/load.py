@@ -15,6 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from stepladder.configs.core.branches import check_branch
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.measurements import Probe
 from stepladder.configs.core.spec import RunSpec
@@ -61,7 +62,7 @@ def load(reference: str, overrides: Iterable[tuple[str, str]] = ()) -> Loaded:
     config.lock()
     expand: Ladder = getattr(module, "ladder", _single)
     ask: Probes = getattr(module, "probes", _no_probes)
-    specs = _checked(expand(config))
+    specs = checked(expand(config))
     return Loaded(path, config, specs, tuple(ask(config, specs)))
 
 
@@ -170,9 +171,11 @@ def _no_probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
     return []
 
 
-def _checked(specs: list[RunSpec]) -> list[RunSpec]:
-    """The specs; UserError for duplicates, and for branches that come before their parent."""
-    seen: set[str] = set()
+def checked(specs: list[RunSpec]) -> list[RunSpec]:
+    """The specs; UserError for duplicates, for branches that come before their parent, and for
+    branches that cannot start from it.
+    """
+    seen: dict[str, RunSpec] = {}
     for spec in specs:
         if spec.run_id in seen:
             raise UserError(
@@ -183,7 +186,9 @@ def _checked(specs: list[RunSpec]) -> list[RunSpec]:
                 f"ladder: branch {spec.run_id} comes before its parent {spec.parent.run_id}; order "
                 "parents first"
             )
-        seen.add(spec.run_id)
+        if spec.parent:
+            check_branch(spec, seen[spec.parent.run_id])
+        seen[spec.run_id] = spec
     if not specs:
         raise UserError("ladder: yields no run; check the config's ladder()")
     return specs

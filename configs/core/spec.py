@@ -16,6 +16,10 @@ from typing import Any, NamedTuple
 
 from stepladder.configs.core.errors import UserError
 
+# Rows of a mixture come in blocks of so many; a block holds of every domain its share, to a row
+# (train/data/read/mixture.py).
+EXAMPLES_A_BLOCK = 1024
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -89,6 +93,9 @@ class DataSpec:
     max_epochs: float  # refuse a run that would see any domain more often
     # domains to evaluate on, weighted equally; empty: those of `weights`, by their weights
     validation: tuple[str, ...] = ()
+    # (domain, its training windows that come before the run's first one): a branch with a stream of
+    # its own reads on where its parent stopped; 0 for a domain that is not named
+    seen: tuple[tuple[str, int], ...] = ()
 
     @property
     def evaluated(self) -> tuple[tuple[str, float], ...]:
@@ -139,7 +146,8 @@ class Hyper:
 class ParentSpec:
     """Where a branch starts.
 
-    `reset` names parts of the parent's state that start anew ("optimizer", "step").
+    `reset` names parts of the parent's state that start anew: "optimizer" (its moments), "step"
+    (and with it the schedule), "data" (the stream of examples). "step" implies "data".
     """
 
     run_id: str
@@ -178,6 +186,11 @@ class RunSpec:
         return self.parent.step if self.parent and "step" not in self.parent.reset else 0
 
     @property
+    def stream_start(self) -> int:
+        """The step that reads the first batch of the stream of `data`."""
+        return self.start_step if self.parent and "data" in self.parent.reset else 0
+
+    @property
     def tag(self) -> dict[str, str]:
         return dict(self.tags)
 
@@ -200,7 +213,10 @@ class RunSpec:
 
 # Fields that came after the first records, by class, and the value of each that says "off": left
 # out of a spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
-LATER: dict[type, dict[str, Any]] = {ModelSpec: {"window": 0, "document_end": -1}}
+LATER: dict[type, dict[str, Any]] = {
+    ModelSpec: {"window": 0, "document_end": -1},
+    DataSpec: {"seen": ()},
+}
 
 
 def canonical(value: Any) -> str:

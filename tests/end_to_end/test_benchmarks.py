@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Files that a benchmark reads or imports, and the check of the documents.
 PARTS = set(
     (
-        "check_docs chinchilla_points rung24 same_bits_facts same_bits_jobs scipy_huber "
-        "step_breakdown torch_step"
+        "case_arguments check_docs chinchilla_points rung24 same_bits_facts same_bits_jobs "
+        "scipy_huber step_breakdown torch_step"
     ).split()
 )
 BENCHMARKS = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if p.stem not in PARTS)

@@ -65,7 +65,8 @@ def main(args: argparse.Namespace) -> int:
     loaded = load_config(args)
     specs = cost.only(loaded.specs, args.only)
     rate = args.rate or _rate(args)
-    costs = [cost.cost(spec, rate) for spec in specs]
+    ladder = {spec.run_id: spec for spec in loaded.specs}
+    costs = [cost.cost(spec, rate, ladder) for spec in specs]
     if not args.json:
         print(cost.table(costs))
     programs = _compile(loaded, specs, args) if args.topology else []

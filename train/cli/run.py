@@ -29,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="runs of one program trained together: auto, off, or how many at most (machine.pack)",
     )
     parser.add_argument(
+        "--only",
+        default="",
+        metavar="REGEX",
+        help=(
+            "only the runs whose id it is found in; e.g. branches of a trunk that another command "
+            "is still training"
+        ),
+    )
+    parser.add_argument(
         "--profile",
         default="",
         metavar="START:COUNT",
@@ -49,10 +58,12 @@ def main(args: argparse.Namespace) -> int:
         overrides.append(("machine.pack", args.pack))
     if args.profile:
         overrides.append(("machine.profile", args.profile))
-    return run_config(args.config, overrides, args.workdir, args.quiet)
+    return run_config(args.config, overrides, args.workdir, args.quiet, args.only)
 
 
-def run_config(config: str, overrides: list[tuple[str, str]], workdir: Path, quiet: bool) -> int:
+def run_config(
+    config: str, overrides: list[tuple[str, str]], workdir: Path, quiet: bool, only: str = ""
+) -> int:
     """Run a config's ladder; returns the exit status, as `main` does.
 
     Signals are listened to before anything heavy is imported: a process that is killed before its
@@ -64,21 +75,23 @@ def run_config(config: str, overrides: list[tuple[str, str]], workdir: Path, qui
     with Preemption(meeting=address.is_given(os.environ)).listening() as preemption:
         from stepladder.configs.core.load import load
 
-        return _run(load(config, overrides), workdir, quiet, preemption)
+        return _run(load(config, overrides), workdir, quiet, only, preemption)
 
 
-def _run(loaded: "Loaded", workdir: Path, quiet: bool, preemption: "Preemption") -> int:
+def _run(loaded: "Loaded", workdir: Path, quiet: bool, only: str, preemption: "Preemption") -> int:
     """Join the group, run, and say how it went; process 0 speaks for all."""
     from stepladder.configs.core.record import TERMINAL
+    from stepladder.train.ladder import cost
     from stepladder.train.ladder.consistency import check_same
     from stepladder.train.ladder.ladder import run_ladder
     from stepladder.train.processes import group
     from stepladder.train.processes.preemption import Preempted
 
     with group.job(preemption=preemption):
-        check_same(loaded, workdir)
+        check_same(loaded, workdir, only)
+        mine = {spec.run_id for spec in cost.only(loaded.specs, only)} if only else None
         try:
-            states = run_ladder(loaded, workdir, write_forecast, quiet, preemption)
+            states = run_ladder(loaded, workdir, write_forecast, quiet, preemption, mine)
         except Preempted as stopped:
             if group.is_leader():
                 what = "interrupted" if preemption.exit_status == 130 else "preempted"

@@ -31,15 +31,15 @@ FLAGS = (
 FOLDERS = ("configs", "model", "train")  # what executes; analysis only reads
 
 
-def check_same(loaded: Loaded, workdir: Path) -> None:
-    """Raise SharedError, on every process, when they differ.
+def check_same(loaded: Loaded, workdir: Path, only: str = "") -> None:
+    """Raise SharedError, on every process, when they differ, or train `only` others of the runs.
 
     The error names what differs between the processes, or those that do not see the WORKDIR of
     process 0.
     """
     if group.count() == 1:
         return
-    mine = fingerprint(loaded)
+    mine = {**fingerprint(loaded), "only": only}
     if len(set(group.gather(_hash(json.dumps(mine))))) == 1:
         return _check_shared(Path(workdir))
     tables = [json.loads(text) for text in group.gather(json.dumps(mine))]

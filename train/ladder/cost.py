@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from stepladder.configs.core import counting
@@ -27,6 +28,8 @@ class Cost:
     checkpoints: int  # permanent ones
     bytes: int  # of these checkpoints on disk
     seconds: float  # an estimate
+    # FLOPs of the run trained apart: with all steps that its parents took before it left them
+    flops_apart: float
 
 
 def achieved(backend: str) -> float:
@@ -37,8 +40,11 @@ def achieved(backend: str) -> float:
     return DEVICES[backend].achieved
 
 
-def cost(spec: RunSpec, rate: float) -> Cost:
-    """The cost of a run, on a machine that reaches `rate` FLOP/s."""
+def cost(spec: RunSpec, rate: float, ladder: Mapping[str, RunSpec]) -> Cost:
+    """The cost of a run, on a machine that reaches `rate` FLOP/s.
+
+    ladder: run id -> run, with all parents of it.
+    """
     counts = counting.count(spec.model, spec.data.seq_len)
     steps = spec.steps - spec.start_step
     tokens = steps * spec.tokens_per_step
@@ -55,7 +61,16 @@ def cost(spec: RunSpec, rate: float) -> Cost:
         checkpoints=saves,
         bytes=saves * 12 * counts.params_total,
         seconds=flops / rate,
+        flops_apart=_flops_until(spec, spec.steps, ladder),
     )
+
+
+def _flops_until(spec: RunSpec, step: int, ladder: Mapping[str, RunSpec]) -> float:
+    """FLOPs of a run up to `step`, with those of its parents before it left them."""
+    counts = counting.count(spec.model, spec.data.seq_len)
+    own = (step - spec.start_step) * spec.tokens_per_step * counts.flops_per_token_train
+    parent = spec.parent
+    return own + (_flops_until(ladder[parent.run_id], parent.step, ladder) if parent else 0.0)
 
 
 def only(specs: list[RunSpec], pattern: str) -> list[RunSpec]:
@@ -84,6 +99,13 @@ def to_json(c: Cost) -> dict:
         "batch": c.spec.batch_size,
         "seq_len": c.spec.data.seq_len,
     }
+    parent = c.spec.parent
+    body |= {
+        "parent": parent and parent.run_id,
+        "parent_step": parent and parent.step,
+        "reset": list(parent.reset) if parent else [],
+        "branch": c.spec.tag.get("branch"),
+    }
     return body | {
         field.name: getattr(c, field.name)
         for field in dataclasses.fields(c)
@@ -108,17 +130,45 @@ COLUMNS = (
 
 
 def table(costs: list[Cost]) -> str:
-    """The costs as text: a line a run, and the total."""
-    rows = [COLUMNS, *map(_row, costs), _total(costs)]
+    """The costs as text: a line a run, branches below their trunk, and the total."""
+    rows = [COLUMNS, *(_row(c, depth) for c, depth in _in_tree(costs)), _total(costs)]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = [_line(row, widths) for row in rows]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *_apart(costs)])
 
 
-def _row(c: Cost) -> tuple[str, ...]:
+def _in_tree(costs: list[Cost]) -> list[tuple[Cost, int]]:
+    """(cost, depth below its trunk) of every run, each followed by its branches."""
+    known = {c.spec.run_id for c in costs}
+    below: dict[str, list[Cost]] = {}
+    for c in costs:
+        parent = c.spec.parent
+        below.setdefault(parent.run_id if parent and parent.run_id in known else "", []).append(c)
+
+    def walk(name: str, depth: int) -> Iterator[tuple[Cost, int]]:
+        for c in below.get(name, []):
+            yield c, depth
+            yield from walk(c.spec.run_id, depth + 1)
+
+    return list(walk("", 0))
+
+
+def _apart(costs: list[Cost]) -> list[str]:
+    """What the runs would cost without trunks; nothing where no run is a branch."""
+    if not any(c.spec.parent for c in costs):
+        return []
+    together, apart = sum(c.flops for c in costs), sum(c.flops_apart for c in costs)
+    return [
+        f"trained apart, every branch with its trunk's steps before it: {apart:.3g} FLOPs, "
+        f"{apart / together:.2f} times as many"
+    ]
+
+
+def _row(c: Cost, depth: int) -> tuple[str, ...]:
+    left = f"{'   ' * (depth - 1)}|- @{c.spec.parent.step} " if c.spec.parent and depth else ""
     return (
-        c.spec.run_id,
+        f"{left}{c.spec.run_id}",
         f"{c.params:,}",
         f"{c.params_non_embedding:,}",
         f"{c.tokens:,}",

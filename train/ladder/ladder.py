@@ -6,13 +6,22 @@ import functools
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
-from stepladder.configs.core.record import CHECKPOINTS, DONE, FAILED, LADDER, RUNS, TERMINAL, TIMES
+from stepladder.configs.core.record import (
+    CHECKPOINTS,
+    DIVERGED,
+    DONE,
+    FAILED,
+    LADDER,
+    RUNS,
+    TERMINAL,
+    TIMES,
+)
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine, start_jax
@@ -35,6 +44,7 @@ def run_ladder(
     before_target: BeforeTarget | None = None,
     quiet: bool = False,
     preemption: Preemption | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, str]:
     """Train every run of a ladder that is not done yet.
 
@@ -46,9 +56,10 @@ def run_ladder(
         before_target: is called before a run that is forecast (`packing.forecast_first`) trains.
         quiet: no progress bar.
         preemption: once it is requested, the runs at hand stop after a save.
+        only: when given, the ids of the runs to train; the others are another command's.
 
     Returns:
-        Run id -> terminal state: done, diverged or failed.
+        Run id -> terminal state: done, diverged or failed; of the runs to train.
 
     Raises:
         UserError: for what a user can mend; the runs at hand are then marked as failed.
@@ -57,9 +68,14 @@ def run_ladder(
     workdir, machine = Path(workdir), Machine.from_config(loaded.config)
     group.broadcast_from_zero(lambda: claim(workdir, loaded))
     states = group.broadcast_from_zero(functools.partial(_states, loaded.specs, workdir))
-    unfinished = [spec for spec in loaded.specs if states[spec.run_id] not in TERMINAL]
+    mine = {spec.run_id for spec in loaded.specs if only is None or spec.run_id in only}
+
+    def to_train(specs: Sequence[RunSpec]) -> list[RunSpec]:
+        return [s for s in specs if s.run_id in mine and states[s.run_id] not in TERMINAL]
+
+    unfinished = to_train(loaded.specs)
     if not unfinished:
-        return states
+        return {run_id: state for run_id, state in states.items() if run_id in mine}
     start_jax(machine)
     group.confirm()
     show = not quiet and group.is_leader()
@@ -71,7 +87,7 @@ def run_ladder(
     for warning in packing.warnings if group.is_leader() else ():
         print(warning, file=sys.stderr)
     sized = [(pack.specs, pack.members, pack.streams) for pack in packing.packs]
-    ahead = [pack for pack in sized if any(states[s.run_id] not in TERMINAL for s in pack[0])]
+    ahead = [pack for pack in sized if to_train(pack[0])]
     with (
         compiling_ahead(ahead, workdir, corpora, machine, programs),
         progress_bar(unfinished, show) as progress,
@@ -83,10 +99,11 @@ def run_ladder(
             "programs": programs,
         }
         for together, members, streams in sized:
-            specs = [spec for spec in together if states[spec.run_id] not in TERMINAL]
+            specs = to_train(together)
             _forecast(specs, workdir, before_target, clock)
-            states |= _fail_without_parent(specs, states, workdir)
-            specs = [spec for spec in specs if states[spec.run_id] not in TERMINAL]
+            lost = _fail_without_parent(specs, states, workdir)
+            states |= lost
+            specs = [spec for spec in specs if spec.run_id not in lost]
             size = {"members": members, "streams": streams}
             try:
                 states |= run_pack(specs, workdir, corpora, machine, **size, **shared)
@@ -96,7 +113,7 @@ def run_ladder(
     if group.is_leader():
         body = {"began_unix": began, "seconds": clock.table(), "runs": len(unfinished)}
         write_atomic(workdir / TIMES, json.dumps(body, indent=1) + "\n")
-    return states
+    return {run_id: state for run_id, state in states.items() if run_id in mine}
 
 
 def claim(workdir: Path, loaded: Loaded) -> None:
@@ -157,7 +174,12 @@ def _lost_parent(spec: RunSpec, states: dict[str, str], workdir: Path) -> str:
         return ""
     if (workdir / RUNS / parent.run_id / CHECKPOINTS / str(parent.step)).is_dir():
         return ""
-    return f"parent {parent.run_id} {states[parent.run_id]} before step {parent.step}"
+    if states[parent.run_id] == DIVERGED:
+        return f"parent {parent.run_id} diverged before step {parent.step}"
+    return (
+        f"parent {parent.run_id} is {states[parent.run_id]} and has no checkpoint at step "
+        f"{parent.step} yet; repeat the command when it has"
+    )
 
 
 def _fail(specs: Sequence[RunSpec], workdir: Path, reason: str) -> None:

@@ -78,11 +78,11 @@ class _Stream:
     """One order of batches, for the members that share it; `rows` are read by this process."""
 
     def __init__(self, members: Sequence[Member], rows: np.ndarray):
-        first = members[0]
+        first, start = members[0], members[0].spec.stream_start
         self.members = members
         self.step = min(member.step for member in members)  # of the batch that is read next
         self._batches: Iterator[np.ndarray] = batches(
-            first.source(rows), self.step, first.spec.steps
+            first.source(rows), self.step - start, first.spec.steps - start
         )
 
     def read(self, step: int, count: int) -> list[np.ndarray]:

@@ -145,6 +145,7 @@ class Member:
             spec.batch_size,
             spec.hyper.data_seed,
             rows,
+            spec.data.seen,
         )
 
     def advance(self) -> None:
@@ -240,8 +241,9 @@ def check_data(spec: RunSpec, store: Store) -> None:
         store,
         spec.data.weights,
         spec.data.seq_len,
-        spec.steps * spec.batch_size,
+        (spec.steps - spec.stream_start) * spec.batch_size,
         spec.data.max_epochs,
+        spec.data.seen,
     )
 
 
@@ -255,8 +257,10 @@ def timeline(spec: RunSpec) -> str:
         spec.data.corpus,
         spec.data.weights,
         spec.data.seq_len,
+        spec.data.seen,
         spec.batch_size,
         spec.hyper.data_seed,
+        spec.stream_start,
     )
     return repr(
         (*data, spec.start_step, spec.steps, spec.log_every, spec.eval_steps, spec.checkpoint_steps)

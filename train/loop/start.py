@@ -7,25 +7,34 @@
 
 A run whose checkpoints cannot be read starts as it did at first (2 to 4): they are set aside, and
 its rows are made again. A parent that is missing is an error, a parent that cannot be read becomes
-an unfinished run: a branch never starts from scratch.
+an unfinished run: a branch never starts from scratch. A branch may read other data than its parent,
+never other tokens.
 """
 
 import logging
 from pathlib import Path
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.record import CHECKPOINTS, LOST, RUNNING, RUNS, TIMING
-from stepladder.configs.core.spec import ParentSpec, RunSpec
+from stepladder.configs.core.record import (
+    CHECKPOINTS,
+    LOST,
+    RUNNING,
+    RUNS,
+    SPEC,
+    TIMING,
+)
+from stepladder.configs.core.spec import ParentSpec, RunSpec, to_dict
 from stepladder.train.data.read.store import Store
 from stepladder.train.loop.member import Member
 from stepladder.train.processes import group
 from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
-from stepladder.train.record.record import reopen
+from stepladder.train.record.record import read_json, reopen
 
 # Part of the parent's state that parent.reset may name -> entries of the state that start anew.
 RESETTABLE: dict[str, tuple[str, ...]] = {
     "optimizer": ("opt", "window"),
     "step": ("step", "window"),
+    "data": ("window",),
 }
 
 
@@ -134,7 +143,7 @@ def _branch(member: Member, workdir: Path, hyper: dict) -> tuple[dict, int] | No
         checkpoints.close()
     assert found, "restore raises when there is no checkpoint at a given step"
     state, meta = found
-    _check_fingerprint(parent.run_id, meta, member.store)
+    _check_data_of_parent(folder.parent, member, meta)
     if parent.reset:
         state = _weights_only(member, hyper, state, parent.reset)
     return state, spec.start_step
@@ -183,6 +192,22 @@ def _make_parent_again(checkpoints: Checkpoints, parent: ParentSpec, why: str) -
         f"{checkpoints.unreadable}; repeat the command: the parent is trained again from {begin}, "
         "then its branches"
     )
+
+
+def _check_data_of_parent(record: Path, member: Member, meta: dict) -> None:
+    """Raise UserError when the branch reads other tokens than its parent's checkpoint was made on,
+    or when the text of the corpus that they share has changed.
+    """
+    spec, run_id = member.spec, record.name
+    if meta["tokenizer"] != member.meta["tokenizer"]:
+        raise UserError(
+            f"data.tokenizer={spec.data.corpus.tokenizer!r}: its hash is "
+            f"{member.meta['tokenizer']}, the checkpoint of {run_id} was made with "
+            f"{meta['tokenizer']}; a branch has its parent's tokens"
+        )
+    held = group.broadcast_from_zero(lambda: read_json(record / SPEC)) or {}
+    if held.get("data", {}).get("corpus") == to_dict(spec.data.corpus):
+        _check_fingerprint(run_id, meta, member.store)
 
 
 def _check_fingerprint(run_id: str, meta: dict, store: Store) -> None:

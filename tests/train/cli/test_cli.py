@@ -5,6 +5,7 @@ tiny run from the shell.
 import ast
 import errno
 import inspect
+import json
 import os
 import re
 import shlex
@@ -113,9 +114,25 @@ def test_plan_counts_and_totals(root, capsys):
         word in out[0]
         for word in ("N non-emb", "tokens", "FLOPs", "6ND", "steps", "ckpt", "bytes", "time")
     )
-    runs = [line.split() for line in out[2:-2]]
-    assert sum(int(r[3].replace(",", "")) for r in runs) == int(out[-1].split()[5].replace(",", ""))
-    assert out[-1].startswith(f"total: {len(runs)} runs")
+    *lines, _rule, total, apart = out[2:]
+    runs = [re.sub(r"^ *\|- @\d+ ", "", line).split() for line in lines]
+    assert sum(int(r[3].replace(",", "")) for r in runs) == int(total.split()[5].replace(",", ""))
+    assert total.startswith(f"total: {len(runs)} runs")
+    assert sum("|- @" in line for line in lines) == 14, "two cooldowns of each of seven trunks"
+    assert apart.startswith("trained apart") and float(apart.split()[-4]) > 1
+
+
+def test_plan_shows_branches_below_their_trunk_and_what_they_save(root, capsys):
+    """Apart, a cooldown takes its trunk's steps again: all of its own end."""
+    assert parser.main(["plan", f"--config={root}/configs/demo.py:tiny", "--json"]) == 0
+    runs = {run["run_id"]: run for run in json.loads(capsys.readouterr().out)["runs"]}
+    branches = [run for run in runs.values() if run["parent"]]
+    assert branches and all(run["branch"] == "cooldown" for run in branches)
+    for run in branches:
+        trunk = runs[run["parent"]]
+        steps = run["parent_step"] + run["steps"]
+        assert run["flops_apart"] == pytest.approx(trunk["flops"] * steps / trunk["steps"])
+    assert all(run["flops_apart"] == run["flops"] for run in runs.values() if not run["parent"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import grain
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
-from stepladder.train.data.read.mixture import Mixture, check_recipe, windows
+from stepladder.train.data.read.mixture import Mixture, Seen, Weights, check_recipe, windows
 from stepladder.train.data.read.store import Store
 
 GROUP_TOKENS = 1 << 14  # in an element, at most, unless one batch is larger
@@ -17,18 +17,19 @@ class BatchSource:
 
     An element is int32 [group, len(rows), seq_len + 1]: several whole batches, because the cost is
     per element, not per token (docs/benchmarks/data.md). Row r of step s is example s * batch_size
-    + r: the stream depends on (store, weights, seq_len, batch_size, seed) alone. `rows`, those that
-    the devices of a process hold, only pick from it; by default all.
+    + r: the stream depends on (store, weights, seq_len, batch_size, seed, seen) alone. `rows`,
+    those that the devices of a process hold, only pick from it; by default all.
     """
 
     def __init__(
         self,
         store: Store,
-        weights: tuple[tuple[str, float], ...],
+        weights: Weights,
         seq_len: int,
         batch_size: int,
         seed: int,
         rows: np.ndarray | None = None,
+        seen: Seen = (),
     ) -> None:
         """Raises UserError for weights that do not fit the store, for a domain shorter than a
         window, and for rows that a batch does not have.
@@ -42,7 +43,7 @@ class BatchSource:
                 "batch"
             )
         check_recipe(weights, store.domains)
-        self.mixture = Mixture(weights, windows(store, weights, seq_len), seed)
+        self.mixture = Mixture(weights, windows(store, weights, seq_len), seed, seen)
         self.store, self.seq_len, self.batch_size = store, seq_len, batch_size
         self.group = max(1, GROUP_TOKENS // (batch_size * seq_len))
 

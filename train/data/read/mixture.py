@@ -16,17 +16,20 @@ import hashlib
 import numpy as np
 
 from stepladder.configs.core.errors import UserError, nearest
-from stepladder.configs.core.spec import check_weights
+from stepladder.configs.core.spec import EXAMPLES_A_BLOCK, check_weights
 from stepladder.train.data.read.permute import permute
 from stepladder.train.data.read.store import Store
 from stepladder.train.data.words import mix
 
-BLOCK = 1024  # examples
+Weights = tuple[tuple[str, float], ...]  # (domain, weight)
+Seen = tuple[tuple[str, int], ...]  # (domain, windows)
+
+BLOCK = EXAMPLES_A_BLOCK
 PERIOD = 1024  # blocks
 UNITS = BLOCK * PERIOD
 
 
-def check_recipe(weights: tuple[tuple[str, float], ...], domains: list[str]) -> None:
+def check_recipe(weights: Weights, domains: list[str]) -> None:
     """Raise UserError unless the weights name domains of the store, each once, and are weights."""
     names = [name for name, _ in weights]
     for name, weight in weights:
@@ -49,16 +52,22 @@ def check_recipe(weights: tuple[tuple[str, float], ...], domains: list[str]) -> 
 class Mixture:
     """Domain, draw and window of every example.
 
-    `windows` is the number of windows of each domain of `weights`.
+    `windows` is the number of windows of each domain of `weights`; the first row of a domain is the
+    window after those that it has `seen`.
     """
 
     def __init__(
-        self, weights: tuple[tuple[str, float], ...], windows: dict[str, int], seed: int
+        self,
+        weights: Weights,
+        windows: dict[str, int],
+        seed: int,
+        seen: Seen = (),
     ) -> None:
         used = [(name, weight) for name, weight in weights if weight > 0]
         self.domains = [name for name, _ in used]
         self.seed = seed
         self._windows = [windows[name] for name in self.domains]
+        self._seen = [dict(seen).get(name, 0) for name in self.domains]
         # A domain's order depends on its name, not on its place in the recipe: recipes that share a
         # domain read it in the same order.
         self._keys = [_key(name) for name in self.domains]
@@ -119,7 +128,7 @@ class Mixture:
         for d, draw in enumerate(self._draws_before(block)):
             rows = np.sort(order[first[d] : first[d + 1]])
             domain[rows] = d
-            window[rows] = self._window(d, draw + np.arange(len(rows)))
+            window[rows] = self._window(d, self._seen[d] + draw + np.arange(len(rows)))
         return domain, window
 
     def _window(self, d: int, draw: np.ndarray) -> np.ndarray:
@@ -135,7 +144,7 @@ class Mixture:
         return permute(k, self._windows[d], key)
 
 
-def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) -> dict[str, int]:
+def windows(store: Store, weights: Weights, seq_len: int) -> dict[str, int]:
     """Training windows of every domain.
 
     Raises UserError when a domain in use is shorter than one window.
@@ -152,27 +161,30 @@ def windows(store: Store, weights: tuple[tuple[str, float], ...], seq_len: int) 
 
 
 def epochs(
-    store: Store, weights: tuple[tuple[str, float], ...], seq_len: int, examples: int
+    store: Store, weights: Weights, seq_len: int, examples: int, seen: Seen = ()
 ) -> dict[str, float]:
-    """Times every domain in use is seen in `examples` examples of `seq_len` tokens.
+    """Times every domain in use is seen in `examples` examples of `seq_len` tokens, and in the
+    windows that it has `seen` before.
 
     Raises UserError for bad weights.
     """
     check_recipe(weights, store.domains)
-    have = windows(store, weights, seq_len)
-    return {name: n / have[name] for name, n in Mixture(weights, have, 0).draws(examples).items()}
+    have, before = windows(store, weights, seq_len), dict(seen)
+    draws = Mixture(weights, have, 0).draws(examples)
+    return {name: (before.get(name, 0) + n) / have[name] for name, n in draws.items()}
 
 
 def check_epochs(
     store: Store,
-    weights: tuple[tuple[str, float], ...],
+    weights: Weights,
     seq_len: int,
     examples: int,
     max_epochs: float,
+    seen: Seen = (),
 ) -> dict[str, float]:
     """`epochs`, refused with a UserError when one is above `max_epochs`."""
-    seen = epochs(store, weights, seq_len, examples)
-    for name, n in sorted(seen.items(), key=lambda item: -item[1]):
+    found = epochs(store, weights, seq_len, examples, seen)
+    for name, n in sorted(found.items(), key=lambda item: -item[1]):
         if n > max_epochs:
             have = windows(store, weights, seq_len)[name] * seq_len
             raise UserError(
@@ -180,7 +192,7 @@ def check_epochs(
                 f"which has {have:,} ({n:.2f} epochs); train on fewer tokens, lower "
                 f"weights.{name}, prepare more text, or set max_epochs={np.ceil(n):g}"
             )
-    return seen
+    return found
 
 
 def _units(weights: np.ndarray) -> np.ndarray:
