@@ -47,6 +47,9 @@ class Shape(Protocol):
     # token that ends a document, out of which attention does not look; -1: it does
     @property
     def document_end(self) -> int: ...
+    # whether a batch may mark tokens: -1 - t is token t, which is read and not predicted
+    @property
+    def marked(self) -> bool: ...
     # float32 | bfloat16
     @property
     def compute_dtype(self) -> str: ...

@@ -43,7 +43,7 @@ BRANCHES: dict[str, Branch] = {
 
 # Fields of ModelSpec that change what a model computes and not its parameters: a branch may have
 # others than its parent.
-_NOT_OF_PARAMETERS = ("compute_dtype", "document_end", "logit_cap", "window")
+_NOT_OF_PARAMETERS = ("compute_dtype", "document_end", "logit_cap", "marked", "window")
 
 
 def with_checkpoints(trunk: RunSpec, *steps: int) -> RunSpec:

@@ -47,6 +47,8 @@ class ModelSpec:
     window: int = 0  # positions attention looks back over, itself included; 0 is all
     # token that ends a document, out of which attention does not look; -1: it does
     document_end: int = -1
+    # a batch may mark tokens: -1 - t is token t, which is read and whose prediction does not count
+    marked: bool = False
 
 
 class Variant(NamedTuple):
@@ -81,6 +83,19 @@ class CorpusSpec:
 
 
 @dataclass(frozen=True)
+class TaskSpec:
+    """Prompts with completions to fine-tune on: which, and how they are split and packed."""
+
+    name: str  # evaluations are rows of the domain "task:NAME"
+    source: str  # a row of train/data/tasks/sources.py and its argument, e.g. "jsonl:PATH"
+    counted: str = "completion"  # completion | all: the tokens whose prediction is the loss
+    # share of the examples to evaluate on, by a hash of the prompt; a source may have its own split
+    validation_fraction: float = 0.1
+    # refuse a task of which a larger share is longer than a window
+    max_overlong: float = 0.05
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """The recipe: a corpus and the weights of its domains.
 
@@ -96,6 +111,9 @@ class DataSpec:
     # (domain, its training windows that come before the run's first one): a branch with a stream of
     # its own reads on where its parent stopped; 0 for a domain that is not named
     seen: tuple[tuple[str, int], ...] = ()
+    # examples to fine-tune on; the rows of the mixture are then the replayed ones
+    task: TaskSpec | None = None
+    replay: float = 0.0  # share of a batch's rows that are of the mixture
 
     @property
     def evaluated(self) -> tuple[tuple[str, float], ...]:
@@ -121,6 +139,9 @@ class OptimizerSpec:
     # independent (times the schedule, not the peak rate) | coupled (optax's AdamW)
     weight_decay_mode: str
     schedule: str  # key of train/step/schedule.py:SCHEDULES
+    trainable: str = "all"  # key of train/step/trainable.py:TRAINABLE
+    rank: int = 0  # of the adapters that "lora" trains
+    to_start: bool = False  # a penalty on the distance to where the run started: hyper.l2_to_start
 
 
 @dataclass(frozen=True)
@@ -140,6 +161,8 @@ class Hyper:
     end_factor: float  # final learning rate over peak
     seed: int  # of the initialisation
     data_seed: int  # of the order of examples
+    # times half the squared distance of the parameters to where the run started
+    l2_to_start: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -214,8 +237,10 @@ class RunSpec:
 # Fields that came after the first records, by class, and the value of each that says "off": left
 # out of a spec's JSON and so of its hash, which keeps the ids of runs that do not use them.
 LATER: dict[type, dict[str, Any]] = {
-    ModelSpec: {"window": 0, "document_end": -1},
-    DataSpec: {"seen": ()},
+    ModelSpec: {"window": 0, "document_end": -1, "marked": False},
+    DataSpec: {"seen": (), "task": None, "replay": 0.0},
+    OptimizerSpec: {"trainable": "all", "rank": 0, "to_start": False},
+    Hyper: {"l2_to_start": 0.0},
 }
 
 

@@ -30,10 +30,15 @@ class CappedCrossEntropy(NamedTuple):
 
     cap: float  # Shape.logit_cap
     normaliser: str  # key of NORMALISERS
+    marked: bool  # Shape.marked
 
     def __call__(self, logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """As `cross_entropy`."""
-        return cross_entropy(soft_cap(logits_BLV, self.cap), targets_BL, self.normaliser)
+        """As `cross_entropy`; where targets may be marked, both are 0 at those that are."""
+        found = cross_entropy(soft_cap(logits_BLV, self.cap), targets_BL, self.normaliser)
+        if not self.marked:
+            return found
+        nll_BL, log_z_BL = (jnp.where(targets_BL >= 0, x_BL, 0.0) for x_BL in found)
+        return nll_BL, log_z_BL
 
 
 def _two_passes(x_BLV: jax.Array) -> jax.Array:

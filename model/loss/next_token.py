@@ -31,10 +31,10 @@ def token_nll(
     parallel: Parallel = SINGLE_DEVICE,
 ) -> jax.Array:
     """Negative log-likelihood in nats of tokens 1..T-1 given those before: (B, T - 1), or the
-    device's part.
+    device's part; 0 for a token that is marked (Shape.marked).
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
-    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser)
+    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser, cfg.marked)
     B, L = targets_BL.shape
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
@@ -55,11 +55,11 @@ def next_token_loss(
     """(mean nats a token + z_loss * mean log(Z)^2, {loss, z_loss, nll_BL}) of tokens (B, L + 1), or
     of the device's part of them.
 
-    `z_loss` may be traced. In pieces (execution.loss_floats) only the first result can be
-    differentiated, once, and in reverse.
+    `z_loss` may be traced. Marked tokens (Shape.marked) add 0 to a mean over all. In pieces
+    (execution.loss_floats) only the first result can be differentiated, once, and in reverse.
     """
     x_BLD, unembed_DV, targets_BL = _before_the_logits(cfg, params, tokens_BT, execution, parallel)
-    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser)
+    nats = CappedCrossEntropy(cfg.logit_cap, execution.normaliser, cfg.marked)
     B, L = targets_BL.shape
     n = piece_count(B, L, unembed_DV.shape[1], execution.loss_floats)
     if n > 1:
@@ -86,6 +86,9 @@ def _before_the_logits(
     cfg: Shape, params: dict, tokens_BT: jax.Array, execution: Execution, parallel: Parallel
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """(final hidden (B, L, D), unembedding (D, V), targets (B, L)) of a device."""
-    x_BLD = residual_stream(cfg, params, tokens_BT[:, :-1], execution=execution, parallel=parallel)
+    tokens_BL = tokens_BT[:, :-1]
+    if cfg.marked:
+        tokens_BL = jnp.where(tokens_BL < 0, ~tokens_BL, tokens_BL)
+    x_BLD = residual_stream(cfg, params, tokens_BL, execution=execution, parallel=parallel)
     x_BLD, unembed_DV = final_hidden_and_unembedding(cfg, params, x_BLD, parallel)
     return x_BLD, unembed_DV, parallel.local_sequence(tokens_BT[:, 1:])

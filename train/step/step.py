@@ -21,17 +21,20 @@ from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.train.step import optimizer, schedule
 
 WINDOW = ("loss", "z_loss", "grad_norm", "count")
-# Field of Hyper -> its dtype on the device, but for the order of the examples, which the host reads
+# Field of Hyper -> its dtype on the device, but for the order of the examples, which the host
+# reads, and the penalty that few runs have
 _DTYPES = {
     field.name: {int: np.int32, float: np.float32}[field.type]
     for field in dataclasses.fields(Hyper)
-    if field.name != "data_seed"
+    if field.name not in ("data_seed", "l2_to_start")
 }
 
 
 def traced_hypers(spec: RunSpec) -> dict:
     """The hypers of a spec that its step takes as arguments: numpy scalars, int32 or float32."""
     hypers = {name: dtype(getattr(spec.hyper, name)) for name, dtype in _DTYPES.items()}
+    if spec.optimizer.to_start:
+        hypers["l2_to_start"] = np.float32(spec.hyper.l2_to_start)
     return {**hypers, "log_every": np.int32(spec.log_every)}
 
 
@@ -58,6 +61,8 @@ def train_step(
     """(state after one step, metrics of the window so far), for a batch (B, L + 1) int32."""
     params, step = state["params"], state["step"]
     aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], execution=execution)
+    if model.marked:
+        aux, grads = _over_counted(tokens_BT, (aux, grads))
     factor = schedule.factor(optim.schedule, step, hyper)
     tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, model)
     updates, opt = tx.update(grads, state["opt"], params)
@@ -73,6 +78,13 @@ def train_step(
         "step": step + 1,
         "window": window,
     }, metrics
+
+
+def _over_counted(tokens_BT: jax.Array, means: tuple[dict, dict]) -> tuple[dict, dict]:
+    """Means over all targets of a batch -> over those that count (Shape.marked)."""
+    targets_BL = tokens_BT[:, 1:]
+    scale = targets_BL.size / jnp.maximum((targets_BL >= 0).sum(), 1).astype(jnp.float32)
+    return jax.tree.map(lambda mean: scale * mean, means)
 
 
 def train_steps(
