@@ -5,16 +5,10 @@ import re
 
 import pytest
 
-from stepladder.configs.core.branches import (
-    BRANCHES,
-    branch,
-    check_branch,
-    check_step,
-    cooldown,
-    specialise,
-    windows_read,
-    with_checkpoints,
-)
+from stepladder.configs.core.branches.check import check_branch, check_step
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
+from stepladder.configs.core.branches.kinds import BRANCHES
+from stepladder.configs.core.branches.mixture import branch, specialise, windows_read
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import checked

@@ -12,6 +12,7 @@ from stepladder.model.execution import Execution
 
 FILL = 0.8  # share of a device's memory that estimates may fill
 STATE = 12.0  # bytes a parameter: itself and two moments in float32
+START = 4.0  # bytes a parameter: where a fine-tuned run started, when it is kept
 GRADIENT = 8.0  # bytes a parameter: its gradient and, with several micro-batches, their sum
 # What autodiff keeps of a layer, over what `activations` lists, by how the layers run. A scan
 # stores all that autodiff asks for, float32 copies in norms, rotations and activation functions
@@ -35,7 +36,9 @@ def step(
 
 def state(spec: RunSpec, cut: int) -> float:
     """Bytes of parameters, optimizer state and gradients on a device, cut into `cut` pieces."""
-    return (STATE + GRADIENT) * counting.count(spec.model, spec.data.seq_len).params_total / cut
+    plain = spec.optimizer.trainable != "lora" and not spec.optimizer.to_start
+    each = STATE + GRADIENT + (0.0 if plain else START)
+    return each * counting.count(spec.model, spec.data.seq_len).params_total / cut
 
 
 def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
