@@ -125,14 +125,14 @@ GPU = DeviceKind(
 TPU = replace(
     GPU,
     attention="splash",
-    unrolled=8,
+    unrolled=0,
     kernel_from=512,
     embedding="scatter",
     normaliser="two_passes",
     loss_floats=2**26,
     arithmetics=("float32", "bfloat16"),
     micro_tokens=4096,
-    kept_scanned=1.75,
+    kept_scanned=2.0,
     kept_unrolled=0.9,
     achieved=110e12,
 )
