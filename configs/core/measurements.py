@@ -65,7 +65,9 @@ class Perturbation:
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("windows", 1), ("trace_probes", 0), ("step", 0)):
             if getattr(self, name) < least:
-                raise UserError(f"perturbation.{name}={getattr(self, name)}: at least {least}")
+                raise UserError(
+                    f"perturbation.{name}={getattr(self, name)}: too few; use {least} or more"
+                )
         if self.trace_probes == 1:
             raise UserError(
                 "perturbation.trace_probes=1: one vector has no standard error; use at least 2, "
@@ -77,14 +79,14 @@ class Perturbation:
         for strength in self.strengths:
             if not (math.isfinite(strength) and strength >= 0):
                 raise UserError(
-                    f"perturbation.strengths: {strength} is no strength of noise; use finite "
-                    "numbers, 0 or above"
+                    f"perturbation.strengths={self.strengths}: {strength} is no strength of noise; "
+                    "use finite numbers, 0 or above"
                 )
         for name, known in (("scales", SCALES), ("tensors", TENSORS), ("bits", BITS)):
             for value in getattr(self, name):
                 if value not in known:
                     raise UserError(
-                        f"perturbation.{name}: {value!r} is unknown; known: "
+                        f"perturbation.{name}={getattr(self, name)}: {value!r} is unknown; known: "
                         f"{', '.join(map(str, known))}"
                     )
         for name in ("strengths", "scales", "tensors", "bits"):
