@@ -22,6 +22,8 @@ W  windows
 P  parameters, as one flat vector
 S  steps of one dispatch
 U  data streams of a pack
+Q  draws of noise
+J  variants of a draw: a strength, what it is relative to, which tensors
 1  a dimension of size one
 x  any number of leading dimensions
 """

@@ -1,5 +1,5 @@
-"""First and second derivatives of a loss along directions: gradients, Hessian-vector products, and
-the largest eigenvalue.
+"""First and second derivatives of a loss along directions: gradients, Hessian-vector products,
+traces, and the largest eigenvalue.
 
 Vectors are flat: P is the number of parameters, in the order of `jax.flatten_util.ravel_pytree`.
 Windows come in C chunks of B sequences with a weight each, so that a padded chunk costs nothing but
@@ -59,6 +59,36 @@ def hessian_vector(
         return sum_P + jax.jvp(slope, (flat_P,), (vector_P,))[1], None
 
     return jax.lax.scan(add, jnp.zeros_like(flat_P), (tokens_CBT, weight_CB))[0]
+
+
+def hutchinson(
+    apply: Callable[[jax.Array], jax.Array],
+    like: dict,
+    reduce: Callable[[dict], dict],
+    keys: jax.Array,
+) -> dict:
+    """Estimates of the diagonal of a symmetric `apply`, one a key, after `reduce`.
+
+    v * (A v) with v of random signs has the diagonal of A as its mean (Hutchinson, 1990), so its
+    sum over any block of coordinates has the trace of that block as its mean. One product serves
+    all blocks.
+
+    Args:
+        apply: A as a function of a vector (P,).
+        like: a tree of P numbers, in whose form `reduce` is given an estimate.
+        reduce: what is kept of an estimate, e.g. sums over blocks; it is linear.
+        keys: one an estimate.
+
+    Returns:
+        What `reduce` returns, with a leading axis of the keys.
+    """
+    flat_P, unravel = ravel_pytree(like)
+
+    def one(key: jax.Array) -> dict:
+        sign_P = jax.random.rademacher(key, flat_P.shape, flat_P.dtype)
+        return reduce(unravel(sign_P * apply(sign_P)))
+
+    return jax.lax.map(one, keys)
 
 
 class Eigenvalue(NamedTuple):

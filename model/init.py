@@ -52,3 +52,12 @@ class Init:
             return nnx.Param(jnp.ones(shape, jnp.float32))
         key = jax.random.fold_in(self.key, zlib.crc32(name.encode()))
         return nnx.Param(std * jax.random.normal(key, shape, jnp.float32))
+
+
+class Deviations(Init):
+    """The standard deviation of every tensor in place of its values: a scalar each, 0 for what
+    starts as ones. It draws nothing, so the key is not read.
+    """
+
+    def __call__(self, name: str, shape: tuple[int, ...], fan_in: int = 0) -> nnx.Param:
+        return nnx.Param(jnp.float32(self.std(parametrization.ROLES[name], fan_in) or 0.0))

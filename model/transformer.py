@@ -21,11 +21,12 @@ from stepladder.model.shape import Shape
 class Transformer(nnx.Module):
     """Parameters of the embedding, N layers, the final norm and the unembedding.
 
-    Those of the layers are stacked on a leading N, however the layers run.
+    Those of the layers are stacked on a leading N, however the layers run. `makes` says what a
+    parameter is made of: its initial values, or what is asked about them.
     """
 
-    def __init__(self, cfg: Shape, key: jax.Array):
-        init = Init(cfg, key)
+    def __init__(self, cfg: Shape, key: jax.Array, makes: type[Init] = Init):
+        init = makes(cfg, key)
         self.embed = init("embed", (cfg.vocab_size, cfg.d_model))
         self.layers = layer.Layer(cfg, init)
         self.final_norm = init("final_norm", (cfg.d_model,))

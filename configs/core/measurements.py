@@ -4,8 +4,10 @@ A config module may define `probes(config, specs)`, a list of these; `stepladder
 that are not there yet.
 """
 
+import math
 from dataclasses import dataclass
 
+from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec, RunSpec
 
 Recipes = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]  # (name, weights)
@@ -28,6 +30,71 @@ class Alignment:
     tolerance: float = 1e-2  # of its residual
 
 
+SCALES = ("init", "weights")  # what a strength of noise is relative to
+TENSORS = ("matrices", "all")  # which tensors are perturbed
+BITS = range(2, 9)  # of the integers that weights are rounded to
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """Loss of one checkpoint after Gaussian noise and after quantisation, and its curvature.
+
+    Noise has a standard deviation of `strength` times that of a tensor's initialisation (scale
+    "init", arXiv:2503.19206) or times the tensor's root mean square now ("weights", a control that
+    follows the growth of the weights). Measured on the run's validation domains; step 0 is its
+    initialisation. Written to WORKDIR/runs/<run_id>/probes/perturbation-<step>.json.
+
+    Raises UserError for a value that measures nothing.
+    """
+
+    run: RunSpec
+    step: int
+    strengths: tuple[float, ...]
+    draws: int  # of noise; each is used at every strength, scale and set of tensors
+    windows: int  # of validation, a domain
+    scales: tuple[str, ...] = ("init",)  # of SCALES
+    # of TENSORS; matrices: without embedding and unembedding; both: without norms, which start as
+    # ones and so have no distribution
+    tensors: tuple[str, ...] = ("matrices",)
+    bits: tuple[int, ...] = ()  # of BITS
+    trace_probes: int = 0  # Rademacher vectors of Hutchinson's estimate; 0: no curvature
+    seed: int = 0  # of the noise and of the vectors
+    iterations: int = 100  # Hessian-vector products of a power iteration, at most
+    tolerance: float = 1e-2  # of its residual
+
+    def __post_init__(self) -> None:
+        for name, least in (("draws", 1), ("windows", 1), ("trace_probes", 0), ("step", 0)):
+            if getattr(self, name) < least:
+                raise UserError(
+                    f"perturbation.{name}={getattr(self, name)}: too few; use {least} or more"
+                )
+        if self.trace_probes == 1:
+            raise UserError(
+                "perturbation.trace_probes=1: one vector has no standard error; use at least 2, "
+                "or 0 for no curvature"
+            )
+        for name in ("strengths", "scales", "tensors"):
+            if not getattr(self, name):
+                raise UserError(f"perturbation.{name}=(): nothing is perturbed; give at least one")
+        for strength in self.strengths:
+            if not (math.isfinite(strength) and strength >= 0):
+                raise UserError(
+                    f"perturbation.strengths={self.strengths}: {strength} is no strength of noise; "
+                    "use finite numbers, 0 or above"
+                )
+        for name, known in (("scales", SCALES), ("tensors", TENSORS), ("bits", BITS)):
+            for value in getattr(self, name):
+                if value not in known:
+                    raise UserError(
+                        f"perturbation.{name}={getattr(self, name)}: {value!r} is unknown; known: "
+                        f"{', '.join(map(str, known))}"
+                    )
+        for name in ("strengths", "scales", "tensors", "bits"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise UserError(f"perturbation.{name}={values}: has a value twice; give each once")
+
+
 @dataclass(frozen=True)
 class Ngrams:
     """Unigram and bigram loss of every recipe's mixture on the study's validation windows.
@@ -45,4 +112,4 @@ class Ngrams:
     examples: int  # sequences of the longest run, for the epochs
 
 
-Probe = Alignment | Ngrams
+Probe = Alignment | Perturbation | Ngrams

@@ -134,3 +134,24 @@ def test_an_exhausted_iteration_says_so():
     matrix_PP = jnp.diag(jnp.array([1.0, 0.999, 0.9, 0.1]))
     found = curvature.largest_magnitude(lambda v: matrix_PP @ v, jnp.ones(4), 3, 1e-6)
     assert found.iterations == 3 and found.residual > 1e-6
+
+
+def test_hutchinson_estimates_the_traces_of_blocks():
+    """Unbiased by its own standard error; exact, whatever the signs, for a diagonal matrix."""
+    rng = np.random.default_rng(1)
+    half_PP = rng.normal(size=(12, 12)).astype(np.float32)
+    matrix_PP = jnp.asarray(half_PP + half_PP.T)
+    like = {"a": jnp.zeros((2, 4)), "b": jnp.zeros(4)}
+
+    def sums(tree):
+        return {"a": tree["a"].sum(axis=1), "b": tree["b"].sum()}
+
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = curvature.hutchinson(lambda v: matrix_PP @ v, like, sums, keys)
+    diagonal_P = np.diag(matrix_PP)
+    samples = np.column_stack([found["a"], found["b"]])
+    want = diagonal_P.reshape(3, 4).sum(axis=1)
+    se = samples.std(axis=0, ddof=1) / np.sqrt(len(keys))
+    assert (np.abs(samples.mean(axis=0) - want) < 4 * se).all() and (se < 0.6).all()
+    exact = curvature.hutchinson(lambda v: jnp.diag(diagonal_P) @ v, like, sums, keys[:2])
+    np.testing.assert_allclose(np.column_stack([exact["a"], exact["b"]]), [want] * 2, rtol=1e-5)

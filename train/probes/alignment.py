@@ -7,21 +7,15 @@ The optimizer is Adam, whose first steps go along the sign of the gradient: `a_s
 are the same along sign(g_i). No parameter is updated.
 """
 
-import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from stepladder.configs.core import counting
 from stepladder.configs.core.measurements import Alignment
-from stepladder.configs.core.spec import ModelSpec
-from stepladder.model import curvature
-from stepladder.model.execution import Execution, micro_batch_within
-from stepladder.train.data.read.batches import BatchSource, evaluation_windows
+from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.store import Store
-from stepladder.train.hardware.machine import defaults_of
+from stepladder.train.probes import curvature
 from stepladder.train.step.program import Program
 
 
@@ -38,16 +32,14 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
         store: its token store.
         program: of the run; it has the mesh and the shapes.
     """
-    spec, execution = probe.run, _execution(program)
-    gradient = functools.partial(_gradient, spec.model, execution)
-    product = functools.partial(_product, spec.model, execution)
+    spec, execution = probe.run, curvature.execution_of(program)
+    gradient = functools.partial(curvature.gradient, spec.model, execution)
+    product = functools.partial(curvature.product, spec.model, execution)
     shares = dict(spec.data.evaluated)
-    windows = {
-        domain: evaluation_windows(store, domain, spec.data.seq_len, probe.windows)
-        for domain in shares
-    }
+    windows = curvature.validation_windows(spec, store, probe.windows)
     validation = {
-        domain: _chunks(program, rows_WT, 1 / len(rows_WT)) for domain, rows_WT in windows.items()
+        domain: curvature.chunks(program, rows_WT, 1 / len(rows_WT))
+        for domain, rows_WT in windows.items()
     }
     slope_P = {domain: gradient(params, *chunks)[1] for domain, chunks in validation.items()}
     recipes: dict[str, dict[str, float]] = {}
@@ -57,7 +49,9 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
             store, weights, spec.data.seq_len, probe.train_windows, spec.hyper.data_seed
         )
         windows_WT = source.steps(0, 1)[0]
-        grad_P = gradient(params, *_chunks(program, windows_WT, 1 / probe.train_windows))[1]
+        grad_P = gradient(params, *curvature.chunks(program, windows_WT, 1 / probe.train_windows))[
+            1
+        ]
         sums = {"a": 0.0, "c": 0.0, "a_sign": 0.0, "c_sign": 0.0}
         for domain, share in shares.items():
             found = {}
@@ -67,7 +61,8 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
             per_domain[domain][name] = found
             sums = {key: total + share * found[key] for key, total in sums.items()}
         recipes[name] = {**sums, "grad_norm": float(jnp.linalg.norm(grad_P))}
-    top = _top_eigenvalue(probe, params, windows, shares, program)
+    every = curvature.mixture_chunks(program, shares, windows)
+    top = curvature.top_eigenvalue(program, params, *every, probe.iterations, probe.tolerance)
     return {
         "run_id": spec.run_id,
         "size": spec.model.size,
@@ -80,91 +75,8 @@ def alignment(probe: Alignment, params: dict, store: Store, program: Program) ->
         "warmup_end": probe.step == spec.hyper.warmup_steps,
         "recipes": recipes,
         "per_domain": per_domain,
-        "lambda_max": float(top.value),
-        "lambda_iterations": int(top.iterations),
-        "lambda_residual": float(top.residual * jnp.abs(top.value)),
+        **top,
         "data_fingerprint": store.fingerprint,
         "validation_tokens": sum(rows.shape[0] for rows in windows.values()) * spec.data.seq_len,
         "train_tokens": probe.train_windows * spec.data.seq_len,
     }
-
-
-def _top_eigenvalue(
-    probe: Alignment, params: dict, windows: dict, shares: dict, program: Program
-) -> curvature.Eigenvalue:
-    """The top eigenvalue of the Hessian of the validation loss: every domain by its share."""
-    weight_W = np.concatenate(
-        [np.full(len(rows), shares[domain] / len(rows)) for domain, rows in windows.items()]
-    )
-    chunks = _chunks(program, np.concatenate(list(windows.values())), weight_W)
-    start_P = jax.random.normal(
-        jax.random.key(0), (sum(leaf.size for leaf in jax.tree.leaves(params)),)
-    )
-    static = probe.run.model, _execution(program), probe.iterations, probe.tolerance
-    return curvature.largest(lambda shift: _iterate(*static, params, *chunks, start_P, shift))
-
-
-def _execution(program: Program) -> Execution:
-    """That of the program's forward pass, without kernels, which have no second derivative."""
-    return dataclasses.replace(program.forward, attention="xla")
-
-
-# Compiled once a model, for all steps of a run.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradient(
-    model: ModelSpec,
-    execution: Execution,
-    params: dict,
-    tokens_CBT: jax.Array,
-    weight_CB: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    return curvature.gradient(model, execution, params, tokens_CBT, weight_CB)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _product(
-    model: ModelSpec,
-    execution: Execution,
-    params: dict,
-    tokens_CBT: jax.Array,
-    weight_CB: jax.Array,
-    vector_P: jax.Array,
-) -> jax.Array:
-    return curvature.hessian_vector(model, execution, params, tokens_CBT, weight_CB, vector_P)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _iterate(
-    model: ModelSpec,
-    execution: Execution,
-    iterations: int,
-    tolerance: float,
-    params: dict,
-    tokens_CBT: jax.Array,
-    weight_CB: jax.Array,
-    start_P: jax.Array,
-    shift: jax.Array,
-) -> curvature.Eigenvalue:
-    apply = functools.partial(
-        curvature.hessian_vector, model, execution, params, tokens_CBT, weight_CB
-    )
-    return curvature.largest_magnitude(apply, start_P, iterations, tolerance, shift)
-
-
-def _chunks(
-    program: Program, rows_WT: np.ndarray, weight_W: np.ndarray | float
-) -> tuple[jax.Array, np.ndarray]:
-    """Windows of tokens on the mesh (C, B, T), and their weights (C, B).
-
-    C batches of B windows, as many as the devices take at a time; the last is padded by windows of
-    weight 0.
-    """
-    spec, devices = program.spec, program.mesh.size
-    each = -(-len(rows_WT) // devices)
-    floats = defaults_of(program.machine).micro_batch_floats
-    rows = devices * (micro_batch_within(spec.model, each, spec.data.seq_len, floats) or each)
-    padding = -len(rows_WT) % rows
-    weight_W = np.pad(np.broadcast_to(np.float32(weight_W), len(rows_WT)), (0, padding))
-    padded_WT = np.pad(rows_WT, ((0, padding), (0, 0)), mode="wrap").astype(np.int32)
-    tokens_CBT = program.put_windows(padded_WT.reshape(-1, rows, padded_WT.shape[1]))
-    return tokens_CBT, weight_W.reshape(-1, rows)

@@ -5,6 +5,7 @@ entry in KINDS.
 """
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,16 @@ from typing import Any
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
-from stepladder.configs.core.measurements import Alignment, Ngrams, Probe
-from stepladder.configs.core.record import CHECKPOINTS, PENDING, PROBES, RUNS, STATUS, STUDIES
+from stepladder.configs.core.measurements import Alignment, Ngrams, Perturbation, Probe
+from stepladder.configs.core.record import (
+    CHECKPOINTS,
+    DIVERGED,
+    PENDING,
+    PROBES,
+    RUNS,
+    STATUS,
+    STUDIES,
+)
 from stepladder.configs.core.spec import CorpusSpec
 from stepladder.train.data import ngrams
 from stepladder.train.data.prepare.prepare import prepare
@@ -24,8 +33,10 @@ from stepladder.train.data.read.mixture import epochs
 from stepladder.train.data.read.store import Store
 from stepladder.train.export import restore
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.probes import perturbation
 from stepladder.train.probes.alignment import alignment
 from stepladder.train.record.record import read_json
+from stepladder.train.step.program import Program
 from stepladder.train.step.programs import Programs
 from stepladder.train.step.step import traced_hypers
 
@@ -39,10 +50,42 @@ def _alignment_path(workdir: Path, probe: Alignment) -> Path:
 def _alignment(
     workdir: Path, probe: Alignment, store: Store, machine: Machine, programs: Programs
 ) -> dict:
+    return alignment(probe, *_opened(workdir, probe, store, machine, programs))
+
+
+def _perturbation_path(workdir: Path, probe: Perturbation) -> Path:
+    return workdir / RUNS / probe.run.run_id / PROBES / f"perturbation-{probe.step}.json"
+
+
+def _perturbation(
+    workdir: Path, probe: Perturbation, store: Store, machine: Machine, programs: Programs
+) -> dict:
+    status = read_json(workdir / RUNS / probe.run.run_id / STATUS) or {}
+    if status.get("state") == DIVERGED:
+        raise UserError(
+            f"perturbation={probe.run.run_id}@{probe.step}: the run diverged at step "
+            f"{status.get('step')} ({status.get('reason', 'the loss was not finite')}); leave it "
+            "out of the config's probes(), or lower its learning rate"
+        )
+    opened = _opened(workdir, probe, store, machine, programs)
+    return perturbation.perturbation(probe, *opened)
+
+
+def _opened(
+    workdir: Path,
+    probe: Alignment | Perturbation,
+    store: Store,
+    machine: Machine,
+    programs: Programs,
+) -> tuple[dict, Store, Program]:
+    """(the parameters of a probe's step, on the program's mesh; the store; the program).
+
+    Raises UserError when the run has no checkpoint there.
+    """
     if probe.step == 0:  # a function of the seed: no checkpoint holds it
         program = programs.program(probe.run, machine)
         state = program.init(program.put(traced_hypers(probe.run)))
-        return alignment(probe, state["params"], store, program)
+        return state["params"], store, program
     record = workdir / RUNS / probe.run.run_id
     if not (record / CHECKPOINTS / str(probe.step)).is_dir():
         state = (read_json(record / STATUS) or {}).get("state", PENDING)
@@ -51,7 +94,7 @@ def _alignment(
             "`stepladder run` the same config first"
         )
     opened = restore.open_checkpoint(f"{record}@{probe.step}", str(store.path), machine, programs)
-    return alignment(probe, opened.program.put(opened.params), store, opened.program)
+    return opened.program.put(opened.params), store, opened.program
 
 
 def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
@@ -83,10 +126,25 @@ class Kind:
     path: Callable[[Path, Any], Path]  # (workdir, probe) -> the file of its result
     make: Callable[[Path, Any, Store, Machine, Programs], dict]  # its result
     describe: Callable[[dict], str]  # one line about a result
+    # what a result's "asked" has to be; None: its path says it all
+    asked: Callable[[Any], dict] | None = None
 
 
 def _describe_alignment(body: dict) -> str:
     return f"lambda_max {body['lambda_max']:.4g} in {body['lambda_iterations']} products"
+
+
+def _describe_perturbation(body: dict) -> str:
+    base, (least, most) = body["base"]["all"], _extremes(body)
+    found = f"loss {base:.4f}, with noise {least:.4f} to {most:.4f} ({len(body['noise'])} losses)"
+    lost = sum(row["loss"]["all"] is None for row in body["noise"])
+    return found + (f", {lost} of them not finite" if lost else "")
+
+
+def _extremes(body: dict) -> tuple[float, float]:
+    """The smallest and the largest finite loss with noise; NaN when there is none."""
+    finite = [row["loss"]["all"] for row in body["noise"] if row["loss"]["all"] is not None]
+    return min(finite, default=math.nan), max(finite, default=math.nan)
 
 
 def _describe_ngrams(body: dict) -> str:
@@ -102,6 +160,9 @@ def _most(epochs: dict[str, dict[str, float]]) -> str:
 
 KINDS: dict[type, Kind] = {
     Alignment: Kind(_alignment_path, _alignment, _describe_alignment),
+    Perturbation: Kind(
+        _perturbation_path, _perturbation, _describe_perturbation, perturbation.asked
+    ),
     Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams),
 }
 
@@ -115,7 +176,8 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     """Make the probes that are missing, in order; returns the files written.
 
     `machine.start_jax` must have been called. Raises UserError when the config asks for no probe,
-    or when a run has not been trained to the step of a probe.
+    when two probes have one file, when a file is there that answers another question, and when a
+    run has not been trained to the step of a probe.
     """
     workdir = Path(workdir)
     if not loaded.probes:
@@ -123,6 +185,7 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
             f"config={loaded.path}: asks for no probes; give its module a probes(config, specs), "
             "as the studies' configs have"
         )
+    _check_files(workdir, loaded.probes)
     missing = [probe for probe in loaded.probes if not path_of(workdir, probe).is_file()]
     if not missing:
         return []
@@ -141,3 +204,24 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
         written.append(path)
         say(f"{i}/{len(missing)} {path.relative_to(workdir)}: {kind.describe(body)}")
     return written
+
+
+def _check_files(workdir: Path, probes: tuple[Probe, ...]) -> None:
+    """Raise UserError where the file of a probe is, or would be, that of another one."""
+    owners: dict[Path, Probe] = {}
+    for probe in probes:
+        path, asked = path_of(workdir, probe), KINDS[type(probe)].asked
+        if owners.setdefault(path, probe) != probe:
+            raise UserError(
+                f"probes={path.relative_to(workdir)}: two probes have this file; ask for one of "
+                "them, with the settings of both"
+            )
+        if asked is None:
+            continue
+        held, wanted = (read_json(path) or {}).get("asked", asked(probe)), asked(probe)
+        if changed := [name for name in wanted if held.get(name) != wanted[name]]:
+            name = changed[0]
+            raise UserError(
+                f"probe={path.relative_to(workdir)}: was made with {name}={held.get(name)}, the "
+                f"config asks for {name}={wanted[name]}; move the file away to measure anew"
+            )
