@@ -78,8 +78,8 @@ def page(results: Results) -> Page:
             Paragraph(
                 f"Intervals are {percent(s['level'])}. Of one cell they are Student's, from: {how}"
                 f". What rests on several cells is computed again on {s['resamples']} redrawn sets "
-                "of means. Protocol after arXiv 2503.19206; grids, thresholds and rules that it does "
-                "not publish are ours."
+                "of means. Protocol after arXiv 2503.19206; grids, thresholds and rules that it "
+                "does not publish are ours."
             ),
             Missing(results["missing"]),
         ],

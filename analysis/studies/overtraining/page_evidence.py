@@ -67,7 +67,7 @@ def controls(results: Results) -> Section:
 
 def laws(results: Results) -> Section | None:
     """Fitted laws, and their errors on what they did not see."""
-    if not results["law_params"] and not results["law_held_out"]:
+    if not results["law_params"] and not results["law_missing"]:
         return None
     params = [
         [
@@ -115,7 +115,12 @@ def laws(results: Results) -> Section | None:
                 "Nearest cell: the value of the seen cell of equal strength that is nearest in N, "
                 "then in tokens per parameter; below 0 in the last column the law beats it. "
                 "ushape is of one size and strength, shannon of one strength (up to 3 strengths "
-                "are compared), perturbed of all."
+                "are compared), perturbed of all. base + sensitivity is the measured loss before "
+                "the change plus the law of Delta: it must foretell the damage alone."
+            ),
+            Folded(
+                f"{len(results['law_missing'])} fits that were not possible",
+                [Listing(results["law_missing"])],
             ),
             Folded(
                 f"all {len(params)} parameters",

@@ -46,6 +46,7 @@ class Found:
             "law_params": self.laws.params,
             "law_held_out": self.laws.held_out,
             "law_minima": self.laws.minima,
+            "law_missing": self.laws.missing,
         }
 
 

@@ -227,7 +227,12 @@ def _missing(frame: pd.DataFrame, found: Found) -> list[str]:
     noisy = [g for g in cells if scale_of(g.family) == INIT]
     if noisy and not found.second_order:
         said.append("curvature: no column trace_sigma, so no second-order check")
-    return [*said, *found.laws.missing]
+    if found.laws.missing:
+        said.append(
+            f"laws: {len(found.laws.missing)} fits were not possible; the section of the laws says "
+            "why"
+        )
+    return said
 
 
 def _without_interval(cells: Sequence[Grid]) -> list[str]:

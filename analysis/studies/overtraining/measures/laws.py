@@ -2,9 +2,10 @@
 
 Delta = k gamma^p (T / N)^q, twice: log-linear (least squares of ln Delta) and nonlinear (least
 squares of Delta). The loss after the change: `ushape` (one size, one strength), `perturbed` (all
-sizes and strengths at once), `shannon` (all sizes, one strength; arXiv 2605.23901). Two things are
-held out in turn, the largest budget of every size and the largest size. Beside the laws stands the
-nearest cell that was seen: a law that is no better has learned nothing.
+sizes and strengths at once), `shannon` (all sizes, one strength; arXiv 2605.23901), and the
+measured loss before the change plus the log-linear law of Delta. Two things are held out in turn,
+the largest budget of every size and the largest size. Beside the laws stands the nearest cell that
+was seen: a law that is no better has learned nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,6 +68,7 @@ def _cells(grids: Sequence[Grid]) -> pd.DataFrame:
             "gamma": size_of(g.family, s),
             "loss": g.mean("loss")[i, j],
             "delta": g.mean("delta")[i, j],
+            "base": g.mean("base_loss")[i, j],
         }
         for g in grids
         for j, s in enumerate(g.strengths)
@@ -135,6 +137,8 @@ def _loss_laws(
                 continue
             row = {"change": family, "of": "loss", "law": law, "held_out": split}
             found.held_out.append(row | _errors(guess - truth, plain, sample))
+        if "sensitivity" in laws:
+            _base_and_delta(family, split, seen, held, plain, sample, found)
     if "perturbed" in laws:
         whole = _try(
             lambda: fit(cells, "perturbed", objective="squared_log"),
@@ -145,6 +149,27 @@ def _loss_laws(
             again = _refits(whole, cells, sample)
             found.params.append(_row_of(family, "loss, perturbed", whole, again, sample))
             found.minima.extend(_minima(family, cells, whole, again, sample))
+
+
+def _base_and_delta(
+    family: str,
+    split: str,
+    seen: pd.DataFrame,
+    held: pd.DataFrame,
+    plain: np.ndarray,
+    sample: Sample,
+    found: LawResults,
+) -> None:
+    """The measured loss before the change, plus Delta by its law."""
+    good = seen[seen["delta"] > 0]
+    name = f"{family}: loss, base + sensitivity, without the {split}"
+    part = _try(lambda: fit(good, "sensitivity", objective="squared_log"), name, found.missing)
+    if part is None:
+        return
+    guess = held["base"].to_numpy() + part.predict(**_inputs(part, held))
+    row = {"change": family, "of": "loss", "law": "base + sensitivity", "held_out": split}
+    error = guess - held["loss"].to_numpy()
+    found.held_out.append(row | _errors(error, plain, sample))
 
 
 def _predictions(

@@ -48,7 +48,7 @@ def matched_rows(grids: Sequence[Grid], sample: Sample) -> tuple[list[Row], list
     """
     rows, summaries = [], []
     for grid in finetuned(grids):
-        use: np.ndarray = np.isfinite(grid.mean("tuned_loss")).any(axis=1)
+        use = np.asarray(np.isfinite(grid.mean("tuned_loss")).any(axis=1))
         if use.sum() < 2:
             continue
         names = ("tuned_loss", "loss")
