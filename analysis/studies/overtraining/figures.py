@@ -20,7 +20,7 @@ from stepladder.analysis.figures.style import (
     styled,
     svg,
 )
-from stepladder.analysis.studies.overtraining.changes import ARMS, say, size_of
+from stepladder.analysis.studies.overtraining.changes import ARMS, SEPARATE, say, size_of
 from stepladder.analysis.studies.overtraining.measures import Row
 from stepladder.analysis.studies.overtraining.measures.inflection import FOUND
 from stepladder.analysis.studies.overtraining.result import Found, Result
@@ -43,7 +43,9 @@ def name_of(what: str, arm: str, family: str) -> str:
 def draw(result: Result) -> dict[str, Svg]:
     """Name -> drawing, of every figure there is data for."""
     found, drawn = result.found, {}
-    for arm, family in groups(found):
+    pairs = groups(found)
+    # Other arms are compared with the separate runs in a table; alone they are drawn.
+    for arm, family in [p for p in pairs if p[0] == SEPARATE] or pairs:
         mine = [r for r in found.cells if (r["arm"], r["change"]) == (arm, family)]
         for what, make in (("delta", delta), ("loss", loss)):
             label = f"{what} against tokens, {family}, {ARMS[arm]}"
@@ -164,7 +166,7 @@ def inflections(found: Found) -> Figure:
                 continue
             _bars(axes, mine, "strength", "T_star", colour, f"N = {human(n)}")
             law = [r for r in found.laws.minima if (r["change"], r["N"]) == (family, n)]
-            if law and arm == "separate":
+            if law and arm == SEPARATE:
                 x, y = ([r[k] for r in law] for k in ("strength", "T_star"))
                 axes.plot(x, y, color=colour, lw=1, ls="--")
         log_axes(axes, "strength", "T*, tokens" if axes is grid[0] else "", y=True)

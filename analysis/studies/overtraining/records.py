@@ -63,7 +63,7 @@ def read(workdir: str | Path) -> Inputs:
         for run_id, run in table.items()
         if run["study"] == STUDY and tags[run_id].get("branch") != FINETUNE and run_id not in used
     ]
-    mine = {r["run_id"] for r in (*rows, *left)}
+    mine = used | {r["run_id"] for r in left}
     others = sum(run_id not in mine for run_id in table)
     notes = [f"{others} of {len(table)} runs of the workdir are not the study's"] if others else []
     if not rows:

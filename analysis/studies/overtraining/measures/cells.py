@@ -207,7 +207,8 @@ def _table(values: pd.Series, shape: tuple[int, int], empty: float) -> np.ndarra
 def _measured(rows: pd.DataFrame, name: str, shape: tuple[int, int]) -> Measured:
     rows = rows[rows[name].notna()]
     if not len(rows):
-        return Measured(*(np.full(shape, np.nan) for _ in range(3)), np.full(shape, NONE, object))
+        empty = np.full(shape, np.nan)
+        return Measured(empty, empty, empty, np.full(shape, NONE, dtype=object))
     seeds = rows.groupby(["i", "j", "seed"])[name].agg(["mean", "var", "size"]).reset_index()
     cells = seeds.groupby(["i", "j"])
     mean = _table(cells["mean"].mean(), shape, np.nan)
