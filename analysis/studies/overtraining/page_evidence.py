@@ -203,7 +203,11 @@ def arms(results: Results) -> Section | None:
         "Other ways to pretrain, at equal tokens and changes",
         [
             Table(["arm", "change", N, Column("cells", "d"), *heads], means),
-            Note("In nats; below 0 the arm forgets less. The interval holds both arms' errors."),
+            Note(
+                "In nats; below 0 the arm forgets less. The interval holds both arms' errors. "
+                "Budgets of one trunk share the luck of its seed; the interval of a mean over them "
+                "takes them as independent, so that of the arm trunk is too short."
+            ),
             Folded(f"all {len(cells)} cells", [Table(columns, cells)]),
         ],
     )
