@@ -31,7 +31,7 @@ from stepladder.configs.core.branches.cooldown import branch_step, cooldown, wit
 from stepladder.configs.core.branches.finetune import Tuning, finetune
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
-from stepladder.configs.core.measurements import Perturbation, Probe
+from stepladder.configs.core.measurements import Floors, Perturbation, Probe
 from stepladder.configs.core.spec import RunSpec, TaskSpec
 from stepladder.configs.studies.split import TEXT, read_text
 
@@ -291,9 +291,9 @@ def _steps(c: ConfigDict, budget: float) -> int:
 
 
 def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
-    """Noise, rounding and curvature of every base model at its budgets."""
+    """Noise, rounding and curvature of every base model at its budgets; n-gram floors."""
     study = STUDIES[config.study.arg]
-    return [
+    noise: list[Probe] = [
         Perturbation(
             run=run,
             step=step,
@@ -309,3 +309,4 @@ def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
         if run.tag["role"] == "base"
         for step in _finished(run)
     ]
+    return [Floors.of(STUDY, specs[0]), *noise]

@@ -29,6 +29,7 @@ from stepladder.configs.core.branches.cooldown import branch_step, cooldown
 from stepladder.configs.core.branches.mixture import specialise
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
+from stepladder.configs.core.measurements import Floors, Probe
 from stepladder.configs.core.spec import RunSpec
 
 STUDY = "split"
@@ -249,3 +250,8 @@ def _steps(c: ConfigDict, tokens_a_parameter: float) -> int:
     c = c.copy_and_resolve_references()
     c.run.duration = f"{tokens_a_parameter / 20} chinchilla"
     return PARTS * max(1, round(rung(c).steps / PARTS))
+
+
+def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
+    """N-gram floors of the even mixture."""
+    return [Floors.of(STUDY, specs[0])]
