@@ -21,7 +21,7 @@ HEARTBEAT = "heartbeat.json"
 METRICS = "metrics"
 CHECKPOINTS = "checkpoints"
 PROFILE = "profile"
-PROBES = "probes"  # folder of the alignment probes of a run
+PROBES = "probes"  # folder of a run: what probes of its checkpoints found
 
 # At the top of a workdir.
 LADDER = "ladder.json"  # which ladder owns it, and its run ids
