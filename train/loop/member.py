@@ -252,7 +252,7 @@ def check_data(spec: RunSpec, store: Store) -> None:
         )
     examples = (spec.steps - spec.stream_start) * spec.batch_size
     if spec.data.task:
-        _check_task(spec, store)
+        check_task(spec, store)
         examples = int(replayed(examples, spec.data.replay))
         if not examples:
             return
@@ -271,8 +271,10 @@ def check_data(spec: RunSpec, store: Store) -> None:
     )
 
 
-def _check_task(spec: RunSpec, store: Store) -> None:
-    """Raise UserError unless the run's model keeps examples apart, and its task can be loaded."""
+def check_task(spec: RunSpec, store: Store) -> None:
+    """Raise UserError unless the model of a run with a task keeps examples apart, and the task can
+    be loaded.
+    """
     check_replay(spec.data.replay)
     end = store.manifest["tokenizer"]["eos"]
     if not spec.model.marked:
