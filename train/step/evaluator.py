@@ -95,7 +95,7 @@ class Evaluator:
             "tokens_evaluated": sum(r["tokens_evaluated"] for r in text),
         }
         per_token = self.bytes_per_token | {
-            "all": sum(self.weights[d] * b for d, b in self.bytes_per_token.items())
+            "all": sum(w * self.bytes_per_token[d] for d, w in self.weights.items())
         }
         return [
             {**row, "bits_per_byte": row["loss"] / np.log(2) / per_token[row["domain"]]}

@@ -83,11 +83,12 @@ def load(spec: TaskSpec, store: Store, seq_len: int) -> Task:
         UserError: an unknown source, a source that cannot be read, a value that cannot be, too many
             examples longer than a row, or a side without examples.
     """
-    return _load(spec, seq_len, store.path, store.manifest["tokenizer"]["hash"])
+    return load_with(spec, seq_len, store.path, store.manifest["tokenizer"]["hash"])
 
 
 @functools.lru_cache(maxsize=64)
-def _load(spec: TaskSpec, seq_len: int, store: Path, tokenizer_hash: str) -> Task:
+def load_with(spec: TaskSpec, seq_len: int, store: Path, tokenizer_hash: str) -> Task:
+    """`load`, for the tokenizer of this hash that lies in the folder `store`."""
     _check(spec)
     tokenizer, width = tokenizers.load(store), seq_len + 1
     found = find(spec.source)
