@@ -20,9 +20,11 @@ from stepladder.train.data.read.corpora import stores
 from stepladder.train.data.tasks import task as tasks
 from stepladder.train.export.restore import evaluate, open_checkpoint
 from stepladder.train.hardware.machine import Machine
+from stepladder.train.ladder.consistency import check_tasks
 from stepladder.train.ladder.ladder import run_ladder
 from stepladder.train.loop.member import check_data, timeline
 from stepladder.train.loop.run import run, run_pack
+from stepladder.train.processes import group
 from stepladder.train.processes.preemption import Preempted, Preemption
 from stepladder.train.record.checkpoint import Checkpoints
 from stepladder.train.step.evaluator import Evaluator
@@ -278,3 +280,16 @@ def test_a_ladder_finds_its_tasks_before_its_trunk_trains(trained, programs, tmp
     assert_user_error(raised, field="task.source", remedy="prompt and completion")
     assert "say.jsonl line 61 has no completion" in str(raised.value)
     assert not (tmp_path / RUNS).exists()
+
+
+def test_processes_that_find_other_examples_are_refused(trained, tmp_path, monkeypatch):
+    """The second of two hosts has another file at the path."""
+    _, trunk, store, _ = trained
+    child, corpora = tuned(trunk, write(tmp_path / "say.jsonl")), {trunk.data.corpus: store}
+    other = json.dumps({child.run_id: "0" * 16})
+    monkeypatch.setattr(group, "count", lambda: 2)
+    monkeypatch.setattr(group, "gather", lambda text: [text, text])
+    check_tasks([trunk, child], corpora)
+    monkeypatch.setattr(group, "gather", lambda text: [text, other])
+    with pytest.raises(group.SharedError, match="other examples there; give every host"):
+        check_tasks([trunk, child], corpora)

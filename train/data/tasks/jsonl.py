@@ -3,6 +3,7 @@
 import glob
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ _LONE = re.compile("[\ud800-\udfff]")  # half a surrogate pair: no text
 
 def load(pattern: str) -> Found:
     """The examples of the files that `pattern` names, a file or a glob, in the order of their
-    names.
+    names. `$NAME` in it stands for a variable of the environment.
 
     Fields other than prompt and completion are not read. Raises UserError naming the file and the
     line numbers of rows that cannot be used.
@@ -66,7 +67,9 @@ def objects(path: Path, field: str) -> Iterator[tuple[int, dict | str]]:
 
 
 def _files(pattern: str, field: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expandvars(pattern)).expanduser()
+    if unset := re.search(r"\$\w+", str(path)):
+        raise UserError(f"{field}: {unset[0][1:]} is not set; set it to the folder of the files")
     found = [path] if path.is_file() else [Path(p) for p in glob.glob(str(path), recursive=True)]
     found = sorted(p for p in found if p.is_file())
     if not found:

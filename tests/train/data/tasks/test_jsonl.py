@@ -31,6 +31,16 @@ def test_files_are_read_in_the_order_of_their_names(tmp_path):
     assert load(str(tmp_path / "b.jsonl")).training == found.training[2:]
 
 
+def test_a_path_may_stand_below_a_variable(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.jsonl", [GOOD])
+    monkeypatch.setenv("MINE", str(tmp_path))
+    assert load("$MINE/a.jsonl") == load(str(path))
+    monkeypatch.delenv("MINE")
+    with pytest.raises(UserError) as raised:
+        load("$MINE/a.jsonl")
+    assert_user_error(raised, field="task.source", remedy="MINE is not set; set it")
+
+
 def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path):
     path = write(tmp_path / "a.jsonl", [b"\xef\xbb\xbf" + json.dumps(GOOD).encode()])
     assert len(load(str(path)).training) == 1
