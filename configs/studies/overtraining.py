@@ -73,7 +73,7 @@ class Study:
     seq_len: int
     batch: int  # sequences a step; 0: the rule's
     mb: float  # of text a domain, 0: all
-    windows: int = 32  # of validation, a domain
+    windows: int = 64  # of validation, a domain and a task
     noise_windows: int = 8
     max_epochs: float = 4.0
     traces: int = 8  # vectors of the estimates of the Hessian's trace
@@ -187,6 +187,8 @@ def get_config(arg: str = "cpu") -> ConfigDict:
         c.data.validation_fraction = 0.1
     if arg == "tpu":
         c.model.compute_dtype = "bfloat16"
+    # as in fine-tuning, so that losses before and after it are of one measurement
+    c.model.document_mask = True
     c.schedule.kind = "cosine"
     c.run.evals = ()
     c.run.batch_size = study.batch
