@@ -146,22 +146,24 @@ def _of_probe(run: Mapping[Any, Any], body: Row, tokens: float) -> Iterator[Row]
         "arm": run["arm"],
         "base_loss": _loss(body["base"]),
     }
-    curvature = body.get("curvature") or {}
-    of = curvature.get("tensors")  # which tensors the trace is over; not in older files
+    traces = {
+        (entry["scale"], entry["tensors"]): entry
+        for entry in (body.get("curvature") or {}).get("trace_sigma", ())
+    }
     found = []
     for entry in body.get("noise", ()):
-        tensors = str(entry["tensors"])
-        same = entry["scale"] == "init" and of in (None, tensors)
-        traces = ("trace_sigma", "trace_sigma_se") if same else ()
+        kind = str(entry["scale"]), str(entry["tensors"])
+        trace = traces.get(kind, {})
         found.append(
             base
             | {
-                "change": f"noise:{entry['scale']}:{tensors}",
+                "change": f"noise:{':'.join(kind)}",
                 "strength": float(entry["gamma"]),
                 "draw": int(entry["draw"]),
                 "loss": _loss(entry["loss"]),
+                "trace_sigma": trace.get("trace"),
+                "trace_sigma_se": trace.get("se"),
             }
-            | {name: curvature.get(name) for name in traces}
         )
     for entry in body.get("quantised", ()):
         tensors = str(entry.get("tensors", MATRICES))

@@ -169,10 +169,10 @@ def _probe(workdir, run, *, step=None, quantised=True, loss=2.0):
         else [],
         "curvature": {
             "trace": 9.0,
-            "trace_sigma": 2 * ratio**0.5,
-            "trace_sigma_se": 0.1,
+            "trace_sigma": [
+                {"scale": "init", "tensors": "matrices", "trace": 2 * ratio**0.5, "se": 0.1}
+            ],
             "lambda_max": 3.0,
-            "tensors": "matrices",
         },
     }
     folder = workdir / record.RUNS / run.run_id / record.PROBES
@@ -230,7 +230,7 @@ def test_from_records(workdir):
     }
     assert set(table["D"]) == {200 * 2048, 400 * 2048, 800 * 2048} and set(table["N"]) == {14_000}
     assert (table["floor_bigram"] == 4).all() and set(table["seed"]) == {0, 1}
-    # the trace is over the matrices, and of the initialisation's noise
+    # each trace belongs to one scale and one set of tensors
     traced = table[table["trace_sigma"].notna()]["change"].unique().tolist()
     assert traced == ["noise:init:matrices"]
     tuned = table[table["change"] == "finetune:add"]
