@@ -26,7 +26,7 @@ from case_arguments import chosen, parser
 from stepladder.train.bench.case import TINY, Case
 from stepladder.train.checks import hbm_bytes, hlo
 from stepladder.train.hardware import memory_model, topology
-from stepladder.train.hardware.machine import Machine
+from stepladder.train.hardware.machine import Machine, defaults_of
 from stepladder.train.ladder import executables
 
 CASES = Case("1m", 32, 32, 256, "bytes"), Case("100m", 1, 64, 2048, "bpe:32768")
@@ -46,6 +46,7 @@ def measure(case: Case, topo: str, layers: str, top: int) -> dict:
         found.micro_batch,
         found.remat,
         pack.execution,
+        defaults_of(machine).kept(pack.execution.layers),
         mesh["fsdp"],
         mesh["tensor"],
     )

@@ -16,7 +16,7 @@ compute, 2x the parameters and 2x the tokens of every proxy, and the same schedu
 from ml_collections import ConfigDict
 
 from stepladder.configs import base
-from stepladder.configs.core.branches import with_cooldowns
+from stepladder.configs.core.branches.cooldown import with_cooldowns
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec

@@ -1,6 +1,7 @@
 """How far to overtrain a model that will be served.
 
-No command calls it yet: it waits for the study of overtraining.
+No command calls it yet. What longer pretraining does to a model that is changed afterwards is asked
+by analysis/studies/overtraining.
 """
 
 from collections.abc import Mapping

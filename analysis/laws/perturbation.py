@@ -97,4 +97,20 @@ shannon = Law(
     note="the paper's e is 1 here: b, c, d and e are defined up to a common factor",
 )
 
-LAWS = (ushape, perturbed, shannon)
+sensitivity = Law(
+    name="sensitivity",
+    formula="Delta = k gamma^p (D / N)^q",
+    source="2503.19206, our form",
+    axes=(Input("N"), Input("D", unit="tokens"), Input("gamma")),
+    params=(
+        Parameter("k", (0.2, 5.0), (1e-9, 1e9)),
+        Parameter("p", (0.5, 2.5), (0.01, 8.0)),
+        Parameter("q", (-0.5, 2.0), (-4.0, 6.0), positive=False),
+    ),
+    formula_fn=lambda xp, p, n, d, g: p.k * xp.exp(p.p * g + p.q * (d - n)),
+    rescale=lambda p, c, s: {"k": s * p.k * exp(-p.p * c.gamma - p.q * (c.tokens - c.N))},
+    output="delta",
+    note="Delta is the loss after a change of size gamma minus the loss before",
+)
+
+LAWS = (ushape, perturbed, shannon, sensitivity)

@@ -152,6 +152,12 @@ def _proxy_transfer(workdir: Path | None, table: Table | None, out: Path) -> Pat
     return report.run(workdir, table, out)
 
 
+def _overtraining(workdir: Path | None, table: Table | None, out: Path) -> Path:
+    from stepladder.analysis.studies.overtraining import report
+
+    return report.run(workdir, table, out)
+
+
 STUDIES: dict[str, Study] = {
     "extrapolation": Study(
         "what loss do the proxies forecast for the target, and was it so?",
@@ -168,5 +174,9 @@ STUDIES: dict[str, Study] = {
         "do small runs rank data recipes as tuned targets do, and does a reduced learning rate "
         "help?",
         _proxy_transfer,
+    ),
+    "overtraining": Study(
+        "when does more pretraining make a model worse after noise, quantisation or fine-tuning?",
+        _overtraining,
     ),
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from stepladder.configs.core.branches import check_branch
+from stepladder.configs.core.branches.check import check_branch
 from stepladder.configs.core.errors import UserError, nearest
 from stepladder.configs.core.measurements import Probe
 from stepladder.configs.core.spec import RunSpec

@@ -112,4 +112,30 @@ class Ngrams:
     examples: int  # sequences of the longest run, for the epochs
 
 
-Probe = Alignment | Perturbation | Ngrams
+@dataclass(frozen=True)
+class Floors:
+    """Loss of n-gram models of a mixture on a study's validation windows: what text statistics
+    alone reach. Written to WORKDIR/studies/<study>/floors.json.
+    """
+
+    study: str
+    corpus: CorpusSpec
+    weights: tuple[tuple[str, float], ...]
+    validation: tuple[str, ...]
+    seq_len: int
+    eval_windows: int
+
+    @classmethod
+    def of(cls, study: str, run: RunSpec) -> "Floors":
+        """Those of a run's mixture, on the windows that it is evaluated on."""
+        return cls(
+            study,
+            run.data.corpus,
+            run.data.weights,
+            tuple(domain for domain, _ in run.data.evaluated),
+            run.data.seq_len,
+            run.eval_windows,
+        )
+
+
+Probe = Alignment | Perturbation | Ngrams | Floors

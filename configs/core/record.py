@@ -51,7 +51,8 @@ FIELDS = {
         "learning_rate",
     ),
     EVAL: (
-        "domain",  # "all": the mean under the weights of DataSpec.evaluated
+        # "all": the mean under the weights of DataSpec.evaluated; "task:NAME": of a fine-tuning run
+        "domain",
         "loss",  # nats a token
         "loss_se",  # its standard error over windows
         "bits_per_byte",
@@ -90,6 +91,7 @@ LINEAGE_FIELDS = (
     "parent",  # run id and step of the checkpoint a branch starts from
     "data_fingerprint",
     "tokenizer",
+    "task",  # of a fine-tuning run: its examples, those left out, how often it sees them
     "params_total",
     "params_non_embedding",
     "flops_per_token_train",

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from stepladder.configs import base
 from stepladder.configs.core import counting, durations, hyperparameters
-from stepladder.configs.core.branches import with_cooldowns
+from stepladder.configs.core.branches.cooldown import with_cooldowns
 from stepladder.configs.core.build import model_spec, rung
 from stepladder.configs.core.errors import row
 from stepladder.configs.core.spec import RunSpec

@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from ml_collections import ConfigDict
 
 from stepladder.configs import base, recipes, web_recipes
-from stepladder.configs.core.branches import with_checkpoints
+from stepladder.configs.core.branches.cooldown import with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
 from stepladder.configs.core.measurements import Alignment, Ngrams, Probe

@@ -5,20 +5,21 @@ import re
 
 import pytest
 
-from stepladder.configs.core.branches import (
-    BRANCHES,
-    branch,
-    check_branch,
-    check_step,
-    cooldown,
-    specialise,
-    windows_read,
-    with_checkpoints,
-)
+from stepladder.configs.core.branches.check import check_branch, check_step
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
+from stepladder.configs.core.branches.finetune import Tuning, finetune
+from stepladder.configs.core.branches.kinds import BRANCHES
+from stepladder.configs.core.branches.mixture import branch, specialise, windows_read
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import checked
-from stepladder.configs.core.spec import EXAMPLES_A_BLOCK, from_dict, to_dict
+from stepladder.configs.core.spec import (
+    EXAMPLES_A_BLOCK,
+    ParentSpec,
+    TaskSpec,
+    from_dict,
+    to_dict,
+)
 from tests.support import tiny
 from tests.support.errors import assert_user_error
 
@@ -200,3 +201,64 @@ def test_cooldowns_are_branches_that_fit(trunk):
     assert check_branch(cooldown(trunk, 60, 0.2), trunk) is None
     with pytest.raises(UserError):
         check_step(trunk, 50)
+
+
+TASK = TaskSpec("sums", "sums:2")
+
+
+def test_fine_tuning_starts_anew_and_masks_its_examples(trunk):
+    tuning = Tuning(trainable="lora", rank=4, replay=0.25, l2_to_start=0.1, batch_size=4)
+    child = finetune(trunk, 60, 20, TASK, 3e-4, tuning, seed=5, arm="separate")
+    check_branch(child, trunk)
+    assert child.parent == ParentSpec(trunk.run_id, 60, ("step", "optimizer", "data"))
+    assert child.model.marked and child.model.document_end == trunk.model.vocab_size - 1
+    assert child.data.task == TASK and child.data.replay == 0.25
+    assert child.data.seen == windows_read(trunk, 60), "replay reads on where the trunk stopped"
+    assert child.optimizer.to_start and child.hyper.l2_to_start == 0.1
+    assert (child.hyper.warmup_steps, child.hyper.total_steps, child.batch_size) == (2, 20, 4)
+    assert child.tag["branch"] == "finetune" and child.tag["task"] == "sums"
+    assert child.tag["arm"] == "separate"
+    assert from_dict(to_dict(child)) == child
+
+
+def test_rates_of_a_fine_tuning_share_an_executable(trunk):
+    """And how strongly it is held to its start; what is trained does not."""
+    one = finetune(trunk, 60, 20, TASK, 3e-4, Tuning(l2_to_start=0.1))
+    two = finetune(trunk, 48, 20, TASK, 1e-3, Tuning(l2_to_start=1.0))
+    assert one.program_key == two.program_key and one.hash != two.hash
+    free = finetune(trunk, 60, 20, TASK, 3e-4)
+    last = finetune(trunk, 60, 20, TASK, 3e-4, Tuning(trainable="last"))
+    assert len({spec.program_key for spec in (one, free, last, trunk)}) == 4
+
+
+OUT_OF_RANGE = {
+    "steps": ("steps", 0, {"steps": 0}),
+    "replay": ("tuning.replay", 1.5, {"tuning": Tuning(replay=1.5)}),
+    "warmup": ("tuning.warmup", -1, {"tuning": Tuning(warmup=-1)}),
+    "l2": ("tuning.l2_to_start", -0.1, {"tuning": Tuning(l2_to_start=-0.1)}),
+    "step": ("parent.step", 7, {"step": 7}),
+}
+
+
+@pytest.mark.parametrize("why", OUT_OF_RANGE)
+def test_a_fine_tuning_out_of_range_is_refused(trunk, why):
+    field, value, changes = OUT_OF_RANGE[why]
+    arguments = {"step": 60, "steps": 20, "task": TASK, "learning_rate": 1e-3, **changes}
+    with pytest.raises(UserError) as raised:
+        finetune(trunk, **arguments)
+    assert_user_error(raised, field=field, value=value, remedy="use|nearest")
+
+
+def test_no_branch_leaves_a_fine_tuning_that_holds_more(trunk):
+    parent = finetune(trunk, 60, 20, TASK, 1e-3, Tuning(l2_to_start=0.1))
+    child = dataclasses.replace(parent, name="b", parent=ParentSpec(parent.run_id, 20), steps=30)
+    with pytest.raises(UserError) as raised:
+        check_branch(child, parent)
+    assert_user_error(raised, field="parent", value=parent.run_id, remedy="branch from the run")
+
+
+def test_adapters_have_moments_of_their_own(trunk):
+    child = finetune(trunk, 60, 20, TASK, 1e-3, Tuning(trainable="lora", rank=2, reset=("step",)))
+    with pytest.raises(UserError) as raised:
+        check_branch(child, trunk)
+    assert_user_error(raised, field="optimizer.trainable", value="lora", remedy="add 'optimizer'")

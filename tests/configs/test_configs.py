@@ -39,6 +39,11 @@ SHIPPED = (
     "configs/sweep.py:decay",
     "configs/studies/parametrization.py:tiny",
     "configs/studies/proxy_transfer.py:tiny",
+    *(
+        f"configs/studies/{name}.py:{arg}"
+        for name in ("overtraining", "split")
+        for arg in ("tiny", "cpu")
+    ),
     *(f"configs/ladders/chinchilla.py:{name}" for name in chinchilla.LADDERS),
 )
 

@@ -8,7 +8,7 @@ import pytest
 
 from stepladder.configs import base
 from stepladder.configs.core import spec as spec_module
-from stepladder.configs.core.branches import cooldown, with_checkpoints
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import (

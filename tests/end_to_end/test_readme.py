@@ -87,6 +87,7 @@ def test_commands_run_in_order(tmp_path):
         "widths/report/learning_rate",
         "sweep-report",
         "transfer-report",
+        "overtraining-report",
     )
     for made in (
         "demo/report/index.html",
@@ -122,6 +123,13 @@ sweep = [
     for x in z
 ]
 pd.DataFrame(sweep).to_csv("sweep.csv", index=False)
+changed = [
+    {"N": 1e6, "D": 2e7 * 4**i, "seed": s, "arm": "separate", "change": "noise:init",
+     "strength": g, "draw": k, "base_loss": 4 - 0.3 * i,
+     "loss": 4 - 0.3 * i + (1 + 0.01 * s + 0.02 * k) * g**2 * 3**i}
+    for i in range(4) for s in range(2) for g in (0.05, 0.1, 0.2) for k in range(2)
+]
+pd.DataFrame(changed).to_csv("changed.csv", index=False)
 rng = random.Random(0)
 letters = "abcdefghijklmnopqrstuvwxyz"
 words = ["".join(rng.choice(letters) for _ in range(rng.randint(3, 8))) for _ in range(3000)]

@@ -15,6 +15,7 @@ from stepladder.configs.core.spec import RunSpec, from_dict
 from stepladder.model.generate.sample import generate
 from stepladder.train.data.read.corpora import folder
 from stepladder.train.data.read.store import Store
+from stepladder.train.data.tasks.task import load
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
 from stepladder.train.record.record import read_json
@@ -33,6 +34,7 @@ class Opened:
     store: Store
     record: Path
     program: Program
+    task_fingerprint: str = ""  # of the examples that a fine-tuned checkpoint was trained on
 
 
 def open_checkpoint(
@@ -71,11 +73,22 @@ def open_checkpoint(
             f"store={opened.path}: fingerprint {opened.fingerprint}, the checkpoint was made on "
             f"{meta['data_fingerprint']}; give its own store with --store"
         )
-    return Opened(spec, meta["step"], state["params"], opened, record, compiled)
+    task = meta.get("task_fingerprint", "")
+    return Opened(spec, meta["step"], state["params"], opened, record, compiled, task)
 
 
 def evaluate(opened: Opened) -> list[dict]:
-    """The rows of kind `eval` for this checkpoint, made anew."""
+    """The rows of kind `eval` for this checkpoint, made anew.
+
+    Raises UserError when the examples of its task are others than it was trained on.
+    """
+    if spec := opened.spec.data.task:
+        task = load(spec, opened.store, opened.spec.data.seq_len)
+        if task.fingerprint != opened.task_fingerprint:
+            raise UserError(
+                f"data.task.fingerprint={task.fingerprint}: the checkpoint was made on "
+                f"{opened.task_fingerprint}; restore the examples of {spec.source}"
+            )
     evaluator = Evaluator.create(opened.spec, opened.store, opened.program)
     return evaluator(opened.params)
 

@@ -65,6 +65,12 @@ class DeviceKind:
     replicated: float
     tensor: int  # devices that share a layer unasked, at most, where a batch has too few parts
     remat: tuple[str, ...]  # keys of layer.REMAT; the first that fits the memory is taken
+    # What autodiff keeps of a layer, over what memory_model.activations lists, where layers are a
+    # loop and where they are not. A loop stores all that autodiff asks for, float32 copies in norms
+    # and rotations too; of unrolled layers the compiler computes some of it again where that is
+    # cheap.
+    kept_scanned: float
+    kept_unrolled: float
 
     # How a ladder is planned (train/ladder) and compiled (train/loop/ahead.py).
     compile_ahead: int  # executables that compile at once while others train; 0: none does
@@ -72,6 +78,10 @@ class DeviceKind:
     achieved: float  # FLOP/s of a whole machine for an estimate of time; `plan --rate` overrides it
 
     chip: Chip | None = None  # None: no data sheet is known
+
+    def kept(self, layers: str) -> float:
+        """That of layers that run as `layers` says: scan | unroll."""
+        return {"scan": self.kept_scanned, "unroll": self.kept_unrolled}[layers]
 
 
 CPU = DeviceKind(
@@ -87,6 +97,8 @@ CPU = DeviceKind(
     replicated=math.inf,
     tensor=1,
     remat=("none",),
+    kept_scanned=2.0,
+    kept_unrolled=2.0,
     compile_ahead=0,
     pack_mode="map",
     achieved=70e9,
@@ -104,6 +116,8 @@ GPU = DeviceKind(
     replicated=0.25,
     tensor=8,
     remat=("none", "dots", "full"),
+    kept_scanned=1.25,
+    kept_unrolled=0.6,
     compile_ahead=4,
     pack_mode="vmap",
     achieved=400e12,
@@ -118,6 +132,8 @@ TPU = replace(
     loss_floats=2**26,
     arithmetics=("float32", "bfloat16"),
     micro_tokens=4096,
+    kept_scanned=2.0,
+    kept_unrolled=0.9,
     achieved=110e12,
 )
 # Cards before the A100 multiply neither bfloat16 nor TF32, and cuDNN's attention takes neither.

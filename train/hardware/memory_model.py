@@ -12,30 +12,35 @@ from stepladder.model.execution import Execution
 
 FILL = 0.8  # share of a device's memory that estimates may fill
 STATE = 12.0  # bytes a parameter: itself and two moments in float32
+START = 4.0  # bytes a parameter: where a fine-tuned run started, when it is kept
 GRADIENT = 8.0  # bytes a parameter: its gradient and, with several micro-batches, their sum
-# What autodiff keeps of a layer, over what `activations` lists, by how the layers run. A scan
-# stores all that autodiff asks for, float32 copies in norms, rotations and activation functions
-# too; of unrolled layers the compiler computes some of it again where that is cheap.
-KEPT = {"scan": 2.0, "unroll": 0.7}
 LOGITS = 3 * 4.0  # bytes a logit: itself, its softmax, its gradient
 
 
 def step(
-    spec: RunSpec, rows: int, remat: str, forward: Execution, fsdp: int = 1, tensor: int = 1
+    spec: RunSpec,
+    rows: int,
+    remat: str,
+    forward: Execution,
+    kept: float,
+    fsdp: int = 1,
+    tensor: int = 1,
 ) -> float:
     """Bytes that a device holds in a training step that takes `rows` sequences at a time.
 
-    forward: its layers, attention and loss_floats are read.
+    forward: its attention and loss_floats are read. kept: of its layers, as in `activations`.
     """
     held = state(spec, fsdp * tensor) + gathered(spec, fsdp, tensor)
     scores = forward.attention == "xla"
-    work = rows * activations(spec, remat, forward.layers, scores=scores, tensor=tensor)
+    work = rows * activations(spec, remat, kept, scores=scores, tensor=tensor)
     return held + work + logits(spec, rows, forward.loss_floats, tensor)
 
 
 def state(spec: RunSpec, cut: int) -> float:
     """Bytes of parameters, optimizer state and gradients on a device, cut into `cut` pieces."""
-    return (STATE + GRADIENT) * counting.count(spec.model, spec.data.seq_len).params_total / cut
+    plain = spec.optimizer.trainable != "lora" and not spec.optimizer.to_start
+    each = STATE + GRADIENT + (0.0 if plain else START)
+    return each * counting.count(spec.model, spec.data.seq_len).params_total / cut
 
 
 def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
@@ -55,12 +60,12 @@ def gathered(spec: RunSpec, fsdp: int, tensor: int) -> float:
 
 
 def activations(
-    spec: RunSpec, remat: str, layers: str = "scan", *, scores: bool = True, tensor: int = 1
+    spec: RunSpec, remat: str, kept: float, *, scores: bool = True, tensor: int = 1
 ) -> float:
     """Bytes that one sequence leaves for the backward pass, and those of one layer's work on it.
 
-    Logits are not counted. layers: how they run, a key of KEPT. scores: whether attention keeps its
-    L x L weights.
+    Logits are not counted. kept: what autodiff keeps of a layer, over what is listed here
+    (`DeviceKind.kept`). scores: whether attention keeps its L x L weights.
     """
     m, L = spec.model, spec.data.seq_len
     heads = (m.n_heads + 2 * m.n_kv_heads) * m.head_dim
@@ -69,7 +74,7 @@ def activations(
     attention = 2 * m.n_heads * L if scores else 2 * m.n_heads
     shared = 4 * m.d_ff + 3 * heads + attention
     everything = 8 * stream + 2 * m.d_model + shared / tensor
-    saved = {"none": KEPT[layers] * everything, "dots": stream + dots, "full": stream}[remat]
+    saved = {"none": kept * everything, "dots": stream + dots, "full": stream}[remat]
     return _width(m) * L * (m.n_layers * saved + everything)
 
 

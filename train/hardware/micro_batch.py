@@ -38,7 +38,7 @@ def fitting(spec: RunSpec, machine: Machine, forward: Execution, members: int = 
     most = memory_model.FILL * memory_of(machine) / members
 
     def fits(rows: int, remat: str) -> bool:
-        return memory_model.step(spec, rows, remat, forward, *cut) <= most
+        return memory_model.step(spec, rows, remat, forward, row.kept(forward.layers), *cut) <= most
 
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if rows is None:

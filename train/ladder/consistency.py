@@ -9,14 +9,19 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import Loaded
+from stepladder.configs.core.spec import CorpusSpec, RunSpec
+from stepladder.train.data.read.store import Store
+from stepladder.train.data.tasks.task import load
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.loop.lineage import PACKAGES
+from stepladder.train.loop.member import check_task
 from stepladder.train.processes import group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +52,30 @@ def check_same(loaded: Loaded, workdir: Path, only: str = "") -> None:
         f"processes differ: {'; '.join(differences(tables))}; run the same command with the same "
         "installation on every host"
     )
+
+
+def check_tasks(specs: Sequence[RunSpec], stores: Mapping[CorpusSpec, Store]) -> None:
+    """Find the examples of every task before the first run trains.
+
+    Raises:
+        UserError: for a task that cannot be trained on.
+        SharedError: on every process, when they find other examples.
+    """
+    mine = {}
+    for spec in specs:
+        store = stores[spec.data.corpus]
+        if spec.data.task:
+            check_task(spec, store)
+            mine[spec.run_id] = load(spec.data.task, store, spec.data.seq_len).fingerprint
+    if not mine or group.count() == 1:
+        return
+    found = [json.loads(text) for text in group.gather(json.dumps(mine))]
+    for spec in specs:
+        if spec.data.task and len({each[spec.run_id] for each in found}) > 1:
+            raise group.SharedError(
+                f"data.task.source={spec.data.task.source!r}: processes find other examples there; "
+                "give every host the same files"
+            )
 
 
 def _check_shared(workdir: Path) -> None:

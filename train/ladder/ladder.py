@@ -25,6 +25,7 @@ from stepladder.configs.core.record import (
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.corpora import stores
 from stepladder.train.hardware.machine import Machine, start_jax
+from stepladder.train.ladder.consistency import check_tasks
 from stepladder.train.ladder.packing import forecast_first, pack_ladder
 from stepladder.train.ladder.progress import progress_bar
 from stepladder.train.loop.ahead import compiling_ahead
@@ -81,6 +82,7 @@ def run_ladder(
     show = not quiet and group.is_leader()
     root = Path(machine.store) if machine.store else workdir / "data"
     corpora = stores(loaded.specs, root, show=show)
+    check_tasks(unfinished, corpora)
     clock, programs = Clock(), Programs()  # the time of the run begins when the corpora are there
     began = time.time()
     packing = pack_ladder(loaded.specs, machine)

@@ -241,7 +241,8 @@ def _fitting_map(spec: RunSpec, machine: Machine, most: int) -> int:
     budget = memory_model.FILL * memory_of(machine) / sharing
     length, floats = spec.data.seq_len, defaults_of(machine).micro_batch_floats
     rows = micro_batch_within(spec.model, spec.batch_size, length, floats) or spec.batch_size
-    work = rows * memory_model.activations(spec, "none") + memory_model.logits(spec, rows)
+    kept = defaults_of(machine).kept(layers_of(machine, spec))
+    work = rows * memory_model.activations(spec, "none", kept) + memory_model.logits(spec, rows)
     state = LIVE * 4.0 * counting.count(spec.model, length).params_total
     return min(most, int((budget - work) / state))
 
@@ -252,12 +253,15 @@ def _fitting_vmap(spec: RunSpec, machine: Machine, most: int) -> int:
     As many as fit without recomputation; where not even one does, as many as fit with it.
     """
     rows = micro_batch.wanted(spec, machine, spec.batch_size)
-    floats = defaults_of(machine).loss_floats
+    row = defaults_of(machine)
+    floats = row.loss_floats
     layers, attention = layers_of(machine, spec), attention_of(machine, spec, mapped=True)
+
+    kept = row.kept(layers)
 
     def needed(members: int, remat: str) -> float:
         forward = Execution(layers, attention=attention, loss_floats=-(-floats // members))
-        return members * memory_model.step(spec, rows, remat, forward)
+        return members * memory_model.step(spec, rows, remat, forward, kept)
 
     budget, sizes = memory_model.FILL * memory_of(machine), range(1, most + 1)
     for remat in ("none", "full"):

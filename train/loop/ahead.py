@@ -16,7 +16,7 @@ from stepladder.train.data.read.store import Store
 from stepladder.train.hardware import autotuning
 from stepladder.train.hardware.machine import Machine, defaults_of, platform_of
 from stepladder.train.processes import group
-from stepladder.train.step.evaluator import chunks
+from stepladder.train.step.evaluator import chunks, windows_key
 from stepladder.train.step.packed_program import Packed
 from stepladder.train.step.programs import Programs
 
@@ -66,7 +66,7 @@ def _executables(
 
     def evaluations() -> None:
         own = programs.program(first, machine)
-        of = {(s.data.corpus, s.data.evaluated, s.data.seq_len, s.eval_windows): s for s in specs}
+        of = {(spec.data.corpus, *windows_key(spec)): spec for spec in specs}
         for count in {chunks(spec, stores[spec.data.corpus], own) for spec in of.values()}:
             own.compile_window_losses(count)
 

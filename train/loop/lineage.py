@@ -11,13 +11,19 @@ from stepladder.configs.core import counting
 from stepladder.configs.core.spec import RunSpec
 from stepladder.model.parallel.device import platform_name
 from stepladder.train.data.read.store import Store
+from stepladder.train.data.tasks.batches import replayed
+from stepladder.train.data.tasks.task import Task
 from stepladder.train.step.program import Program
 
 PACKAGES = ("stepladder", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
-    """The body of lineage.json (fields: configs/core/record.py)."""
+def lineage(spec: RunSpec, store: Store, program: Program, task: Task | None = None) -> dict:
+    """The body of lineage.json (fields: configs/core/record.py); `task` is what the run trains on,
+    if it does.
+    """
+    rows = (spec.steps - spec.stream_start) * spec.batch_size
+    of_task = rows - int(replayed(rows, spec.data.replay))
     counts = counting.count(spec.model, spec.data.seq_len)
     devices = program.mesh.devices.flatten()
     parent = spec.parent and {
@@ -32,6 +38,7 @@ def lineage(spec: RunSpec, store: Store, program: Program) -> dict:
         "parent": parent,
         "data_fingerprint": store.fingerprint,
         "tokenizer": store.manifest["tokenizer"],
+        "task": task and task.lineage(of_task, spec.hyper.data_seed),
         "params_total": counts.params_total,
         "params_non_embedding": counts.params_non_embedding,
         "flops_per_token_train": counts.flops_per_token_train,

@@ -26,6 +26,8 @@ from stepladder.configs.core.spec import RunSpec
 from stepladder.train.data.read.batches import BatchSource
 from stepladder.train.data.read.mixture import check_epochs
 from stepladder.train.data.read.store import Store
+from stepladder.train.data.tasks.batches import TaskSource, check_replay, replayed
+from stepladder.train.data.tasks.task import Task, load
 from stepladder.train.loop.lineage import lineage
 from stepladder.train.processes import faults
 from stepladder.train.record.checkpoint import Checkpoints
@@ -88,7 +90,8 @@ class Member:
         Raises UserError for a record that belongs to another run or other data.
         """
         spec = record.spec
-        record.open(lineage(spec, store, program))
+        task = task_of(spec, store)
+        record.open(lineage(spec, store, program, task))
         checkpoints = Checkpoints(record.path / CHECKPOINTS, permanent=spec.checkpoint_steps)
         throughput = Throughput(spec, mesh)
         meta = {
@@ -96,6 +99,8 @@ class Member:
             "data_fingerprint": store.fingerprint,
             "tokenizer": store.manifest["tokenizer"]["hash"],
         }
+        if task:
+            meta["task_fingerprint"] = task.fingerprint
         return cls(
             slot, spec, record, store, program, evaluator, checkpoints, throughput, share, meta
         )
@@ -137,8 +142,8 @@ class Member:
 
     def source(self, rows: np.ndarray) -> BatchSource:
         """The run's batches, of which this process reads `rows`."""
-        spec = self.spec
-        return BatchSource(
+        spec, task = self.spec, task_of(self.spec, self.store)
+        text = (
             self.store,
             spec.data.weights,
             spec.data.seq_len,
@@ -147,6 +152,9 @@ class Member:
             rows,
             spec.data.seen,
         )
+        if task:
+            return TaskSource(*text, task=task, replay=spec.data.replay)
+        return BatchSource(*text)
 
     def advance(self) -> None:
         """A dispatch of `dispatch_steps` steps is on its way."""
@@ -227,9 +235,14 @@ class Member:
         return None
 
 
+def task_of(spec: RunSpec, store: Store) -> Task | None:
+    """The task that a run trains on, if it does. Raises UserError as `load`."""
+    return load(spec.data.task, store, spec.data.seq_len) if spec.data.task else None
+
+
 def check_data(spec: RunSpec, store: Store) -> None:
-    """Raise UserError when the store's vocabulary is another, or the run would see a domain too
-    often.
+    """Raise UserError when the store's vocabulary is another, the run would see a domain too often,
+    or its task cannot be trained on.
     """
     if store.vocab_size != spec.model.vocab_size:
         raise UserError(
@@ -237,14 +250,44 @@ def check_data(spec: RunSpec, store: Store) -> None:
             f"(tokenizer {store.manifest['tokenizer']['name']}); prepare the store with the "
             "config's data.tokenizer"
         )
+    examples = (spec.steps - spec.stream_start) * spec.batch_size
+    if spec.data.task:
+        check_task(spec, store)
+        examples = int(replayed(examples, spec.data.replay))
+        if not examples:
+            return
+    elif spec.data.replay:
+        raise UserError(
+            f"data.replay={spec.data.replay}: is the share of a fine-tuning run's rows that are of "
+            "the mixture, and this run has no data.task; use 0"
+        )
     check_epochs(
         store,
         spec.data.weights,
         spec.data.seq_len,
-        (spec.steps - spec.stream_start) * spec.batch_size,
+        examples,
         spec.data.max_epochs,
         spec.data.seen,
     )
+
+
+def check_task(spec: RunSpec, store: Store) -> None:
+    """Raise UserError unless the model of a run with a task keeps examples apart, and the task can
+    be loaded.
+    """
+    check_replay(spec.data.replay)
+    end = store.manifest["tokenizer"]["eos"]
+    if not spec.model.marked:
+        raise UserError(
+            "model.marked=False: a task's prompts are marked tokens; use True for a run with "
+            "data.task"
+        )
+    if spec.model.document_end != end:
+        raise UserError(
+            f"model.document_end={spec.model.document_end}: examples of a row would see each "
+            f"other; use {end}, the tokenizer's end of a document"
+        )
+    task_of(spec, store)
 
 
 def timeline(spec: RunSpec) -> str:
@@ -258,6 +301,8 @@ def timeline(spec: RunSpec) -> str:
         spec.data.weights,
         spec.data.seq_len,
         spec.data.seen,
+        spec.data.task,
+        spec.data.replay,
         spec.batch_size,
         spec.hyper.data_seed,
         spec.stream_start,

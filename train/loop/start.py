@@ -29,6 +29,7 @@ from stepladder.train.loop.member import Member
 from stepladder.train.processes import group
 from stepladder.train.record.checkpoint import Checkpoints, UnreadableError
 from stepladder.train.record.record import read_json, reopen
+from stepladder.train.step.trainable import is_plain
 
 # Part of the parent's state that parent.reset may name -> entries of the state that start anew.
 RESETTABLE: dict[str, tuple[str, ...]] = {
@@ -136,7 +137,7 @@ def _branch(member: Member, workdir: Path, hyper: dict) -> tuple[dict, int] | No
     try:
         if parent.step not in checkpoints.steps():  # planned, for branches are made of those only
             raise _make_parent_again(checkpoints, parent, f"no checkpoint at step {parent.step}")
-        found = checkpoints.restore(member.program.abstract_state, parent.step)
+        found = checkpoints.restore(member.program.plain.abstract_state, parent.step)
     except UnreadableError as error:
         raise _make_parent_again(checkpoints, parent, str(error)) from error
     finally:
@@ -144,6 +145,8 @@ def _branch(member: Member, workdir: Path, hyper: dict) -> tuple[dict, int] | No
     assert found, "restore raises when there is no checkpoint at a given step"
     state, meta = found
     _check_data_of_parent(folder.parent, member, meta)
+    if not is_plain(spec.optimizer):
+        state = member.program.adopt(state, hyper)
     if parent.reset:
         state = _weights_only(member, hyper, state, parent.reset)
     return state, spec.start_step

@@ -81,7 +81,8 @@ def together(program: Program, variants: int, sequences: int) -> tuple[Execution
     if pack_mode_of(machine) == "map":
         return forward, 0, 0
     each = 8.0 * counting.count(spec.model, spec.data.seq_len).params_total  # noisy, and the noise
-    each += sequences * memory_model.activations(spec, "full", forward.layers)
+    kept = defaults_of(machine).kept(forward.layers)
+    each += sequences * memory_model.activations(spec, "full", kept)
     each += memory_model.logits(spec, sequences, forward.loss_floats)
     models = max(1, int(memory_model.FILL * memory_of(machine) / 2 / each))
     execution = dataclasses.replace(

@@ -14,7 +14,7 @@ from typing import Any
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
-from stepladder.configs.core.measurements import Alignment, Ngrams, Perturbation, Probe
+from stepladder.configs.core.measurements import Alignment, Floors, Ngrams, Perturbation, Probe
 from stepladder.configs.core.record import (
     CHECKPOINTS,
     DIVERGED,
@@ -25,7 +25,7 @@ from stepladder.configs.core.record import (
     STUDIES,
 )
 from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.data import ngrams
+from stepladder.train.data import floors, ngrams
 from stepladder.train.data.prepare.prepare import prepare
 from stepladder.train.data.read import corpora
 from stepladder.train.data.read.batches import evaluation_windows
@@ -119,6 +119,22 @@ def _ngrams(
     return {**found, "epochs": seen, "data_fingerprint": store.fingerprint}
 
 
+def _floors_path(workdir: Path, probe: Floors) -> Path:
+    return workdir / STUDIES / probe.study / "floors.json"
+
+
+def _floors(
+    workdir: Path, probe: Floors, store: Store, machine: Machine, programs: Programs
+) -> dict:
+    windows = {
+        domain: evaluation_windows(store, domain, probe.seq_len, probe.eval_windows)
+        for domain in probe.validation
+    }
+    found = floors.floors(store, dict(probe.weights), windows)
+    overall = {order: by_domain["all"] for order, by_domain in found.items()}
+    return {**overall, "by_domain": found, "data_fingerprint": store.fingerprint}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of probe."""
@@ -158,12 +174,17 @@ def _most(epochs: dict[str, dict[str, float]]) -> str:
     return f"{count:.2f} ({recipe}, {domain})"
 
 
+def _describe_floors(body: dict) -> str:
+    return ", ".join(f"{order} {body[order]:.3f} nats a token" for order in floors.ORDERS)
+
+
 KINDS: dict[type, Kind] = {
     Alignment: Kind(_alignment_path, _alignment, _describe_alignment),
     Perturbation: Kind(
         _perturbation_path, _perturbation, _describe_perturbation, perturbation.asked
     ),
     Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams),
+    Floors: Kind(_floors_path, _floors, _describe_floors),
 }
 
 
@@ -194,7 +215,8 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     written = []
     for i, probe in enumerate(missing, 1):
         kind = KINDS[type(probe)]
-        corpus = probe.corpus if isinstance(probe, Ngrams) else probe.run.data.corpus
+        of_data = isinstance(probe, (Ngrams, Floors))
+        corpus = probe.corpus if of_data else probe.run.data.corpus
         if corpus not in opened:
             root = Path(machine.store) if machine.store else workdir / "data"
             opened[corpus] = prepare(corpus, corpora.folder(root, corpus), show=False)

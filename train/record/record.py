@@ -88,6 +88,12 @@ class Record:
                 f"{before['data_fingerprint']}; restore that token store, or start a new workdir "
                 "(a changed mixture is a branch, never a resume)"
             )
+        elif _task_fingerprint(before) != _task_fingerprint(lineage):
+            raise UserError(
+                f"data.task.fingerprint={_task_fingerprint(lineage)}: run {self.spec.run_id} began "
+                f"on {_task_fingerprint(before)}; restore the examples of "
+                f"{lineage['task']['source']}, or start a new workdir"
+            )
 
     def note_executable(self, step: int, compiled: str) -> str:
         """Write into the lineage that an executable, by its hash, computes the steps after `step`.
@@ -166,6 +172,11 @@ class Record:
         for part in sorted((self.path / record.METRICS).glob("*.jsonl")):
             if record.part_range(part.name)[1] > step:
                 part.unlink()
+
+
+def _task_fingerprint(lineage: dict) -> str | None:
+    """That of the examples a run trains on; None where it trains on text."""
+    return (lineage.get("task") or {}).get("fingerprint")
 
 
 def _identity(spec: dict) -> dict:

@@ -29,11 +29,13 @@ from stepladder.train.step.once import Once
 from stepladder.train.step.optimizer import OPTIMIZERS, WEIGHT_DECAY_MODES
 from stepladder.train.step.schedule import SCHEDULES
 from stepladder.train.step.step import (
+    adopted_state,
     chunked_window_losses,
     initial_state,
     traced_hypers,
     train_steps,
 )
+from stepladder.train.step.trainable import check as check_trainable
 
 # Most steps, and FLOPs, in one dispatch: a request to stop is acted on two dispatches later at most
 DISPATCH, DISPATCH_FLOPS = 10, 1e15
@@ -60,6 +62,7 @@ def check_names(optim: OptimizerSpec) -> None:
         value = getattr(optim, name)
         if value not in known:
             raise UserError(f"optimizer.{name}={value!r}: unknown; {nearest(value, known)}")
+    check_trainable(optim)
 
 
 @dataclass(eq=False)
@@ -203,6 +206,24 @@ class Program:
         options = {"xla_backend_optimization_level": 0} if self.backend == "cpu" else None
         jitted = jax.jit(self._initial_state, out_shardings=self.by_state, compiler_options=options)
         return self._once("init", lambda: jitted.trace(self.hyper_shapes))
+
+    def adopt(self, plain: dict, hyper: dict) -> dict:
+        """The state from which a run starts that goes on from another's plain one."""
+        fn = functools.partial(adopted_state, self.spec.model, self.spec.optimizer)
+
+        def trace() -> Traced:
+            jitted: Wrapped = jax.jit(fn, out_shardings=self.by_state)
+            return jitted.trace(self.hyper_shapes, self.plain.abstract_state)
+
+        return self._once("adopt", trace)(hyper, plain)
+
+    @functools.cached_property
+    def plain(self) -> "Program":
+        """That of the same model whose training changes all parameters: what a parent has."""
+        optim = dataclasses.replace(self.spec.optimizer, trainable="all", rank=0, to_start=False)
+        if optim == self.spec.optimizer:
+            return self
+        return Program(dataclasses.replace(self.spec, optimizer=optim), self.machine)
 
     def step(self, state: dict, hyper: dict, count: np.int32, batches_SBT: jax.Array) -> tuple:
         """(state after `count` steps, metrics of the last); the state given is donated."""

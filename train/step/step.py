@@ -1,7 +1,7 @@
 """The training step and the evaluation, as pure functions of state, hypers and batch.
 
-state: {params, opt, step, window}. `window` sums the metrics since the last train row, so that a
-resumed run logs the same means.
+state: {params, opt, step, window}, and what step/trainable.py adds. `window` sums the metrics since
+the last train row, so that a resumed run logs the same means.
 hyper: the fields of configs.core.spec.Hyper that are traced, and log_every. Changing them never
 recompiles.
 """
@@ -19,7 +19,9 @@ from stepladder.model import transformer
 from stepladder.model.execution import Execution
 from stepladder.model.gradient import loss_and_gradient, window_losses
 from stepladder.train.step import optimizer, schedule
+from stepladder.train.step.trainable import TRAINABLE, extended
 
+ADAPTERS = 1  # number of the random stream of adapters, beside that of the parameters
 WINDOW = ("loss", "z_loss", "grad_norm", "count")
 # Field of Hyper -> its dtype on the device, but for the order of the examples, which the host
 # reads, and the penalty that few runs have
@@ -41,13 +43,36 @@ def traced_hypers(spec: RunSpec) -> dict:
 def initial_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict) -> dict:
     """State before the first step; traceable in the seed."""
     params = transformer.init(model, jax.random.key(hyper["seed"]))
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, 1.0, optim.weight_decay_mode, model)
-    return {
-        "params": params,
-        "opt": tx.init(params),
-        "step": jnp.int32(0),
-        "window": {name: jnp.float32(0) for name in WINDOW},
-    }
+    state = {"params": params, "step": jnp.int32(0), "window": _empty_window()}
+    return with_moments(model, optim, hyper, extended(optim, state, _key_of_adapters(hyper)))
+
+
+def adopted_state(model: ModelSpec, optim: OptimizerSpec, hyper: dict, plain: dict) -> dict:
+    """A state of `optim` that starts from the plain one of a parent (step/trainable.py).
+
+    The moments are the parent's, or anew where they are of other parameters.
+    """
+    state = extended(optim, plain, _key_of_adapters(hyper))
+    return with_moments(model, optim, hyper, state) if optim.trainable == "lora" else state
+
+
+def with_moments(model: ModelSpec, optim: OptimizerSpec, hyper: dict, state: dict) -> dict:
+    """The state with its optimizer's moments as they are at first."""
+    kind = TRAINABLE[optim.trainable]
+    return {**state, "opt": _optimizer(model, optim, hyper, 1.0).init(kind.tuned(state))}
+
+
+def _optimizer(model: ModelSpec, optim: OptimizerSpec, hyper: dict, factor):
+    roles = model if TRAINABLE[optim.trainable].own_roles else None
+    return optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, roles)
+
+
+def _key_of_adapters(hyper: dict) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(hyper["seed"]), ADAPTERS)
+
+
+def _empty_window() -> dict:
+    return {name: jnp.float32(0) for name in WINDOW}
 
 
 def train_step(
@@ -63,21 +88,26 @@ def train_step(
     aux, grads = loss_and_gradient(model, params, tokens_BT, hyper["z_loss"], execution=execution)
     if model.marked:
         aux, grads = _over_counted(tokens_BT, (aux, grads))
+    if optim.to_start:
+        grads = jax.tree.map(
+            lambda slope, now, then: slope + hyper["l2_to_start"] * (now - then),
+            grads,
+            params,
+            state["start"],
+        )
+    kind = TRAINABLE[optim.trainable]
+    tuned, grads = kind.tuned(state), kind.pull(state, grads)
     factor = schedule.factor(optim.schedule, step, hyper)
-    tx = optimizer.OPTIMIZERS[optim.name](hyper, factor, optim.weight_decay_mode, model)
-    updates, opt = tx.update(grads, state["opt"], params)
+    tx = _optimizer(model, optim, hyper, factor)
+    updates, opt = tx.update(grads, state["opt"], tuned)
     new = {**aux, "grad_norm": optax.tree.norm(grads), "count": jnp.float32(1)}
     window = {name: state["window"][name] + new[name] for name in WINDOW}
     metrics = {name: window[name] / window["count"] for name in WINDOW if name != "count"}
     metrics |= {"learning_rate": factor * hyper["learning_rate"], "last_loss": aux["loss"]}
     row_ends = (step + 1) % hyper["log_every"] == 0
     window = {name: jnp.where(row_ends, 0.0, value) for name, value in window.items()}
-    return {
-        "params": optax.apply_updates(params, updates),
-        "opt": opt,
-        "step": step + 1,
-        "window": window,
-    }, metrics
+    changed = kind.merged(state, optax.apply_updates(tuned, kind.keep(updates)))
+    return {**state, **changed, "opt": opt, "step": step + 1, "window": window}, metrics
 
 
 def _over_counted(tokens_BT: jax.Array, means: tuple[dict, dict]) -> tuple[dict, dict]:

@@ -12,6 +12,7 @@ import zstandard
 
 from stepladder.configs.core.errors import UserError
 from stepladder.train.data.prepare import documents
+from tests.support.errors import assert_user_error
 
 TEXTS = ["first text", "zweiter Text äöü", "第三\nmit Zeilen " * 50]
 LINES = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in TEXTS).encode()
@@ -156,3 +157,13 @@ def test_code_is_grouped_by_folder_and_a_folder_is_walked(tmp_path):
         str(tmp_path / "b"),
     ]
     assert len({d.group for d in read(tmp_path / "a")}) == 2  # one package only: by file
+
+
+def test_a_source_may_stand_below_a_variable_of_the_environment(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setenv("SOME_TEXT", str(tmp_path))
+    assert documents.expand("d", "$SOME_TEXT/*.txt") == [tmp_path / "a.txt"]
+    monkeypatch.delenv("SOME_TEXT")
+    with pytest.raises(UserError) as raised:
+        documents.expand("d", "$SOME_TEXT/*.txt")
+    assert_user_error(raised, field="sources.d", value="$SOME_TEXT", remedy="set it")

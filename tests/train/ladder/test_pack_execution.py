@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from stepladder.configs.core import record
-from stepladder.configs.core.branches import cooldown, with_checkpoints
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
 from stepladder.model.execution import Execution
 from stepladder.train.hardware.machine import Machine
 from stepladder.train.hardware.mesh import mesh_of_pack

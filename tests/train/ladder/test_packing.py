@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from stepladder.configs.core import counting
-from stepladder.configs.core.branches import cooldown, with_checkpoints
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import RunSpec
 from stepladder.train.hardware.defaults import CPU

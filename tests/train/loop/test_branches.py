@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from stepladder.configs.core.branches import branch, specialise, with_checkpoints
+from stepladder.configs.core.branches.cooldown import with_checkpoints
+from stepladder.configs.core.branches.mixture import branch, specialise
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import Loaded

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from stepladder.configs.core.branches import cooldown, with_checkpoints
+from stepladder.configs.core.branches.cooldown import cooldown, with_checkpoints
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.load import Loaded

@@ -4,6 +4,7 @@ import glob
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -39,9 +40,15 @@ class Document:
 def expand(domain: str, pattern: str) -> list[Path]:
     """The files a source names, sorted: a file, a folder (all its readable files) or a glob.
 
-    Raises UserError when there are none.
+    A variable of the environment in it, `$NAME`, stands for its value: the spec, and so the id of a
+    run, is then the same wherever the files are. Raises UserError when there are none.
     """
-    path = Path(pattern).expanduser()
+    path = Path(os.path.expandvars(pattern)).expanduser()
+    if unset := re.search(r"\$\w+", str(path)):
+        raise UserError(
+            f"sources.{domain}={pattern}: {unset[0][1:]} is not set; set it to the folder of the "
+            "files"
+        )
     if path.is_file():
         return [path]
     if path.is_dir():

@@ -55,14 +55,27 @@ class BatchSource:
 
     def steps(self, start: int, count: int) -> np.ndarray:
         """The rows of steps start..start + count - 1: int32 [count, len(rows), seq_len + 1]."""
-        drawn = self.mixture.rows(start * self.batch_size, (start + count) * self.batch_size)
-        mine = slice(None) if len(self.rows) == self.batch_size else self.rows
-        domain, window = (part.reshape(count, self.batch_size)[:, mine].ravel() for part in drawn)
-        out = np.empty((count * len(self.rows), self.seq_len + 1), np.int32)
+        number = self.row_numbers(start, count)
+        return self.examples(number.ravel()).reshape(*number.shape, self.seq_len + 1)
+
+    def row_numbers(self, start: int, count: int) -> np.ndarray:
+        """The numbers of those rows, counted over the batches from step 0: int64 [count,
+        len(rows)].
+        """
+        return np.arange(start, start + count)[:, None] * self.batch_size + self.rows
+
+    def examples(self, numbers: np.ndarray) -> np.ndarray:
+        """The examples of these numbers, which are near each other: int32 [n, seq_len + 1]."""
+        out = np.empty((len(numbers), self.seq_len + 1), np.int32)
+        if not len(numbers):
+            return out
+        first = int(numbers.min())
+        drawn = self.mixture.rows(first, int(numbers.max()) + 1)
+        domain, window = (part[numbers - first] for part in drawn)
         for d in np.unique(domain):
             at = np.flatnonzero(domain == d)
             out[at] = self._views[d][window[at] * self.seq_len]
-        return out.reshape(count, len(self.rows), self.seq_len + 1)
+        return out
 
     def domain_of(self, example: int) -> str:
         """The domain of example i."""

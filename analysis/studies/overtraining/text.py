@@ -1,0 +1,56 @@
+"""The study in sentences: what the command prints, and the first lines of results.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stepladder.analysis.tables.numbers import human
+
+Results = Mapping[str, Any]  # of results.json, or a row of it
+
+
+def sentences(results: Results) -> list[str]:
+    """One line for every claim with a line for each of its parts, then what is missing.
+
+    `results`: Result.to_dict().
+    """
+    lines = [headline(results)]
+    for v in results["verdicts"]:
+        lines.append(f"({v['id']}) {v['claim']}: {v['verdict'].upper()}; {v['why']}")
+        lines += [f"    {p['of']}: {p['verdict']}; {p['numbers']}" for p in v["parts"]]
+    floors = [
+        f"{r['floor']} floor {_range(r)} nats: {r['below']} of {r['models']} pretrained models are "
+        "below it"
+        for r in results["floors"]
+    ]
+    return [
+        *lines,
+        *floors,
+        f"left out: {len(results['excluded'])} rows (all listed in the report)",
+        *(f"not here: {m}" for m in results["missing"]),
+    ]
+
+
+def headline(results: Results) -> str:
+    """The answer in one sentence."""
+    s, words = results["settings"], {v["id"]: v["verdict"] for v in results["verdicts"]}
+    low, high = s["tokens_per_parameter"]
+    return (
+        f"{s['models']} pretrained models of {', '.join(human(n) for n in s['sizes'])} parameters, "
+        f"{low:.3g} to {high:.3g} tokens per parameter, {s['rows']} changed copies. Rising "
+        f"sensitivity: {words['a']}; an inflection under a fixed change: {words['b']}; with the "
+        f"learning rate tuned: {words['d']}."
+    )
+
+
+def bracketed(row: Results, name: str, form: str = ".3g") -> str:
+    """0.95 [0.88, 0.98] of the columns name, name_low and name_high; nothing without a number."""
+    value, low, high = (row.get(k) for k in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return ""
+    ends = " [no interval]" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{ends}"
+
+
+def _range(row: Results) -> str:
+    low, high = row["low"], row["high"]
+    return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
