@@ -96,6 +96,39 @@ class Perturbation:
 
 
 @dataclass(frozen=True)
+class Interpolation:
+    """Losses on the line from a branch's parent (alpha 0) to the branch (alpha 1): weight averaging
+    of a fine-tuning (arXiv:2109.01903). Written to
+    WORKDIR/runs/<run_id>/probes/interpolation.json.
+
+    Raises UserError for a run without a parent.
+    """
+
+    run: RunSpec
+    alphas: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.run.parent is None:
+            raise UserError(
+                f"interpolation.run={self.run.run_id}: has no parent to average with; use a branch"
+            )
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Losses of a checkpoint on the validation text of another corpus with the same tokens.
+
+    Written to WORKDIR/runs/<run_id>/probes/elsewhere-<corpus>-<step>.json.
+    """
+
+    run: RunSpec
+    step: int
+    corpus: CorpusSpec
+    domains: tuple[str, ...] = ()  # of the corpus; empty: all
+    windows: int = 32  # of validation, a domain
+
+
+@dataclass(frozen=True)
 class Ngrams:
     """Unigram and bigram loss of every recipe's mixture on the study's validation windows.
 
@@ -138,4 +171,4 @@ class Floors:
         )
 
 
-Probe = Alignment | Perturbation | Ngrams | Floors
+Probe = Alignment | Perturbation | Interpolation | Elsewhere | Ngrams | Floors

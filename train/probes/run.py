@@ -14,7 +14,15 @@ from typing import Any
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.files import write_atomic
 from stepladder.configs.core.load import Loaded
-from stepladder.configs.core.measurements import Alignment, Floors, Ngrams, Perturbation, Probe
+from stepladder.configs.core.measurements import (
+    Alignment,
+    Elsewhere,
+    Floors,
+    Interpolation,
+    Ngrams,
+    Perturbation,
+    Probe,
+)
 from stepladder.configs.core.record import (
     CHECKPOINTS,
     DIVERGED,
@@ -33,7 +41,7 @@ from stepladder.train.data.read.mixture import epochs
 from stepladder.train.data.read.store import Store
 from stepladder.train.export import restore
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.probes import perturbation
+from stepladder.train.probes import evaluations, perturbation
 from stepladder.train.probes.alignment import alignment
 from stepladder.train.record.record import read_json
 from stepladder.train.step.program import Program
@@ -71,6 +79,32 @@ def _perturbation(
     return perturbation.perturbation(probe, *opened)
 
 
+def _interpolation_path(workdir: Path, probe: Interpolation) -> Path:
+    return workdir / RUNS / probe.run.run_id / PROBES / "interpolation.json"
+
+
+def _interpolation(
+    workdir: Path, probe: Interpolation, store: Store, machine: Machine, programs: Programs
+) -> dict:
+    parent = probe.run.parent
+    assert parent
+    start = _checkpoint(workdir, parent.run_id, parent.step, store, machine, programs)
+    end = _checkpoint(workdir, probe.run.run_id, probe.run.steps, store, machine, programs)
+    return evaluations.interpolation(probe, start, end)
+
+
+def _elsewhere_path(workdir: Path, probe: Elsewhere) -> Path:
+    name = f"elsewhere-{probe.corpus.name}-{probe.step}.json"
+    return workdir / RUNS / probe.run.run_id / PROBES / name
+
+
+def _elsewhere(
+    workdir: Path, probe: Elsewhere, store: Store, machine: Machine, programs: Programs
+) -> dict:
+    opened = _checkpoint(workdir, probe.run.run_id, probe.step, None, machine, programs)
+    return evaluations.elsewhere(probe, opened, store)
+
+
 def _opened(
     workdir: Path,
     probe: Alignment | Perturbation,
@@ -86,15 +120,31 @@ def _opened(
         program = programs.program(probe.run, machine)
         state = program.init(program.put(traced_hypers(probe.run)))
         return state["params"], store, program
-    record = workdir / RUNS / probe.run.run_id
-    if not (record / CHECKPOINTS / str(probe.step)).is_dir():
+    opened = _checkpoint(workdir, probe.run.run_id, probe.step, store, machine, programs)
+    return opened.program.put(opened.params), store, opened.program
+
+
+def _checkpoint(
+    workdir: Path,
+    run_id: str,
+    step: int,
+    store: Store | None,
+    machine: Machine,
+    programs: Programs,
+) -> restore.Opened:
+    """A run's checkpoint; `store` None is where the run had it.
+
+    Raises UserError when the run has none there.
+    """
+    record = workdir / RUNS / run_id
+    if not (record / CHECKPOINTS / str(step)).is_dir():
         state = (read_json(record / STATUS) or {}).get("state", PENDING)
         raise UserError(
-            f"probe={probe.run.run_id}@{probe.step}: no checkpoint there, the run is {state}; "
-            "`stepladder run` the same config first"
+            f"probe={run_id}@{step}: no checkpoint there, the run is {state}; `stepladder run` the "
+            "same config first"
         )
-    opened = restore.open_checkpoint(f"{record}@{probe.step}", str(store.path), machine, programs)
-    return opened.program.put(opened.params), store, opened.program
+    place = str(store.path) if store else ""
+    return restore.open_checkpoint(f"{record}@{step}", place, machine, programs)
 
 
 def _ngrams_path(workdir: Path, probe: Ngrams) -> Path:
@@ -135,6 +185,14 @@ def _floors(
     return {**overall, "by_domain": found, "data_fingerprint": store.fingerprint}
 
 
+def _corpus_of_run(probe: Alignment | Perturbation | Interpolation) -> CorpusSpec:
+    return probe.run.data.corpus
+
+
+def _own_corpus(probe: Elsewhere | Ngrams | Floors) -> CorpusSpec:
+    return probe.corpus
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of probe."""
@@ -144,6 +202,8 @@ class Kind:
     describe: Callable[[dict], str]  # one line about a result
     # what a result's "asked" has to be; None: its path says it all
     asked: Callable[[Any], dict] | None = None
+    # of a probe, that whose store it is given
+    corpus: Callable[[Any], CorpusSpec] = _corpus_of_run
 
 
 def _describe_alignment(body: dict) -> str:
@@ -174,6 +234,11 @@ def _most(epochs: dict[str, dict[str, float]]) -> str:
     return f"{count:.2f} ({recipe}, {domain})"
 
 
+def _describe_rows(body: dict) -> str:
+    losses = [row["loss"] for row in body["rows"]]
+    return f"{len(losses)} losses, {min(losses):.4f} to {max(losses):.4f}"
+
+
 def _describe_floors(body: dict) -> str:
     return ", ".join(f"{order} {body[order]:.3f} nats a token" for order in floors.ORDERS)
 
@@ -183,8 +248,10 @@ KINDS: dict[type, Kind] = {
     Perturbation: Kind(
         _perturbation_path, _perturbation, _describe_perturbation, perturbation.asked
     ),
-    Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams),
-    Floors: Kind(_floors_path, _floors, _describe_floors),
+    Interpolation: Kind(_interpolation_path, _interpolation, _describe_rows),
+    Elsewhere: Kind(_elsewhere_path, _elsewhere, _describe_rows, corpus=_own_corpus),
+    Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams, corpus=_own_corpus),
+    Floors: Kind(_floors_path, _floors, _describe_floors, corpus=_own_corpus),
 }
 
 
@@ -215,8 +282,7 @@ def run_probes(loaded: Loaded, workdir: Path, say: Say = lambda line: None) -> l
     written = []
     for i, probe in enumerate(missing, 1):
         kind = KINDS[type(probe)]
-        of_data = isinstance(probe, (Ngrams, Floors))
-        corpus = probe.corpus if of_data else probe.run.data.corpus
+        corpus = kind.corpus(probe)
         if corpus not in opened:
             root = Path(machine.store) if machine.store else workdir / "data"
             opened[corpus] = prepare(corpus, corpora.folder(root, corpus), show=False)

@@ -1,4 +1,8 @@
-"""The kinds of branches, one row each."""
+"""The kinds of branches, one row each.
+
+What leaves a checkpoint without training it, perturbation, averaging and evaluation elsewhere, is a
+probe: configs/core/measurements.py.
+"""
 
 from dataclasses import dataclass
 

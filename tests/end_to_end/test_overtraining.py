@@ -1,0 +1,32 @@
+"""The tiny overtraining study, from its config to its page, by the commands of its docstring."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def command(root, *words):
+    done = subprocess.run(
+        [sys.executable, "-m", "stepladder.train", *map(str, words)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_tiny_study_runs_is_probed_and_judged(root, tmp_path):
+    config = f"--config={root}/configs/studies/overtraining.py:tiny"
+    work = f"--workdir={tmp_path}"
+    command(root, "run", config, work, "--quiet")
+    command(root, "probe", config, work)
+    said = command(root, "report", work, "--study=overtraining")
+    results = json.loads((tmp_path / "report" / "overtraining" / "results.json").read_text())
+    assert (tmp_path / "report" / "overtraining" / "index.html").is_file()
+    assert results["verdict"] and all(line in said for line in results["verdict"])
+    again = command(root, "probe", config, work)
+    assert "0 made" in again, "nothing is measured twice"
