@@ -129,6 +129,19 @@ class Elsewhere:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """Losses where the first tokens of a window choose the expert that reads the rest, beside those
+    of its domain's own expert. Written to WORKDIR/studies/<study>/routing/<name>.json.
+    """
+
+    study: str
+    name: str
+    experts: tuple[RunSpec, ...]  # of one domain each, at their last steps
+    prefix: int  # tokens that choose
+    windows: int = 32  # of validation, a domain
+
+
+@dataclass(frozen=True)
 class Ngrams:
     """Unigram and bigram loss of every recipe's mixture on the study's validation windows.
 
@@ -171,4 +184,4 @@ class Floors:
         )
 
 
-Probe = Alignment | Perturbation | Interpolation | Elsewhere | Ngrams | Floors
+Probe = Alignment | Perturbation | Interpolation | Elsewhere | Routing | Ngrams | Floors

@@ -29,7 +29,7 @@ from stepladder.configs.core.branches.cooldown import branch_step, cooldown
 from stepladder.configs.core.branches.mixture import specialise
 from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
-from stepladder.configs.core.measurements import Floors, Probe
+from stepladder.configs.core.measurements import Floors, Probe, Routing
 from stepladder.configs.core.spec import RunSpec
 
 STUDY = "split"
@@ -253,5 +253,16 @@ def _steps(c: ConfigDict, tokens_a_parameter: float) -> int:
 
 
 def probes(config: ConfigDict, specs: list[RunSpec]) -> list[Probe]:
-    """N-gram floors of the even mixture."""
-    return [Floors.of(STUDY, specs[0])]
+    """N-gram floors of the even mixture; of every set of experts what routing by a prefix costs."""
+    study = row(STUDIES, config.study.arg, "study.arg")
+    sets: dict[str, list[RunSpec]] = {}
+    for run in specs:
+        if run.tag["role"] == "expert" and run.tag["arm"] == "shared":
+            assert run.parent
+            name = f"{run.model.size}-s{run.hyper.seed}-{run.parent.step}to{run.steps}"
+            sets.setdefault(name, []).append(run)
+    routed = [
+        Routing(STUDY, name, tuple(experts), study.seq_len // 4, study.windows)
+        for name, experts in sets.items()
+    ]
+    return [Floors.of(STUDY, specs[0]), *routed]

@@ -4,6 +4,7 @@ A probe is a measurement of a trained model or of its data that a study reads. A
 entry in KINDS.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from stepladder.configs.core.measurements import (
     Ngrams,
     Perturbation,
     Probe,
+    Routing,
 )
 from stepladder.configs.core.record import (
     CHECKPOINTS,
@@ -41,7 +43,7 @@ from stepladder.train.data.read.mixture import epochs
 from stepladder.train.data.read.store import Store
 from stepladder.train.export import restore
 from stepladder.train.hardware.machine import Machine
-from stepladder.train.probes import evaluations, perturbation
+from stepladder.train.probes import evaluations, perturbation, routing
 from stepladder.train.probes.alignment import alignment
 from stepladder.train.record.record import read_json
 from stepladder.train.step.program import Program
@@ -103,6 +105,22 @@ def _elsewhere(
 ) -> dict:
     opened = _checkpoint(workdir, probe.run.run_id, probe.step, None, machine, programs)
     return evaluations.elsewhere(probe, opened, store)
+
+
+def _routing_path(workdir: Path, probe: Routing) -> Path:
+    return workdir / STUDIES / probe.study / "routing" / f"{probe.name}.json"
+
+
+def _routing(
+    workdir: Path, probe: Routing, store: Store, machine: Machine, programs: Programs
+) -> dict:
+    experts = [
+        _checkpoint(workdir, run.run_id, run.steps, store, machine, programs)
+        for run in probe.experts
+    ]
+    first = probe.experts[0]
+    marked = dataclasses.replace(first, model=dataclasses.replace(first.model, marked=True))
+    return routing.routing(probe, experts, store, programs.program(marked, machine))
 
 
 def _opened(
@@ -189,6 +207,10 @@ def _corpus_of_run(probe: Alignment | Perturbation | Interpolation) -> CorpusSpe
     return probe.run.data.corpus
 
 
+def _corpus_of_experts(probe: Routing) -> CorpusSpec:
+    return probe.experts[0].data.corpus
+
+
 def _own_corpus(probe: Elsewhere | Ngrams | Floors) -> CorpusSpec:
     return probe.corpus
 
@@ -239,6 +261,13 @@ def _describe_rows(body: dict) -> str:
     return f"{len(losses)} losses, {min(losses):.4f} to {max(losses):.4f}"
 
 
+def _describe_routing(body: dict) -> str:
+    return ", ".join(
+        f"{row['domain']} {row['prefix']:.4f} (own expert {row['oracle']:.4f})"
+        for row in body["rows"]
+    )
+
+
 def _describe_floors(body: dict) -> str:
     return ", ".join(f"{order} {body[order]:.3f} nats a token" for order in floors.ORDERS)
 
@@ -250,6 +279,7 @@ KINDS: dict[type, Kind] = {
     ),
     Interpolation: Kind(_interpolation_path, _interpolation, _describe_rows),
     Elsewhere: Kind(_elsewhere_path, _elsewhere, _describe_rows, corpus=_own_corpus),
+    Routing: Kind(_routing_path, _routing, _describe_routing, corpus=_corpus_of_experts),
     Ngrams: Kind(_ngrams_path, _ngrams, _describe_ngrams, corpus=_own_corpus),
     Floors: Kind(_floors_path, _floors, _describe_floors, corpus=_own_corpus),
 }
