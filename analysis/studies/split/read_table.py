@@ -145,7 +145,9 @@ def _usable(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _at_least(values: pd.Series, *, strict: bool = False) -> pd.Series:
-    return np.isfinite(values) & ((values > 0) if strict else (values >= 0))
+    return pd.Series(np.isfinite(values), values.index) & (
+        (values > 0) if strict else (values >= 0)
+    )
 
 
 def _some_left(frame: pd.DataFrame, excluded: pd.DataFrame) -> None:
@@ -164,7 +166,8 @@ def _levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     total = frame["D"] + frame["D2"]
     merged = total.copy()
     for n, rows in total.groupby(frame["N"]):
-        values, group = _groups(np.log(rows.to_numpy()), np.log1p(SAME_BUDGET))
+        log = np.log(rows.to_numpy(float))
+        values, group = _groups(log, np.log1p(SAME_BUDGET))
         for g in range(group.max() + 1):
             mine = np.exp(values[group == g])
             if len(mine) > 1:
@@ -172,7 +175,7 @@ def _levels(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                     f"N={n:g}: totals {', '.join(f'{v:.6g}' for v in mine)} count as one, "
                     f"{mine[-1]:.6g}"
                 )
-                near = np.isclose(rows.to_numpy()[:, None], mine, rtol=1e-9).any(1)
+                near = np.isin(log, values[group == g])
                 merged[rows.index[near]] = mine[-1]
     share = (frame["D"] / total).to_numpy()
     values, group = _groups(share, SAME_SHARE)

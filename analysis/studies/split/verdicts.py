@@ -138,8 +138,8 @@ def extrapolates(found: Found) -> Verdict:
     words = [p[1] for p in parts]
     word = NOT_SETTLED if SEEN in words and NOT_TESTABLE in words else overall(words)
     why = (
-        f"law {found.chosen} (ours), taken for its error on held-out fractions; seen where it beats "
-        "the nearest seen cell"
+        f"law {found.chosen} (ours), taken for its error on held-out fractions; seen where it "
+        "beats the nearest seen cell"
         if found.chosen
         else "no law could be held out"
     )

@@ -7,12 +7,13 @@ rather too large than too small.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from stepladder.analysis.decide.split import FLAT, INTERIOR, Split, best_split
 from stepladder.analysis.studies.split.measures import Row
-from stepladder.analysis.studies.split.measures.cells import Cells, Curve, Sample
+from stepladder.analysis.studies.split.measures.cells import Cells, Curve, Estimate, Sample
 from stepladder.analysis.studies.split.measures.held_out import SIZE, TOTAL, HeldOut
 from stepladder.analysis.studies.split.measures.laws import Fitted, LawFits
 
@@ -79,12 +80,16 @@ def regret_rows(cells: Cells, predicted: list[Row], sample: Sample) -> list[Row]
         mine = [r for r in predicted if (r["law"], r["fit"]) == key and r["choice"] is not None]
         if not mine:
             continue
-        pairs = [_places(curves[r["N"], r["T"]], r["choice"], cells) for r in mine]
-        at, best = (np.array(v) for v in zip(*pairs))
-        values = cells.loss[at] - cells.loss[best]
-        row: Row = {"law": key[0], "fit": key[1], "curves": len(mine), "largest": values.max()}
-        drawn = (draws[:, at] - draws[:, best]).mean(1)
-        row |= sample.estimate(values.mean(), drawn, known=known).row("regret")
+        values, drawn = [], []
+        for r in mine:
+            curve = curves[r["N"], r["T"]]
+            at, best = _places(curve, r["choice"], cells)
+            values.append(cells.loss[at] - cells.loss[best])
+            drawn.append(draws[:, at] - draws[:, curve.at].min(1))
+        row: Row = {"law": key[0], "fit": key[1], "curves": len(mine)}
+        row["largest"] = float(max(values))
+        mean = np.mean(drawn, axis=0)
+        row |= _regret(float(np.mean(values)), mean, sample, known).row("regret")
         row["right"] = sum(r["among_near"] for r in mine)
         rows.append(row)
     return rows
@@ -146,14 +151,27 @@ def _row(
     same = good & (np.where(good, guess, np.inf) <= lowest * (1 + _LIKE))
     at, best = _places(curve, float(curve.s[same][0]), cells)
     known = bool(np.isfinite(cells.se[curve.at]).all())
-    regret = sample.estimate(
-        cells.loss[at] - cells.loss[best], draws[:, at] - draws[:, best], known=known
+    regret = _regret(
+        float(cells.loss[at] - cells.loss[best]),
+        draws[:, at] - draws[:, curve.at].min(1),
+        sample,
+        known,
     )
     error = np.sqrt(cells.se[at] ** 2 + cells.se[best] ** 2) if known else 0.0
     within = cells.loss[at] - cells.loss[best] <= error
     return (
         row | {"choice": float(curve.s[same][0]), "among_near": bool(within)} | regret.row("regret")
     )
+
+
+def _regret(value: float, draws: np.ndarray, sample: Sample, known: bool) -> Estimate:
+    """A regret with its interval, in which every redrawn curve has its own lowest loss.
+
+    The redrawn ones are never negative and rather too large, so the interval reaches down to the
+    value at least.
+    """
+    found = sample.estimate(value, draws, known=known)
+    return replace(found, low=min(found.low, value)) if np.isfinite(found.low) else found
 
 
 def _no_regret() -> Row:

@@ -38,16 +38,12 @@ Inputs = Mapping[str, np.ndarray]
 class Candidate:
     """A law of the protocol.
 
-    needs: which tokens must be above 0 for it to be defined.
+    inputs: (N, D, D2, K) -> the law's inputs. needs: which tokens must be above 0.
     """
 
     law: str
+    inputs: Callable[[np.ndarray, np.ndarray, np.ndarray, float], Inputs]
     needs: tuple[str, ...] = ()
-    inputs: Callable[[np.ndarray, np.ndarray, np.ndarray, float], Inputs] = lambda n, d, d2, k: {
-        "N": n,
-        "D": d,
-        "D2": d2,
-    }
 
     @property
     def formula(self) -> str:
@@ -68,6 +64,10 @@ class Candidate:
         return value
 
 
+def _tokens(n: np.ndarray, d: np.ndarray, d2: np.ndarray, k: float) -> Inputs:
+    return {"N": n, "D": d, "D2": d2}
+
+
 def _average_weights(n: np.ndarray, d: np.ndarray, d2: np.ndarray, k: float) -> Inputs:
     """h1, the share of all tokens that was of the own domain, the general stage being even."""
     own = (d / k + d2) / (d + d2)
@@ -75,14 +75,14 @@ def _average_weights(n: np.ndarray, d: np.ndarray, d2: np.ndarray, k: float) -> 
 
 
 LAWS = {
-    "H0": Candidate("split_total"),
-    "H1": Candidate("split_separate"),
-    "H2": Candidate("split_effective"),
-    "H2b": Candidate("split_transfer", needs=("D",)),
-    "H3": Candidate("split_log_exponent", needs=("D", "D2")),
-    "H4": Candidate("split_share"),
-    "H5": Candidate("split_product", needs=("D", "D2")),
-    "H6": Candidate("shukor_additive_2", inputs=_average_weights),
+    "H0": Candidate("split_total", _tokens),
+    "H1": Candidate("split_separate", _tokens),
+    "H2": Candidate("split_effective", _tokens),
+    "H2b": Candidate("split_transfer", _tokens, needs=("D",)),
+    "H3": Candidate("split_log_exponent", _tokens, needs=("D", "D2")),
+    "H4": Candidate("split_share", _tokens),
+    "H5": Candidate("split_product", _tokens, needs=("D", "D2")),
+    "H6": Candidate("shukor_additive_2", _average_weights),
 }
 
 

@@ -23,7 +23,7 @@ def phonebook_rows(frame: pd.DataFrame, sample: Sample) -> list[Row]:
     of = RECALL if mine[RECALL].notna().any() else LOSS
     sign = -1.0 if of == RECALL else 1.0
     mine = mine[mine[of].notna()]
-    for (n, t), curve in mine.groupby(["N", "T"]):
+    for _, curve in mine.groupby(["N", "T"]):
         table = curve.pivot_table(index=["seed", "domain"], columns="s", values=of)
         table = table.dropna()
         shares = table.columns.to_numpy(float)
@@ -39,7 +39,8 @@ def phonebook_rows(frame: pd.DataFrame, sample: Sample) -> list[Row]:
         rng = np.random.default_rng([sample.seed, 5])
         pick = rng.integers(0, count, (sample.resamples, count))
         place = shares[values[pick].mean(1).argmin(1)]
-        row: Row = {"N": float(n), "T": float(t), "of": of, "pairs": count}
+        row: Row = {name: float(curve[name].iloc[0]) for name in ("N", "T")}
+        row |= {"of": of, "pairs": count}
         row |= sample.estimate(float(shares[best]), place, known=known).row("s")
         row |= {"best": float(sign * mean[best]), "near": shares[apart.mean(0) <= error].tolist()}
         rows.append(row | {"shares": shares.tolist(), "means": (sign * mean).tolist()})
