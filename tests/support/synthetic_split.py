@@ -12,14 +12,17 @@ OFFSETS = {"d0": 2e5, "d2": 2e4}
 SIZES = (1e4, 2e4, 4e4, 8e4)
 RATIOS = (15, 30, 60, 120)
 SHARES = (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
+SMALL = {"sizes": SIZES, "ratios": (15, 60, 240)}
+NOISE = 0.003
+FEW = {"resamples": 200, "refits": 50}  # of the study, for a test
 DOMAINS = {"law": 0.2, "science": 0.0, "web": -0.2}
 
 
-def loss(n, d, d2, **changed):
-    """Of an expert on its own domain, nats per token."""
+def loss(n, d, more, **changed):
+    """Of an expert on its own domain, nats per token; more: D2."""
     p = TRUE | OFFSETS | changed
     first = p["E"] + p["A"] / n ** p["alpha"] + p["B"] / (d + p["d0"]) ** p["beta"]
-    return first + p["B2"] / (d2 + p["d2"]) ** p["beta2"]
+    return first + p["B2"] / (more + p["d2"]) ** p["beta2"]
 
 
 def best_share(n, t, k=1.0, **changed):

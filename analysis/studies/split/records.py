@@ -131,8 +131,9 @@ def _add(
         return leave(STATE_REASONS.get(run["state"], f"state {run['state']}"))
     total, general = float(run["D"]), float(run["D"])
     if expert:
-        parent = table.get(run["parent"]) if run["parent"] else None
-        if run["parent"] and parent is None:
+        begun = isinstance(run["parent"], str)  # else it started from nothing
+        parent = table.get(run["parent"]) if begun else None
+        if begun and parent is None:
             return leave("its trunk has no readable record: how many tokens it read is not known")
         general = float(run["parent_step"] * parent["tokens_per_step"]) if parent else 0.0
         if parent is not None:

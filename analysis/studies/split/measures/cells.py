@@ -67,9 +67,15 @@ class Cells:
 
     def curves(self) -> list["Curve"]:
         """The cells of each size and total, ascending."""
+        parts = [rows for _, rows in self.frame.groupby(["N", "T"])]
         return [
-            Curve(float(n), float(t), rows.index.to_numpy(), rows["s"].to_numpy(float))
-            for (n, t), rows in self.frame.groupby(["N", "T"])
+            Curve(
+                float(rows["N"].iloc[0]),
+                float(rows["T"].iloc[0]),
+                rows.index.to_numpy(),
+                rows["s"].to_numpy(float),
+            )
+            for rows in parts
         ]
 
     def with_residuals(self, relative: float) -> "Cells":

@@ -129,7 +129,8 @@ class Fitted:
 
     def predict(self, cells: Cells, theta: np.ndarray | None = None) -> np.ndarray:
         """Predictions of all cells."""
-        return self.loss(*(cells.frame[k].to_numpy(float) for k in ("N", "D", "D2")), theta)
+        n, d, d2 = (cells.frame[k].to_numpy(float) for k in ("N", "D", "D2"))
+        return self.loss(n, d, d2, theta)
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,7 @@ def _batch(whole: Fitted, y: np.ndarray, w: np.ndarray) -> list[Solution]:
     """
     p = whole.fit.problem
     known = np.array(whole.fit.thetas or [whole.fit.theta])[:_MINIMA]
-    fresh = p.law.starts(p.x, p.y, w.max(0))
-    fresh = fresh[np.unique(np.linspace(0, len(fresh) - 1, _SPREAD).astype(int))]
+    fresh = replace(p.law, n_starts=_SPREAD).starts(p.x, p.y, w.max(0))
     starts = np.concatenate([known, fresh])
     job = np.repeat(np.arange(len(y)), len(starts))
     delta = objective_named(whole.fit.objective).solver_delta(DELTA)
