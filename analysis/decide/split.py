@@ -119,4 +119,4 @@ def _polished(along: Callable[[Any], Any], low: float, middle: float, high: floa
 
     if not slope(low) < 0 < slope(high):
         return middle
-    return float(brentq(slope, low, high, xtol=1e-13, rtol=1e-14))  # pyright: ignore
+    return float(brentq(slope, low, high, xtol=1e-13, rtol=1e-14))
