@@ -59,6 +59,7 @@ ARROWS: dict[str, tuple[str, ...]] = {
     "analysis/studies/learning_rate": REPORT,
     "analysis/studies/proxy_transfer": REPORT,
     "analysis/studies/overtraining": ("analysis/studies/learning_rate", *REPORT),
+    "analysis/studies/split": REPORT,
     "analysis/studies/coordinates": REPORT,
     "analysis/studies/test_time": REPORT,
 }

@@ -158,6 +158,12 @@ def _overtraining(workdir: Path | None, table: Table | None, out: Path) -> Path:
     return report.run(workdir, table, out)
 
 
+def _split(workdir: Path | None, table: Table | None, out: Path) -> Path:
+    from stepladder.analysis.studies.split import report
+
+    return report.run(workdir, table, out)
+
+
 STUDIES: dict[str, Study] = {
     "extrapolation": Study(
         "what loss do the proxies forecast for the target, and was it so?",
@@ -178,5 +184,9 @@ STUDIES: dict[str, Study] = {
     "overtraining": Study(
         "when does more pretraining make a model worse after noise, quantisation or fine-tuning?",
         _overtraining,
+    ),
+    "split": Study(
+        "pretrain on everything for D tokens, then specialise for D2: where to split?",
+        _split,
     ),
 }

@@ -88,6 +88,7 @@ def test_commands_run_in_order(tmp_path):
         "sweep-report",
         "transfer-report",
         "overtraining-report",
+        "split-report",
     )
     for made in (
         "demo/report/index.html",
@@ -130,6 +131,12 @@ changed = [
     for i in range(4) for s in range(2) for g in (0.05, 0.1, 0.2) for k in range(2)
 ]
 pd.DataFrame(changed).to_csv("changed.csv", index=False)
+experts = [
+    {"N": n, "D": s * t, "D2": (1 - s) * t, "domain": k, "own": k if s < 1 else "",
+     "loss": 2 + 9 / (s * t + 1e5) ** 0.2 + 3 / ((1 - s) * t + 1e4) ** 0.2}
+    for n in (1e5, 3e5) for t in (1e6, 4e6) for s in (0, 0.4, 0.8, 1) for k in ("law", "web")
+]
+pd.DataFrame(experts).to_csv("experts.csv", index=False)
 rng = random.Random(0)
 letters = "abcdefghijklmnopqrstuvwxyz"
 words = ["".join(rng.choice(letters) for _ in range(rng.randint(3, 8))) for _ in range(3000)]
