@@ -112,11 +112,11 @@ def closed_form_ratio(b: float, b2: float, beta: float, m: float = 1.0) -> float
 
 def _polished(along: Callable[[Any], Any], low: float, middle: float, high: float) -> float:
     """The root of the derivative between two points of the grid; `middle` where none is."""
-    from scipy.optimize import brentq
+    from scipy.optimize import root_scalar
 
     def slope(u: float) -> float:
         return float(np.asarray(along(np.array([u + 1e-30j])))[0].imag)
 
     if not slope(low) < 0 < slope(high):
         return middle
-    return float(brentq(slope, low, high, xtol=1e-13, rtol=1e-14))
+    return float(root_scalar(slope, bracket=(low, high), xtol=1e-13).root)
