@@ -249,9 +249,9 @@ def _comparisons(results: Results) -> Section:
             "Below 0 the first is better. Early and split: the fraction (between 0 and 0.5, or 0 "
             "and 1) that is best on average over the other sizes and totals, so that no cell is "
             "chosen by its own noise. Late: the fraction nearest to 0.8. From scratch: s = 0. "
-            "Dense models of equal FLOPs are read off a line in ln tokens between the dense runs of "
-            "that size, never beyond them. Intervals hold the noise of these models, not what other "
-            "sizes and totals would say."
+            "Dense models of equal FLOPs are read off a line in ln tokens between the dense runs "
+            "of that size, never beyond them. Intervals hold the noise of these models, not what "
+            "other sizes and totals would say."
         ),
         Folded(
             f"by size and total, {len(results['comparisons'])} rows",
