@@ -119,4 +119,4 @@ def _polished(along: Callable[[Any], Any], low: float, middle: float, high: floa
 
     if not slope(low) < 0 < slope(high):
         return middle
-    return float(root_scalar(slope, bracket=(low, high), xtol=1e-13, rtol=1e-14).root)
+    return float(root_scalar(slope, bracket=(low, high), xtol=1e-13).root)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PANELS = 6
 _FINE = 121  # points of a law's curve
+_ASIDE = 1.05  # factor between the marks of two sizes
 
 
 def draw(result: Result) -> dict[str, Svg]:
@@ -104,7 +105,7 @@ def _bars(
     place, value, low, high = (
         np.array([r[k] for r in rows], float) for k in (x, name, f"{name}_low", f"{name}_high")
     )
-    axes.plot(place, value, color=colour, lw=1.2 if line else 0, marker=".", ms=3, label=label)
+    axes.plot(place, value, color=colour, lw=1.2 if line else 0, marker="o", ms=4, label=label)
     known = np.isfinite(low) & np.isfinite(high)
     reach = np.maximum(np.stack([value - low, high - value]), 0)[:, known]
     axes.errorbar(
@@ -145,7 +146,9 @@ def best(found: Found) -> Figure:
     figure, axes = single_axes(7.4, 4.0)
     colours = size_colours([r["N"] for r in found.observed])
     for n, colour in colours.items():
-        mine = [r for r in found.observed if r["N"] == n]
+        # Equal totals of two sizes stand beside each other.
+        aside = _ASIDE ** (list(colours).index(n) - (len(colours) - 1) / 2)
+        mine = [r | {"T": r["T"] * aside} for r in found.observed if r["N"] == n]
         _bars(axes, mine, "T", "s", colour, f"N = {human(n)}", line=False)
         law = [
             r

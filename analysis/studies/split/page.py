@@ -154,7 +154,9 @@ def _best(results: Results) -> Section:
             Note(
                 "A law chooses among the fractions that were trained, where it is defined. Regret "
                 "is the loss at its choice minus the lowest one; the lowest is chosen on the same "
-                "noise, so a regret is rather too large than too small."
+                "noise, so a regret is rather too large than too small. The best split of a fit to "
+                "all cells has the interval of simulated refits; that of a fit without some has "
+                "none."
             ),
             Listing(
                 [
@@ -244,10 +246,12 @@ def _comparisons(results: Results) -> Section:
     parts: list[Part] = [
         _table(MEANS, results["comparison_means"]),
         Note(
-            "Below 0 the first is better. Early and split: the fraction (below 0.5, or any below "
-            "1) that is best on average over the other sizes and totals, so that no cell is chosen "
-            "by its own noise. Late: the fraction nearest to 0.8. Dense models of equal FLOPs are "
-            "read off a line in ln tokens between the dense runs of that size, never beyond them."
+            "Below 0 the first is better. Early and split: the fraction (between 0 and 0.5, or 0 "
+            "and 1) that is best on average over the other sizes and totals, so that no cell is "
+            "chosen by its own noise. Late: the fraction nearest to 0.8. From scratch: s = 0. "
+            "Dense models of equal FLOPs are read off a line in ln tokens between the dense runs "
+            "of that size, never beyond them. Intervals hold the noise of these models, not what "
+            "other sizes and totals would say."
         ),
         Folded(
             f"by size and total, {len(results['comparisons'])} rows",

@@ -85,7 +85,7 @@ def early(found: Found) -> Verdict:
     rows = [r for r in found.comparisons if r["comparison"] == EARLY_LATE]
     means = _mean_of(found, EARLY_LATE)
     if means is None:
-        why = "needs a split fraction below 0.5 and one from 0.7 to below 1"
+        why = "needs a split fraction between 0 and 0.5 and one from 0.7 to below 1"
         return Verdict("a", claim, NOT_TESTABLE, why)
     word = _often(means)
     why = (

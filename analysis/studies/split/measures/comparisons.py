@@ -1,8 +1,9 @@
 """Split models against dense ones and against each other, at one size and total.
 
-"Early" is a split before half of the budget and "split" any split; both are the fraction that is
-best on average over the other sizes and totals, so that no cell is chosen by its own noise. "Late"
-is the fraction nearest to 0.8: the usual short finetune at the end.
+"Early" is a split before half of the budget and "split" any split, both after some general
+training (0 < s < 1); they are the fraction that is best on average over the other sizes and totals,
+so that no cell is chosen by its own noise. "Late" is the fraction nearest to 0.8: the usual short
+finetune at the end. "From scratch" is s = 0.
 """
 
 import math
@@ -32,10 +33,12 @@ from stepladder.analysis.tables.numbers import human
 HALF, LATE = 0.5, (0.7, 1.0)  # early is below HALF, late lies inside LATE
 USUAL = 0.8
 EARLY_LATE, SPLIT_DENSE = "early - late", "split - dense, equal tokens"
+SPLIT_SCRATCH = "split - from scratch"
 SCRATCH_DENSE, LATE_DENSE = "from scratch - dense, equal tokens", "late - dense, equal tokens"
 EQUAL_SHARED = "split - dense, equal FLOPs, shared seed"
 EQUAL_SEPARATE = "split - dense, equal FLOPs, separate seeds"
 NO_FIRST, NO_LATE = "no such split fraction", "no split fraction from 0.7 to below 1"
+NO_SCRATCH = "no expert from scratch"
 NO_DENSE = "no dense model of that size"
 OUTSIDE = "the tokens lie outside of those of its dense models, and nothing is extrapolated"
 _LEAST = 3  # values for an interval of their mean
@@ -96,14 +99,14 @@ Second = Callable[[Curve, int, Cells], Mixed | str]
 
 
 def chosen_elsewhere(low: float, high: float) -> First:
-    """The fraction in [low, high) of the least loss, on average over the other curves.
+    """The fraction inside (low, high) of the least loss, on average over the other curves.
 
     Losses count relative to the mean of their curve over these fractions; a curve alone chooses
     for itself.
     """
 
     def choose(curve: Curve, curves: Sequence[Curve], cells: Cells) -> int | None:
-        mine = curve.s[(curve.s >= low) & (curve.s < high)]
+        mine = curve.s[(curve.s > low) & (curve.s < high)]
         if not len(mine):
             return None
         others = [c for c in curves if c is not curve and np.isin(mine, c.s).all()] or [curve]
@@ -130,6 +133,11 @@ def _cell(curve: Curve, share: float) -> int:
 def _against_late(curve: Curve, one: int, cells: Cells) -> Mixed | str:
     late = _late(curve, (), cells)
     return NO_LATE if late is None else (np.array([late]), np.ones(1), math.nan)
+
+
+def _against_scratch(curve: Curve, one: int, cells: Cells) -> Mixed | str:
+    scratch = _scratch(curve, (), cells)
+    return NO_SCRATCH if scratch is None else (np.array([scratch]), np.ones(1), math.nan)
 
 
 def _equal_tokens(curve: Curve, one: int, cells: Cells) -> Mixed | str:
@@ -171,6 +179,7 @@ def _dense_at(n: float, tokens: float, cells: Cells) -> Mixed | str:
 _COMPARISONS: dict[str, tuple[First, Second]] = {
     EARLY_LATE: (chosen_elsewhere(0.0, HALF), _against_late),
     SPLIT_DENSE: (chosen_elsewhere(0.0, 1.0), _equal_tokens),
+    SPLIT_SCRATCH: (chosen_elsewhere(0.0, 1.0), _against_scratch),
     LATE_DENSE: (_late, _equal_tokens),
     SCRATCH_DENSE: (_scratch, _equal_tokens),
     EQUAL_SHARED: (chosen_elsewhere(0.0, 1.0), _equal_flops("shared seed")),

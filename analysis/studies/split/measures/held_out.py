@@ -25,7 +25,7 @@ NEAREST = "nearest cell seen"
 _SIZES = 3  # must be left to fit a term in N
 _WORDS = {
     SIZE: "needs 4 sizes: 3 must be left to fit the term in N",
-    TOTAL: "needs 2 totals at every size",
+    TOTAL: "needs 3 totals at every size: 2 must be left to show how the loss falls",
     SHARE: "needs 4 split fractions: 3 must be left",
 }
 
@@ -66,7 +66,7 @@ def folds_of(cells: Cells) -> tuple[dict[str, np.ndarray], list[str]]:
     shares = np.unique(s)
     possible = {
         SIZE: (len(np.unique(n)) > _SIZES, (n == n.max())[None]),
-        TOTAL: (totals > 1, last[None]),
+        TOTAL: (totals > 2, last[None]),
         SHARE: (len(shares) > 3, np.stack([s == v for v in shares])),
     }
     folds = {name: hidden for name, (good, hidden) in possible.items() if good}
