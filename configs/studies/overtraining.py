@@ -33,9 +33,19 @@ from stepladder.configs.core.build import rung
 from stepladder.configs.core.errors import row
 from stepladder.configs.core.measurements import Floors, Perturbation, Probe
 from stepladder.configs.core.spec import RunSpec, TaskSpec
-from stepladder.configs.studies.split import TEXT, read_text
+from stepladder.configs.studies.split import read_text
 
 STUDY = "overtraining"
+TEXT = (
+    "science",
+    "social",
+    "mathematics",
+    "literature",
+    "law",
+    "encyclopedia",
+    "health",
+    "web_docs",
+)
 DECAY = 0.2  # of a trunk's cooldowns
 LARGER = 3.0  # times the peak rate, in the arm large_rate
 
@@ -110,7 +120,7 @@ STUDIES = {
         traces=2,
     ),
     "cpu": Study(
-        sizes=("6k", "25k", "84k"),
+        sizes=("14k", "25k", "54k"),
         budgets=(16.0, 64.0, 256.0, 1024.0),
         seeds=3,
         tasks=SETS,
@@ -129,7 +139,7 @@ STUDIES = {
         max_overlong=0.3,
     ),
     "gpu": Study(
-        sizes=("84k", "450k", "1m"),
+        sizes=("84k", "200k", "450k"),
         budgets=(16.0, 64.0, 256.0, 1024.0),
         seeds=3,
         tasks=SETS,
@@ -185,7 +195,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     c.data.validation = study.domains
     if arg == "tiny":
         c.data.validation_fraction = 0.1
-    if arg == "tpu":
+    if arg in ("gpu", "tpu"):
         c.model.compute_dtype = "bfloat16"
     # as in fine-tuning, so that losses before and after it are of one measurement
     c.model.document_mask = True

@@ -6,12 +6,18 @@ T. s = 1 is the trunk cooled down, s = 0 an expert from scratch.
 
     # what would run, and what the trunks save
     stepladder plan --config=configs/studies/split.py:cpu
-    # hours on two cores, in blocks: repeat the command until all is done
+    # an hour or two on two cores, in blocks: repeat the command until all is done
     stepladder run --config=configs/studies/split.py:cpu --workdir=W
+    # what routing by a prefix costs, and what counting n-grams reaches
+    stepladder probe --config=configs/studies/split.py:cpu --workdir=W
     stepladder report --workdir=W --study=split
 
 `:tiny` is the same in seconds, on embedded text, for tests. `:cpu` and `:gpu` read
 STEPLADDER_DATA/text. `:tpu` is the paper's scale, for `plan`: K domains of the user's own text.
+`:clusters` is `:cpu` with four domains that were found, not given:
+
+    stepladder data cluster --k=4 --out=text $STEPLADDER_DATA/text/*.jsonl.gz
+    cd text && stepladder run --config=../configs/studies/split.py:clusters --workdir=../W
 
 Not published for us, and our choice: the law, the fractions, the schedule (the trunk's rate, with
 the last 20 % of T decayed; experts keep the moments and read on in text that the trunk has not
@@ -20,7 +26,7 @@ read), sizes, budgets and K. Tags: role (trunk, dense, expert), own (an expert's
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ml_collections import ConfigDict
 
@@ -38,16 +44,6 @@ PARTS = 10  # a total has a multiple of so many steps, so that its fractions are
 
 # Where a domain's text is: public data, or files of the user's.
 PLACES = {"labelled": "$STEPLADDER_DATA/text/{}.jsonl.gz", "own": "{}/*.jsonl.zst"}
-TEXT = (
-    "science",
-    "social",
-    "mathematics",
-    "literature",
-    "law",
-    "encyclopedia",
-    "health",
-    "web_docs",
-)
 
 
 @dataclass(frozen=True)
@@ -92,8 +88,8 @@ STUDIES = {
         windows=8,
     ),
     "cpu": Study(
-        sizes=("6k", "14k", "37k", "84k"),
-        totals=(15.0, 30.0, 60.0, 120.0),
+        sizes=("6k", "14k", "25k", "54k"),
+        totals=(10.0, 20.0, 40.0, 80.0),
         fractions=(0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
         domains=("science", "law", "literature", "web_docs"),
         text="labelled",
@@ -107,7 +103,7 @@ STUDIES = {
         sizes=("84k", "200k", "450k", "1m", "3m"),
         totals=(5.0, 10.0, 20.0, 40.0),
         fractions=(0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
-        domains=TEXT,
+        domains=("science", "law", "literature", "web_docs"),
         text="labelled",
         tokenizer="bpe:2048",
         seq_len=256,
@@ -131,6 +127,12 @@ STUDIES = {
 }
 
 
+# as :cpu, of domains that `stepladder data cluster` made: no label of text is needed
+STUDIES["clusters"] = replace(
+    STUDIES["cpu"], domains=tuple(f"cluster{k}" for k in range(4)), text="own"
+)
+
+
 def get_config(arg: str = "cpu") -> ConfigDict:
     """`arg`: a key of STUDIES."""
     if arg not in STUDIES:
@@ -144,7 +146,7 @@ def get_config(arg: str = "cpu") -> ConfigDict:
     c.data.validation = study.domains
     if arg == "tiny":
         c.data.validation_fraction = 0.1
-    if arg == "tpu":
+    if arg in ("gpu", "tpu"):
         c.model.compute_dtype = "bfloat16"
     c.schedule.kind = "wsd"
     c.schedule.decay = "0%"

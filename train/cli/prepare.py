@@ -1,4 +1,4 @@
-"""`stepladder data prepare`: text -> token store."""
+"""`stepladder data`: text -> token store (prepare), or -> domains by its words (cluster)."""
 
 import argparse
 import sys
@@ -9,9 +9,10 @@ from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec
 
 if TYPE_CHECKING:
+    from stepladder.train.data.prepare.cluster import Clusters
     from stepladder.train.data.read.store import Store
 
-HELP = "Prepare token stores from text."
+HELP = "Prepare token stores from text, or sort text into domains."
 EXAMPLE = "stepladder data prepare --out=store --corpus=embedded"
 
 EPILOG = """examples:
@@ -20,30 +21,39 @@ EPILOG = """examples:
   stepladder data prepare --out=store --max-mb-per-domain=4 --domains=python_jax,docstrings
   stepladder data prepare --out=store --domain web='crawl/*.jsonl.zst' --domain code=src \
 --tokenizer=bpe:4096"""
+CLUSTER_EPILOG = """example: domains by their words, for configs/studies/split.py:clusters
+  stepladder data cluster --k=4 --out=text --domain science='science.jsonl.gz' --domain law=law"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The one action, `prepare`, with its arguments."""
+    """The actions `prepare` and `cluster`, with their arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_prepare_arguments(
         actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False)
     )
+    _add_cluster_arguments(
+        actions.add_parser("cluster", help="sort text into domains", allow_abbrev=False)
+    )
 
 
-def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which text, and how it becomes tokens."""
-    from stepladder.train.data.prepare.documents import READERS
-    from stepladder.train.data.prepare.filters import FILTERS
-
+def _add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+    parser.epilog = CLUSTER_EPILOG
+    _add_sources(parser)
+    parser.add_argument("--k", required=True, type=int, help="number of domains")
+    parser.add_argument("--out", required=True, type=Path, help="new folder of the domains")
+    parser.add_argument("--seed", type=int, default=0, help="of the grouping (0)")
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    from stepladder.train.data.prepare.documents import READERS
+
     parser.add_argument(
         "sources",
         nargs="*",
         metavar="SOURCE",
         help=f"files, folders or globs of the domain 'text' ({', '.join(list(READERS)[:5])}, ...)",
     )
-    parser.add_argument("--out", required=True, type=Path, help="folder of the store")
     parser.add_argument(
         "--domain",
         nargs="+",
@@ -52,6 +62,16 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=GLOB",
         help="a domain of one's own files; repeatable",
     )
+
+
+def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which text, and how it becomes tokens."""
+    from stepladder.train.data.prepare.filters import FILTERS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = EPILOG
+    _add_sources(parser)
+    parser.add_argument("--out", required=True, type=Path, help="folder of the store")
     parser.add_argument(
         "--corpus",
         default=None,
@@ -89,14 +109,7 @@ def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def corpus_of(args: argparse.Namespace) -> CorpusSpec:
     """The corpus spec of parsed arguments. Raises UserError."""
-    sources = [("text", source) for source in args.sources]
-    for item in (part for group in args.domain for part in group):
-        name, equals, pattern = item.partition("=")
-        if not (name and equals and pattern):
-            raise UserError(
-                f"domain={item}: must be NAME=GLOB, e.g. --domain web='crawl/*.jsonl.gz'"
-            )
-        sources.append((name, pattern))
+    sources = _sources(args)
     if args.corpus == "embedded" and sources:
         raise UserError(
             "corpus=embedded: takes no sources of one's own; leave out --corpus or the sources"
@@ -119,8 +132,48 @@ def corpus_of(args: argparse.Namespace) -> CorpusSpec:
     )
 
 
+def _sources(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """(domain, pattern) of every source."""
+    sources = [("text", source) for source in args.sources]
+    for item in (part for group in args.domain for part in group):
+        name, equals, pattern = item.partition("=")
+        if not (name and equals and pattern):
+            raise UserError(
+                f"domain={item}: must be NAME=GLOB, e.g. --domain web='crawl/*.jsonl.gz'"
+            )
+        sources.append((name, pattern))
+    return sources
+
+
 def main(args: argparse.Namespace) -> int:
-    """Prepare the store and print its table; returns 0. Raises UserError."""
+    """Do the action and print its table; returns 0. Raises UserError."""
+    return {"prepare": _prepare, "cluster": _cluster}[args.action](args)
+
+
+def _cluster(args: argparse.Namespace) -> int:
+    from stepladder.train.data.prepare.cluster import cluster
+
+    sources = _sources(args)
+    if not sources:
+        raise UserError("sources: none given; add files, or --domain NAME=GLOB")
+    sys.stdout.write(cluster_table(cluster(sources, args.k, args.out, args.seed)))
+    return 0
+
+
+def cluster_table(found: "Clusters") -> str:
+    """Groups with their size, the label that most of them have, and the words of their centre."""
+    lines = [f"{'domain':12s}{'docs':>9s}{'MB':>10s}  {'most are':24s}words"]
+    for name, documents, size, words, row_L in zip(
+        found.names, found.documents, found.bytes, found.words, found.counts_KL
+    ):
+        most = f"{found.labels[row_L.argmax()]} {row_L.max() / documents:.0%}"
+        lines.append(f"{name:12s}{documents:9,}{size / 1e6:10.2f}  {most:24s}{', '.join(words)}")
+    if len(found.labels) > 1:
+        lines.append(f"adjusted Rand index with the {len(found.labels)} labels: {found.rand:.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def _prepare(args: argparse.Namespace) -> int:
     from stepladder.train.data.prepare.prepare import prepare
 
     store = prepare(corpus_of(args), args.out)

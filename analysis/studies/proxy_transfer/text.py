@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stepladder.analysis.report.absent import absent_lines
 from stepladder.analysis.studies.proxy_transfer.checks import NOT_SEEN, SEEN
 from stepladder.analysis.studies.proxy_transfer.measures.grid import same_rate
 from stepladder.analysis.studies.proxy_transfer.measures.rank_agreement import TUNED_TARGET
@@ -45,7 +46,7 @@ def sentences(results: Results) -> list[str]:
         *lines,
         counts,
         *(f"warning: {w}" for w in results["warnings"]),
-        *(f"not here: {w}" for w in results["absent"]),
+        *absent_lines(results["absent"]),
     ]
 
 

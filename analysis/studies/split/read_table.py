@@ -13,7 +13,7 @@ from stepladder.analysis.tables.columns import ALIASES, numbers, usual_column
 from stepladder.configs.core.errors import UserError, nearest
 
 NEEDED = ("N", "D", "D2", "domain", "own", "loss")
-OPTIONAL = ("loss_se", "K", "recall", "floor_bigram", "floor_5gram")
+OPTIONAL = ("loss_se", "oracle_loss", "K", "recall", "floor_bigram", "floor_5gram")
 TEXT = {"domain": "", "own": "", "arm": "", "router": "", "seed": "0", "run_id": ""}
 SHARED, UNSHARED, DENSE = "shared", "unshared", "dense"
 ARMS = {
@@ -55,7 +55,8 @@ def check_table(table: pd.DataFrame) -> CheckedTable:
     Args:
         table: a row an evaluated model and domain. N parameters; D general tokens and D2 tokens of
             specialisation; domain, the evaluated one; own, the expert's own domain, empty for a
-            dense model; loss in nats per token.
+            dense model; loss in nats per token; oracle_loss, in a row of the prefix router, the
+            loss of the domain's own expert on the same tokens (missing: its own row's loss).
 
     Raises:
         UserError: for a missing column, an unknown arm or router, no row that is left, or fewer
@@ -97,7 +98,11 @@ def _columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if "seed" not in found:
         notes.append("no column of seeds: all models count as of one seed")
     for name, default in TEXT.items():
-        column = frame[name].fillna(default) if name in frame else pd.Series(default, frame.index)
+        column = (
+            frame[name].astype(object).fillna(default)
+            if name in frame
+            else pd.Series(default, frame.index)
+        )
         frame[name] = [_text(v) for v in column]
     blank = frame["arm"] == ""
     frame["arm"] = frame["arm"].mask(blank & (frame["own"] == ""), DENSE).replace("", SHARED)

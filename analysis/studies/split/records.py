@@ -15,13 +15,14 @@ import pandas as pd
 
 from stepladder.analysis.records.load import STATE_REASONS, Runs, load
 from stepladder.analysis.studies.split.measures import Row
-from stepladder.analysis.studies.split.read_table import ARMS, DENSE, EXCLUDED
+from stepladder.analysis.studies.split.read_table import ARMS, DENSE, EXCLUDED, ORACLE, PREFIX
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
 
 STUDY = "split"
 TRUNK, EXPERT = "trunk", "expert"
 FLOORS = Path(record.STUDIES) / STUDY / "floors.json"  # by_domain: order -> domain -> nats
+ROUTED = Path(record.STUDIES) / STUDY / "routing"  # a file a set of experts
 COLUMNS = (
     "run_id",
     "N",
@@ -34,6 +35,8 @@ COLUMNS = (
     "K",
     "loss",
     "loss_se",
+    "router",
+    "oracle_loss",
     "floor_bigram",
     "floor_5gram",
 )
@@ -52,7 +55,8 @@ def read(workdir: str | Path) -> Inputs:
     """The evaluations of the last step of every expert and dense model.
 
     D of an expert are the tokens of its trunk up to the branch, 0 without a trunk; D2 are its own.
-    Floors of counting n-grams are read from FLOORS where that file is there.
+    Floors of counting n-grams are read from FLOORS where that file is there, rows of the prefix
+    router from the files in ROUTED.
 
     Raises:
         UserError: when no expert of the study is finished.
@@ -81,7 +85,9 @@ def read(workdir: str | Path) -> Inputs:
             f"workdir={str(workdir)!r}: no finished expert of the study {STUDY}{why}; run its "
             "ladder first (configs/studies/split.py), or give --table=FILE"
         )
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    routed, unread = _routed(Path(workdir), rows)
+    notes += unread
+    frame = pd.DataFrame([*rows, *routed], columns=list(COLUMNS))
     floors, said = _floors(Path(workdir), frame["domain"])
     parts = [pd.DataFrame(left, columns=list(EXCLUDED))]
     parts += [part.reindex(columns=list(EXCLUDED)) for part in (known, planned)]
@@ -116,7 +122,7 @@ def _add(
     # The cooldown of any trunk is a dense model, whatever the arm of that trunk.
     arm = run["arm"] if expert else DENSE
     base: Row = {"run_id": run["run_id"], "N": run["N"], "own": own, "arm": arm}
-    base |= {"seed": run["seed"]}
+    base |= {"seed": run["seed"], "router": ORACLE}
 
     def leave(reason: str, **more: object) -> None:
         left.append({**dict.fromkeys(EXCLUDED, np.nan), **base, **more, "reason": reason})
@@ -155,6 +161,37 @@ def _tags(workdir: Path, run_id: str) -> dict[str, str]:
     """The tags of a run's spec."""
     spec = _json(workdir / record.RUNS / run_id / record.SPEC) or {}
     return {str(name): str(value) for name, value in spec.get("tags", ())}
+
+
+def _routed(workdir: Path, rows: list[Row]) -> tuple[list[Row], list[str]]:
+    """What the probes of routing measured, a row an expert's domain; and files that say nothing.
+
+    Their losses are of the tokens after the prefix, so the expert's own loss on these is a column.
+    """
+    on_own = {r["run_id"]: r for r in rows if r["own"] == r["domain"]}
+    found: list[Row] = []
+    said: list[str] = []
+    for path in sorted((workdir / ROUTED).glob("*.json")):
+        name = path.relative_to(workdir)
+        try:
+            body = _json(path)
+            if body is None:
+                raise ValueError("no object of JSON")
+            experts, measured = body["experts"], body["rows"]
+            new = [
+                on_own[experts[row["domain"]]]
+                | {"router": PREFIX, "loss": row[PREFIX], "loss_se": row[f"{PREFIX}_se"]}
+                | {"oracle_loss": row[ORACLE]}
+                for row in measured
+                if experts[row["domain"]] in on_own
+            ]
+        except (KeyError, TypeError, ValueError) as error:
+            said.append(f"{name} is unreadable ({error!r}); delete it and repeat the probe")
+            continue
+        if len(new) < len(measured):
+            said.append(f"{name}: {len(measured) - len(new)} of its experts are not in the table")
+        found += new
+    return found, said
 
 
 def _floors(workdir: Path, domains: pd.Series) -> tuple[dict[str, pd.Series], list[str]]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stepladder.analysis.report.absent import absent_lines
 from stepladder.analysis.tables.numbers import human
 
 Results = Mapping[str, Any]  # of results.json, or a row of it
@@ -25,7 +26,7 @@ def sentences(results: Results) -> list[str]:
         *lines,
         *floors,
         f"left out: {len(results['excluded'])} rows (all listed in the report)",
-        *(f"not here: {m}" for m in results["missing"]),
+        *absent_lines(results["missing"]),
     ]
 
 

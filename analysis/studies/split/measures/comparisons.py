@@ -208,8 +208,14 @@ def router_rows(frame: pd.DataFrame, arm: str, sample: Sample) -> list[Row]:
     routed = {}
     for router in (ORACLE, PREFIX):
         mine = on_own(frame, arm, router)
-        routed[router] = mine[mine["arm"] != DENSE].drop_duplicates(keys)[[*keys, "loss"]]
-    both = routed[ORACLE].merge(routed[PREFIX], on=keys, suffixes=("_oracle", "_prefix"))
+        mine = mine[mine["arm"] != DENSE].drop_duplicates(keys)
+        routed[router] = mine[[*keys, "loss", "oracle_loss"]]
+    both = routed[PREFIX].merge(
+        routed[ORACLE], on=keys, how="left", suffixes=("_prefix", "_oracle")
+    )
+    # a router's tokens are those after its prefix; the same ones count for the oracle where known
+    oracle = both["oracle_loss_prefix"].fillna(both["loss_oracle"])
+    both = both.assign(loss_oracle=oracle)[oracle.notna()]
     rows: list[Row] = []
     for _, mine in both.groupby("N"):
         values = (mine["loss_prefix"] - mine["loss_oracle"]).to_numpy(float)

@@ -13,10 +13,11 @@ from stepladder.analysis.report.write import write_study
 from stepladder.analysis.studies.registry import run_study, summary
 from stepladder.analysis.studies.split import report
 from stepladder.analysis.studies.split.figures import draw
-from stepladder.analysis.studies.split.measures.cells import cells_of
+from stepladder.analysis.studies.split.measures.cells import Sample, cells_of
+from stepladder.analysis.studies.split.measures.comparisons import router_rows
 from stepladder.analysis.studies.split.page import page
 from stepladder.analysis.studies.split.read_table import check_table
-from stepladder.analysis.studies.split.records import FLOORS, read
+from stepladder.analysis.studies.split.records import FLOORS, ROUTED, read
 from stepladder.analysis.studies.split.text import sentences
 from stepladder.configs.core import record
 from stepladder.configs.core.errors import UserError
@@ -202,6 +203,39 @@ def test_the_ladder_s_fractions_and_arms_are_found(ladder):
     # the diverged, the running and the empty expert leave one cell without any, one without one
     assert len(shared.frame) + len(shared.excluded) == 15
     assert "has no loss on" in shared.excluded["reason"].iloc[0]
+
+
+def test_what_a_prefix_router_costs_is_read_from_its_files(ladder):
+    """Against the expert of the domain on the same tokens, those after the prefix."""
+    workdir, specs, _ = ladder
+    trunk = next(s for s in specs if s.tag["role"] == "trunk" and s.tag["arm"] == "shared")
+    mine = [
+        s
+        for s in specs
+        if s.parent and s.parent.run_id == trunk.run_id and s.tag["role"] == "expert"
+    ]
+    last = [s for s in mine if s.steps == mine[-1].steps and s.parent.step == mine[-1].parent.step]
+    assert [s.tag["own"] for s in last] == list(NAMES)
+    measured = [
+        {"domain": name, "oracle": 5.0, "prefix": 5.0 + more, "prefix_se": 0.1}
+        for name, more in zip(NAMES, (0.25, 0.75))
+    ]
+    body = {"experts": {s.tag["own"]: s.run_id for s in last}, "rows": measured}
+    folder = workdir / ROUTED
+    folder.mkdir()
+    (folder / "a.json").write_text(json.dumps(body))
+    (folder / "b.json").write_text("{}")
+    (folder / "c.json").write_text(json.dumps({**body, "experts": dict.fromkeys(NAMES, "gone")}))
+    found = read(workdir)
+    for path in folder.iterdir():
+        path.unlink()
+    rows = found.table[found.table["router"] == "prefix"]
+    assert rows["run_id"].tolist() == [s.run_id for s in last]
+    assert rows["loss"].tolist() == [5.25, 5.75] and (rows["K"] == 2).all()
+    assert any("b.json is unreadable" in note for note in found.notes)
+    assert any("c.json: 2 of its experts are not" in note for note in found.notes)
+    (cost,) = router_rows(check_table(found.table).frame, "shared", Sample(200, 0.95, 0))
+    assert (cost["pairs"], cost["difference"]) == (2, 0.5)
 
 
 def test_a_ladder_through_the_registry(ladder, monkeypatch):
