@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/.installed-$(VERSION)
 TESTS ?= tests
-SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 6)
+SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 10)
 
 .PHONY: help demo test test-slow test-shard lint types check-docs install clean
 
@@ -16,13 +16,13 @@ demo: $(STAMP)  ## prepare the corpus, train the proxies, write the forecast, tr
 	$(BIN)/stepladder demo --workdir=demo
 
 test: lint types  ## lint, format, types and the fast suite
-	$(BIN)/pytest -n 2 -q -rs -m "not slow" $(TESTS)
+	$(BIN)/pytest -n 2 -q -rs --durations=40 -m "not slow" $(TESTS)
 
 test-slow: $(STAMP)  ## everything that is slow: kill and resume, whole ladders, TPU programs
 	$(BIN)/pytest -q -rs -m slow $(TESTS)
 
-test-shard: $(STAMP)  ## one of six shards of the slow tests, another one every day
-	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/6 $(TESTS)
+test-shard: $(STAMP)  ## one of ten shards of the slow tests, another one every day
+	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/10 $(TESTS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

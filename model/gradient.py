@@ -84,8 +84,11 @@ def loss_and_gradient(
 
     def local(params: dict, tokens_BT: jax.Array, z_loss: jax.Array) -> tuple[dict, dict]:
         parallel = Parallel.on(mesh)
-        parts = _accumulated(cfg, params, tokens_BT, z_loss, execution, parallel)
-        return _mean_over_devices(*parts, places, mesh)
+        aux, grads = _accumulated(cfg, params, tokens_BT, z_loss, execution, parallel)
+        if execution.layers == "unroll":
+            # libtpu sums in bfloat16 what was computed in it, unless a loop or this is in between
+            aux, grads = jax.lax.optimization_barrier((aux, grads))
+        return _mean_over_devices(aux, grads, places, mesh)
 
     by_batch = rules.partition(rules.TOKENS_BT)
     mapped = on_devices(local, mesh, (places, by_batch, replicated), (replicated, places))

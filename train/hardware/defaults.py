@@ -125,7 +125,7 @@ GPU = DeviceKind(
 TPU = replace(
     GPU,
     attention="splash",
-    unrolled=0,
+    unrolled=8,
     kernel_from=512,
     embedding="scatter",
     normaliser="two_passes",

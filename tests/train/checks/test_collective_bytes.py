@@ -204,7 +204,8 @@ def test_the_table_of_shipped_programs(name, root):
     for row in rows:
         assert row["bytes"] <= 0.9 * row["memory"], row
         assert (row["attention"] == "xla") == (not row["kernels"]), row
-        assert row["of_formula"] is None or row["of_formula"] < 1.2, row
+        # far below: what should meet in float32 is sent in less
+        assert row["of_formula"] is None or 0.95 < row["of_formula"] < 1.2, row
 
 
 @pytest.mark.parametrize(
@@ -256,7 +257,7 @@ def test_every_shipped_program_compiles(name, size, root, capsys):
     assert found["bytes"] <= 0.9 * found["memory"]
     assert (found["attention"] == "xla") == (not found["kernels"])
     sent = sum(c["bytes"] for c in found["collectives"])
-    assert sent <= 1.2 * found["formula"] or not found["formula"]
+    assert 0.95 * found["formula"] <= sent <= 1.2 * found["formula"] or not found["formula"]
     (row,) = (row for row in held["ladders"][name] if row["size"] == size)
     if found["fingerprint"] != row["fingerprint"]:
         warn_of_stale(name)

@@ -100,9 +100,7 @@ def _groups(
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
-    vectorizer = TfidfVectorizer(
-        max_features=TERMS, sublinear_tf=True, stop_words="english", dtype=np.float32
-    )
+    vectorizer = TfidfVectorizer(max_features=TERMS, sublinear_tf=True, stop_words="english")
     try:
         weight_DT = vectorizer.fit_transform(d.text[:CHARACTERS] for d in documents)
     except ValueError as error:  # no document has a word
@@ -115,10 +113,11 @@ def _groups(
     vector_DV = normalize(svd.fit_transform(weight_DT))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer groups than k: refused
-        means = KMeans(k, n_init=STARTS, random_state=seed).fit(vector_DV)
+        means = KMeans(k, n_init=STARTS, random_state=seed)  # pyright: ignore[reportArgumentType]
+        group_D = means.fit_predict(vector_DV)
     centre_KT = means.cluster_centers_ @ svd.components_
     words = tuple(tuple(map(str, terms[row.argsort()[::-1][:SHOWN]])) for row in centre_KT)
-    return means.labels_, words
+    return group_D, words
 
 
 def _write(
