@@ -40,10 +40,7 @@ ALL = [
 
 @functools.cache
 def program(text: str):
-    """(spec, mesh, execution, collectives) of a bfloat16 step compiled for eight chips.
-
-    The layers are in a loop.
-    """
+    """(spec, mesh, execution, collectives) of a bfloat16 step compiled for eight chips."""
     (remat, times), topo = MESHES[text], "v5e:2x4"
     more = {
         "model.size": f"w{D}d4h64",
