@@ -21,7 +21,8 @@ from stepladder.model.shape import Shape
 def _chunk_loss(
     cfg: Shape, execution: Execution, params: dict, tokens_BT: jax.Array, weight_B: jax.Array
 ) -> jax.Array:
-    return weight_B @ token_nll(cfg, params, tokens_BT, execution=execution).mean(axis=-1)
+    nll_B = token_nll(cfg, params, tokens_BT, execution=execution).mean(axis=-1)
+    return jnp.dot(weight_B, nll_B, precision="highest")
 
 
 def gradient(
@@ -118,7 +119,7 @@ def largest_magnitude(
     def step(state: tuple) -> tuple:
         vector_P, found = state
         product_P = apply(vector_P) - shift * vector_P
-        value = vector_P @ product_P
+        value = jnp.dot(vector_P, product_P, precision="highest")
         residual = jnp.linalg.norm(product_P - value * vector_P) / jnp.maximum(
             jnp.abs(value), 1e-30
         )

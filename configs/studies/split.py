@@ -19,6 +19,8 @@ STEPLADDER_DATA/text. `:tpu` is the paper's scale, for `plan`: K domains of the 
     stepladder data cluster --k=4 --out=text $STEPLADDER_DATA/text/*.jsonl.gz
     cd text && stepladder run --config=../configs/studies/split.py:clusters --workdir=../W
 
+`:phonebook` is the paper's toy, four books of facts (`stepladder data phonebook --out=text`).
+
 Not published for us, and our choice: the law, the fractions, the schedule (the trunk's rate, with
 the last 20 % of T decayed; experts keep the moments and read on in text that the trunk has not
 read), sizes, budgets and K. Tags: role (trunk, dense, expert), own (an expert's domain), arm
@@ -88,7 +90,7 @@ STUDIES = {
         windows=8,
     ),
     "cpu": Study(
-        sizes=("6k", "14k", "25k", "54k"),
+        sizes=("6k", "14k", "25k", "37k"),
         totals=(10.0, 20.0, 40.0, 80.0),
         fractions=(0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0),
         domains=("science", "law", "literature", "web_docs"),
@@ -130,6 +132,17 @@ STUDIES = {
 # as :cpu, of domains that `stepladder data cluster` made: no label of text is needed
 STUDIES["clusters"] = replace(
     STUDIES["cpu"], domains=tuple(f"cluster{k}" for k in range(4)), text="own"
+)
+# facts to remember, which one small model cannot all hold (`stepladder data phonebook`)
+STUDIES["phonebook"] = replace(
+    STUDIES["cpu"],
+    sizes=("14k", "25k"),
+    totals=(80.0, 160.0, 320.0),
+    domains=tuple(f"phonebook{k}" for k in range(1, 5)),
+    text="own",
+    tokenizer="bytes",
+    unshared=(),
+    max_epochs=100.0,
 )
 
 

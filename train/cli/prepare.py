@@ -1,4 +1,4 @@
-"""`stepladder data`: text -> token store (prepare), or -> domains by its words (cluster)."""
+"""`stepladder data`: text -> token store (prepare) or -> domains by its words (cluster); a toy."""
 
 import argparse
 import sys
@@ -26,13 +26,16 @@ CLUSTER_EPILOG = """example: domains by their words, for configs/studies/split.p
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The actions `prepare` and `cluster`, with their arguments."""
+    """The actions with their arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add_prepare_arguments(
+    _add_prepare_arguments(
         actions.add_parser("prepare", help="tokenise text into a token store", allow_abbrev=False)
     )
     _add_cluster_arguments(
         actions.add_parser("cluster", help="sort text into domains", allow_abbrev=False)
+    )
+    _add_phonebook_arguments(
+        actions.add_parser("phonebook", help="domains of names with numbers", allow_abbrev=False)
     )
 
 
@@ -43,6 +46,16 @@ def _add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", required=True, type=int, help="number of domains")
     parser.add_argument("--out", required=True, type=Path, help="new folder of the domains")
     parser.add_argument("--seed", type=int, default=0, help="of the grouping (0)")
+
+
+def _add_phonebook_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="new folder of the books")
+    parser.add_argument("--books", type=int, default=4, help="domains (4)")
+    parser.add_argument(
+        "--records", type=int, default=250, help="names with a number, a book (250)"
+    )
+    parser.add_argument("--copies", type=int, default=100, help="pages that a record is on (100)")
+    parser.add_argument("--seed", type=int, default=0, help="of names, numbers and order (0)")
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +77,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_prepare_arguments(parser: argparse.ArgumentParser) -> None:
     """Which text, and how it becomes tokens."""
     from stepladder.train.data.prepare.filters import FILTERS
 
@@ -147,7 +160,15 @@ def _sources(args: argparse.Namespace) -> list[tuple[str, str]]:
 
 def main(args: argparse.Namespace) -> int:
     """Do the action and print its table; returns 0. Raises UserError."""
-    return {"prepare": _prepare, "cluster": _cluster}[args.action](args)
+    return {"prepare": _prepare, "cluster": _cluster, "phonebook": _phonebook}[args.action](args)
+
+
+def _phonebook(args: argparse.Namespace) -> int:
+    from stepladder.train.data.tasks.books import write_books
+
+    names = write_books(args.out, args.books, args.records, args.copies, args.seed)
+    sys.stdout.write(f"{args.out}: {', '.join(names)}\n")
+    return 0
 
 
 def _cluster(args: argparse.Namespace) -> int:

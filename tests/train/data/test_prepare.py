@@ -17,7 +17,8 @@ import pytest
 
 from stepladder.configs.core.errors import UserError
 from stepladder.configs.core.spec import CorpusSpec
-from stepladder.train.cli.prepare import add_prepare_arguments, corpus_of, main
+from stepladder.train.cli import parser
+from stepladder.train.cli.prepare import corpus_of
 from stepladder.train.data.prepare import documents, lock, split
 from stepladder.train.data.prepare import prepare as stages
 from stepladder.train.data.prepare.prepare import prepare
@@ -321,10 +322,6 @@ def test_unwritable_out(two, tmp_path, monkeypatch):
 
 
 def test_command(two, tmp_path, capsys):
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    add_prepare_arguments(parser)
     arguments = [
         f"--out={tmp_path / 's'}",
         "--domain",
@@ -333,7 +330,7 @@ def test_command(two, tmp_path, capsys):
         "--dedup=exact",
         "--filters=lower_case",
     ]
-    assert main(parser.parse_args(arguments)) == 0
+    assert parser.main(["data", "prepare", *arguments]) == 0
     shown = capsys.readouterr().out
     assert "one " in shown and "two " in shown and "fingerprint" in shown
     for bad in (
@@ -342,7 +339,7 @@ def test_command(two, tmp_path, capsys):
         ["--corpus=mine"],
     ):
         with pytest.raises(UserError):
-            corpus_of(parser.parse_args([f"--out={tmp_path / 'x'}", *bad]))
+            corpus_of(parser.parse(["data", "prepare", f"--out={tmp_path / 'x'}", *bad]))
 
 
 def test_a_second_preparation_waits_and_says_for_whom(two, tmp_path, capsys):
