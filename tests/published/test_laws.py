@@ -95,6 +95,7 @@ def test_published_chinchilla_all_points():
         check("chinchilla, 245 points", name, found.params[name], value, tolerance)
 
 
+@pytest.mark.slow
 def test_published_chinchilla_standard_errors(huber):
     """4,000 refits, eight times: B is heavy-tailed, and one seed moves its error from 1,230 to
     1,490, that of log B by a few per cent.

@@ -191,6 +191,7 @@ def test_families_do_not_touch_each_other():
     assert len(both.table()) == 2 and {"num_models", "alpha", "are"} <= set(both.table())
 
 
+@pytest.mark.slow
 def test_the_cut_is_chosen_without_the_target():
     points = family(tokens=np.linspace(1e8, 2e10, 60))
     early = points["D"] < 2e9

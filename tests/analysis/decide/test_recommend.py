@@ -162,6 +162,7 @@ def table(noise=0.004, seed=0):
     return pd.DataFrame({"N": n, "D": d, "loss": (1.7 + 400 / n**0.34 + 800 / d**0.3) * shock})
 
 
+@pytest.mark.slow
 def test_from_a_fit_or_a_bootstrap_with_its_own_noise_and_smallest_size():
     one = fit(table(), objective="squared_log")
     plain = recommend(1e21, (7e9, 1.4e11), 0.04, one)

@@ -47,7 +47,8 @@ def made():
     return forecast(ladder(np.random.default_rng(0)), TARGET)
 
 
-@pytest.mark.parametrize("shared", [pytest.param(0.0, marks=pytest.mark.slow), 0.8])
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [0.0, 0.8])
 def test_the_interval_covers_on_simulated_ladders(shared):
     rng = np.random.default_rng(1)
     inside, widths, errors = [], [], []

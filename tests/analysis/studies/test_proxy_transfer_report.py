@@ -128,6 +128,7 @@ def test_baselines_are_columns_of_the_table_under_any_usual_name(renamed):
     )
 
 
+@pytest.mark.slow
 def test_without_baselines_or_probes_the_page_says_so(tmp_path):
     made.table(recipes=5, seeds=1).to_parquet(tmp_path / "t.parquet")
     assert (

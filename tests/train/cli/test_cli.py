@@ -277,6 +277,7 @@ def test_disk_full_during_a_checkpoint(tmp_path, root, capsys, monkeypatch):
     assert "1 done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_from_the_shell(tmp_path, root):
     """run, status while it runs, run again, report, eval, sample, export."""
     args = tiny_run(tmp_path, root, run__duration="150 steps", data__max_epochs=20.0)
@@ -309,6 +310,7 @@ def test_from_the_shell(tmp_path, root):
     assert (workdir / "report" / "index.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_leaves_with_143(tmp_path, root):
     """As a preempting scheduler does it; the same command then finishes the run."""
     args = tiny_run(tmp_path, root, run__duration="2000 steps", data__max_epochs=1000.0)

@@ -222,13 +222,8 @@ def test_windows_are_evaluated_alike(text):
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        pytest.param(text, marks=pytest.mark.slow) if i else text
-        for i, text in enumerate(PACKED[2:])
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("text", PACKED[2:])
 def test_a_pack_over_a_mesh_is_its_runs(text):
     """Members cut over fsdp and tensor beside the axis run; each back on its own program's mesh,
     and what it was.

@@ -88,6 +88,7 @@ def test_mapped_pack_is_bitwise_the_runs_alone(rung8, alone, tmp_path, members, 
         assert_same_record(specs[i], tmp_path, solo)
 
 
+@pytest.mark.slow
 def test_over_two_devices_a_member_is_bitwise_itself_whatever_trains_beside_it(rung8, tmp_path):
     """A program over several devices is compiled apart from that of one device, so bits are
     compared within it: with seven others, alone.
@@ -153,6 +154,7 @@ def test_preempted_pack_resumes_exactly(rung8, tmp_path, machine):
         assert_same_record(spec, tmp_path / "broken", tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_branch_leaves_from_a_member(rung8, tmp_path):
     """Trunks trained as a pack, cooldowns of two of them as another, against all of them alone."""
     specs, by_corpus = rung8
@@ -253,6 +255,7 @@ def numeric(spec, steps, machine, members, dtype, nudge=0.0):
     return np.array(losses_K).T, np.array(losses)
 
 
+@pytest.mark.slow
 @SIZES
 def test_vmapped_step_is_the_step_alone_to_1e_6(rung8, members):
     specs, _ = rung8
@@ -287,6 +290,7 @@ def test_float32_drift_of_a_pack_is_that_of_rounding(rung8, capsys):
     assert rounding > 0 and drift < max(10 * rounding, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_diverging_member_leaves_a_vmapped_pack_alone(rung8, alone, tmp_path):
     """Records of a vmapped pack with the wild run in it: the others as without it bitwise, and
     close to the runs alone.

@@ -138,6 +138,7 @@ def test_a_schedule_of_its_own_starts_the_moments_anew_where_asked(trained, work
     assert int(state["step"]) == 6 and set(counts) == {6}
 
 
+@pytest.mark.slow
 def test_branches_in_a_pack_are_those_alone(trained, workdir, tmp_path):
     """Two domains and two rates in one executable, bit for bit."""
     _, trunk, store, folder = trained

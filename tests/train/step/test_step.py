@@ -144,6 +144,7 @@ def test_the_machine_chooses_attention(spec, one_device):
         Machine.from_config(ConfigDict({"machine": {"attention": "flash"}}))
 
 
+@pytest.mark.slow
 def test_windows_and_documents_on_devices(spec, one_device):
     """A model that looks back over a window, within a document: the same step on four devices, and
     another than without.

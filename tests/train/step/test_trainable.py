@@ -52,6 +52,7 @@ def stepped(spec, state, tokens_BT):
     return step(spec.model, spec.optimizer, EXECUTION, state, traced_hypers(spec), tokens_BT)
 
 
+@pytest.mark.slow
 def test_the_last_layer_alone_moves(spec):
     state = started(changed(spec, trainable="last"))
     after, _ = stepped(changed(spec, trainable="last"), state, tokens_of(spec))
@@ -97,6 +98,7 @@ def test_the_merged_weight_is_the_product_added(spec):
     )
 
 
+@pytest.mark.slow
 def test_the_penalty_is_the_gradient_of_half_the_squared_distance(spec):
     """The moments after a first step are those of the gradient with the pull to the start."""
     far = changed(spec, to_start=True)
