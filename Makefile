@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/.installed-$(VERSION)
 TESTS ?= tests
-SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 10)
+SHARD ?= $(shell expr $$(date +%j | sed 's/^0*//') % 14)
 
 .PHONY: help demo test test-slow test-shard lint types check-docs install clean
 
@@ -21,8 +21,8 @@ test: lint types  ## lint, format, types and the fast suite
 test-slow: $(STAMP)  ## everything that is slow: kill and resume, whole ladders, TPU programs
 	$(BIN)/pytest -q -rs -m slow $(TESTS)
 
-test-shard: $(STAMP)  ## one of ten shards of the slow tests, another one every day
-	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/10 $(TESTS)
+test-shard: $(STAMP)  ## one of fourteen shards of the slow tests, another one every day
+	$(BIN)/pytest -q -rs -m slow --slow-shard=$(SHARD)/14 $(TESTS)
 
 lint: $(STAMP)  ## ruff: rules and format
 	$(BIN)/ruff check .

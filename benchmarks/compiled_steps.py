@@ -46,7 +46,7 @@ def measure(case: Case, topo: str, layers: str, top: int) -> dict:
         found.micro_batch,
         found.remat,
         pack.execution,
-        defaults_of(machine).kept(pack.execution.layers),
+        defaults_of(machine).kept(pack.execution.layers, mesh["fsdp"]),
         mesh["fsdp"],
         mesh["tensor"],
     )

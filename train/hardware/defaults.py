@@ -68,7 +68,7 @@ class DeviceKind:
     # What autodiff keeps of a layer, over what memory_model.activations lists, where layers are a
     # loop and where they are not. A loop stores all that autodiff asks for, float32 copies in norms
     # and rotations too; of unrolled layers the compiler computes some of it again where that is
-    # cheap.
+    # cheap, but not where fsdp says what is stored (model/layer.py).
     kept_scanned: float
     kept_unrolled: float
 
@@ -79,9 +79,10 @@ class DeviceKind:
 
     chip: Chip | None = None  # None: no data sheet is known
 
-    def kept(self, layers: str) -> float:
-        """That of layers that run as `layers` says: scan | unroll."""
-        return {"scan": self.kept_scanned, "unroll": self.kept_unrolled}[layers]
+    def kept(self, layers: str, fsdp: int = 1) -> float:
+        """That of layers that run as `layers` says (scan | unroll) on a mesh of that fsdp."""
+        stored = layers == "scan" or fsdp > 1
+        return self.kept_scanned if stored else self.kept_unrolled
 
 
 CPU = DeviceKind(

@@ -34,11 +34,12 @@ def fitting(spec: RunSpec, machine: Machine, forward: Execution, members: int = 
     else:
         rows = None
     enough = rows or (local if rows == 0 else wanted(spec, machine, local))
-    cut = mesh.shape["fsdp"], mesh.shape["tensor"]
+    fsdp, tensor = mesh.shape["fsdp"], mesh.shape["tensor"]
+    kept = row.kept(forward.layers, fsdp)
     most = memory_model.FILL * memory_of(machine) / members
 
     def fits(rows: int, remat: str) -> bool:
-        return memory_model.step(spec, rows, remat, forward, row.kept(forward.layers), *cut) <= most
+        return memory_model.step(spec, rows, remat, forward, kept, fsdp, tensor) <= most
 
     remat = next((remat for remat in remats if fits(enough, remat)), remats[-1])
     if rows is None:

@@ -1,6 +1,7 @@
 """Programs compiled for GPU nodes that are not here."""
 
 import dataclasses
+import json
 import re
 
 import jax
@@ -103,3 +104,15 @@ def test_cards_that_a_batch_does_not_divide_among_are_said(root, capsys):
     assert "1 of 3 devices have nothing to do: run.batch_size=4" in said and "e.g. 6 does" in said
     assert parser.main(["plan", *words, "--topology=h100:3", "--config.machine.mesh=data=3"]) == 1
     assert "run.batch_size=4: not divisible by data x fsdp = 3" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ladder", "node"),
+    [("gpu", "h100"), ("gpu-8", "h100:8"), ("gpu-8", "a100:8"), ("gpu-8", "h100:8*2")],
+)
+def test_every_program_of_a_shipped_ladder_fits(ladder, node, root, capsys):
+    config = f"--config={root}/configs/ladders/chinchilla.py:{ladder}"
+    assert parser.main(["plan", config, f"--topology={node}", "--json"]) == 0
+    programs = json.loads(capsys.readouterr().out)["programs"]
+    assert programs and [p["size"] for p in programs if not p["fits"]] == []
