@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +55,28 @@ def replacing(
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+@contextlib.contextmanager
+def new_folder(out: Path, field: str = "out") -> Generator[Path, None, None]:
+    """Yield an empty folder that becomes `out` when the block ends; it is gone when that raises.
+
+    Raises:
+        UserError: `out` is there already, or cannot be written. `field` is what errors name.
+    """
+    if out.exists():
+        raise UserError(f"{field}={out}: is there already; delete it, or name a new folder")
+    beside = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        beside.rename(out)
+    except OSError as error:
+        raise UserError(
+            f"{field}={out}: cannot be written ({error.strerror}); free space or name another"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def flush(file: BinaryIO) -> None:

@@ -204,6 +204,7 @@ def _groups(values: np.ndarray, gap: float) -> tuple[np.ndarray, np.ndarray]:
 def _too_few(frame: pd.DataFrame) -> pd.Series:
     """Rows of own domains that have too few."""
     on_own = (frame["own"] == frame["domain"]) | (frame["own"] == "")
+    on_own &= frame["router"] == ORACLE
     counts = frame[on_own].groupby("domain").size()
     small = set(counts[counts < FEWEST_ROWS].index) & set(frame["own"])
     never = set(frame["own"]) - {""} - set(frame.loc[on_own, "domain"])

@@ -46,6 +46,7 @@ from stepladder.analysis.studies.split.measures.laws import (
 from stepladder.analysis.studies.split.measures.phonebook import phonebook_rows
 from stepladder.analysis.studies.split.read_table import (
     ARMS,
+    ORACLE,
     PREFIX,
     UNSHARED,
     CheckedTable,
@@ -199,7 +200,8 @@ def _settings(checked: CheckedTable, found: Found, sample: Sample, refits: int) 
 def _floors(frame: pd.DataFrame) -> list[Row]:
     """The losses of counting n-grams, and how many models are below them on their own domain."""
     rows: list[Row] = []
-    mine = frame[(frame["own"] == frame["domain"]) | (frame["own"] == "")]
+    on_own = (frame["own"] == frame["domain"]) | (frame["own"] == "")
+    mine = frame[on_own & (frame["router"] == ORACLE)]
     for column, name in FLOORS.items():
         known = mine[mine[column].notna()]
         if len(known):

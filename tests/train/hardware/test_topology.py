@@ -89,14 +89,14 @@ def test_what_does_not_fit_is_said_with_its_size(root):
     same fits.
     """
     loaded = load(
-        f"{root}/benchmarks/rung24.py:84k", [("run.batch_size", "16384"), ("data.seq_len", "1024")]
+        f"{root}/benchmarks/rung24.py:84k", [("run.batch_size", "32768"), ("data.seq_len", "1024")]
     )
     machine = dataclasses.replace(
         Machine.from_config(loaded.config), topology="v5e:2x2", compilation_cache="off", pack="off"
     )
     whole = dataclasses.replace(machine, accumulation=1, remat="none")
     (found,) = executables.compile_all(loaded.specs[:1], whole)
-    assert not found.fits and found.bytes > 50 * 2**30 and 15 * 2**30 < found.memory < 16 * 2**30
+    assert not found.fits and found.bytes > 100 * 2**30 and 15 * 2**30 < found.memory < 16 * 2**30
     assert "DOES NOT FIT" in executables.row(found) and "machine.accumulation=" in executables.row(
         found
     )

@@ -29,7 +29,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("routing")
     config = tiny.config(folder / "text", data__max_epochs=40.0, machine__devices=1)
     trunk = with_checkpoints(rung(config, role="trunk"), 16)
-    experts = tuple(specialise(trunk, 16, 24, domain) for domain in DOMAINS)
+    experts = tuple(specialise(trunk, 16, 60, domain) for domain in DOMAINS)
     run_ladder(Loaded("x", config, [trunk, *experts]), folder, quiet=True)
     return config, trunk, experts, folder
 
@@ -59,8 +59,7 @@ def test_the_losses_are_those_of_single_windows(trained):
         assert row["prefix"] == pytest.approx(routed_W.mean(), rel=1e-5)
         assert row["best"] == pytest.approx(after_KW.min(axis=0).mean(), rel=1e-5)
         assert row["chose_own"] == pytest.approx((chosen_W == own).mean())
-    # which pages are held out depends on the folder's name, so a few of twelve may be mistaken
-    assert np.mean([row["chose_own"] for row in body["rows"]]) > 0.6
+    assert all(row["chose_own"] > 0.75 for row in body["rows"]), "one of six may be mistaken"
     assert body["experts"] == {d: run.run_id for d, run in zip(DOMAINS, experts, strict=True)}
 
 

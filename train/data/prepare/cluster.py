@@ -1,12 +1,11 @@
 """Domains without labels: documents grouped by their words, a folder of JSON lines a group.
 
-TF-IDF, its leading singular vectors (latent semantic analysis), k-means: scikit-learn's. Branch
-Train Merge's successor c-BTM (arXiv:2303.14177) makes its domains so.
+TF-IDF, its leading singular vectors (latent semantic analysis), k-means: scikit-learn's. Domains
+for experts are made so in arXiv:2303.14177 (c-BTM).
 """
 
 import io
 import json
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import new_folder
 from stepladder.train.data.prepare.documents import Document, expand, read
 
 NAME, TABLE = "cluster{}", "clusters.json"
@@ -61,26 +61,15 @@ def cluster(sources: Sequence[tuple[str, str]], k: int, out: Path, seed: int = 0
     """
     if k < 2:
         raise UserError(f"k={k}: must be 2 or more groups")
-    if out.exists():
-        raise UserError(f"out={out}: is there already; delete it, or name a new folder")
     files = [(label, expand(label, pattern)) for label, pattern in sources]
-    labels = [label for label, paths in files for _ in read(label, paths)]
-    if len(labels) < 2 * k:
-        raise UserError(f"k={k}: too many groups for {len(labels)} documents; use fewer")
-    group_D, words = _groups((d for _, d in _documents(files)), k, seed)
-    found = np.unique(group_D)
-    if len(found) < k:
-        raise UserError(
-            f"k={k}: an empty group, for the documents have {len(found)} distinct ones; use "
-            f"k={len(found)} or more text"
-        )
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    sizes = _write(files, group_D, k, beside)
-    done = _summary(group_D, words, labels, sizes)
-    body = {"k": k, "seed": seed, "sources": [list(source) for source in sources], **_json(done)}
-    (beside / TABLE).write_text(json.dumps(body, indent=1) + "\n")
-    beside.rename(out)
+    with new_folder(out) as folder:
+        labels: list[str] = []
+        group_D, words = _groups(_texts(files, labels), labels, k, seed)
+        sizes = _write(files, group_D, k, folder)
+        done = _summary(group_D, words, labels, sizes)
+        given = [list(source) for source in sources]
+        body = {"k": k, "seed": seed, "sources": given, **_json(done)}
+        (folder / TABLE).write_text(json.dumps(body, indent=1) + "\n")
     return done
 
 
@@ -90,10 +79,17 @@ def _documents(files: list[tuple[str, list[Path]]]) -> Iterator[tuple[str, Docum
             yield label, document
 
 
+def _texts(files: list[tuple[str, list[Path]]], labels: list[str]) -> Iterator[str]:
+    """The text of every document; its label is added to `labels`."""
+    for label, document in _documents(files):
+        labels.append(label)
+        yield document.text[:CHARACTERS]
+
+
 def _groups(
-    documents: Iterator[Document], k: int, seed: int
+    texts: Iterator[str], labels: list[str], k: int, seed: int
 ) -> tuple[np.ndarray, tuple[tuple[str, ...], ...]]:
-    """The group of every document, and the words of each group."""
+    """The group of every document, and the words of each group. `labels` has one a text read."""
     from sklearn.cluster import KMeans
     from sklearn.decomposition import TruncatedSVD
     from sklearn.exceptions import ConvergenceWarning
@@ -102,9 +98,11 @@ def _groups(
 
     vectorizer = TfidfVectorizer(max_features=TERMS, sublinear_tf=True, stop_words="english")
     try:
-        weight_DT = vectorizer.fit_transform(d.text[:CHARACTERS] for d in documents)
+        weight_DT = vectorizer.fit_transform(texts)
     except ValueError as error:  # no document has a word
         raise UserError(f"sources: {error}; give documents of words") from error
+    if len(labels) < 2 * k:
+        raise UserError(f"k={k}: too many groups for {len(labels)} documents; use fewer")
     terms = vectorizer.get_feature_names_out()
     size = min(VECTORS, min(weight_DT.shape) - 1)
     if size < 1:
@@ -115,6 +113,11 @@ def _groups(
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer groups than k: refused
         means = KMeans(k, n_init=STARTS, random_state=seed)  # pyright: ignore[reportArgumentType]
         group_D = means.fit_predict(vector_DV)
+    if (distinct := len(np.unique(group_D))) < k:
+        raise UserError(
+            f"k={k}: an empty group, for the documents have {distinct} distinct ones; use "
+            f"k={distinct} or more text"
+        )
     centre_KT = means.cluster_centers_ @ svd.components_
     words = tuple(tuple(map(str, terms[row.argsort()[::-1][:SHOWN]])) for row in centre_KT)
     return group_D, words

@@ -6,12 +6,12 @@ are our choice (phonebook.py).
 """
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from stepladder.configs.core.errors import UserError
+from stepladder.configs.core.files import new_folder
 from stepladder.train.data.tasks import phonebook
 
 NAME = "phonebook{}"
@@ -38,18 +38,14 @@ def write_books(out: Path, books: int, records: int, copies: int, seed: int = 0)
     ):
         if value < least:
             raise UserError(f"{name}={value}: too few; use {least} or more")
-    if out.exists():
-        raise UserError(f"out={out}: is there already; delete it, or name a new folder")
-    beside = out.with_name(f".{out.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
     names = [NAME.format(book + 1) for book in range(books)]
-    for book, name in enumerate(names):
-        examples = phonebook.load(f"{book + 1}/{books}*{records}@{seed}").training
-        lines = [f"{example.prompt}{example.completion}\n" for example in examples]
-        rng = np.random.default_rng([seed, book])
-        (beside / name).mkdir(parents=True)
-        _write(beside / name / "pages.jsonl.zst", _pages(lines, copies, rng))
-    beside.rename(out)
+    with new_folder(out) as folder:
+        for book, name in enumerate(names):
+            examples = phonebook.load(f"{book + 1}/{books}*{records}@{seed}").training
+            lines = [f"{example.prompt}{example.completion}\n" for example in examples]
+            rng = np.random.default_rng([seed, book])
+            (folder / name).mkdir()
+            _write(folder / name / "pages.jsonl.zst", _pages(lines, copies, rng))
     return names
 
 

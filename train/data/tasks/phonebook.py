@@ -19,7 +19,8 @@ _NAMES = len(_SYLLABLES) ** 4  # two syllables of a first name, two of a last on
 _NUMBERS = 10**6
 _HOW = "write BOOK/BOOKS*RECORDS, e.g. phonebook:1/4*500 or phonebook:all/4*500, and @SEED"
 _PATTERN = re.compile(
-    r"(?P<book>all|[0-9]{1,6})/(?P<books>[0-9]{1,6})\*(?P<records>[0-9]{1,7})(?:@(?P<seed>[0-9]{1,9}))?"
+    r"(?P<book>all|[0-9]{1,6})/(?P<books>[0-9]{1,6})"
+    r"\*(?P<records>[0-9]{1,7})(?:@(?P<seed>[0-9]{1,9}))?"
 )
 
 

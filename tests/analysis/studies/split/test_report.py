@@ -205,9 +205,11 @@ def test_the_ladder_s_fractions_and_arms_are_found(ladder):
     assert "has no loss on" in shared.excluded["reason"].iloc[0]
 
 
-def test_what_a_prefix_router_costs_is_read_from_its_files(ladder):
-    """Against the expert of the domain on the same tokens, those after the prefix."""
-    workdir, specs, _ = ladder
+def write_routing(workdir, specs):
+    """A file of the probe for the last set of experts: what routing adds is 0.25 and 0.75.
+
+    Returns the experts and what the file holds.
+    """
     trunk = next(s for s in specs if s.tag["role"] == "trunk" and s.tag["arm"] == "shared")
     mine = [
         s
@@ -221,9 +223,16 @@ def test_what_a_prefix_router_costs_is_read_from_its_files(ladder):
         for name, more in zip(NAMES, (0.25, 0.75))
     ]
     body = {"experts": {s.tag["own"]: s.run_id for s in last}, "rows": measured}
+    (workdir / ROUTED).mkdir(exist_ok=True)
+    (workdir / ROUTED / "a.json").write_text(json.dumps(body))
+    return last, body
+
+
+def test_what_a_prefix_router_costs_is_read_from_its_files(ladder):
+    """Against the expert of the domain on the same tokens, those after the prefix."""
+    workdir, specs, _ = ladder
     folder = workdir / ROUTED
-    folder.mkdir()
-    (folder / "a.json").write_text(json.dumps(body))
+    last, body = write_routing(workdir, specs)
     (folder / "b.json").write_text("{}")
     (folder / "c.json").write_text(json.dumps({**body, "experts": dict.fromkeys(NAMES, "gone")}))
     found = read(workdir)
@@ -239,13 +248,20 @@ def test_what_a_prefix_router_costs_is_read_from_its_files(ladder):
 
 
 def test_a_ladder_through_the_registry(ladder, monkeypatch):
-    workdir = ladder[0]
+    workdir, specs, _ = ladder
+    write_routing(workdir, specs)
     quick = functools.partial(report.study, laws=("H0",), **made.FEW)
     monkeypatch.setattr(report, "study", quick)
     path = run_study("split", workdir, None)
     assert path == workdir / "report" / "split" / "index.html"
     results = json.loads((path.parent / "results.json").read_text())
     assert {r["floor"] for r in results["floors"]} == {"bigram", "5-gram"}
+    table = read(workdir).table
+    shown = table[(table["own"] == table["domain"]) | (table["own"] == "")]
+    models = int((shown["router"] == "oracle").sum())
+    assert len(shown) == models + 2
+    assert {r["models"] for r in results["floors"]} == {models}, "routed rows are of other tokens"
+    assert [r["pairs"] for r in results["routers"]] == [2]
     assert "run diverged" in {r["reason"] for r in results["excluded"]}
     assert results["arms"] and "(a)" in summary("split", path)
     again = run_study("split", None, path.parent / "runs.csv.gz", path.parent / "again")
