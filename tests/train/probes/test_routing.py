@@ -1,5 +1,7 @@
 """Routing by a prefix: the losses are those of single windows, the choice is the best prefix."""
 
+from pathlib import Path
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -25,13 +27,19 @@ DOMAINS = "words", "digits"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(config, trunk, two experts, workdir)."""
+    """(config, trunk, two experts, workdir).
+
+    Names of files decide what is held out, so they are the same wherever the folder is.
+    """
     folder = tmp_path_factory.mktemp("routing")
-    config = tiny.config(folder / "text", data__max_epochs=40.0, machine__devices=1)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.chdir(folder)
+    config = tiny.config(Path("text"), data__max_epochs=40.0, machine__devices=1)
     trunk = with_checkpoints(rung(config, role="trunk"), 16)
     experts = tuple(specialise(trunk, 16, 60, domain) for domain in DOMAINS)
     run_ladder(Loaded("x", config, [trunk, *experts]), folder, quiet=True)
-    return config, trunk, experts, folder
+    yield config, trunk, experts, folder
+    monkeypatch.undo()
 
 
 def probed(trained, probe):
